@@ -1,0 +1,1 @@
+"""Host frameworks: each folder is the only place that imports its framework."""

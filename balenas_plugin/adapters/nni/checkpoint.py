@@ -1,0 +1,114 @@
+"""Checkpoints from which a killed search continues exactly: everything Lightning saves, and every random generator.
+
+A checkpoint is written at the end of each epoch, after validation. Whatever happened after it is computed again with
+the same random numbers, so a search killed at any step ends as if it had not been.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+
+from balenas_plugin.errors import FileFormatError, StorageError
+
+LAST = "last.ckpt"
+
+
+def random_states() -> dict[str, Any]:
+    """Return the state of Python's, NumPy's and torch's random generators, as tensors and plain values."""
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
+        "numpy": [torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Restore what `random_states` returned."""
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+class SearchCheckpoint(Checkpoint):
+    """Save `last.ckpt` in `directory` at the end of every epoch, whole or not at all; restore random states on resume.
+
+    Args:
+        directory: created when needed. The file in it is replaced after each epoch.
+
+    Raises:
+        StorageError: a checkpoint could not be written; the previous one is whole.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        super().__init__()
+        self.directory = Path(directory)
+        self._restored: dict[str, Any] | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the checkpoint is, or will be."""
+        return self.directory / LAST
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore the random states: from here on an uninterrupted run would draw the next epoch's data order."""
+        if self._restored is not None:
+            set_random_states(self._restored)
+            self._restored = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the checkpoint; Lightning runs checkpoint callbacks after all others."""
+        temporary = self.path.with_name(f".{LAST}.tmp")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(temporary)
+            if trainer.is_global_zero:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, self.path)
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+            temporary.unlink(missing_ok=True)
+            raise StorageError(
+                f"cannot write the checkpoint {self.path}: {error}. The previous one, if any, is whole: free some disk "
+                "space and resume."
+            ) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the random states of this moment."""
+        return random_states()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the random states until training starts."""
+        self._restored = state_dict
+
+
+def require_checkpoint(path: Path) -> None:
+    """Raise unless `path` is a whole checkpoint of a search; it is read without unpickling any object.
+
+    Raises:
+        FileFormatError: the file is damaged or something else.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        found = isinstance(checkpoint, dict) and SearchCheckpoint.__qualname__ in str(list(checkpoint["callbacks"]))
+    except Exception as error:  # torch.load raises whatever the damaged bytes make it stumble over
+        raise FileFormatError(
+            f"the checkpoint {path} is damaged or not a checkpoint ({type(error).__name__}). Remove it to start the "
+            "search anew, or put a copy of it back."
+        ) from error
+    if not found:
+        raise FileFormatError(f"{path} is not a checkpoint of a search; give the folder of a search to resume")

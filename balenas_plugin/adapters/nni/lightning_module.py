@@ -1,0 +1,266 @@
+"""Algorithm 1 of the paper as the Lightning module that NNI's one-shot engine trains.
+
+The composition is NNI's::
+
+    BaLeNASModule                  <- this file: architecture step, weight step, validation at the mean
+        |_ evaluator's module      <- the user's training_step, validation_step and weight optimizer
+            |_ model space         <- turned into a supernet; its alphas hold the posterior mean
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from nni.nas.evaluator.pytorch import LightningModule
+from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
+from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
+from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from torch import Tensor, nn
+
+from balenas_plugin.adapters.nni.loaders import number_of_examples
+from balenas_plugin.adapters.nni.options import SearchOptions
+from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
+from balenas_plugin.bayes.architect import VirtualStep, second_order_gradient
+from balenas_plugin.bayes.posterior import Posterior, gaussian_entropy
+from balenas_plugin.bayes.vadam import SeededNoise, VAdam
+from balenas_plugin.errors import EvaluatorError, NonFiniteLossError, SpaceError
+
+
+class BaLeNASModule(DartsLightningModule):
+    """Search module of `BaLeNAS`; the batch is ``{"train": ..., "val": ...}`` as in NNI's DARTS.
+
+    Args:
+        training_module: the evaluator's module.
+        options: see `BaLeNAS`.
+        **overrides: single options, in the place of `options`.
+    """
+
+    def __init__(
+        self, training_module: LightningModule, options: SearchOptions | None = None, **overrides: Any
+    ) -> None:
+        options = replace(options or SearchOptions(), **overrides)
+        penalty = options.penalty
+        super().__init__(
+            training_module,
+            arc_learning_rate=options.arc_learning_rate,
+            gradient_clip_val=options.gradient_clip_val,
+            log_prob_every_n_step=options.log_prob_every_n_step,
+            warmup_epochs=options.warmup_epochs,
+            penalty=ExpectationProfilerPenalty(**penalty) if isinstance(penalty, dict) else penalty,
+        )
+        self.options = options
+        self._vadam: VAdam | None = None
+        self._alphas: list[nn.Parameter] = []
+        self._weights: list[nn.Parameter] = []
+        self._supernet_modules: list[BaseSuperNetModule] = []
+
+    # -- the posterior ------------------------------------------------------------------------------------------------
+
+    def named_arch_parameters(self) -> dict[str, nn.Parameter]:
+        """Return label -> alpha, the posterior mean outside of a step, in label order."""
+        return architecture_parameters(self)
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """Return the alphas in label order (NNI's own order depends on addresses)."""
+        return list(self.named_arch_parameters().values())
+
+    def configure_architecture_optimizers(self) -> VAdam:
+        """Create VAdam over the alphas, in label order; its noise has a generator of its own."""
+        alphas = self.arch_parameters()
+        if not alphas:
+            raise SpaceError("the model space has no choices, so there is nothing to search")
+        seed = int(torch.randint(2**62, ()).item())
+        self._vadam = VAdam(alphas, noise=SeededNoise(seed), **self.options.vadam_options())
+        return self._vadam
+
+    @property
+    def vadam(self) -> VAdam:
+        """The optimizer that holds the posterior; available once training has been set up."""
+        if self._vadam is None:
+            raise EvaluatorError("the search has not started, so there is no posterior yet: run the experiment first")
+        return self._vadam
+
+    def posterior(self) -> Posterior:
+        """Return the posterior as it is now (a copy)."""
+        alphas = self.named_arch_parameters()
+        return Posterior(
+            {label: alpha.detach().cpu() for label, alpha in alphas.items()},
+            {label: self.vadam.precision(alpha).detach().cpu() for label, alpha in alphas.items()},
+            choice_names(self),
+        )
+
+    def posterior_metrics(self) -> dict[str, float]:
+        """Return the posterior's entropy in nats, and the mean sigma in logits: over all choices, and per label."""
+        precisions = {label: self.vadam.precision(a).detach() for label, a in self.named_arch_parameters().items()}
+        sigmas = torch.stack([p.rsqrt().mean() for p in precisions.values()]).tolist()
+        return {
+            "entropy": gaussian_entropy(precisions.values()),
+            "sigma": sum(sigmas) / len(sigmas),
+            **{f"sigma/{label}": sigma for label, sigma in zip(precisions, sigmas, strict=True)},
+        }
+
+    # -- one iteration ------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
+        if self.trainer.current_epoch >= self.warmup_epochs:
+            self.resample()
+            self._architecture_step(batch["train"], batch["val"], batch_idx)
+        self.resample()
+        with self._weight_step_alphas():
+            outputs = self.training_module.training_step(batch["train"], 2 * batch_idx + 1)
+            loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+            self._require_finite(loss, "weight")
+            self.advance_optimization(loss, batch_idx, self.gradient_clip_val)
+        self.advance_lr_schedulers(batch_idx)
+        if batch_idx % self.log_prob_every_n_step == 0:
+            self.log_probs(self.export_probs())
+            self.log_dict(self.posterior_metrics())
+        return outputs
+
+    def resample(self) -> dict[str, Any]:
+        """Resample modules that need it (the user's own may); like NNI's, but without walking the model each time."""
+        result: dict[str, Any] = {}
+        for module in self._supernet_modules:
+            result.update(module.resample(memo=result))
+        return result
+
+    def _weight_step_alphas(self) -> AbstractContextManager[None]:
+        return self.vadam.sampled() if self.options.weight_step_alpha == "sample" else nullcontext()
+
+    def _architecture_step(self, train_batch: Any, val_batch: Any, batch_idx: int) -> None:
+        before = [alpha.detach().clone() for alpha in self._alphas]
+        if self.options.order == "first":
+            with self._weights_frozen():
+                loss = self.vadam.step(lambda: self._first_order(val_batch, batch_idx))
+        else:
+            loss = self.vadam.step(lambda: self._second_order(train_batch, val_batch, batch_idx))
+        moved = [(a.detach() - b).square().sum() for a, b in zip(self._alphas, before, strict=True)]
+        self.log("arch_loss", loss, on_step=True, on_epoch=True)
+        self.log("mu_step", torch.stack(moved).sum().sqrt(), on_step=True, on_epoch=True)
+
+    def _first_order(self, val_batch: Any, batch_idx: int) -> Tensor:
+        loss = self._validation_loss(val_batch, batch_idx)
+        self.manual_backward(loss)
+        return loss.detach()
+
+    def _second_order(self, train_batch: Any, val_batch: Any, batch_idx: int) -> Tensor:
+        alphas = self._alphas
+        gradients, loss = second_order_gradient(
+            train_loss=lambda: self._silent_loss(train_batch, 2 * batch_idx + 1),
+            val_loss=lambda: self._validation_loss(val_batch, batch_idx),
+            alphas=alphas,
+            weights=self._weights,
+            step=self._virtual_step(),
+        )
+        for alpha, gradient in zip(alphas, gradients, strict=True):
+            alpha.grad = gradient
+        return loss
+
+    def _validation_loss(self, val_batch: Any, batch_idx: int) -> Tensor:
+        loss = self._silent_loss(val_batch, 2 * batch_idx)
+        self._require_finite(loss, "architecture")
+        if self.penalty is not None:
+            loss, details = self.penalty(loss, self._differentiable_probs())
+            self.log_dict({f"penalty/{key}": value for key, value in details.items()})
+        return loss
+
+    def _silent_loss(self, batch: Any, batch_idx: int) -> Tensor:
+        """Evaluate the user's training_step without its logging, which belongs to the weight step."""
+        log, self.training_module.log = self.training_module.log, _ignore
+        try:
+            outputs = self.training_module.training_step(batch, batch_idx)
+        finally:
+            self.training_module.log = log
+        return outputs["loss"] if isinstance(outputs, dict) else outputs
+
+    def _differentiable_probs(self) -> dict[str, dict[Any, Tensor]]:
+        """Return what `export_probs` does, as tensors: NNI's floats would give the penalty no gradient."""
+        probs = self.export_probs()
+        alphas = self.named_arch_parameters()
+        return {
+            label: dict(zip(names, alphas[label].softmax(-1), strict=False))
+            for label, names in probs.items()
+            if label in alphas
+        }
+
+    def _virtual_step(self) -> VirtualStep:
+        """Return what the weight optimizer's next step would be; its momentum counts if it is SGD's."""
+        (optimizer,) = (opt for opt in self.trainer.optimizers if opt is not self._vadam)
+        groups = optimizer.param_groups
+        for name in ("lr", "momentum", "weight_decay"):
+            if len({group.get(name, 0.0) for group in groups}) > 1:
+                raise EvaluatorError(
+                    f'order="second" unrolls one weight step with one {name}, but the parameter groups of the '
+                    f'evaluator\'s optimizer have several. Use one, or order="first".'
+                )
+        return VirtualStep(
+            lr=groups[0]["lr"],
+            momentum=groups[0].get("momentum", 0.0),
+            weight_decay=groups[0].get("weight_decay", 0.0),
+            momentum_buffers=[optimizer.state[w].get("momentum_buffer") for w in self._weights],
+        )
+
+    @contextmanager
+    def _weights_frozen(self) -> Iterator[None]:
+        """Compute no weight gradients in the block: the first-order architecture step does not need them."""
+        for weight in self._weights:
+            weight.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for weight in self._weights:
+                weight.requires_grad_(True)
+
+    def _require_finite(self, loss: Tensor, which: str) -> None:
+        if not torch.isfinite(loss).all():
+            raise NonFiniteLossError(
+                f"the loss of the {which} step became {loss.item()} in epoch {self.trainer.current_epoch}, "
+                f"step {self.trainer.fit_loop.epoch_loop.batch_idx} of the epoch. The last checkpoint is from before that. "
+                "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."
+            )
+
+    # -- hooks --------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> Any:
+        """Learn N from the validation loader, and which weights are trained."""
+        self._supernet_modules = list(self.supernet_modules())
+        self._alphas = self.arch_parameters()
+        alphas = {id(alpha) for alpha in self._alphas}
+        self._weights = [p for p in self.training_module.parameters() if p.requires_grad and id(p) not in alphas]
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise EvaluatorError("precision 16-mixed scales losses, which VAdam cannot undo; use bf16-mixed or 32")
+        self._set_dataset_size()
+        return super().on_train_start()
+
+    def _set_dataset_size(self) -> None:
+        if self.options.dataset_size is not None:
+            return
+        size = number_of_examples(self.trainer.train_dataloader["val"])
+        if size is None:
+            raise EvaluatorError(
+                "the validation loader has no length, so the number N of its examples is unknown: pass dataset_size"
+            )
+        if size != self.vadam.dataset_size:
+            self.vadam.set_dataset_size(size)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        """Validate with the evaluator's own step; the alphas hold the mean."""
+        return self.training_module.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_start(self) -> Any:
+        """Forward to the evaluator's module."""
+        return self.training_module.on_validation_epoch_start()
+
+    def on_validation_epoch_end(self) -> Any:
+        """Forward to the evaluator's module (NNI's report intermediate results here)."""
+        return self.training_module.on_validation_epoch_end()
+
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """Take the place of Lightning's `log` where nothing is to be logged."""

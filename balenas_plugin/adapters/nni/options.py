@@ -1,0 +1,82 @@
+"""The options of a BaLeNAS search, validated once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from balenas_plugin.bayes.vadam import validate_options
+from balenas_plugin.errors import OptionError, nearest
+
+ORDERS = ("first", "second")
+WEIGHT_STEP_ALPHAS = ("mean", "sample")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Options of `BaLeNAS`, named as NNI's DARTS names them where it has them; their meaning is documented there.
+
+    Raises:
+        OptionError: an option has a wrong type or is out of range.
+    """
+
+    num_mc_samples: int = 3
+    order: str = "first"
+    update: str = "vadam"
+    arc_learning_rate: float = 3e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    prior_precision: float = 1.0
+    initial_precision: float = 1.0
+    dataset_size: float | None = None
+    weight_step_alpha: str = "mean"
+    warmup_epochs: int = 0
+    gradient_clip_val: float | None = None
+    penalty: Any = None
+    log_prob_every_n_step: int = 10
+    validate_every_n_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        one_of("order", self.order, ORDERS)
+        one_of("weight_step_alpha", self.weight_step_alpha, WEIGHT_STEP_ALPHAS)
+        whole("warmup_epochs", self.warmup_epochs, minimum=0)
+        whole("log_prob_every_n_step", self.log_prob_every_n_step, minimum=1)
+        whole("validate_every_n_epochs", self.validate_every_n_epochs, minimum=0)
+        if self.gradient_clip_val is not None:
+            positive("gradient_clip_val", self.gradient_clip_val)
+        if self.dataset_size is not None:
+            positive("dataset_size", self.dataset_size)
+        positive("arc_learning_rate", self.arc_learning_rate)
+        validate_options(self.vadam_options())
+
+    def vadam_options(self) -> dict[str, Any]:
+        """Return the keyword arguments of `VAdam`; N is 1 until the size of the validation set is known."""
+        return {
+            "lr": self.arc_learning_rate,
+            "betas": self.betas,
+            "prior_precision": self.prior_precision,
+            "initial_precision": self.initial_precision,
+            "dataset_size": 1 if self.dataset_size is None else self.dataset_size,
+            "num_mc_samples": self.num_mc_samples,
+            "update": self.update,
+        }
+
+
+OPTION_NAMES = tuple(field.name for field in fields(SearchOptions))
+
+
+def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise OptionError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise OptionError(f"{name} must be one of {', '.join(allowed)}, got {value!r}{nearest(str(value), allowed)}")
+
+
+def whole(name: str, value: object, *, minimum: int) -> None:
+    """Raise OptionError unless `value` is a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise OptionError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
+
+
+def positive(name: str, value: object) -> None:
+    """Raise OptionError unless `value` is a positive number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise OptionError(f"{name} must be a positive number, got {value!r}")

@@ -1,0 +1,215 @@
+"""`BaLeNAS`: the one-shot strategy for NNI's `NasExperiment`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nni.nas.evaluator.pytorch import Lightning, LightningModule
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.strategy import DARTS
+from nni.nas.space import RawFormatModelSpace
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.decisions import RankedSample, ranked_samples
+from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
+from balenas_plugin.adapters.nni.loaders import require_a_batch
+from balenas_plugin.adapters.nni.options import SearchOptions
+from balenas_plugin.adapters.nni.supernet import architecture_parameters
+from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.errors import EvaluatorError, SpaceError
+
+
+class BaLeNAS(DARTS):
+    r"""Learn a distribution over architectures: Bayesian learning for neural architecture search.
+
+    Every architecture parameter alpha has a Gaussian posterior. In each iteration the architecture step draws alphas,
+    takes the gradient of the validation loss at each, and updates mean and precision with VAdam (Algorithm 1); the
+    weight step trains the network on a training batch. Usable wherever NNI's `DARTS` is, with the same model spaces.
+
+    Args:
+        num_mc_samples: M, draws per architecture step (Table 5).
+        order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
+        update: "vadam", or "newton" for the literal Eq. (17)-(18).
+        arc_learning_rate: learning rate of the means, in logits per step.
+        betas: moment decays of VAdam; with "newton" the first is the momentum.
+        prior_precision: delta, precision of the prior, in 1/logit^2.
+        initial_precision: precision before the first step; 1 means sigma = 1 logit.
+        dataset_size: N. None: the number of examples in the validation loader.
+        weight_step_alpha: "mean", or "sample" to train the weights at a draw from the posterior.
+        warmup_epochs: epochs at the start without architecture steps.
+        gradient_clip_val: clip the norm of the weight gradients.
+        penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments.
+        log_prob_every_n_step: log probabilities, sigmas and the entropy every so many steps.
+        validate_every_n_epochs: validate at the mean every so many epochs; 0 never validates.
+        **kwargs: `mutation_hooks`, and whatever else NNI's one-shot strategies take.
+
+    Raises:
+        OptionError: an option has a wrong type or is out of range.
+
+    Source: Zhang et al. 2022, "BaLeNAS: Differentiable Architecture Search via the Bayesian Learning Rule".
+    """
+
+    def __init__(
+        self,
+        *,
+        num_mc_samples: int = 3,
+        order: str = "first",
+        update: str = "vadam",
+        arc_learning_rate: float = 3e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        prior_precision: float = 1.0,
+        initial_precision: float = 1.0,
+        dataset_size: float | None = None,
+        weight_step_alpha: str = "mean",
+        warmup_epochs: int = 0,
+        gradient_clip_val: float | None = None,
+        penalty: Any = None,
+        log_prob_every_n_step: int = 10,
+        validate_every_n_epochs: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        self.options = SearchOptions(
+            num_mc_samples=num_mc_samples,
+            order=order,
+            update=update,
+            arc_learning_rate=arc_learning_rate,
+            betas=betas,
+            prior_precision=prior_precision,
+            initial_precision=initial_precision,
+            dataset_size=dataset_size,
+            weight_step_alpha=weight_step_alpha,
+            warmup_epochs=warmup_epochs,
+            gradient_clip_val=gradient_clip_val,
+            penalty=penalty,
+            log_prob_every_n_step=log_prob_every_n_step,
+            validate_every_n_epochs=validate_every_n_epochs,
+        )
+        super().__init__(
+            arc_learning_rate=arc_learning_rate,
+            gradient_clip_val=gradient_clip_val,
+            log_prob_every_n_step=log_prob_every_n_step,
+            warmup_epochs=warmup_epochs,
+            penalty=penalty,
+            **kwargs,
+        )
+        self._checkpoint: SearchCheckpoint | None = None
+
+    # -- what is searched ---------------------------------------------------------------------------------------------
+
+    def configure_oneshot_module(self, training_module: LightningModule) -> BaLeNASModule:
+        """Wrap the evaluator's module in the search module."""
+        return BaLeNASModule(training_module, self.options)
+
+    def mutate_model(self, model: ModelSpace) -> ModelSpace:
+        """Turn the model space into a supernet in place.
+
+        Raises:
+            SpaceError: the space has no choices.
+        """
+        model = super().mutate_model(model)
+        if not architecture_parameters(model):
+            raise SpaceError(
+                f"{type(model).__name__} has no choices, so there is nothing to search: give it a LayerChoice, "
+                "InputChoice, Repeat, Cell or nni.choice"
+            )
+        return model
+
+    def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
+        """Wrap the evaluator, make it validate, and give it a checkpoint from which the search resumes exactly.
+
+        Raises:
+            EvaluatorError: the evaluator lacks a data loader, or one has less than a batch.
+        """
+        if isinstance(evaluator, Lightning) and evaluator.datamodule is None:
+            given = {"train_dataloaders": evaluator.train_dataloaders, "val_dataloaders": evaluator.val_dataloaders}
+            missing = [name for name, loader in given.items() if loader is None]
+            if missing:
+                raise EvaluatorError(
+                    f"the evaluator has no {' and no '.join(missing)}: a search needs one loader for the weights "
+                    "(train_dataloaders) and one for the architecture (val_dataloaders), or a datamodule with both"
+                )
+        self._validates = self.options.validate_every_n_epochs > 0 and is_overridden(
+            "validation_step", evaluator.module, parent=LightningModule
+        )
+        mutated = super().mutate_evaluator(evaluator)
+        trainer = mutated.trainer
+        if self._validates:
+            trainer.check_val_every_n_epoch = self.options.validate_every_n_epochs
+        self._checkpoint = next((c for c in trainer.callbacks if isinstance(c, SearchCheckpoint)), None)
+        if self._checkpoint is None and trainer.checkpoint_callback is not None:
+            folder = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
+            self._checkpoint = SearchCheckpoint(Path(trainer.default_root_dir) / "balenas_checkpoints" / folder)
+            trainer.callbacks.append(self._checkpoint)
+        return mutated
+
+    def train_dataloader(
+        self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]
+    ) -> dict[str, Any]:
+        """Return both loaders; Lightning walks them together and starts the shorter one again."""
+        loaders = {"train": train_dataloader_fn(), "val": val_dataloader_fn()}
+        require_a_batch(loaders["train"], "training")
+        require_a_batch(loaders["val"], "validation")
+        return loaders
+
+    def val_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
+        """Return the validation loader (NNI's one-shot strategies never validate)."""
+        return val_dataloader_fn() if self._validates else None
+
+    # -- what was found -----------------------------------------------------------------------------------------------
+
+    @property
+    def posterior(self) -> Posterior:
+        """The posterior over the architecture parameters; available once the strategy has run."""
+        return self._search_module().posterior()
+
+    def iterate_samples(self) -> Iterator[RankedSample]:
+        """Yield the argmax of mu, then all other architectures from the most to the least probable.
+
+        Each comes as NNI's sample with its exact log-probability under the posterior.
+        """
+        module = self._search_module()
+        module.set_model(self.supernet)
+        return ranked_samples(self.supernet, module.posterior(), module.export())
+
+    def list_models(self, sort: bool = True, limit: int | None = 1) -> Iterator[RawFormatModelSpace]:
+        """Yield the argmax of mu, then the next most probable distinct architectures, `limit` in all.
+
+        Args:
+            sort: ignored; the order is always the one above.
+            limit: how many; None lists every architecture of the space, best first, as far as one reads.
+        """
+        for ranked in islice(self.iterate_samples(), limit):
+            yield self.model_space.freeze(ranked.sample)
+
+    def _search_module(self) -> BaLeNASModule:
+        module = self.oneshot_module
+        assert isinstance(module, BaLeNASModule)
+        return module
+
+    # -- resume -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the checkpoint is, or will be: NNI saves this before the search starts, and a kill comes later."""
+        return {} if self._checkpoint is None else {"ckpt_path": str(self._checkpoint.path)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from the checkpoint of an interrupted search; from the start, if it was killed before the first.
+
+        Raises:
+            FileFormatError: the checkpoint is damaged or not one of a search.
+        """
+        if "ckpt_path" not in state_dict:
+            return
+        path = Path(state_dict["ckpt_path"])
+        if self._checkpoint is not None:
+            self._checkpoint.directory = path.parent
+        if path.exists():
+            require_checkpoint(path)
+            super().load_state_dict(state_dict)
+            self._mutated_model_space.evaluator.fit_kwargs["weights_only"] = True

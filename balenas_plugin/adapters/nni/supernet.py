@@ -1,0 +1,80 @@
+"""Architecture parameters of an NNI supernet, as an ordered mapping label -> alpha.
+
+NNI's own `arch_parameters()` returns `list(set(...))`, whose order depends on addresses: an optimizer state restored
+after a resume may land on the wrong alpha. Here the order is that of the labels, and a label that several modules
+share appears once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from nni.nas.oneshot.pytorch.supermodule.differentiable import (
+    DifferentiableMixedCell,
+    DifferentiableMixedInput,
+    DifferentiableMixedLayer,
+)
+from torch import nn
+
+NOT_CHOSEN = "(edge not chosen)"
+"""Name of the extra logit that NNI's supernet cells give to every edge."""
+
+
+def supernet_modules(model: nn.Module) -> Iterator[tuple[str, BaseSuperNetModule]]:
+    """Yield (name, module) of every supernet module, in module order."""
+    for name, module in model.named_modules():
+        if isinstance(module, BaseSuperNetModule):
+            yield name, module
+
+
+def labelled_alphas(module: BaseSuperNetModule, name: str) -> dict[str, nn.Parameter]:
+    """Return label -> alpha of one supernet module, following NNI's conventions.
+
+    Args:
+        module: a LayerChoice, InputChoice, Repeat, Cell or native operation turned supernet, or the user's own.
+        name: its name in the model, the label of parameters that have none.
+    """
+    alpha = getattr(module, "_arch_alpha", None)
+    if isinstance(alpha, nn.Parameter):
+        return {str(getattr(module, "label", name)): alpha}
+    if isinstance(alpha, nn.ParameterDict):
+        return {str(label): parameter for label, parameter in alpha.items()}
+    if hasattr(module, "arch_parameters"):  # the user's own supernet module
+        mine = {id(p) for p in module.arch_parameters()}
+        return {f"{name}.{key}": p for key, p in module.named_parameters() if id(p) in mine}
+    return {}
+
+
+def architecture_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return label -> alpha (logits, shape (number of candidates,)) of a supernet, in label order.
+
+    Two different alphas under one label (a choice inside a cell and one outside it) are told apart by a suffix.
+    """
+    found: dict[str, nn.Parameter] = {}
+    for name, module in supernet_modules(model):
+        for label, alpha in labelled_alphas(module, name).items():
+            if any(alpha is other for other in found.values()):
+                continue
+            found[label if label not in found else f"{label}/in_cell"] = alpha
+    return dict(sorted(found.items()))
+
+
+def choice_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return label -> names of what each logit stands for, in label order (see `architecture_parameters`)."""
+    by_parameter: dict[int, tuple[str, ...]] = {}
+    for name, module in supernet_modules(model):
+        spaces = module.simplify()
+        for label, alpha in labelled_alphas(module, name).items():
+            if isinstance(module, DifferentiableMixedLayer):
+                names = [str(n) for n in module.names]
+            elif isinstance(module, DifferentiableMixedInput):
+                names = [str(k) for k in range(module.n_candidates)]
+            elif isinstance(module, DifferentiableMixedCell):
+                names = [str(n) for n in module.op_names] + [NOT_CHOSEN] * (len(alpha) - len(module.op_names))
+            elif hasattr(spaces.get(label), "values"):
+                names = [str(v) for v in spaces[label].values]
+            else:
+                names = [str(k) for k in range(alpha.numel())]
+            by_parameter.setdefault(id(alpha), tuple(names))
+    return {label: by_parameter[id(alpha)] for label, alpha in architecture_parameters(model).items()}

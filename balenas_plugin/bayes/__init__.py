@@ -1,0 +1,10 @@
+"""The mathematics of BaLeNAS: torch and the standard library only.
+
+`vadam` learns the posterior, `posterior` holds it, `order_statistics` and `ranking` say which architectures are probable,
+`architect` and `hessian` differentiate the bilevel problem.
+"""
+
+from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.bayes.vadam import SeededNoise, VAdam
+
+__all__ = ["Posterior", "SeededNoise", "VAdam"]

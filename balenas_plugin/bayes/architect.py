@@ -1,0 +1,121 @@
+r"""Architecture gradients of the bilevel problem (Eq. 1): first order, and second order through one unrolled step.
+
+.. math::
+    w' &= w - \eta\,(\text{momentum} \cdot \text{buffer} + \nabla_w L_{train}(w, \alpha) + \text{wd} \cdot w) \\
+    \nabla_\alpha L_{val}(w', \alpha) &\approx \partial_\alpha L_{val}(w', \alpha)
+        - \eta\, \frac{\partial_\alpha L_{train}(w^+, \alpha) - \partial_\alpha L_{train}(w^-, \alpha)}{2R},
+    \quad w^\pm = w \pm R\,v,\ v = \nabla_{w'} L_{val},\ R = 0.01 / \lVert v \rVert
+
+Weights are changed in place and put back bit for bit, so no model is copied and a loss is any closure over the model.
+
+Source: Liu et al. 2019 (DARTS), Eq. (7)-(8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Loss = Callable[[], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtualStep:
+    """The weight optimizer's next step, as the architect imagines it.
+
+    Args:
+        lr: eta, its learning rate.
+        momentum: momentum factor.
+        weight_decay: L2 coefficient.
+        momentum_buffers: one per weight, or None where there is none yet.
+    """
+
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    momentum_buffers: Sequence[Tensor | None] = ()
+
+
+def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Return d loss / d parameters, with zeros for a parameter that the loss does not depend on."""
+    found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+
+@contextmanager
+def restored(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Put the values of `tensors` back, bit for bit, when the block ends; yields copies of them."""
+    saved = [t.detach().clone() for t in tensors]
+    try:
+        yield saved
+    finally:
+        with torch.no_grad():
+            for t, value in zip(tensors, saved, strict=True):
+                t.copy_(value)
+
+
+def unrolled_weights(weights: Sequence[Tensor], train_gradient: Sequence[Tensor], step: VirtualStep) -> list[Tensor]:
+    """Return w' = w - eta (momentum buffer + gradient + wd w), one tensor per weight."""
+    buffers = step.momentum_buffers or [None] * len(weights)
+    new = []
+    for w, g, buffer in zip(weights, train_gradient, buffers, strict=True):
+        direction = g + step.weight_decay * w.detach()
+        if buffer is not None:
+            direction = direction + step.momentum * buffer
+        new.append(w.detach() - step.lr * direction)
+    return new
+
+
+def finite_difference_hvp(
+    train_loss: Loss, alphas: Sequence[Tensor], weights: Sequence[Tensor], v: Sequence[Tensor], *, scale: float = 0.01
+) -> list[Tensor]:
+    r"""Return :math:`\nabla^2_{\alpha,w} L_{train} \cdot v` by central differences along v, one tensor per alpha.
+
+    Args:
+        train_loss: evaluates L_train at the current weights and alphas.
+        v: a direction in weight space, one tensor per weight.
+        scale: R ||v||, the length of the displacement.
+    """
+    norm = torch.sqrt(sum((x.detach().square().sum() for x in v), start=torch.zeros((), device=v[0].device)))
+    if norm == 0:
+        return [torch.zeros_like(a) for a in alphas]
+    radius = scale / norm
+    with restored(weights) as w0:
+        sides = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                for w, start, direction in zip(weights, w0, v, strict=True):
+                    w.copy_(start + sign * radius * direction)
+            sides.append(gradients(train_loss(), alphas))
+    return [(plus - minus) / (2 * radius) for plus, minus in zip(*sides, strict=True)]
+
+
+def second_order_gradient(
+    *, train_loss: Loss, val_loss: Loss, alphas: Sequence[Tensor], weights: Sequence[Tensor], step: VirtualStep
+) -> tuple[list[Tensor], Tensor]:
+    """Return the second-order architecture gradient at the current alphas, and L_val(w', alpha).
+
+    Args:
+        train_loss: evaluates the mean training loss at the current weights and alphas.
+        val_loss: the same on the validation batch.
+        alphas: architecture parameters, at a draw from q or at its mean.
+        weights: network weights; equal before and after, bit for bit.
+        step: the virtual weight step.
+
+    Returns:
+        One gradient per alpha (same shapes), and the scalar validation loss at w'.
+    """
+    train_gradient = gradients(train_loss(), weights)
+    with restored(weights):
+        with torch.no_grad():
+            for w, new in zip(weights, unrolled_weights(weights, train_gradient, step), strict=True):
+                w.copy_(new)
+        loss = val_loss()
+        both = gradients(loss, [*alphas, *weights])
+    direct, v = both[: len(alphas)], both[len(alphas) :]
+    implicit = finite_difference_hvp(train_loss, alphas, weights, v)
+    return [d - step.lr * i for d, i in zip(direct, implicit, strict=True)], loss.detach()

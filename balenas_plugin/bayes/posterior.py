@@ -1,0 +1,171 @@
+"""The posterior over labelled architecture logits: q(alpha) = N(mu, diag sigma^2), one vector per choice."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balenas_plugin.bayes.order_statistics import log_win_probability
+from balenas_plugin.bayes.ranking import Ranked, best_first
+from balenas_plugin.errors import FileFormatError, SpaceError, nearest
+from balenas_plugin.files import write_text_atomically
+
+FORMAT = "balenas-posterior"
+VERSION = 1
+
+
+def gaussian_entropy(precisions: Iterable[Tensor]) -> float:
+    """Return the differential entropy in nats of independent Gaussians with these precisions (any shapes)."""
+    return sum(float((0.5 * (math.log(2 * math.pi * math.e) - p.double().log())).sum()) for p in precisions)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A diagonal Gaussian over one logit vector per label; labels are kept in sorted order.
+
+    Args:
+        mean: label -> mu, shape (K,), in logits.
+        precision: label -> 1/sigma^2, shape (K,), positive, in 1/logit^2.
+        choices: label -> the K names of what is chosen from.
+
+    Raises:
+        SpaceError: the three mappings do not fit together, or a precision is not positive.
+
+    Source: Zhang et al. 2022, Eq. (5).
+    """
+
+    mean: dict[str, Tensor]
+    precision: dict[str, Tensor]
+    choices: dict[str, tuple[str, ...]]
+
+    def __init__(
+        self, mean: Mapping[str, Tensor], precision: Mapping[str, Tensor], choices: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        if choices is None:
+            choices = {label: [str(k) for k in range(len(mu))] for label, mu in mean.items()}
+        if not mean or set(mean) != set(precision) or set(mean) != set(choices):
+            raise SpaceError("mean, precision and choices must have the same labels, at least one")
+        labels = sorted(mean)
+        object.__setattr__(self, "mean", {k: mean[k].detach().clone() for k in labels})
+        object.__setattr__(self, "precision", {k: precision[k].detach().clone() for k in labels})
+        object.__setattr__(self, "choices", {k: tuple(choices[k]) for k in labels})
+        for label in labels:
+            mu, p = self.mean[label], self.precision[label]
+            if mu.ndim != 1 or mu.shape != p.shape or len(mu) != len(self.choices[label]):
+                raise SpaceError(
+                    f"label {label!r}: mean {tuple(mu.shape)}, precision {tuple(p.shape)} and "
+                    f"{len(self.choices[label])} choices must be vectors of one length"
+                )
+            if not (torch.isfinite(mu).all() and torch.isfinite(p).all() and (p > 0).all()):
+                raise SpaceError(f"label {label!r}: mean and precision must be finite, and the precision positive")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels in sorted order, the order of every draw."""
+        return tuple(self.mean)
+
+    @property
+    def std(self) -> dict[str, Tensor]:
+        """Label -> sigma, shape (K,), in logits."""
+        return {label: p.rsqrt() for label, p in self.precision.items()}
+
+    def sample(self, noise: Callable[[Tensor], Tensor] = torch.randn_like) -> dict[str, Tensor]:
+        """Return one draw alpha ~ q per label, shape (K,) each; `noise` is called once per label, in label order."""
+        return {label: mu + noise(mu) / self.precision[label].sqrt() for label, mu in self.mean.items()}
+
+    def entropy(self) -> float:
+        """Return the differential entropy of q in nats: the sum of log(2 pi e sigma^2) / 2."""
+        return gaussian_entropy(self.precision.values())
+
+    def log_win_probability(self) -> dict[str, Tensor]:
+        """Return label -> log P(each choice has the largest logit), shape (K,), float64 (exact, by quadrature)."""
+        return {label: log_win_probability(mu, self.precision[label].rsqrt()) for label, mu in self.mean.items()}
+
+    def win_probability(self) -> dict[str, Tensor]:
+        """Return label -> P(each choice has the largest logit), shape (K,), float64, adding up to 1."""
+        return {label: value.exp() for label, value in self.log_win_probability().items()}
+
+    def log_probability(self, architecture: Mapping[str, str]) -> float:
+        """Return log P(every label's largest logit is the given choice), in nats: the sum over labels.
+
+        Raises:
+            SpaceError: a label is missing or unknown, or a choice is not one of the label's.
+        """
+        for label in set(architecture) ^ set(self.labels):
+            state = "unknown" if label in architecture else "missing"
+            raise SpaceError(f"label {label!r} is {state}{nearest(label, self.labels)}")
+        log_win = self.log_win_probability()
+        total = 0.0
+        for label, choice in architecture.items():
+            if choice not in self.choices[label]:
+                raise SpaceError(
+                    f"label {label!r} has no choice {choice!r}; it chooses from {', '.join(self.choices[label])}"
+                    f"{nearest(choice, self.choices[label])}"
+                )
+            total += float(log_win[label][self.choices[label].index(choice)])
+        return total
+
+    def most_probable(self, k: int) -> list[Ranked[str, str]]:
+        """Return the k most probable architectures (label -> choice) with their log-probabilities, exactly."""
+        log_win = self.log_win_probability()
+        return best_first(
+            {label: dict(zip(self.choices[label], log_win[label].tolist(), strict=True)) for label in self.labels}, k
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the posterior as JSON, whole or not at all; floats are exact.
+
+        Raises:
+            StorageError: the file could not be written.
+        """
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "dtype": str(next(iter(self.mean.values())).dtype).removeprefix("torch."),
+            "labels": {
+                label: {
+                    "choices": list(self.choices[label]),
+                    "mean": self.mean[label].tolist(),
+                    "precision": self.precision[label].tolist(),
+                }
+                for label in self.labels
+            },
+        }
+        write_text_atomically(Path(path), json.dumps(document, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Posterior:
+        """Read a posterior written by `save`, on the CPU.
+
+        Raises:
+            FileFormatError: the file is missing, corrupt, or something else.
+        """
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileFormatError(f"cannot read the posterior {path}: {error}. Was its search finished?") from error
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise FileFormatError(f"{path} is not a posterior of this package (no format {FORMAT!r} in it)")
+        if document.get("version") != VERSION:
+            raise FileFormatError(f"{path} has posterior version {document.get('version')!r}; this package reads {VERSION}")
+        try:
+            return cls._from_document(document)
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(f"{path} is damaged: {error}") from error
+
+    @classmethod
+    def _from_document(cls, document: dict[str, Any]) -> Posterior:
+        dtypes = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
+        dtype, labels = dtypes[document["dtype"]], document["labels"]
+        return cls(
+            {label: torch.tensor(entry["mean"], dtype=dtype) for label, entry in labels.items()},
+            {label: torch.tensor(entry["precision"], dtype=dtype) for label, entry in labels.items()},
+            {label: [str(choice) for choice in entry["choices"]] for label, entry in labels.items()},
+        )

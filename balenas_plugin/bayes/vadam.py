@@ -1,0 +1,384 @@
+r"""VAdam: natural-gradient variational inference with the cost of Adam.
+
+Notation (the paper's): every parameter has the posterior :math:`q = \mathcal N(\mu, \mathrm{diag}\,\sigma^2)` with
+:math:`\sigma^2 = 1/(N s + \lambda)`, where `N` is `dataset_size`, :math:`\lambda = \delta` is `prior_precision` and
+:math:`\tilde\delta = \delta / N`. `g` is the gradient of the mean loss over examples.
+
+The two updates are pure functions; the optimizer below them draws, evaluates and applies.
+
+Sources: Khan et al. 2018, "Fast and Scalable Bayesian Deep Learning by Weight-Perturbation in Adam" (VAdam);
+Zhang et al. 2022, "BaLeNAS", Eq. (5), (17), (18).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from balenas_plugin.errors import OptionError, nearest
+
+UPDATES = ("vadam", "newton")
+
+
+def posterior_precision(s: Tensor, *, N: float, prior_precision: float) -> Tensor:
+    """Return 1/sigma^2 = N s + delta, the precision of each parameter (Eq. 5; same shape as `s`)."""
+    return N * s + prior_precision
+
+
+def vadam_update(
+    mu: Tensor,
+    m: Tensor,
+    s: Tensor,
+    gradient: Tensor,
+    squared_gradient: Tensor,
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    N: float,
+    prior_precision: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return (mu, m, s) after one VAdam step.
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1-\beta_1)(\bar g + \tilde\delta \mu) \\
+        s &\leftarrow \beta_2 s + (1-\beta_2)\,\overline{g^2} \\
+        \mu &\leftarrow \mu - \mathrm{lr}\,\frac{m/(1-\beta_1^t)}{\sqrt{s/(1-\beta_2^t)} + \tilde\delta}
+
+    Args:
+        mu: means (logits), any shape.
+        m: first moment, same shape.
+        s: second moment, same shape; not bias-corrected where it defines sigma.
+        gradient: mean over Monte-Carlo samples of the gradient at the sample, same shape.
+        squared_gradient: mean over samples of the *squared* gradient (not the square of the mean), same shape.
+        step: t, counted from 1.
+
+    Source: Khan et al. 2018, Algorithm 1 (VAdam).
+    """
+    beta1, beta2 = betas
+    delta_tilde = prior_precision / N
+    m = beta1 * m + (1 - beta1) * (gradient + delta_tilde * mu)
+    s = beta2 * s + (1 - beta2) * squared_gradient
+    m_hat = m / (1 - beta1**step)
+    s_hat = s / (1 - beta2**step)
+    mu = mu - lr * m_hat / (s_hat.sqrt() + delta_tilde)
+    return mu, m, s
+
+
+def newton_update(
+    mu: Tensor,
+    previous_mu: Tensor,
+    s: Tensor,
+    gradient: Tensor,
+    *,
+    lr: float,
+    momentum: float,
+    N: float,
+    prior_precision: float,
+) -> tuple[Tensor, Tensor]:
+    r"""Return (mu, s) after one step of the paper's literal equations: no square root, no bias correction.
+
+    .. math::
+        s_{t+1} &= (1-\beta) s_t + \beta\, \hat g \circ \hat g                                       && (18) \\
+        \mu_{t+1} &= \mu_t - \beta (\hat g + \tilde\delta \mu_t) / (s_{t+1} + \tilde\delta)
+                   + \gamma \frac{s_t + \tilde\delta}{s_{t+1} + \tilde\delta} (\mu_t - \mu_{t-1})     && (17)
+
+    Args:
+        mu: means (logits), any shape.
+        previous_mu: the means one step earlier (at the first step: `mu` itself), same shape.
+        s: second moment, same shape.
+        gradient: mean over Monte-Carlo samples of the gradient at the sample, same shape.
+        lr: :math:`\beta`; one rate drives both equations, as in the paper.
+        momentum: :math:`\gamma`.
+
+    Source: Zhang et al. 2022, Eq. (17)-(18); the momentum term is that of Khan et al. 2018.
+    """
+    delta_tilde = prior_precision / N
+    s_next = (1 - lr) * s + lr * gradient * gradient  # Eq. (18)
+    inertia = momentum * (s + delta_tilde) / (s_next + delta_tilde) * (mu - previous_mu)
+    mu = mu - lr * (gradient + delta_tilde * mu) / (s_next + delta_tilde) + inertia  # Eq. (17)
+    return mu, s_next
+
+
+class SeededNoise:
+    """Standard normal noise from a generator of its own, the same on every device; its state can be saved.
+
+    Args:
+        seed: seed of the generator.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """Return N(0, 1) noise with the shape, dtype and device of `like`."""
+        return torch.randn(like.shape, generator=self._generator, dtype=like.dtype).to(like.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the generator's state."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore a state returned by `state_dict`."""
+        self._generator.set_state(state["generator"].cpu())
+
+
+class VAdam(torch.optim.Optimizer):
+    r"""Learn a Gaussian posterior over parameters: each parameter tensor *is* the mean mu.
+
+    `step(closure)` draws :math:`\theta_k = \mu + \epsilon_k / \sqrt{N s + \lambda}` for k = 1..M, evaluates the closure
+    (which computes a mean loss, calls `backward` and returns the loss) at each draw with cleared gradients, restores
+    the mean whatever happens inside, and updates mu and s.
+
+    Args:
+        params: parameters or parameter groups; every option but `num_mc_samples` and `noise` may differ by group.
+        lr: learning rate; with `update="newton"` the paper's single rate beta of Eq. (17) and (18).
+        betas: decay of the first and second moment; with `update="newton"` betas[0] is the momentum gamma and betas[1]
+            is not used.
+        prior_precision: lambda = delta, the precision of the prior N(0, 1/delta), in 1/logit^2.
+        initial_precision: precision of the posterior before the first step; at least `prior_precision`.
+        dataset_size: N, the number of examples whose mean loss the closure estimates.
+        num_mc_samples: M, draws per step.
+        update: "vadam" (Khan et al. 2018) or "newton" (the paper's Eq. 17-18).
+        noise: called once per parameter and sample, in parameter order, with the parameter; returns N(0, 1) noise of
+            its shape. If it has a `state_dict`, that becomes part of the optimizer's.
+
+    State per parameter: `step`, `s`, and `m` ("vadam") or `previous_mu` ("newton"). A parameter that no sample gave a
+    gradient is drawn but not updated.
+
+    Raises:
+        OptionError: an option is out of range, e.g. `initial_precision < prior_precision`.
+
+    Source: Khan et al. 2018; Zhang et al. 2022, Algorithm 1. The defaults are those of the first author's code.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 3e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        prior_precision: float = 1.0,
+        initial_precision: float = 1.0,
+        dataset_size: float = 25_000,
+        num_mc_samples: int = 1,
+        update: str = "vadam",
+        noise: Callable[[Tensor], Tensor] = torch.randn_like,
+    ) -> None:
+        self.noise = noise
+        defaults = {
+            "lr": lr,
+            "betas": tuple(betas),
+            "prior_precision": prior_precision,
+            "initial_precision": initial_precision,
+            "dataset_size": dataset_size,
+            "num_mc_samples": num_mc_samples,
+            "update": update,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters and give each its initial posterior."""
+        validate_options({**self.defaults, **{k: v for k, v in param_group.items() if k != "params"}})
+        given = param_group.get("num_mc_samples", self.defaults["num_mc_samples"])
+        if given != self.defaults["num_mc_samples"]:
+            raise OptionError(
+                f"num_mc_samples must be the same in every parameter group, got {given} beside "
+                f"{self.defaults['num_mc_samples']}: the closure is evaluated once per sample for all of them"
+            )
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for p in group["params"]:
+            self._initialise(p, group)
+
+    def _initialise(self, p: Tensor, group: dict[str, Any]) -> None:
+        s0 = (group["initial_precision"] - group["prior_precision"]) / group["dataset_size"]
+        mu = p.detach()
+        state = self.state[p]
+        state["step"] = 0
+        state["s"] = torch.full_like(mu, s0)
+        if group["update"] == "vadam":
+            state["m"] = torch.zeros_like(mu)
+        else:
+            state["previous_mu"] = mu.clone()
+
+    @property
+    def num_mc_samples(self) -> int:
+        """Number of Monte-Carlo samples M of a step."""
+        return int(self.param_groups[0]["num_mc_samples"])
+
+    @property
+    def dataset_size(self) -> float:
+        """N of the first parameter group."""
+        return float(self.param_groups[0]["dataset_size"])
+
+    def set_dataset_size(self, dataset_size: float) -> None:
+        """Set N in every group before the first step, keeping the initial precision.
+
+        Raises:
+            OptionError: a step was already taken (s is measured per example, so N can no longer change).
+        """
+        if any(state["step"] for state in self.state.values()):
+            raise OptionError(
+                f"dataset_size cannot change from {self.dataset_size:g} to {dataset_size:g} after the first step: the "
+                "posterior was learned with the former. Resume with the data it was started with."
+            )
+        for group in self.param_groups:
+            validate_options({**group, "dataset_size": dataset_size})
+            group["dataset_size"] = dataset_size
+            for p in group["params"]:
+                self._initialise(p, group)
+
+    def precision(self, p: Tensor) -> Tensor:
+        """Return the posterior precision N s + lambda of parameter `p` (same shape; 1/logit^2)."""
+        group = next(group for group in self.param_groups if any(q is p for q in group["params"]))
+        return self._precision(p, group)
+
+    def _precision(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+        return posterior_precision(
+            self.state[p]["s"], N=group["dataset_size"], prior_precision=group["prior_precision"]
+        )
+
+    def _parameters(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        for group in self.param_groups:
+            for p in group["params"]:
+                yield p, group
+
+    @contextmanager
+    def _mean_restored(self) -> Iterator[list[Tensor]]:
+        """Put the means back when the block ends, also on an exception; yields them in parameter order."""
+        means = [p.detach().clone() for p, _ in self._parameters()]
+        try:
+            yield means
+        finally:
+            with torch.no_grad():
+                for (p, _), mu in zip(self._parameters(), means, strict=True):
+                    p.copy_(mu)
+
+    @torch.no_grad()
+    def _draw(self, means: list[Tensor]) -> None:
+        for (p, group), mu in zip(self._parameters(), means, strict=True):
+            p.copy_(mu + self.noise(p) / self._precision(p, group).sqrt())  # theta = mu + sigma eps
+
+    @contextmanager
+    def sampled(self) -> Iterator[None]:
+        """Let every parameter hold one draw from q inside the block, and its mean again afterwards."""
+        with self._mean_restored() as means:
+            self._draw(means)
+            yield
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Draw M samples, evaluate the closure at each, update the posterior; return the mean of the losses.
+
+        Afterwards `p.grad` holds the mean gradient over the samples.
+
+        Raises:
+            OptionError: no closure was given.
+        """
+        if closure is None:
+            raise OptionError("VAdam.step needs a closure: it evaluates the loss at draws from the posterior")
+        sums: dict[Tensor, tuple[Tensor, Tensor]] = {}
+        losses = []
+        with self._mean_restored() as means:
+            for _ in range(self.num_mc_samples):
+                self._draw(means)
+                self.zero_grad(set_to_none=True)  # or gradients of earlier samples would add up and shrink sigma
+                with torch.enable_grad():
+                    losses.append(closure())
+                self._accumulate(sums)
+        self.zero_grad(set_to_none=True)
+        for p, group in self._parameters():
+            if p in sums:
+                gradient, squared_gradient = (total / self.num_mc_samples for total in sums[p])
+                self._update(p, group, gradient, squared_gradient)
+                p.grad = gradient
+        return None if losses[0] is None else sum(losses) / len(losses)
+
+    def _accumulate(self, sums: dict[Tensor, tuple[Tensor, Tensor]]) -> None:
+        for p, _ in self._parameters():
+            if p.grad is not None:
+                g = p.grad.detach()
+                before = sums.get(p)
+                sums[p] = (g.clone(), g * g) if before is None else (before[0] + g, before[1] + g * g)
+
+    @torch.no_grad()
+    def _update(self, p: Tensor, group: dict[str, Any], gradient: Tensor, squared_gradient: Tensor) -> None:
+        state = self.state[p]
+        state["step"] += 1
+        lr, betas = group["lr"], group["betas"]
+        N, prior_precision = group["dataset_size"], group["prior_precision"]
+        mu = p.detach()
+        if group["update"] == "vadam":
+            new_mu, state["m"], state["s"] = vadam_update(
+                mu,
+                state["m"],
+                state["s"],
+                gradient,
+                squared_gradient,
+                step=state["step"],
+                lr=lr,
+                betas=betas,
+                N=N,
+                prior_precision=prior_precision,
+            )
+        else:
+            new_mu, state["s"] = newton_update(
+                mu,
+                state["previous_mu"],
+                state["s"],
+                gradient,
+                lr=lr,
+                momentum=betas[0],
+                N=N,
+                prior_precision=prior_precision,
+            )
+            state["previous_mu"] = mu.clone()
+        p.copy_(new_mu)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that changes: per-parameter state, N, M and all options, the noise's state if it has one."""
+        state = super().state_dict()
+        if hasattr(self.noise, "state_dict"):
+            state["noise"] = self.noise.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state returned by `state_dict`."""
+        super().load_state_dict(state_dict)
+        if "noise" in state_dict and hasattr(self.noise, "load_state_dict"):
+            cast(Any, self.noise).load_state_dict(state_dict["noise"])
+
+
+def validate_options(options: dict[str, Any]) -> None:
+    """Check the options of one parameter group of `VAdam`.
+
+    Raises:
+        OptionError: an option has a wrong type or is out of range.
+    """
+    for name in ("lr", "prior_precision", "initial_precision", "dataset_size"):
+        value = options[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+            raise OptionError(f"{name} must be a positive number, got {value!r}")
+    betas = options["betas"]
+    if (
+        not isinstance(betas, (tuple, list))
+        or len(betas) != 2
+        or not all(isinstance(b, (int, float)) and 0 <= b < 1 for b in betas)
+    ):
+        raise OptionError(f"betas must be two numbers in [0, 1), got {betas!r}")
+    samples = options["num_mc_samples"]
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise OptionError(f"num_mc_samples must be a whole number of at least 1, got {samples!r}")
+    update = options["update"]
+    if update not in UPDATES:
+        raise OptionError(f"update must be one of {', '.join(UPDATES)}, got {update!r}{nearest(str(update), UPDATES)}")
+    if options["initial_precision"] < options["prior_precision"]:
+        raise OptionError(
+            f"initial_precision ({options['initial_precision']:g}) is below prior_precision "
+            f"({options['prior_precision']:g}): the posterior precision is N s + prior_precision with s >= 0, so it can "
+            "never be less than the prior's. Raise initial_precision or lower prior_precision."
+        )

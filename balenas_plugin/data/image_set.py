@@ -1,0 +1,86 @@
+"""A torch data set that fetches, augments and normalises a whole batch in a few tensor operations.
+
+`torch.utils.data.DataLoader` hands all indices of a batch to `__getitems__` where a data set has one. With `collate`
+as `collate_fn` the batch made there is passed on as it is. A plain DataLoader works too, and gives the same values;
+it takes the batch apart and stacks it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from balenas_plugin.data.augment import augment
+from balenas_plugin.data.images import ImageStore
+
+
+class ImageBatch(Sequence[tuple[Tensor, int]]):
+    """A batch that is already stacked, and can still be read as a sequence of (image, label) samples.
+
+    Attributes:
+        images: float32, shape (B, 3, H, W).
+        labels: int64, shape (B,).
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:  # type: ignore[override]  # slices are not needed
+        return self.images[index], int(self.labels[index])
+
+
+def collate(batch: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Return (images, labels) of an `ImageBatch` without copying; stack the samples of any other sequence.
+
+    Other sequences come from wrappers that fetch one sample at a time, such as `torch.utils.data.ConcatDataset`.
+    A module-level function, so that worker processes can pickle it.
+    """
+    if isinstance(batch, ImageBatch):
+        return batch.images, batch.labels
+    images, labels = default_collate(list(batch))
+    return images, labels
+
+
+class ImageSet(Dataset[tuple[Tensor, int]]):
+    """Labelled images: augmented (or not), then normalised to (x / 255 - mean) / std per channel.
+
+    Random numbers come from torch's global generator. In the main process (`num_workers` = 0) restoring its state
+    therefore restores every later batch bit for bit. Worker processes are seeded by the DataLoader from that same
+    generator at the start of each epoch, so the same holds at epoch boundaries.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        labels: Tensor,
+        *,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        augmentation: str,
+    ) -> None:
+        self.store = store
+        self.labels = labels
+        self.augmentation = augmentation
+        self._mean = 255 * torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
+        self._scale = 1 / (255 * torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return one image, float32 (3, H, W), and its label; a batch of one, with its own random draw."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> ImageBatch:
+        """Return the batch of `indices`: one draw of the augmentation for all of it."""
+        numbers = torch.as_tensor(indices, dtype=torch.int64)
+        labels = self.labels[numbers]  # first: an index out of range raises IndexError for any store
+        pixels = augment(self.store.fetch(numbers), augmentation=self.augmentation)
+        return ImageBatch(pixels.float().sub_(self._mean).mul_(self._scale), labels)

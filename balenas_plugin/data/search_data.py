@@ -1,0 +1,139 @@
+"""Load a data set and split its training images into the half for the weights and the half for the architecture."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from balenas_plugin.data.config import DataConfig
+from balenas_plugin.data.image_set import ImageSet
+from balenas_plugin.data.images import ImageSource
+from balenas_plugin.data.sources import SOURCES
+from balenas_plugin.errors import DataError, OptionError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SearchData:
+    """The two disjoint halves of the training images that a one-shot search runs on.
+
+    Attributes:
+        weight_set: trains the weights w; augmented.
+        architecture_set: trains the architecture parameters alpha; not augmented.
+        weight_rows: int64, row numbers in the data set's own order of the images of `weight_set`.
+        architecture_rows: the same of `architecture_set`.
+        class_names: name of class 0, 1, ...
+        description: what was loaded and how it was split, for a run's manifest; JSON-compatible.
+    """
+
+    weight_set: ImageSet
+    architecture_set: ImageSet
+    weight_rows: Tensor
+    architecture_rows: Tensor
+    class_names: tuple[str, ...]
+    description: dict[str, object]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        return self.weight_set.store.image_shape
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Number of images in the weight half and in the architecture half."""
+        return len(self.weight_set), len(self.architecture_set)
+
+
+def load_search_data(config: DataConfig) -> SearchData:
+    """Load the training images that `config` names and split them in two.
+
+    Departure from the references: DARTS augments both halves, because both are read through one data set. Here the
+    architecture half is not augmented, because NNI's Lightning evaluator also validates on it, and a validation
+    accuracy should not depend on random crops (test_architecture_half_is_not_augmented).
+
+    Raises:
+        OptionError: `limit` exceeds the data set, or `train_fraction` leaves a half empty.
+        DataError: the data set is missing, unreadable or not of the expected form.
+        MissingDependencyError: the package that a data set comes from is not installed.
+    """
+    source = SOURCES[config.name](config, train=True)
+    weight_rows, architecture_rows = split_rows(
+        len(source.labels), train_fraction=config.train_fraction, seed=config.seed, limit=config.limit
+    )
+    augmentation = config.augment or source.augmentation
+    weight_set = _image_set(source, weight_rows, augmentation=augmentation)
+    architecture_set = _image_set(source, architecture_rows, augmentation="none")
+    return SearchData(
+        weight_set=weight_set,
+        architecture_set=architecture_set,
+        weight_rows=weight_rows,
+        architecture_rows=architecture_rows,
+        class_names=source.class_names,
+        description={
+            "name": config.name,
+            "available_images": len(source.labels),
+            "weight_images": len(weight_set),
+            "architecture_images": len(architecture_set),
+            "num_classes": len(source.class_names),
+            "image_shape": list(weight_set.store.image_shape),
+            "augmentation": augmentation,
+            "mean": list(source.mean),
+            "std": list(source.std),
+            "split_seed": config.seed,
+            "split_sha256": _fingerprint(weight_rows, architecture_rows),
+        },
+    )
+
+
+def load_test_data(config: DataConfig) -> ImageSet:
+    """Load the test images that `config` names: all of them, not augmented; `limit` and the split do not apply.
+
+    Raises:
+        OptionError: the data set has no test images ("folder").
+        DataError: the data set is missing, unreadable or not of the expected form.
+        MissingDependencyError: the package that a data set comes from is not installed.
+    """
+    source = SOURCES[config.name](config, train=False)
+    if not len(source.labels):
+        raise DataError(f"data set {config.name!r} holds no test images")
+    return _image_set(source, torch.arange(len(source.labels)), augmentation="none")
+
+
+def split_rows(num_images: int, *, train_fraction: float, seed: int, limit: int | None) -> tuple[Tensor, Tensor]:
+    """Return the row numbers (int64) of the weight half and of the architecture half.
+
+    Both are taken from one permutation of 0..num_images - 1, drawn by a generator of its own from `seed`: neither
+    torch's global state nor the platform matters, and with `limit` only the first `limit` of it are used.
+
+    Raises:
+        OptionError: `limit` exceeds `num_images`, or a half would be empty.
+    """
+    if limit is not None and limit > num_images:
+        raise OptionError(f"data option limit is {limit}, but there are only {num_images} training images; lower it")
+    rows = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))[:limit]
+    num_weight = round(train_fraction * len(rows))
+    if not 0 < num_weight < len(rows):
+        raise OptionError(
+            f"data option train_fraction {train_fraction} of {len(rows)} training images leaves one half empty: give "
+            "more images (limit), or a fraction nearer to 0.5"
+        )
+    return rows[:num_weight], rows[num_weight:]
+
+
+def _image_set(source: ImageSource, rows: Tensor, *, augmentation: str) -> ImageSet:
+    return ImageSet(source.read(rows), source.labels[rows], mean=source.mean, std=source.std, augmentation=augmentation)
+
+
+def _fingerprint(*row_numbers: Tensor) -> str:
+    """Return the SHA-256 of row numbers, each list as its length and its little-endian int64."""
+    digest = hashlib.sha256()
+    for rows in row_numbers:
+        digest.update(len(rows).to_bytes(8, "little") + rows.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,171 @@
+"""Borrow a network to compute with, and give it back as it was.
+
+A proxy needs a forward pass in a chosen mode and gradients, and must not leave a trace in the user's model. So the
+network's function is called on copies of its parameters and buffers (`torch.func.functional_call`): the model's own
+tensors, their ``grad`` and ``requires_grad``, and the statistics of its batch-norms are never touched. What cannot be
+copied (the mode of each module, the random number generators) is put back, also after an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parameter import is_lazy
+
+from balenas_plugin.errors import OptionError
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The function that a model computes, on copies of its tensors.
+
+    Attributes:
+        model: the model itself, for its structure. Call the `Network` instead of it.
+        tensors: name -> copy of a parameter or buffer.
+        weights: the weights of the Conv2d and Linear layers among `tensors`, name -> tensor that requires grad.
+    """
+
+    model: nn.Module
+    tensors: dict[str, Tensor]
+    weights: dict[str, Tensor]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the model's output for `inputs`.
+
+        Raises:
+            OptionError: the model returns something else than one tensor.
+        """
+        outputs = functional_call(self.model, self.tensors, (inputs.clone(),))
+        if not isinstance(outputs, Tensor):
+            raise OptionError(
+                f"{type(self.model).__name__} returned a {type(outputs).__name__}; a proxy needs one tensor of logits. "
+                "Switch auxiliary heads off, or wrap the model in a module that returns its logits only."
+            )
+        return outputs
+
+    def loss(self, inputs: Tensor, targets: Tensor | None) -> Tensor:
+        """Return the mean cross-entropy, in nats, of the logits for `inputs` ``(N, ...)`` and class `targets` ``(N,)``.
+
+        Raises:
+            OptionError: `targets` are missing, or do not fit the logits.
+        """
+        if targets is None:
+            raise OptionError("this proxy needs labels: pass `targets`, one class index per example")
+        logits = self(inputs)
+        if logits.dim() != 2 or logits.shape[0] != targets.shape[0]:
+            raise OptionError(
+                f"{type(self.model).__name__} returned logits of shape {tuple(logits.shape)}; "
+                f"{targets.shape[0]} class targets need logits of shape ({targets.shape[0]}, number of classes)"
+            )
+        if int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
+            raise OptionError(
+                f"targets run from {int(targets.min())} to {int(targets.max())}; "
+                f"the model has {logits.shape[1]} outputs, so they must be from 0 to {logits.shape[1] - 1}"
+            )
+        return F.cross_entropy(logits, targets)
+
+    def gradients(self, of: Tensor, *, create_graph: bool = False) -> list[Tensor]:
+        """Return the gradient of the scalar `of` for each of `weights`, in order; zero where it does not depend on one.
+
+        Raises:
+            OptionError: there are no `weights`.
+        """
+        weights = list(self.weights.values())
+        if not weights:
+            raise OptionError(
+                f"{type(self.model).__name__} has no Conv2d or Linear layer, and this proxy looks at their weights alone; "
+                "choose one that looks at activations or sizes, such as jacob_cov, naswot, params"
+            )
+        if not of.requires_grad:
+            return [torch.zeros_like(weight) for weight in weights]
+        return list(
+            torch.autograd.grad(of, weights, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+        )
+
+
+@contextlib.contextmanager
+def borrowed(
+    model: nn.Module, *, training: bool = True, absolute: bool = False, dtype: torch.dtype | None = None
+) -> Iterator[Network]:
+    """Yield the function of `model` on copies of its tensors, and leave the model as it was.
+
+    Inside, gradients are on and autocast is off, whatever the caller's setting; random numbers drawn inside do not
+    advance the caller's generators (PyTorch on the CPU and on the model's GPUs, NumPy, `random`).
+
+    Args:
+        model: any network.
+        training: the mode that all modules are in.
+        absolute: replace every parameter by its absolute value (SynFlow's linearisation).
+        dtype: convert floating-point parameters and buffers to this type; by default they keep theirs.
+
+    Raises:
+        OptionError: the weight of a Conv2d or Linear layer is not a parameter of that layer.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    with _isolated(model):
+        parameters = {name: _copy(value, dtype) for name, value in model.named_parameters()}
+        buffers = {name: _copy(value, dtype) for name, value in model.named_buffers()}
+        if absolute:
+            parameters = {name: value.abs() for name, value in parameters.items()}
+        weights = {name: parameters[name].requires_grad_() for name in _weight_names(model)}
+        try:
+            for module, _ in modes:
+                module.training = training
+            yield Network(model, parameters | buffers, weights)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+
+def total(values: Iterable[Tensor]) -> float:
+    """Return the sum of scalar tensors, added in float64; 0 of none."""
+    scalars = [value.double() for value in values]
+    return torch.stack(scalars).sum().item() if scalars else 0.0
+
+
+def _copy(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if is_lazy(value):
+        raise OptionError("the model has a lazy layer without weights yet; call the model once on a batch first")
+    return value.detach().to(dtype if value.is_floating_point() else None, copy=True)
+
+
+@contextlib.contextmanager
+def _isolated(model: nn.Module) -> Iterator[None]:
+    """Switch gradients on and autocast off, and put all random number generators back afterwards."""
+    devices = {parameter.device for parameter in model.parameters()} or {torch.device("cpu")}
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device_type in sorted({device.type for device in devices}):
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        cuda = sorted(device.index for device in devices if device.type == "cuda")
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+def _weight_names(model: nn.Module) -> list[str]:
+    """Return the names, as in `named_parameters`, of the weights of all Conv2d and Linear layers, without repetition."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found: dict[str, None] = {}
+    for path, layer in model.named_modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            if id(layer.weight) not in names:
+                raise OptionError(
+                    f"the weight of layer {path!r} is not a parameter of it (weight_norm, spectral_norm or another "
+                    "parametrization); score the network without it, see torch.nn.utils.parametrize"
+                )
+            found[names[id(layer.weight)]] = None
+    return list(found)

@@ -1,0 +1,28 @@
+"""Shared fixtures: where the reference vectors and data sets lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def parity_dir() -> Path:
+    """Folder of the reference vectors (they lie beside the checkout, not in it)."""
+    folder = SHARED / "parity"
+    if not folder.is_dir():
+        pytest.skip(f"the reference vectors are not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of the parquet data sets (BALENAS_DATA, or beside the checkout)."""
+    folder = Path(os.environ.get("BALENAS_DATA", SHARED / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"the parquet data sets are not at {folder}; set BALENAS_DATA")
+    return folder

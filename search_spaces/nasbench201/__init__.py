@@ -1,0 +1,32 @@
+"""NAS-Bench-201: its notation, and the network of an architecture (Dong and Yang 2020)."""
+
+from __future__ import annotations
+
+from balenas_plugin.search_spaces.nasbench201.network import NasBench201Network, build_network
+from balenas_plugin.search_spaces.nasbench201.notation import (
+    EDGES,
+    NODES,
+    OPERATIONS,
+    Edge,
+    Indices,
+    check_indices,
+    format_string,
+    from_nni,
+    parse,
+    to_nni,
+)
+
+__all__ = [
+    "EDGES",
+    "NODES",
+    "OPERATIONS",
+    "Edge",
+    "Indices",
+    "NasBench201Network",
+    "build_network",
+    "check_indices",
+    "format_string",
+    "from_nni",
+    "parse",
+    "to_nni",
+]
