@@ -1,1 +1,24 @@
+"""Tabular ground truth: NAS-Bench-201, from the compact table, the official file, NATS-Bench or NNI's database."""
 
+from __future__ import annotations
+
+from balenas_plugin.benchmarks.benchmark import Architecture, Benchmark, GroundTruth, canonical
+from balenas_plugin.benchmarks.measures import DATASETS, METRICS
+from balenas_plugin.benchmarks.official_api import OfficialApiBenchmark
+from balenas_plugin.benchmarks.official_file import ImportReport, import_official
+from balenas_plugin.benchmarks.opening import BACKENDS, find_table, open_benchmark
+
+__all__ = [
+    "BACKENDS",
+    "DATASETS",
+    "METRICS",
+    "Architecture",
+    "Benchmark",
+    "GroundTruth",
+    "ImportReport",
+    "OfficialApiBenchmark",
+    "canonical",
+    "find_table",
+    "import_official",
+    "open_benchmark",
+]

@@ -29,11 +29,13 @@ def canonical(architecture: Architecture) -> str:
         return format_string(parse(architecture.strip()))
     if isinstance(architecture, Mapping):
         return format_string(from_nni(architecture))
-    if not isinstance(architecture, Sequence | np.ndarray):
+    try:
+        indices = tuple(architecture)
+    except TypeError:
         raise SpaceError(
             f"an architecture is a string, six operation indices or an NNI sample, not {type(architecture).__name__}"
-        )
-    return format_string(architecture)
+        ) from None
+    return format_string(indices)
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,9 @@ class Benchmark(ABC):
             return architecture
         key = canonical(architecture)
         if key not in self.positions:
-            raise DataError(f"{self.name} holds {len(self.positions)} of NAS-Bench-201's 15625 architectures, not {key}.")
+            raise DataError(
+                f"{self.name} holds {len(self.positions)} of NAS-Bench-201's 15625 architectures, not {key}."
+            )
         return key
 
     def _known_values(self, key: str, dataset: str) -> dict[str, float]:

@@ -124,21 +124,16 @@ def column_of(dataset: str, metric: str, *, columns: Collection[str], source: st
     """
     if dataset not in DATASETS:
         raise OptionError(
-            f"NAS-Bench-201 has no data set {dataset!r}{nearest(str(dataset), DATASETS)}. "
-            f"Choose one of {', '.join(DATASETS)}."
+            f"NAS-Bench-201 has no data set {dataset!r}; choose one of {', '.join(DATASETS)}"
+            + nearest(str(dataset), DATASETS)
         )
+    has = f"{source} has for {dataset}: {', '.join(available_metrics(dataset, columns)) or 'nothing'}"
     if metric not in METRICS:
-        raise OptionError(
-            f"NAS-Bench-201 has no metric {metric!r}{nearest(str(metric), METRICS)}. "
-            f"{source} has for {dataset}: {', '.join(available_metrics(dataset, columns))}."
-        )
+        raise OptionError(f"NAS-Bench-201 has no metric {metric!r}; {has}" + nearest(str(metric), METRICS))
     column = COLUMN.get((dataset, metric))
     if column is None or column not in columns:
         reason = ""
         if dataset == "cifar10" and metric.startswith("valid_"):
             reason = " (it is trained on the training and the validation images; ask for cifar10-valid)"
-        raise OptionError(
-            f"{source} has no {metric} for {dataset}{reason}. "
-            f"It has for {dataset}: {', '.join(available_metrics(dataset, columns)) or 'nothing'}."
-        )
+        raise OptionError(f"{source} has no {metric} for {dataset}{reason}; {has}")
     return column

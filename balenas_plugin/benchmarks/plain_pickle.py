@@ -21,6 +21,8 @@ Source: the opcodes are documented in CPython's `pickletools`.
 from __future__ import annotations
 
 import struct
+import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final
@@ -141,8 +143,10 @@ class PlainReader:
                 return stack.pop()
             handler = _HANDLERS.get(code)
             if handler is None:
-                raise FileFormatError(f"{self._name} is not a pickle of plain data: opcode {code:#04x} at byte "
-                                      f"{self._offset + self._at - 1}.")
+                raise FileFormatError(
+                    f"{self._name} is not a pickle of plain data: opcode {code:#04x} at byte "
+                    f"{self._offset + self._at - 1}."
+                )
             handler(self)
 
     # ---------------------------------------------------------------------------------------------- reading
@@ -161,9 +165,12 @@ class PlainReader:
         """Drop what was read from the buffer, and read on until it holds `size` bytes or the stream ends."""
         parts = [self._buffer[self._at :]]
         held = len(parts[0])
-        while held < size and (more := self._stream.read(_CHUNK)):  # never `size` at once: a corrupt file may say 2**63
-            parts.append(more)
-            held += len(more)
+        try:
+            while held < size and (more := self._stream.read(_CHUNK)):  # not `size`: a corrupt file may say 2**63
+                parts.append(more)
+                held += len(more)
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:  # from bzip2 and zip streams too
+            raise FileFormatError(f"{self._name} is damaged or unreadable: {error}. Download it again.") from error
         self._offset += self._at
         self._buffer, self._at = b"".join(parts), 0
 
@@ -235,6 +242,11 @@ class PlainReader:
     def _set_item(self) -> None:
         value, key = self._stack.pop(), self._stack.pop()
         self._set_items([key, value])
+
+    def _add_items(self, items: list[Any]) -> None:
+        if type(self._stack[-1]) is not set:
+            raise TypeError(f"items for a {type(self._stack[-1]).__name__}")
+        self._stack[-1].update(items)
 
     def _extend(self, items: list[Any]) -> None:
         self._stack[-1].extend(items)
@@ -312,6 +324,7 @@ _CALLABLES: dict[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
     ("_codecs", "encode"): _latin1,  # how protocol 2 writes bytes
+    ("__builtin__", "bytes"): lambda: b"",  # and how it writes none
     ("numpy", "dtype"): lambda code, align, copy: _NumberType(code),
     ("numpy.core.multiarray", "scalar"): _NumberType.number,
     ("numpy._core.multiarray", "scalar"): _NumberType.number,
@@ -363,7 +376,7 @@ _HANDLERS: dict[int, _Handler] = {
     0x74: lambda machine: machine._push(tuple(machine._pop_mark())),
     0x61: PlainReader._append,
     0x65: lambda machine: machine._extend(machine._pop_mark()),
-    0x90: lambda machine: machine._stack[-1].update(machine._pop_mark()),  # ADDITEMS
+    0x90: lambda machine: machine._add_items(machine._pop_mark()),
     0x73: PlainReader._set_item,
     0x75: lambda machine: machine._set_items(machine._pop_mark()),
     0x63: lambda machine: machine._find(machine._take_line(), machine._take_line()),

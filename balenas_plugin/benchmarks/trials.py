@@ -17,6 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from balenas_plugin.benchmarks.measures import COLUMNS, COSTS, NUM_SEEDS, SPLITS
 from balenas_plugin.errors import FileFormatError, SpaceError
 from balenas_plugin.search_spaces.nasbench201 import format_string, parse
@@ -24,14 +27,21 @@ from balenas_plugin.search_spaces.nasbench201 import format_string, parse
 Trial = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
-    """One architecture of a benchmark: its number there, its string, and a value for every column (NaN: not known)."""
+    """One architecture of a benchmark.
+
+    Attributes:
+        index: its number in NAS-Bench-201.
+        architecture: its canonical string.
+        num_seeds: how many times it was trained on the data set where that is most.
+        values: float64, one for each of `measures.COLUMNS`, in their order; NaN is not known.
+    """
 
     index: int
     architecture: str
     num_seeds: int
-    values: Mapping[str, float]
+    values: npt.NDArray[np.float64]
 
 
 def is_architecture(info: Mapping[Any, Any]) -> bool:
@@ -52,24 +62,26 @@ def reduce_architecture(info: Mapping[Any, Any], *, source: str) -> Row:
         index = int(full["arch_index"])
         architecture = format_string(parse(full["arch_str"]))
         trials, short_trials = _by_dataset(full["all_results"]), _by_dataset(less["all_results"])
-        values = dict.fromkeys(COLUMNS, math.nan)
+        values = dict.fromkeys(COLUMNS, math.nan)  # keeps the order of COLUMNS
         for split in SPLITS:
             accuracies = [_accuracy(trial, split.image_set) for trial in trials.get(split.dataset, ())]
             short = [_accuracy(trial, split.image_set) for trial in short_trials.get(split.dataset, ())]
-            values[split.column] = _mean(accuracies)
-            values[f"{split.column}_e12"] = _mean(short)
+            values[split.column] = mean(accuracies)
+            values[f"{split.column}_e12"] = mean(short)
             values.update((f"{split.column}_s{seed}", value) for seed, value in enumerate(accuracies[:NUM_SEEDS]))
         for dataset, columns in COSTS.items():
             costs = [_costs(trial) for trial in trials.get(dataset, ())]
             for metric, column in columns.items():
                 if math.isnan(values[column]):  # two data sets may share a column
-                    values[column] = _mean([cost[metric] for cost in costs])
+                    values[column] = mean([cost[metric] for cost in costs])
     except (KeyError, TypeError, ValueError, SpaceError) as error:
         raise FileFormatError(
             f"{source} does not have the layout of NAS-Bench-201: architecture {full.get('arch_index')!r}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    return Row(index, architecture, max(map(len, trials.values()), default=0), values)
+    return Row(
+        index, architecture, max(map(len, trials.values()), default=0), np.fromiter(values.values(), dtype=np.float64)
+    )
 
 
 def _is_schedule(value: object) -> bool:
@@ -96,11 +108,11 @@ def _costs(trial: Trial) -> dict[str, float]:
         "train_seconds": math.fsum(map(float, times.values())) if times else math.nan,
         "params_mb": float(trial["params"]),
         "flops_m": float(trial["flop"]),
-        "latency_s": _mean(latencies),
+        "latency_s": mean(latencies),
     }
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
     """Return the average of the values that are known, or NaN where none is."""
     known = [value for value in values if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else math.nan

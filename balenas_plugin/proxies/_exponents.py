@@ -3,8 +3,8 @@
 SynFlow's path sums grow by a factor per layer: 1e50 at 17 cells, beyond float64 (1e308) at a few hundred layers. Under
 `ExponentTracking` a tensor holds a mantissa, and the exponent is kept apart: value = mantissa * 2^exponent. Operations
 that are homogeneous (convolution, pooling, ReLU, reshaping ...) add the exponents of their operands, sums align them,
-and each result is scaled back to a peak near 1. Anything else is computed on the plain values. Gradients of the output's
-mantissa then need no care: sum_i m_i dM/dm_i <= M for every activation m of a positive network, so they are in range.
+and each result is scaled back to a peak near 1. Anything else is computed on the plain values. Gradients of the
+output's mantissa M then need no care: sum_i m_i dM/dm_i <= M for every activation m of a positive network.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_SUMS = frozenset({"add", "add_", "sub", "sub_", "maximum", "minimum"})
-_SUM_OPERATORS = frozenset({"__add__", "__radd__", "__iadd__", "__sub__", "__rsub__", "__isub__"})
+_SUMS = frozenset(
+    {"add", "add_", "sub", "sub_", "maximum", "minimum"}
+    | {"__add__", "__radd__", "__iadd__", "__sub__", "__rsub__", "__isub__"}
+)
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
 _QUOTIENTS = frozenset({"div", "div_", "__truediv__", "__itruediv__"})
 _WITH_BIAS = frozenset({"conv1d", "conv2d", "conv3d", "linear"})
@@ -57,7 +59,7 @@ class ExponentTracking(TorchFunctionMode):
     ) -> Any:
         options: dict[str, Any] = dict(kwargs or {})
         name = getattr(func, "__name__", "")
-        if name in _SUMS or name in _SUM_OPERATORS:
+        if name in _SUMS and any(isinstance(value, Tensor) and value.is_floating_point() for value in args):
             return self._sum(func, name, list(args), options)
         if name in _JOINS:
             return self._join(func, list(args), options)
@@ -65,21 +67,20 @@ class ExponentTracking(TorchFunctionMode):
             return self._layer(func, name, list(args), options)
         if name in _HOMOGENEOUS:
             return self._settle(func(*args, **options), args, sum(self._exponents(args, options)))
-        if name in _QUOTIENTS and len(args) > 1:
-            exponent = self._operand_exponent(args[0]) - self._operand_exponent(args[1])
-            return self._settle(func(*args, **options), args, exponent)
+        if name in _QUOTIENTS and len(args) == 2:
+            return self._settle(func(*args, **options), args, self._exponent_of(args[0]) - self._exponent_of(args[1]))
         plain = self._plain(args)
-        return self._settle(func(*plain, **dict(zip(options, self._plain(list(options.values())), strict=True))), plain, 0)
+        named = dict(zip(options, self._plain(list(options.values())), strict=True))
+        return self._settle(func(*plain, **named), plain, 0)
 
     def _sum(self, func: Callable[..., Any], name: str, args: list[Any], options: dict[str, Any]) -> Any:
         """Bring both operands to the larger exponent; a plain number has exponent 0."""
-        operands = [*args, *(options.pop(key) for key in ("input", "other") if key in options)]
-        exponent = max(map(self._operand_exponent, operands[:2]))
-        in_place = name.startswith("__i") or (name.endswith("_") and not name.startswith("_"))
-        aligned = [self._aligned(operand, exponent) for operand in operands[:2]]
-        if in_place and isinstance(operands[0], Tensor):
-            aligned[0] = operands[0].mul_(_power_of_two(self.exponent(operands[0]) - exponent))
-        return self._settle(func(*aligned, *operands[2:], **options), aligned, exponent)
+        operands = [*args, options.pop("other")] if "other" in options else args
+        exponent = max(map(self._exponent_of, operands))
+        aligned = [self._aligned(operand, exponent) for operand in operands]
+        if name.startswith("__i") or name in ("add_", "sub_"):  # in place: the caller keeps the tensor, so scale that
+            aligned[0] = operands[0].mul_(_power_of_two(self._exponent_of(operands[0]) - exponent))
+        return self._settle(func(*aligned, **options), aligned, exponent)
 
     def _join(self, func: Callable[..., Any], args: list[Any], options: dict[str, Any]) -> Any:
         """Bring all tensors of a list to the largest exponent."""
@@ -121,22 +122,24 @@ class ExponentTracking(TorchFunctionMode):
     def _exponents(self, args: Sequence[Any], options: Mapping[str, Any]) -> list[int]:
         return [self.exponent(value) for value in (*args, *options.values()) if isinstance(value, Tensor)]
 
-    def _operand_exponent(self, operand: Any) -> int:
+    def _exponent_of(self, operand: Any) -> int:
         if isinstance(operand, Tensor):
             return self.exponent(operand)
         return 0 if operand else _ZERO
 
     def _aligned(self, operand: Any, exponent: int) -> Any:
-        """Return `operand` at `exponent`; what vanishes is below the rounding of the sum by hundreds of digits."""
-        if not isinstance(operand, (Tensor, int, float)) or isinstance(operand, bool):
-            return operand
-        shift = self._operand_exponent(operand) - exponent
-        return operand * _power_of_two(shift) if shift and (exponent or isinstance(operand, Tensor)) else operand
+        """Return a tensor or number at `exponent`; what vanishes is hundreds of digits below the sum's rounding."""
+        shift = self._exponent_of(operand) - exponent
+        return operand * _power_of_two(shift) if shift else operand
 
     def _plain(self, values: Sequence[Any]) -> list[Any]:
-        """Return `values` with every tensor, also inside lists, at exponent 0."""
+        """Return `values` with every tensor, also inside lists, as its own value."""
         return [
-            type(value)(self._plain(value)) if type(value) in (list, tuple) else self._aligned(value, 0)
+            type(value)(self._plain(value))
+            if type(value) in (list, tuple)
+            else self._aligned(value, 0)
+            if isinstance(value, Tensor) and id(value) in self._known
+            else value
             for value in values
         ]
 

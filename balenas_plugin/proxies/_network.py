@@ -81,8 +81,8 @@ class Network:
         weights = list(self.weights.values())
         if not weights:
             raise OptionError(
-                f"{type(self.model).__name__} has no Conv2d or Linear layer, and this proxy looks at their weights alone; "
-                "choose one that looks at activations or sizes, such as jacob_cov, naswot, params"
+                f"{type(self.model).__name__} has no Conv2d or Linear layer, and this proxy looks at their weights "
+                "alone; choose one that looks at activations or sizes, such as jacob_cov, naswot, params"
             )
         if not of.requires_grad:
             return [torch.zeros_like(weight) for weight in weights]
@@ -157,7 +157,7 @@ def _isolated(model: nn.Module) -> Iterator[None]:
 
 
 def _weight_names(model: nn.Module) -> list[str]:
-    """Return the names, as in `named_parameters`, of the weights of all Conv2d and Linear layers, without repetition."""
+    """Return the names, as in `named_parameters`, of the weights of all Conv2d and Linear layers, each once."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, None] = {}
     for path, layer in model.named_modules():

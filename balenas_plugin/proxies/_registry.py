@@ -1,7 +1,7 @@
 """Find proxies by name: the modules of this package, and what other packages offer as entry points.
 
-A proxy of this package is a module of it (no leading underscore) that defines ``PROXY``. Another package adds one in its
-pyproject.toml, with no change here::
+A proxy of this package is a module of it (no leading underscore) that defines ``PROXY``. Another package adds one in
+its pyproject.toml, with no change here::
 
     [project.entry-points."balenas_plugin.proxies"]
     my_proxy = "my_package.my_module:PROXY"

@@ -59,8 +59,11 @@ class Cell(nn.Module):
     def __init__(self, indices: Indices, channels: int) -> None:
         super().__init__()
         self.operations = nn.ModuleDict(
-            {str(edge): build_operation(OPERATIONS[index], channels) for edge, index in zip(EDGES, indices, strict=True)
-             if OPERATIONS[index] != "none"}
+            {
+                str(edge): build_operation(OPERATIONS[index], channels)
+                for edge, index in zip(EDGES, indices, strict=True)
+                if OPERATIONS[index] != "none"
+            }
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,7 +97,8 @@ class NasBench201Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, 3, H, W)``, H and W multiples of 4, to logits ``(N, num_classes)``."""
         features = self.last_norm(self.cells(self.stem(images)))
-        return self.classifier(features.mean(dim=(2, 3)))
+        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
+        return logits
 
     def extra_repr(self) -> str:
         """Show the architecture in the network's printed form."""

@@ -8,8 +8,8 @@ indices     ``(3, 0, 1, 0, 0, 4)``: one operation index per edge of `EDGES`
 NNI sample  ``{"cell/0_1": "conv_3x3", "cell/0_2": "none", ...}``: labels are ``cell/source_target``
 ==========  ==========================================================================================
 
-The indices are the form that the rest of the package computes with: `parse` and `from_nni` lead to them, `format_string`
-and `to_nni` away from them. Node 0 is the cell's input, node 3 its output.
+The indices are the form that the rest of the package computes with: `parse` and `from_nni` lead to them,
+`format_string` and `to_nni` away from them. Node 0 is the cell's input, node 3 its output.
 
 Source: Dong and Yang 2020 (NAS-Bench-201, Section 2.1); the labels and names of NNI 3.0's `NasBench201` space.
 """

@@ -54,4 +54,5 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, H/2, W/2)``."""
-        return self.downsample(x) + self.conv_b(self.conv_a(x))
+        halved: Tensor = self.downsample(x) + self.conv_b(self.conv_a(x))
+        return halved

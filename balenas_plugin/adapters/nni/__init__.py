@@ -1,5 +1,9 @@
 """BaLeNAS inside Microsoft NNI."""
 
+# Must come before any other import from nni.nas: if NNI's one-shot package is imported first, nni.nas.strategy catches
+# its own circular import and leaves placeholders in the place of DARTS and the others.
+import nni.nas.strategy  # isort: skip
+
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
 
 __all__ = ["BaLeNAS"]

@@ -1,0 +1,98 @@
+"""Lightning callbacks of a run: the history on disk and the progress bar."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+from tqdm import tqdm
+
+from balenas_plugin.files import write_text_atomically
+from balenas_plugin.run_folder import RunFolder
+
+
+class History(pl.Callback):
+    """Keep history.csv: one row an epoch, the same however often the search was interrupted.
+
+    Args:
+        folder: of the run.
+        describe: returns further columns of the row, e.g. the current architecture.
+    """
+
+    def __init__(self, folder: RunFolder, describe: Callable[[], dict[str, Any]]) -> None:
+        self.folder = folder
+        self.describe = describe
+        self.rows: list[dict[str, Any]] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Drop rows on disk of epochs that will be computed again."""
+        self._write()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add the row of this epoch."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        averaged = {name.removesuffix("_epoch") for name in metrics if name.endswith("_epoch")}
+        row: dict[str, Any] = {"epoch": trainer.current_epoch}
+        for name in sorted(metrics):
+            if "/" not in name and not name.endswith("_step") and name not in averaged:
+                row[name.removesuffix("_epoch")] = metrics[name]
+        self.rows.append({**row, **self.describe()})
+        self._write()
+
+    def _write(self) -> None:
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns or ["epoch"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text_atomically(self.folder.history, text.getvalue())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after the rows of a checkpoint."""
+        self.rows = list(state_dict["rows"])
+
+
+class Progress(pl.Callback):
+    """One bar over all iterations of the search, with the last epoch's validation accuracy and the entropy."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar where the search stands."""
+        batches = int(trainer.num_training_batches)
+        self._bar = tqdm(
+            total=batches * (trainer.max_epochs or 0),
+            initial=batches * trainer.current_epoch,
+            desc="search",
+            unit="it",
+            dynamic_ncols=True,
+            mininterval=0.2 if sys.stderr.isatty() else 10,
+        )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar."""
+        self._bar.update()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the epoch's results."""
+        shown = {"epoch": f"{trainer.current_epoch + 1}/{trainer.max_epochs}"}
+        for name in ("train_acc", "val_acc", "entropy"):
+            if name in trainer.callback_metrics:
+                shown[name] = f"{float(trainer.callback_metrics[name]):.3f}"
+        self._bar.set_postfix(shown, refresh=False)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Close the bar, also after an error."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,82 @@
+"""Image classification as an NNI evaluator module: NNI's own has neither momentum nor a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import nni
+import torch
+import torch.nn.functional as F
+from nni.nas.evaluator.pytorch import LightningModule
+from torch import Tensor
+
+from balenas_plugin.errors import OptionError
+
+
+class ClassificationModule(LightningModule):
+    """Cross-entropy and accuracy, averaged over each epoch.
+
+    Args:
+        make_optimizer: parameters -> optimizer of the weights.
+        schedule: {"name": "cosine", "min_lr": ...} over the trainer's epochs, or {"name": "constant"}.
+        num_classes: checked against the labels of the first batch's network output.
+    """
+
+    def __init__(
+        self, *, make_optimizer: Callable[[Any], torch.optim.Optimizer], schedule: dict[str, Any], num_classes: int
+    ) -> None:
+        super().__init__()
+        self.make_optimizer = make_optimizer
+        self.schedule = schedule
+        self.num_classes = num_classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits of shape (batch, classes)."""
+        return self.model(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean cross-entropy of the batch."""
+        return self._evaluate(batch, "train")
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log the mean cross-entropy and the accuracy of the batch."""
+        self._evaluate(batch, "val")
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        if logits.shape[1] < self.num_classes:
+            raise OptionError(
+                f"the network has {logits.shape[1]} outputs but the data has {self.num_classes} classes: set the "
+                "space's number of classes (num_labels in NNI's hub) to it"
+            )
+        loss = F.cross_entropy(logits, labels)
+        self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
+        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        self.log(f"{stage}_acc", accuracy, on_step=False, on_epoch=True, batch_size=len(labels))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Return the weight optimizer and, for "cosine", its schedule (one step an epoch)."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.schedule["name"] == "constant":
+            return optimizer
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, T_max=self.trainer.max_epochs, eta_min=self.schedule.get("min_lr", 0.0)
+        )
+        return [optimizer], [cosine]
+
+    def on_validation_epoch_end(self) -> None:
+        """Report the validation accuracy to NNI as an intermediate result."""
+        if nni.get_current_parameter() is not None and not self.trainer.sanity_checking:
+            nni.report_intermediate_result(self._metric())
+
+    def on_fit_end(self) -> None:
+        """Report the last accuracy to NNI as the final result."""
+        if nni.get_current_parameter() is not None:
+            nni.report_final_result(self._metric())
+
+    def _metric(self) -> float:
+        metrics = self.trainer.callback_metrics
+        return float(metrics["val_acc" if "val_acc" in metrics else "train_acc"])

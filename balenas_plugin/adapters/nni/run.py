@@ -1,0 +1,146 @@
+"""Run a search from a config inside NNI and write its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from nni.nas.experiment import NasExperiment
+from nni.nas.experiment.config import NasExperimentConfig
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+
+from balenas_plugin.adapters.nni.build import build_evaluator, build_space, build_strategy, notations
+from balenas_plugin.adapters.nni.callbacks import History, Progress
+from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.strategy import BaLeNAS
+from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.config import SearchConfig
+from balenas_plugin.data import load_search_data
+from balenas_plugin.files import write_text_atomically
+from balenas_plugin.run_folder import RunFolder
+
+Record = dict[str, Any]
+"""One architecture of architectures.json."""
+
+
+def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list[Record]:
+    """Search, write the folder, and return the architectures found, the best first.
+
+    Args:
+        config: what to search, on what, how.
+        folder: where to write.
+        resume: continue from the folder's checkpoint, if it has one yet.
+
+    Raises:
+        BalenasError: bad input; nothing already saved is lost.
+        KeyboardInterrupt: the user stopped it; it can be resumed.
+    """
+    _quiet()
+    checkpoint = SearchCheckpoint(folder.checkpoints)
+    if resume and checkpoint.path.exists():
+        require_checkpoint(checkpoint.path)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data = load_search_data(config.data)
+    space = build_space(config.space, num_classes=data.num_classes)
+    strategy = build_strategy(config.strategy)
+    history = History(folder, lambda: _describe(strategy, space, folder))
+    evaluator = build_evaluator(config, data, folder, [history, Progress(), checkpoint])
+    if resume and checkpoint.path.exists():
+        evaluator.fit_kwargs.update(ckpt_path=str(checkpoint.path), weights_only=True)
+    folder.start(config, resumed=resume)
+    folder.update_manifest(data=data.description, device=_device())
+    torch.manual_seed(config.seed)  # the same draws whatever building the above has used
+    _run_experiment(space, evaluator, strategy, folder)
+    records = list(_records(strategy, space, config.top_k))
+    write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
+    if isinstance(strategy, BaLeNAS):
+        strategy.posterior.save(folder.posterior)
+    folder.update_manifest(status="finished", epochs=config.evaluator.epochs)
+    return records
+
+
+def _run_experiment(space: ModelSpace, evaluator: Any, strategy: OneShotStrategy, folder: RunFolder) -> None:
+    experiment_config = NasExperimentConfig.default(space, evaluator, strategy)
+    experiment_config.experiment_working_directory = folder.path / "nni"
+    experiment_config.experiment_name = folder.path.name
+    experiment_config.log_level = "error"
+    experiment = NasExperiment(space, evaluator, strategy, experiment_config)
+    try:
+        finished = experiment.run()
+    except BaseException:
+        folder.update_manifest(status="failed")
+        raise
+    finally:
+        experiment.stop()
+    if not finished:  # NNI swallows the interrupt
+        folder.update_manifest(status="interrupted")
+        raise KeyboardInterrupt
+
+
+def _describe(strategy: OneShotStrategy, space: ModelSpace, folder: RunFolder) -> dict[str, Any]:
+    """Save the posterior of this epoch, and return the history's columns that only the strategy knows."""
+    if not isinstance(strategy, BaLeNAS):
+        sample = strategy.oneshot_module.export()
+        return {"architecture": _name(space, sample)}
+    posterior = strategy.posterior
+    posterior.save(folder.posterior)
+    metrics = strategy.oneshot_module.posterior_metrics()
+    best = next(strategy.iterate_samples())
+    return {
+        "entropy": metrics["entropy"],
+        "sigma": metrics["sigma"],
+        "architecture": _name(space, best.sample),
+        "log_probability": best.log_probability,
+    }
+
+
+def _name(space: ModelSpace, sample: dict[str, Any]) -> str:
+    return next(iter(notations(space, sample).values()), json.dumps(sample, sort_keys=True))
+
+
+def _records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterator[Record]:
+    if not isinstance(strategy, BaLeNAS):
+        sample = strategy.oneshot_module.export()
+        yield {"rank": 1, "choices": sample, "notation": notations(space, sample)}
+        return
+    posterior = strategy.posterior
+    sigma = _sigmas(posterior)
+    for rank, found in enumerate(islice(strategy.iterate_samples(), top_k), start=1):
+        yield {
+            "rank": rank,
+            "chosen_by": "argmax of the mean" if rank == 1 else "posterior probability",
+            "probability": math.exp(found.log_probability),
+            "log_probability": found.log_probability,
+            "choices": found.sample,
+            "notation": notations(space, found.sample),
+            "winning_probability": {label: math.exp(value) for label, value in found.decisions.items()},
+            "sigma": sigma,
+        }
+
+
+def _sigmas(posterior: Posterior) -> dict[str, dict[str, float]]:
+    """Return label -> choice -> sigma in logits."""
+    return {
+        label: dict(zip(posterior.choices[label], sigma.tolist(), strict=True)) for label, sigma in posterior.std.items()
+    }
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def _quiet() -> None:
+    """Silence what NNI and Lightning say about themselves; errors and our own output stay."""
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|nni|torch\.utils\.data)(\..*)?")
+    for name in ("nni", "pytorch_lightning", "lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)

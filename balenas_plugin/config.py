@@ -1,0 +1,214 @@
+"""The YAML file of a search: read, overridden from the command line, validated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from balenas_plugin.data import DataConfig
+from balenas_plugin.errors import OptionError, nearest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class _Loader(yaml.SafeLoader):
+    """`yaml.SafeLoader` that also reads 5e-4 as a number, as everybody expects (YAML 1.1 wants 5.0e-4)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatorConfig:
+    """How the supernet is trained.
+
+    Args:
+        epochs: passes over the weight half of the data, at least 1.
+        optimizer: name of a class in `torch.optim` and its options.
+        schedule: {"name": "cosine", "min_lr": ...} over all epochs, or {"name": "constant"}.
+        logger: "csv", "tensorboard" or "none".
+        trainer: any further option of Lightning's `Trainer`.
+    """
+
+    epochs: int = 15
+    optimizer: Mapping[str, Any] = field(
+        default_factory=lambda: {"name": "SGD", "lr": 0.025, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    )
+    schedule: Mapping[str, Any] = field(default_factory=lambda: {"name": "cosine", "min_lr": 0.001})
+    logger: str = "csv"
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_whole("evaluator.epochs", self.epochs, least=1)
+        require_word("evaluator.logger", self.logger, ("csv", "tensorboard", "none"))
+        require_named("evaluator.optimizer", self.optimizer)
+        require_named("evaluator.schedule", self.schedule)
+        require_word("evaluator.schedule.name", self.schedule["name"], ("cosine", "constant"))
+        require_keys("evaluator.schedule", self.schedule, ("name", "min_lr"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """A whole search.
+
+    Args:
+        name: of the run; its folder is runs/<name>.
+        seed: of everything random.
+        space: name of a model space and its options.
+        data: which images.
+        strategy: name of a one-shot strategy and its options.
+        evaluator: how the supernet is trained.
+        top_k: how many architectures architectures.json lists.
+        threads: CPU threads of torch; None leaves torch's own choice. Small networks run best with one, and the last
+            digits of a result depend on it.
+    """
+
+    name: str
+    seed: int = 0
+    space: Mapping[str, Any] = field(default_factory=lambda: {"name": "NasBench201"})
+    data: DataConfig = field(default_factory=DataConfig)
+    strategy: Mapping[str, Any] = field(default_factory=lambda: {"name": "BaLeNAS"})
+    evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
+    top_k: int = 10
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise OptionError(f"name must be letters, digits, '.', '_' or '-' (it names a folder), got {self.name!r}")
+        require_whole("seed", self.seed, least=0)
+        require_whole("top_k", self.top_k, least=1)
+        if self.threads is not None:
+            require_whole("threads", self.threads, least=1)
+        require_named("space", self.space)
+        require_named("strategy", self.strategy)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, with every default filled in, from which `from_dict` makes an equal config."""
+        return {
+            **{f.name: getattr(self, f.name) for f in fields(self)},
+            "space": dict(self.space),
+            "strategy": dict(self.strategy),
+            "data": asdict(self.data),
+            "evaluator": {
+                **{k: dict(v) if isinstance(v, Mapping) else v for k, v in vars(self.evaluator).items() if k != "trainer"},
+                **self.evaluator.trainer,
+            },
+        }
+
+    def to_yaml(self) -> str:
+        """Return the resolved config as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> SearchConfig:
+        """Validate a document and fill in defaults; `evaluator` keys that are not its own are trainer options.
+
+        Raises:
+            OptionError: a key is unknown (the nearest valid one is named) or a value is of a wrong type or range.
+        """
+        known = tuple(f.name for f in fields(cls))
+        require_keys("the config", document, known)
+        values = dict(document)
+        for section in ("space", "strategy"):
+            if isinstance(values.get(section), str):
+                values[section] = {"name": values[section]}
+        for section in ("data", "evaluator"):
+            if section in values and not isinstance(values[section], Mapping):
+                raise OptionError(f"{section} must be a mapping of options, got {values[section]!r}")
+        if "data" in values:
+            require_keys("data", values["data"], tuple(f.name for f in fields(DataConfig)))
+            values["data"] = DataConfig(**values["data"])
+        if "evaluator" in values:
+            own = tuple(f.name for f in fields(EvaluatorConfig) if f.name != "trainer")
+            given = dict(values["evaluator"])
+            mine = {key: given.pop(key) for key in own if key in given}
+            values["evaluator"] = EvaluatorConfig(**mine, trainer=given)
+        return cls(**values)
+
+
+def load_config(
+    path: Path, overrides: Iterable[str] = (), *, seed: int | None = None, name: str | None = None
+) -> SearchConfig:
+    """Read a YAML file and apply overrides.
+
+    Args:
+        path: the file; its stem is the default `name`.
+        overrides: "a.b=value" with the value in YAML, the later winning.
+        seed: in the place of the file's.
+        name: in the place of the file's.
+
+    Raises:
+        OptionError: the file is missing or not YAML, or the config is invalid.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise OptionError(f"cannot read the config {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise OptionError(f"{path} must hold a mapping with the keys space, data, strategy, evaluator; see configs/")
+    document.setdefault("name", path.stem)
+    for override in overrides:
+        apply_override(document, override)
+    if seed is not None:
+        document["seed"] = seed
+    if name is not None:
+        document["name"] = name
+    return SearchConfig.from_dict(document)
+
+
+def apply_override(document: dict[str, Any], override: str) -> None:
+    """Set one "a.b=value" in a nested document.
+
+    Raises:
+        OptionError: the override has no "=", or goes through a value that is not a mapping.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise OptionError(f"--set wants KEY=VALUE, e.g. evaluator.epochs=5, got {override!r}")
+    *path, last = key.strip().split(".")
+    target = document
+    for part in path:
+        if isinstance(target.get(part), str) and part in ("space", "strategy"):
+            target[part] = {"name": target[part]}
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise OptionError(f"--set {override}: {part!r} holds a value, not a mapping")
+    try:
+        target[last] = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise OptionError(f"--set {override}: the value is not valid YAML: {error}") from error
+
+
+def require_keys(where: str, given: Mapping[str, Any], allowed: Iterable[str]) -> None:
+    """Raise OptionError at the first key that is not allowed, naming the nearest that is."""
+    allowed = tuple(allowed)
+    for key in given:
+        if key not in allowed:
+            raise OptionError(f"{where} has no option {key!r}{nearest(str(key), allowed)} Options: {', '.join(allowed)}")
+
+
+def require_named(where: str, given: object) -> None:
+    """Raise OptionError unless `given` is a mapping with a name."""
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+        raise OptionError(f"{where} must be a mapping with a name, e.g. {{name: ...}}, got {given!r}")
+
+
+def require_word(where: str, given: object, allowed: tuple[str, ...]) -> None:
+    """Raise OptionError unless `given` is one of the words."""
+    if given not in allowed:
+        raise OptionError(f"{where} must be one of {', '.join(allowed)}, got {given!r}{nearest(str(given), allowed)}")
+
+
+def require_whole(where: str, given: object, *, least: int) -> None:
+    """Raise OptionError unless `given` is a whole number of at least `least`."""
+    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        raise OptionError(f"{where} must be a whole number of at least {least}, got {given!r}")
