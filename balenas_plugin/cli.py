@@ -50,7 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     search.add_argument("config", type=Path, metavar="CONFIG.yml", help="what to search, on what, how (see configs/)")
     search.add_argument(
-        "--set", action="append", default=[], metavar="A.B=VALUE", dest="overrides", help="override one option; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=VALUE",
+        dest="overrides",
+        help="override one option; repeatable",
     )
     search.add_argument("--seed", type=int, help="seed of everything random, instead of the config's")
     search.add_argument(

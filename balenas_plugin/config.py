@@ -97,7 +97,11 @@ class SearchConfig:
             "strategy": dict(self.strategy),
             "data": asdict(self.data),
             "evaluator": {
-                **{k: dict(v) if isinstance(v, Mapping) else v for k, v in vars(self.evaluator).items() if k != "trainer"},
+                **{
+                    k: dict(v) if isinstance(v, Mapping) else v
+                    for k, v in vars(self.evaluator).items()
+                    if k != "trainer"
+                },
                 **self.evaluator.trainer,
             },
         }
@@ -148,7 +152,7 @@ def load_config(
         OptionError: the file is missing or not YAML, or the config is invalid.
     """
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
     except OSError as error:
         raise OptionError(f"cannot read the config {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -183,7 +187,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             raise OptionError(f"--set {override}: {part!r} holds a value, not a mapping")
     try:
-        target[last] = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        target[last] = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise OptionError(f"--set {override}: the value is not valid YAML: {error}") from error
 
@@ -193,7 +197,9 @@ def require_keys(where: str, given: Mapping[str, Any], allowed: Iterable[str]) -
     allowed = tuple(allowed)
     for key in given:
         if key not in allowed:
-            raise OptionError(f"{where} has no option {key!r}{nearest(str(key), allowed)} Options: {', '.join(allowed)}")
+            raise OptionError(
+                f"{where} has no option {key!r}{nearest(str(key), allowed)} Options: {', '.join(allowed)}"
+            )
 
 
 def require_named(where: str, given: object) -> None:

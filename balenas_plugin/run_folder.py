@@ -1,12 +1,12 @@
 """The folder of a run: what was asked, what happened, what was found.
 
-    config.yml           the resolved config
-    manifest.json        versions, seed, command, times, data
-    history.csv          one row an epoch
-    posterior.json       the posterior after the last epoch
-    architectures.json   the architectures found
-    checkpoints/         from which the search resumes
-    logs/                Lightning's logger
+config.yml           the resolved config
+manifest.json        versions, seed, command, times, data
+history.csv          one row an epoch
+posterior.json       the posterior after the last epoch
+architectures.json   the architectures found
+checkpoints/         from which the search resumes
+logs/                Lightning's logger
 """
 
 from __future__ import annotations
@@ -79,7 +79,11 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_text_atomically(self.config, config.to_yaml())
         manifest = self.read_manifest() if resumed and self.manifest.exists() else {}
-        started = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "started": _now(), "resumed": resumed}
+        started = {
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "started": _now(),
+            "resumed": resumed,
+        }
         manifest.update(
             status="running",
             name=config.name,
@@ -107,7 +111,9 @@ class RunFolder:
         try:
             manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise FileFormatError(f"cannot read {self.manifest}: {error}. Is {self.path} the folder of a run?") from error
+            raise FileFormatError(
+                f"cannot read {self.manifest}: {error}. Is {self.path} the folder of a run?"
+            ) from error
         if not isinstance(manifest, dict) or not isinstance(manifest.get("sessions"), list):
             raise FileFormatError(f"{self.manifest} is not the manifest of a run")
         return manifest

@@ -1,7 +1,7 @@
 """The mathematics of BaLeNAS: torch and the standard library only.
 
-`vadam` learns the posterior, `posterior` holds it, `order_statistics` and `ranking` say which architectures are probable,
-`architect` and `hessian` differentiate the bilevel problem.
+`vadam` learns the posterior and `posterior` holds it; `decisions`, `order_statistics` and `ranking` say which
+architectures are probable; `architect` and `hessian` differentiate the bilevel problem.
 """
 
 from balenas_plugin.bayes.posterior import Posterior

@@ -36,7 +36,10 @@ def architecture_hessian(loss: Callable[[], Tensor], alphas: Sequence[Tensor], *
             second = torch.autograd.grad(entry, list(alphas), retain_graph=True, allow_unused=True)
         rows.append(
             torch.cat(
-                [torch.zeros_like(a).flatten() if h is None else h.flatten() for a, h in zip(alphas, second, strict=True)]
+                [
+                    torch.zeros_like(a).flatten() if h is None else h.flatten()
+                    for a, h in zip(alphas, second, strict=True)
+                ]
             )
         )
     hessian = torch.stack(rows).detach()

@@ -89,9 +89,7 @@ def log_top_set_probability(mean: Tensor, std: Tensor, n: int) -> dict[tuple[int
     return dict(zip(sets, _normalised(torch.stack(values)).tolist(), strict=True))
 
 
-def log_node_probability(
-    means: Sequence[Tensor], stds: Sequence[Tensor], n: int
-) -> dict[tuple[Entry, ...], float]:
+def log_node_probability(means: Sequence[Tensor], stds: Sequence[Tensor], n: int) -> dict[tuple[Entry, ...], float]:
     """Return the log-probability of every way a DARTS node can choose `n` of its incoming edges and their operations.
 
     A node ranks its edges by their best operation's logit and keeps the n best edges, each with its best operation

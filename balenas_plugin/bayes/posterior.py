@@ -46,7 +46,10 @@ class Posterior:
     choices: dict[str, tuple[str, ...]]
 
     def __init__(
-        self, mean: Mapping[str, Tensor], precision: Mapping[str, Tensor], choices: Mapping[str, Sequence[str]] | None = None
+        self,
+        mean: Mapping[str, Tensor],
+        precision: Mapping[str, Tensor],
+        choices: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         if choices is None:
             choices = {label: [str(k) for k in range(len(mu))] for label, mu in mean.items()}
@@ -154,7 +157,9 @@ class Posterior:
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise FileFormatError(f"{path} is not a posterior of this package (no format {FORMAT!r} in it)")
         if document.get("version") != VERSION:
-            raise FileFormatError(f"{path} has posterior version {document.get('version')!r}; this package reads {VERSION}")
+            raise FileFormatError(
+                f"{path} has posterior version {document.get('version')!r}; this package reads {VERSION}"
+            )
         try:
             return cls._from_document(document)
         except (KeyError, TypeError, ValueError) as error:
@@ -162,7 +167,12 @@ class Posterior:
 
     @classmethod
     def _from_document(cls, document: dict[str, Any]) -> Posterior:
-        dtypes = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
+        dtypes = {
+            "float32": torch.float32,
+            "float64": torch.float64,
+            "float16": torch.float16,
+            "bfloat16": torch.bfloat16,
+        }
         dtype, labels = dtypes[document["dtype"]], document["labels"]
         return cls(
             {label: torch.tensor(entry["mean"], dtype=dtype) for label, entry in labels.items()},

@@ -340,7 +340,7 @@ class VAdam(torch.optim.Optimizer):
         p.copy_(new_mu)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that changes: per-parameter state, N, M and all options, the noise's state if it has one."""
+        """Return all that changes: state per parameter, N, M and the other options, the noise's state if it has one."""
         state = super().state_dict()
         if hasattr(self.noise, "state_dict"):
             state["noise"] = self.noise.state_dict()
@@ -375,10 +375,11 @@ def validate_options(options: dict[str, Any]) -> None:
         raise OptionError(f"num_mc_samples must be a whole number of at least 1, got {samples!r}")
     update = options["update"]
     if update not in UPDATES:
-        raise OptionError(f"update must be one of {', '.join(UPDATES)}, got {update!r}{nearest(str(update), UPDATES)}")
+        near = nearest(str(update), UPDATES)
+        raise OptionError(f"update must be one of {', '.join(UPDATES)}, got {update!r}{near}")
     if options["initial_precision"] < options["prior_precision"]:
         raise OptionError(
             f"initial_precision ({options['initial_precision']:g}) is below prior_precision "
-            f"({options['prior_precision']:g}): the posterior precision is N s + prior_precision with s >= 0, so it can "
+            f"({options['prior_precision']:g}): posterior precision is N s + prior_precision with s >= 0, so it can "
             "never be less than the prior's. Raise initial_precision or lower prior_precision."
         )

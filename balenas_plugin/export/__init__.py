@@ -1,1 +1,1 @@
-
+"""From a posterior to ranked architectures."""

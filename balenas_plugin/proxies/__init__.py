@@ -8,7 +8,7 @@ add one, write such a module here, or offer a `Proxy` from another package as an
 from __future__ import annotations
 
 from balenas_plugin.proxies._dependence import depends_on_input
-from balenas_plugin.proxies._network import Network, borrowed, total
+from balenas_plugin.proxies._network import Network, borrowed, gradients, total
 from balenas_plugin.proxies._registry import ENTRY_POINT_GROUP, Proxy, get_proxy, list_proxies
 from balenas_plugin.proxies._scoring import rank_value, score
 
@@ -19,6 +19,7 @@ __all__ = [
     "borrowed",
     "depends_on_input",
     "get_proxy",
+    "gradients",
     "list_proxies",
     "rank_value",
     "score",

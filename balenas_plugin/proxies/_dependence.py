@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from balenas_plugin.proxies._exponents import ExponentTracking
 from balenas_plugin.proxies._linearised import BatchNormRemoved, example_of_ones
-from balenas_plugin.proxies._network import Network, borrowed
+from balenas_plugin.proxies._network import Network, borrowed, gradients
 
 
 def depends_on_input(model: nn.Module, inputs: Tensor) -> bool:
@@ -54,7 +54,5 @@ def _weighted_output(network: Network, inputs: Tensor) -> Tensor:
 
 def _has_gradient(output: Tensor, leaf: Tensor) -> bool:
     """Return whether any entry of the gradient of `output` for `leaf` is other than zero (and is a number)."""
-    if not output.requires_grad:
-        return False
-    (gradient,) = torch.autograd.grad(output, leaf, allow_unused=True, materialize_grads=True)
+    (gradient,) = gradients(output, [leaf])
     return bool((gradient.abs() > 0).any())

@@ -78,17 +78,16 @@ class Network:
         Raises:
             OptionError: there are no `weights`.
         """
-        weights = list(self.weights.values())
-        if not weights:
+        self.require_weights()
+        return gradients(of, self.weights.values(), create_graph=create_graph)
+
+    def require_weights(self) -> None:
+        """Raise OptionError if there are no `weights`."""
+        if not self.weights:
             raise OptionError(
-                f"{type(self.model).__name__} has no Conv2d or Linear layer, and this proxy looks at their weights "
-                "alone; choose one that looks at activations or sizes, such as jacob_cov, naswot, params"
+                f"{type(self.model).__name__} has no Conv2d or Linear layer, and this proxy looks at those alone; "
+                "choose one that looks at activations or sizes, such as jacob_cov, naswot, params"
             )
-        if not of.requires_grad:
-            return [torch.zeros_like(weight) for weight in weights]
-        return list(
-            torch.autograd.grad(of, weights, create_graph=create_graph, allow_unused=True, materialize_grads=True)
-        )
 
 
 @contextlib.contextmanager
@@ -123,6 +122,14 @@ def borrowed(
         finally:
             for module, mode in modes:
                 module.training = mode
+
+
+def gradients(of: Tensor, tensors: Iterable[Tensor], *, create_graph: bool = False) -> list[Tensor]:
+    """Return the gradient of the scalar `of` for each of `tensors`; zero where it does not depend on one."""
+    leaves = list(tensors)
+    if not of.requires_grad or not leaves:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return list(torch.autograd.grad(of, leaves, create_graph=create_graph, allow_unused=True, materialize_grads=True))
 
 
 def total(values: Iterable[Tensor]) -> float:

@@ -7,7 +7,7 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from balenas_plugin.proxies._network import borrowed, total
+from balenas_plugin.proxies._network import borrowed, gradients, total
 from balenas_plugin.proxies._registry import Proxy
 
 
@@ -31,16 +31,14 @@ def fisher(model: nn.Module, inputs: Tensor, targets: Tensor | None = None) -> f
         return output * masks[layer, shape]
 
     with borrowed(model) as network, contextlib.ExitStack() as hooks:
+        network.require_weights()
         for layer in model.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 hooks.callback(layer.register_forward_hook(mask_channels).remove)
         loss = network.loss(inputs, targets)
-        if not masks:
-            return 0.0
-        gradients = torch.autograd.grad(loss, list(masks.values()), allow_unused=True, materialize_grads=True)
         return total(
             g.square().mean(0).sum() / 2 * layer.weight[0].numel()
-            for (layer, _), g in zip(masks, gradients, strict=True)
+            for (layer, _), g in zip(masks, gradients(loss, masks.values()), strict=True)
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.errors import OptionError
-from balenas_plugin.proxies._network import borrowed
+from balenas_plugin.proxies._network import borrowed, gradients
 from balenas_plugin.proxies._registry import Proxy
 
 _EPSILON = 1e-5
@@ -33,10 +33,7 @@ def jacob_cov(model: nn.Module, inputs: Tensor, targets: Tensor | None = None) -
         )
     with borrowed(model) as network:
         leaf = inputs.detach().clone().requires_grad_()
-        outputs = network(leaf).sum()
-        if not outputs.requires_grad:
-            return math.nan
-        (jacobians,) = torch.autograd.grad(outputs, leaf, allow_unused=True, materialize_grads=True)
+        (jacobians,) = gradients(network(leaf).sum(), [leaf])
     correlation = torch.corrcoef(jacobians.flatten(1).double().cpu())
     if not bool(correlation.isfinite().all()):
         return math.nan

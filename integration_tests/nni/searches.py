@@ -38,7 +38,11 @@ def random_data(count: int, *, mark: float, shape: tuple[int, ...] = VECTOR, see
 
 
 def loaders(
-    *, train: int | Dataset[Any] = 16, val: int | Dataset[Any] = 16, batch_size: int = 8, shape: tuple[int, ...] = VECTOR
+    *,
+    train: int | Dataset[Any] = 16,
+    val: int | Dataset[Any] = 16,
+    batch_size: int = 8,
+    shape: tuple[int, ...] = VECTOR,
 ) -> dict[str, DataLoader]:
     """Return a training and a validation loader as an evaluator's keyword arguments; a number is that many examples."""
     train = random_data(train, mark=TRAIN_MARK, shape=shape, seed=0) if isinstance(train, int) else train

@@ -140,9 +140,7 @@ def test_weight_step_is_at_the_mean_or_at_a_draw(weight_step_alpha, order, tmp_p
 @pytest.mark.parametrize("order", ["first", "second"])
 @pytest.mark.parametrize("failing", [2, 3])
 def test_alphas_are_at_the_mean_again_when_the_training_step_raises(failing, order, tmp_path):
-    strategy = prepare(
-        Layers(), classification(tmp_path), num_mc_samples=2, order=order, weight_step_alpha="sample"
-    )
+    strategy = prepare(Layers(), classification(tmp_path), num_mc_samples=2, order=order, weight_step_alpha="sample")
     module = strategy.oneshot_module
     before, weights = copies(module.named_arch_parameters()), copies(weights_of(module))
     calls = []
@@ -210,9 +208,7 @@ def test_weight_optimizer_holds_all_weights_and_no_alpha(tmp_path):
 
 
 def dataset_size_of(tmp_path: Any, val_loader: Any, **options: Any) -> float:
-    evaluator = classification(
-        tmp_path, train_dataloaders=loaders()["train_dataloaders"], val_dataloaders=val_loader
-    )
+    evaluator = classification(tmp_path, train_dataloaders=loaders()["train_dataloaders"], val_dataloaders=val_loader)
     return search(Layers(), evaluator, num_mc_samples=1, **options).oneshot_module.vadam.dataset_size
 
 

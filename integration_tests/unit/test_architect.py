@@ -75,7 +75,9 @@ def reference(parity_dir):
 
 def vadam_of(toy, eps):
     """VAdam of the reference run, fed the recorded noise of each step."""
-    pieces = iter(piece for (row, *_) in eps for piece in (tensor(row[:8]).reshape(2, 4), tensor(row[8:]).reshape(1, 3)))
+    pieces = iter(
+        piece for (row, *_) in eps for piece in (tensor(row[:8]).reshape(2, 4), tensor(row[8:]).reshape(1, 3))
+    )
     return VAdam(toy.alphas, lr=3e-4, betas=(0.5, 0.999), dataset_size=25_000, noise=lambda _: next(pieces))
 
 
@@ -126,7 +128,9 @@ def test_vadam_first_order_equals_the_reference(reference):
             toy.flat([a.grad for a in toy.alphas]), tensor(expected["alpha_grad_final"]), **CLOSE
         )
         torch.testing.assert_close(toy.flat(toy.alphas), tensor(expected["alpha_after"]), **CLOSE)
-        torch.testing.assert_close(toy.flat([optimizer.state[a]["s"] for a in toy.alphas]), tensor(expected["s"]), **CLOSE)
+        torch.testing.assert_close(
+            toy.flat([optimizer.state[a]["s"] for a in toy.alphas]), tensor(expected["s"]), **CLOSE
+        )
         toy.weight_step(batch)
         torch.testing.assert_close(toy.flat(toy.weights), tensor(expected["theta_after_weight_step"]), **CLOSE)
 
@@ -139,7 +143,9 @@ def test_second_order_chain_equals_the_reference_that_differentiates_at_the_mean
     """
     toy = Bilevel(reference)
     optimizer = vadam_of(toy, reference["eps"])
-    for expected, batch in zip(reference["runs"]["vadam_second_M1_gradient_at_mean"], reference["batches"], strict=True):
+    for expected, batch in zip(
+        reference["runs"]["vadam_second_M1_gradient_at_mean"], reference["batches"], strict=True
+    ):
         mean = [a.detach().clone() for a in toy.alphas]
 
         def closure(b=batch, mean=mean):

@@ -107,7 +107,7 @@ def test_file_round_trip_is_exact(tmp_path, dtype):
         ("", "cannot read the posterior"),
         ('{"format": "balenas-post', "cannot read the posterior"),
         ('{"something": "else"}', "is not a posterior of this package"),
-        ('[1, 2]', "is not a posterior of this package"),
+        ("[1, 2]", "is not a posterior of this package"),
         ('{"format": "balenas-posterior", "version": 99}', "posterior version 99"),
         ('{"format": "balenas-posterior", "version": 1, "dtype": "float32"}', "is damaged"),
         (
@@ -157,7 +157,7 @@ def test_mismatched_parts_are_refused():
 
 def test_unknown_labels_and_choices_name_the_nearest():
     posterior = example()
-    with pytest.raises(SpaceError, match="has no choice 'skp'.*did you mean 'skip'"):
+    with pytest.raises(SpaceError, match=r"has no choice 'skp'.*did you mean 'skip'"):
         posterior.log_probability({"a": "3", "b": "skp"})
     with pytest.raises(SpaceError, match="'b' is missing"):
         posterior.log_probability({"a": "3"})

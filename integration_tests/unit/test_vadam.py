@@ -100,7 +100,10 @@ def test_vadam_equals_the_reference(parity_dir, name):
         }
         for field, value in found.items():
             torch.testing.assert_close(
-                value, torch.tensor(expected[field], dtype=torch.float64), **TOLERANCE, msg=lambda m, f=field: f"{f}: {m}"
+                value,
+                torch.tensor(expected[field], dtype=torch.float64),
+                **TOLERANCE,
+                msg=lambda m, f=field: f"{f}: {m}",
             )
 
 
@@ -120,7 +123,9 @@ def test_newton_form_equals_equations_17_and_18(parity_dir, name):
     for expected, (optimizer, params, flat, _, grads) in zip(case["steps"], steps, strict=True):
         torch.testing.assert_close(flat(params), torch.tensor(expected["mu"], dtype=torch.float64), **TOLERANCE)
         torch.testing.assert_close(
-            flat([optimizer.state[p]["s"] for p in params]), torch.tensor(expected["s"], dtype=torch.float64), **TOLERANCE
+            flat([optimizer.state[p]["s"] for p in params]),
+            torch.tensor(expected["s"], dtype=torch.float64),
+            **TOLERANCE,
         )
         torch.testing.assert_close(
             torch.stack(grads).mean(0), torch.tensor(expected["g_hat"], dtype=torch.float64), **TOLERANCE

@@ -2,7 +2,7 @@
 
 # Must come before any other import from nni.nas: if NNI's one-shot package is imported first, nni.nas.strategy catches
 # its own circular import and leaves placeholders in the place of DARTS and the others.
-import nni.nas.strategy  # isort: skip
+import nni.nas.strategy  # noqa: F401
 
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
 

@@ -30,8 +30,7 @@ from balenas_plugin.search_spaces import nasbench201
 STRATEGIES: dict[str, type[OneShotStrategy]] = {
     "BaLeNAS": BaLeNAS,
     **{
-        name: getattr(nni.nas.strategy, name)
-        for name in ("DARTS", "GumbelDARTS", "Proxyless", "RandomOneShot", "ENAS")
+        name: getattr(nni.nas.strategy, name) for name in ("DARTS", "GumbelDARTS", "Proxyless", "RandomOneShot", "ENAS")
     },
 }
 
@@ -61,7 +60,9 @@ def _space_class(name: str) -> type[ModelSpace]:
         try:
             found = getattr(importlib.import_module(module_name), class_name)
         except (ImportError, AttributeError) as error:
-            raise OptionError(f"space {name!r} cannot be imported: {error}. It is looked up as module:Class.") from error
+            raise OptionError(
+                f"space {name!r} cannot be imported: {error}. It is looked up as module:Class."
+            ) from error
     else:
         hub = {
             key: value
@@ -70,8 +71,8 @@ def _space_class(name: str) -> type[ModelSpace]:
         }
         if name not in hub:
             raise OptionError(
-                f"space {name!r} is unknown{nearest(name, hub)} Spaces of NNI's hub: {', '.join(sorted(hub))}; your own: "
-                "module:Class"
+                f"space {name!r} is unknown{nearest(name, hub)} Spaces of NNI's hub: {', '.join(sorted(hub))}; "
+                "your own: module:Class"
             )
         found = hub[name]
     if not (inspect.isclass(found) and issubclass(found, ModelSpace)):
@@ -87,7 +88,9 @@ def build_strategy(options: Mapping[str, Any]) -> OneShotStrategy:
     """
     name = options["name"]
     if name not in STRATEGIES:
-        raise OptionError(f"strategy {name!r} is unknown{nearest(name, STRATEGIES)} Strategies: {', '.join(STRATEGIES)}")
+        raise OptionError(
+            f"strategy {name!r} is unknown{nearest(name, STRATEGIES)} Strategies: {', '.join(STRATEGIES)}"
+        )
     arguments = {key: value for key, value in options.items() if key != "name"}
     strategy = _construct(f"strategy {name}", STRATEGIES[name], arguments, also=_inherited_options(STRATEGIES[name]))
     if not isinstance(strategy, BaLeNAS):
@@ -101,7 +104,11 @@ def _inherited_options(strategy_class: type) -> tuple[str, ...]:
     for base in strategy_class.__mro__:
         if base is not object and "__init__" in vars(base):
             for parameter in inspect.signature(base.__init__).parameters.values():
-                if parameter.kind is not parameter.VAR_KEYWORD and parameter.name not in ("self", "model_space", "engine"):
+                if parameter.kind is not parameter.VAR_KEYWORD and parameter.name not in (
+                    "self",
+                    "model_space",
+                    "engine",
+                ):
                     names[parameter.name] = None
     return tuple(names)
 

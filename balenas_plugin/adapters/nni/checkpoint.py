@@ -79,7 +79,7 @@ class SearchCheckpoint(Checkpoint):
             if trainer.is_global_zero:
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
-                os.replace(temporary, self.path)
+                temporary.replace(self.path)
         except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
             temporary.unlink(missing_ok=True)
             raise StorageError(

@@ -220,7 +220,7 @@ class BaLeNASModule(DartsLightningModule):
         if not torch.isfinite(loss).all():
             raise NonFiniteLossError(
                 f"the loss of the {which} step became {loss.item()} in epoch {self.trainer.current_epoch}, "
-                f"step {self.trainer.fit_loop.epoch_loop.batch_idx} of the epoch. The last checkpoint is from before that. "
+                f"step {self.trainer.fit_loop.epoch_loop.batch_idx} of it. The last checkpoint is from before that. "
                 "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."
             )
 
@@ -259,7 +259,6 @@ class BaLeNASModule(DartsLightningModule):
     def on_validation_epoch_end(self) -> Any:
         """Forward to the evaluator's module (NNI's report intermediate results here)."""
         return self.training_module.on_validation_epoch_end()
-
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:

@@ -131,7 +131,8 @@ def _records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterat
 def _sigmas(posterior: Posterior) -> dict[str, dict[str, float]]:
     """Return label -> choice -> sigma in logits."""
     return {
-        label: dict(zip(posterior.choices[label], sigma.tolist(), strict=True)) for label, sigma in posterior.std.items()
+        label: dict(zip(posterior.choices[label], sigma.tolist(), strict=True))
+        for label, sigma in posterior.std.items()
     }
 
 

@@ -16,11 +16,12 @@ from nni.nas.space import RawFormatModelSpace
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
-from balenas_plugin.adapters.nni.decisions import RankedSample, ranked_samples
+from balenas_plugin.adapters.nni.decisions import decisions_of
 from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
 from balenas_plugin.adapters.nni.loaders import require_a_batch
 from balenas_plugin.adapters.nni.options import SearchOptions
 from balenas_plugin.adapters.nni.supernet import architecture_parameters
+from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import EvaluatorError, SpaceError
 
@@ -175,7 +176,7 @@ class BaLeNAS(DARTS):
         """
         module = self._search_module()
         module.set_model(self.supernet)
-        return ranked_samples(self.supernet, module.posterior(), module.export())
+        return Architectures(decisions_of(self.supernet), module.posterior()).iterate(first=module.export())
 
     def list_models(self, sort: bool = True, limit: int | None = 1) -> Iterator[RawFormatModelSpace]:
         """Yield the argmax of mu, then the next most probable distinct architectures, `limit` in all.
@@ -195,7 +196,10 @@ class BaLeNAS(DARTS):
     # -- resume -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the checkpoint is, or will be: NNI saves this before the search starts, and a kill comes later."""
+        """Return where the checkpoint is, or will be.
+
+        NNI saves this before the search starts, and a kill comes later.
+        """
         return {} if self._checkpoint is None else {"ckpt_path": str(self._checkpoint.path)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

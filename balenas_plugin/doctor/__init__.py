@@ -1,7 +1,7 @@
 """Find out whether a search can run here, and name the cure of what is broken.
 
 Nothing that may be broken is imported into this process: versions are read from the packages' metadata, and each import
-is tried in a process of its own. The checks are in `doctor_checks`, the known breakages in `doctor_imports`.
+is tried in a process of its own. The checks are in `checks`, the known breakages in `imports`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from balenas_plugin import doctor_checks as checks
-from balenas_plugin.doctor_checks import Finding, Surroundings
-from balenas_plugin.doctor_imports import BALENAS, LIGHTNING, NASLIB, NNI, NNICTL, TORCH, TORCHVISION
+from balenas_plugin.doctor import checks
+from balenas_plugin.doctor.checks import Finding, Surroundings
+from balenas_plugin.doctor.imports import BALENAS, LIGHTNING, NASLIB, NNI, NNICTL, TORCH, TORCHVISION
 
 __all__ = ["Finding", "Surroundings", "diagnose", "run_doctor", "table"]
 

@@ -23,6 +23,8 @@ NASLIB_PACKAGES = (
     "tensorwatch tornado tqdm"
 )
 
+FIND_MISSING = "pip check  # it names what is missing: install that"
+
 _REPORT_MARK = "BALENAS-REPORT "
 _ERROR_LINE = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b")
 _NO_MODULE = re.compile(r"No module named '([\w.]+)'")
@@ -75,7 +77,8 @@ class Probe:
 # A kernel is run on every device: a GPU that the wheel was not built for is "available" all the same.
 _LOOK_AT_DEVICES = """
 import warnings
-found = dict(version=torch.__version__, built_for=torch.version.cuda or torch.version.hip, devices=[], error="")
+built_for = [f"{kind} {v}" for kind, v in [("CUDA", torch.version.cuda), ("ROCm", torch.version.hip)] if v]
+found = dict(version=torch.__version__, built_for="".join(built_for) or "the CPU only", devices=[], error="")
 found.update(threads=torch.get_num_threads(), mps=torch.backends.mps.is_available())
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
@@ -157,7 +160,7 @@ KNOWN = (
         # the bounds of NNI (seen in pip's plan); with all four named, pip keeps the bounds.
         packages=("torch", "torchvision", "setuptools", "nni"),
         reinstall=True,
-        advice="(torch and torchvision from the same place: an --index-url for both or for neither)",
+        advice="# torch and torchvision from the same place: an --index-url for both or for neither",
     ),
     Breakage(
         sign=r"No module named 'pytorch_lightning'",
@@ -178,7 +181,7 @@ KNOWN = (
         sign=r"ImportFailedStrategy",
         meaning="NNI left placeholders in the place of DARTS and its other one-shot strategies",
         packages=("nni", "torch", "torchvision", "pytorch-lightning", "setuptools"),
-        advice="(installs what is out of bounds; if nothing is, add --force-reinstall)",
+        advice="# installs what is missing or out of bounds; if nothing is, add --force-reinstall",
     ),
 )
 
@@ -226,7 +229,7 @@ def explain(attempt: Attempt, *, again: str, wanted: Mapping[str, str]) -> Expla
         for breakage in KNOWN:
             if re.search(breakage.sign, text):
                 line = pip_install(breakage.packages, wanted, reinstall=breakage.reinstall)
-                cure = " ".join(filter(None, [line if breakage.packages else "", breakage.advice]))
+                cure = "  ".join(filter(None, [line if breakage.packages else "", breakage.advice]))
                 return Explanation(f"{breakage.meaning} [{last}]", cure)
         if missing := _NO_MODULE.search(text):
             return _missing_module(missing[1], wanted)
@@ -244,7 +247,7 @@ def _missing_module(module: str, wanted: Mapping[str, str]) -> Explanation:
     top = module.split(".")[0]
     package = _IMPORTED_AS.get(top, top)
     if package not in wanted:
-        return Explanation(f"there is no module {module!r}", "`pip check` names what is missing: install that")
+        return Explanation(f"there is no module {module!r}", FIND_MISSING)
     if module == top:
         return Explanation(f"{package} is not installed", pip_install([package], wanted))
     return Explanation(

@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from balenas_plugin.doctor_imports import (
+from balenas_plugin.doctor.imports import (
+    FIND_MISSING,
     NASLIB,
     NASLIB_PACKAGES,
     NASLIB_VARIABLE,
@@ -54,7 +55,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Declared:
-    """What this package's metadata asks for: the Python versions, and the bounds of each library by name."""
+    """What this package's metadata asks for: Python versions, and the bounds (for example ``<81``) by library."""
 
     python: str
     libraries: Mapping[str, str]
@@ -69,7 +70,12 @@ def read_declared() -> Declared | None:
     # A semicolon makes a requirement part of an extra.
     plain = [line for line in about.get_all("Requires-Dist") or [] if ";" not in line]
     split = [re.match(r"([\w.-]+)\s*(.*)", line) for line in plain]
-    return Declared(about["Requires-Python"] or "", {match[1]: match[2] for match in split if match})
+    libraries = {match[1]: _lower_bound_first(match[2]) for match in split if match}
+    return Declared(_lower_bound_first(about["Requires-Python"] or ""), libraries)
+
+
+def _lower_bound_first(bounds: str) -> str:
+    return ",".join(sorted(bounds.split(","), reverse=True))
 
 
 def find_node_folder() -> Path | None:
@@ -107,7 +113,7 @@ def check_bounds(around: Surroundings) -> Finding:
     """Say whether versions can be compared at all."""
     if around.declared is None:
         detail = f"{DISTRIBUTION} is not installed (a bare checkout?), so the versions that it needs are unknown"
-        return Finding("version bounds", "warning", detail, "pip install . (in the checkout)")
+        return Finding("version bounds", "warning", detail, "pip install .  # in the checkout")
     if _within("1", "") is None:
         detail = "the library `packaging` is missing: versions are shown, not compared"
         return Finding("version bounds", "warning", detail, "pip install packaging")
@@ -122,6 +128,8 @@ def check_library(name: str, around: Surroundings) -> Finding:
         version = around.version(name)
     except metadata.PackageNotFoundError:
         return Finding(name, "warning" if use else "broken", f"not installed{need}", cure)
+    if not version:  # what an interrupted installation leaves
+        return Finding(name, "warning", "its metadata is damaged", pip_install([name], around.wanted, reinstall=True))
     if _within(version, bounds) is False:
         return Finding(name, "warning", f"{version} is outside the tested {bounds}{need}", cure)
     return Finding(name, "ok", version)
@@ -168,7 +176,7 @@ def check_gpu(attempt: Attempt) -> Finding:
     found = attempt.report
     if not found:
         return Finding("GPU", "warning", "unknown, as torch cannot be imported")
-    built = f"torch is built for {found['built_for']}" if found["built_for"] else "torch is built without CUDA"
+    built = f"torch is built for {found['built_for']}"
     if found["error"]:
         return Finding("GPU", "broken", f"{found['error']} ({built})", f"install a torch built for this GPU, {_ON_CPU}")
     if found["said"]:
@@ -204,7 +212,7 @@ def check_naslib(attempt: Attempt | None, around: Surroundings) -> Finding:
         cure = f"set {NASLIB_VARIABLE} to the root of the clone, the folder that holds naslib/"
         return Finding("NASLib", "warning", f"there is no folder naslib in {place}", cure)
     finding = check_import(NASLIB, attempt, around)
-    if "there is no module" in finding.detail:  # of those that NASLib needs, which its own setup.py cannot install
+    if finding.cure == FIND_MISSING:  # pip cannot know: NASLib is not installed but found on a path
         return replace(finding, cure=f"pip install {NASLIB_PACKAGES}")
     return finding
 

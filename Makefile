@@ -1,0 +1,38 @@
+# make search   from nothing to the result of a real search (configs/quickstart.yml)
+# make test     from nothing to all tests passed
+# make check    what CI runs: tests, lint, types
+
+PYTHON := $(shell for p in python3 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$p" && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: search test check lint clean
+
+search: $(VENV)/installed
+	$(BIN)/balenas search configs/quickstart.yml
+
+test: $(VENV)/installed-with-tests
+	$(BIN)/python -m pytest
+
+check: test lint
+
+lint: $(VENV)/installed-with-tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+$(VENV)/installed: pyproject.toml | $(VENV)
+	$(BIN)/pip install --quiet -e .
+	touch $@
+
+$(VENV)/installed-with-tests: pyproject.toml | $(VENV)
+	$(BIN)/pip install --quiet -e '.[test]'
+	touch $@ $(VENV)/installed
+
+$(VENV):
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed, and none was found."; exit 2; }
+	"$(PYTHON)" -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

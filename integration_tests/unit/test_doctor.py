@@ -1,0 +1,543 @@
+"""The doctor: every breakage that it should recognise, with the texts that the real ones leave."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from email.message import Message
+from importlib import metadata
+
+import pytest
+
+from balenas_plugin.doctor import Finding, Surroundings, diagnose, run_doctor, table
+from balenas_plugin.doctor import checks as doctor_checks
+from balenas_plugin.doctor import imports as doctor_imports
+from balenas_plugin.doctor.checks import DATA_FILES, DATA_VARIABLE, Declared, check_data, check_disk, read_declared
+from balenas_plugin.doctor.imports import (
+    BALENAS,
+    LIGHTNING,
+    NASLIB,
+    NASLIB_PACKAGES,
+    NASLIB_VARIABLE,
+    NNI,
+    NNICTL,
+    TORCH,
+    TORCHVISION,
+    Attempt,
+    explain,
+    last_error,
+    run_command,
+)
+
+LIBRARIES = {
+    "nni": "==3.0",
+    "torch": ">=2.11,<2.16",
+    "torchvision": ">=0.26,<0.30",
+    "pytorch-lightning": ">=2.6,<2.7",
+    "setuptools": "<81",
+    "numpy": ">=1.26",
+    "pyarrow": ">=15",
+    "scikit-learn": ">=1.4",
+}
+INSTALLED = {
+    "nni": "3.0",
+    "torch": "2.15.0+cpu",
+    "torchvision": "0.29.2",
+    "pytorch-lightning": "2.6.6",
+    "setuptools": "80.10.2",
+    "numpy": "2.4.6",
+    "pyarrow": "26.0.1",
+    "scikit-learn": "1.9.1",
+}
+REINSTALL_PAIR = (
+    'pip install --force-reinstall "torch>=2.11,<2.16" "torchvision>=0.26,<0.30" "setuptools<81" "nni==3.0"'
+)
+
+# What the real breakages print, shortened to the frames that matter.
+NMS = """Traceback (most recent call last):
+  File "site-packages/torchmetrics/functional/image/arniqa.py", line 31, in <module>
+    from torchvision import transforms
+  File "site-packages/torchvision/_meta_registrations.py", line 163, in <module>
+    @torch.library.register_fake("torchvision::nms")
+RuntimeError: operator torchvision::nms does not exist
+"""
+OTHER_CUDA = """Traceback (most recent call last):
+  File "site-packages/torchvision/extension.py", line 67, in _check_cuda_version
+    raise RuntimeError(
+RuntimeError: Detected that PyTorch and torchvision were compiled with different CUDA major versions. PyTorch has CUDA \
+Version=12.8 and torchvision has CUDA Version=13.2. Please reinstall the torchvision that matches your PyTorch install.
+"""
+NO_LIGHTNING = """Traceback (most recent call last):
+  File "site-packages/nni/nas/evaluator/pytorch/lightning.py", line 10, in <module>
+    import pytorch_lightning as pl
+ModuleNotFoundError: No module named 'pytorch_lightning'
+"""
+NO_PKG_RESOURCES = """Traceback (most recent call last):
+  File "site-packages/nni/tools/nnictl/nnictl.py", line 7, in <module>
+    import pkg_resources
+ModuleNotFoundError: No module named 'pkg_resources'
+"""
+PLACEHOLDER = """Traceback (most recent call last):
+  File "<string>", line 7, in <module>
+ImportError: DARTS is an ImportFailedStrategy: ImportError("cannot import name 'LRScheduler'")
+"""
+TORCH_REPORT = {
+    "version": "2.15.0+cpu",
+    "built_for": "the CPU only",
+    "devices": [],
+    "error": "",
+    "threads": 2,
+    "mps": False,
+    "said": [],
+}
+
+
+def reported(report):
+    return Attempt(0, stdout="a library prints while it is imported\nBALENAS-REPORT " + json.dumps(report) + "\n")
+
+
+def failed(stderr, code=1):
+    return Attempt(code, stderr=stderr)
+
+
+def missing(module):
+    return failed(f"Traceback (most recent call last):\nModuleNotFoundError: No module named '{module}'\n")
+
+
+@pytest.fixture
+def node_folder(tmp_path):
+    folder = tmp_path / "nni_node"
+    folder.mkdir()
+    (folder / "main.js").touch()
+    for name in ("node", "node.exe"):
+        (folder / name).touch(mode=0o755)
+    return folder
+
+
+@pytest.fixture
+def machine(node_folder, monkeypatch):
+    """Return a function that builds a healthy machine, apart from what it is given."""
+    for variable in (DATA_VARIABLE, NASLIB_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+
+    def build(attempts=None, *, installed=INSTALLED, node="v18.15.0", **others):
+        table_of_attempts = {TORCH: reported(TORCH_REPORT), **(attempts or {})}
+
+        def run(command):
+            if command[1:] == ["--version"]:
+                return node if isinstance(node, Attempt) else Attempt(0, stdout=node + "\n")
+            probes = [probe for probe in table_of_attempts if probe.command == command]
+            return table_of_attempts[probes[0]] if probes else reported({})
+
+        def version(name):
+            if name not in installed:
+                raise metadata.PackageNotFoundError(name)
+            return installed[name]
+
+        healthy = Surroundings(
+            run=run,
+            version=version,
+            python="3.11.7",
+            declared=Declared(">=3.11,<3.13", LIBRARIES),
+            node_folder=node_folder,
+        )
+        return replace(healthy, **others)
+
+    return build
+
+
+def findings_of(around):
+    return {finding.check: finding for finding in diagnose(around)}
+
+
+def without(name):
+    return {library: version for library, version in INSTALLED.items() if library != name}
+
+
+def test_healthy_machine_has_nothing_but_ok(machine):
+    stream = io.StringIO()
+    assert run_doctor(stream, around=machine()) == 0
+    lines = stream.getvalue().splitlines()
+    assert lines[-1] == "A search can run."
+    assert "cure:" not in stream.getvalue()
+    assert {line.split()[0] for line in lines[1:-2]} == {"ok"}
+
+
+@pytest.mark.parametrize("stderr", [NMS, OTHER_CUDA])
+def test_torchvision_for_another_torch(machine, stderr):
+    broken = [TORCHVISION, LIGHTNING, NNI, BALENAS]
+    around = machine(dict.fromkeys(broken, failed(stderr)))
+    found = findings_of(around)
+    for probe in broken:
+        assert found[probe.check].status == "broken"
+        assert "torchvision is built for another torch" in found[probe.check].detail
+        assert found[probe.check].cure.startswith(REINSTALL_PAIR)
+    stream = io.StringIO()
+    assert run_doctor(stream, around=around) == 2
+    assert stream.getvalue().count(REINSTALL_PAIR) == 1  # once, then "as above"
+    assert stream.getvalue().splitlines()[-1] == (
+        "No search can run until this is cured: import torchvision, import lightning, NNI's strategies, "
+        "BaLeNAS for NNI."
+    )
+
+
+def test_lightning_missing(machine):
+    attempts = dict.fromkeys([LIGHTNING, NNI, BALENAS], failed(NO_LIGHTNING))
+    found = findings_of(machine(attempts, installed=without("pytorch-lightning")))
+    for check in ("pytorch-lightning", LIGHTNING.check, NNI.check, BALENAS.check):
+        assert found[check].status == "broken"
+        assert found[check].cure == 'pip install "pytorch-lightning>=2.6,<2.7"'
+    assert "nni.nas needs it" in found[NNI.check].detail
+
+
+def test_setuptools_too_new_only_warns(machine):
+    around = machine({NNICTL: failed(NO_PKG_RESOURCES)}, installed=INSTALLED | {"setuptools": "82.0.1"})
+    found = findings_of(around)
+    for check in ("setuptools", "nnictl"):
+        assert found[check].status == "warning"
+        assert "pkg_resources" in found[check].detail
+        assert found[check].cure == 'pip install "setuptools<81"'
+    stream = io.StringIO()
+    assert run_doctor(stream, around=around) == 0
+    assert stream.getvalue().splitlines()[-1] == ("A search can run; look at the warnings, though: setuptools, nnictl.")
+
+
+def test_placeholder_strategies(machine):
+    found = findings_of(machine({NNI: failed(PLACEHOLDER)}))[NNI.check]
+    assert found.status == "broken"
+    assert "placeholders in the place of DARTS" in found.detail
+    assert "LRScheduler" in found.detail
+    assert '"nni==3.0"' in found.cure
+
+
+def test_placeholder_because_of_lightning_names_lightning(machine):
+    text = (
+        """ImportError: DARTS is an ImportFailedStrategy: ModuleNotFoundError("No module named 'pytorch_lightning'")"""
+    )
+    assert findings_of(machine({NNI: failed(text)}))[NNI.check].cure == 'pip install "pytorch-lightning>=2.6,<2.7"'
+
+
+@pytest.mark.parametrize(
+    ("module", "cure"),
+    [
+        ("nni", 'pip install "nni==3.0"'),
+        ("sklearn", 'pip install "scikit-learn>=1.4"'),
+        ("nni.nas.space", 'pip install --force-reinstall "nni==3.0"'),  # NNI 2, or a folder named nni
+        ("schema", "pip check  # it names what is missing: install that"),
+    ],
+)
+def test_missing_modules(machine, module, cure):
+    found = findings_of(machine({NNI: missing(module)}))[NNI.check]
+    assert (found.status, found.cure) == ("broken", cure)
+
+
+def test_last_line_decides_before_what_was_handled_on_the_way():
+    chained = (
+        NO_PKG_RESOURCES + "\nDuring handling of the above exception, another exception occurred:\n\n" + NO_LIGHTNING
+    )
+    assert explain(failed(chained), again="x", wanted=LIBRARIES).cure == 'pip install "pytorch-lightning>=2.6,<2.7"'
+
+
+@pytest.mark.parametrize("code", [None, -9, -4, -11, 3])
+def test_unrecognised_ends_say_how_to_see_more(machine, code):
+    found = findings_of(machine({BALENAS: Attempt(code)}))[BALENAS.check]
+    assert found.status == "broken"
+    words = {None: "did not end within", -9: "SIGKILL", -4: "SIGILL", -11: "SIGSEGV", 3: "status 3"}
+    assert words[code] in found.detail
+    assert 'python -c "from balenas_plugin import BaLeNAS"' in found.cure
+
+
+def test_last_error_of_a_message_with_several_lines():
+    assert last_error("Traceback\nValueError: first\n\n  more of it\n") == "ValueError: first"
+    assert last_error("node: GLIBC_2.28 not found\n") == "node: GLIBC_2.28 not found"
+    assert last_error("") == ""
+
+
+@pytest.mark.parametrize(
+    ("version", "status"), [("3.10.14", "broken"), ("3.11.0", "ok"), ("3.12.9", "ok"), ("3.13.1", "broken")]
+)
+def test_python(machine, version, status):
+    found = findings_of(machine(python=version))["Python"]
+    assert found.status == status
+    assert version in found.detail
+    assert found.cure == ("use a Python >=3.11,<3.13" if status == "broken" else "")
+
+
+@pytest.mark.parametrize(
+    ("library", "version", "cure"),
+    [
+        ("torch", "2.16.0", 'pip install "torch>=2.11,<2.16"'),
+        ("torch", "2.10.1+cu130", 'pip install "torch>=2.11,<2.16"'),
+        ("torchvision", "0.30.0", 'pip install "torchvision>=0.26,<0.30"'),
+        ("pytorch-lightning", "2.5.9", 'pip install "pytorch-lightning>=2.6,<2.7"'),
+        ("nni", "2.10.1", 'pip install "nni==3.0"'),
+        ("numpy", "1.25.2", 'pip install "numpy>=1.26"'),
+        ("pyarrow", "14.0.0", 'pip install "pyarrow>=15"'),
+        ("scikit-learn", "1.3.2", 'pip install "scikit-learn>=1.4"'),
+    ],
+)
+def test_untested_version_is_a_warning(machine, library, version, cure):
+    found = findings_of(machine(installed=INSTALLED | {library: version}))
+    assert found[library].status == "warning"
+    assert version in found[library].detail
+    assert found[library].cure == cure
+    assert {finding.status for name, finding in found.items() if name != library} == {"ok"}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_missing_library(machine, library):
+    found = findings_of(machine(installed=without(library)))[library]
+    optional = library in {"setuptools", "pyarrow", "scikit-learn"}
+    assert found.status == ("warning" if optional else "broken")
+    assert found.cure == f'pip install "{library}{LIBRARIES[library]}"'
+
+
+def test_damaged_version_does_not_hide_the_others(machine):
+    found = findings_of(machine(installed=INSTALLED | {"numpy": None, "pyarrow": "not a version", "setuptools": "82"}))
+    assert found["numpy"].detail == "its metadata is damaged"
+    assert found["numpy"].cure == 'pip install --force-reinstall "numpy>=1.26"'
+    assert found["pyarrow"].status == "warning"
+    assert found["setuptools"].cure == 'pip install "setuptools<81"'
+
+
+def test_without_packaging_versions_are_shown(machine, monkeypatch):
+    monkeypatch.setitem(sys.modules, "packaging.specifiers", None)
+    found = findings_of(machine(python="3.14.0", installed=INSTALLED | {"torch": "1.0"}))
+    assert found["version bounds"] == Finding(
+        "version bounds",
+        "warning",
+        "the library `packaging` is missing: versions are shown, not compared",
+        "pip install packaging",
+    )
+    assert (found["torch"].status, found["torch"].detail) == ("ok", "1.0")
+    assert found["Python"].status == "ok"
+
+
+def test_package_not_installed(machine):
+    found = findings_of(machine({NNI: failed(NMS)}, declared=None))
+    assert found["version bounds"].status == "warning"
+    assert found["version bounds"].cure.startswith("pip install .")
+    assert found[NNI.check].cure.startswith("pip install --force-reinstall torch torchvision setuptools nni")
+
+
+def test_declared_bounds_leave_extras_out(monkeypatch):
+    about = Message()
+    about["Requires-Python"] = "<3.13,>=3.11"
+    for line in ("nni==3.0", "torch<2.16,>=2.11", "numpy", 'pytest>=8; extra == "test"'):
+        about["Requires-Dist"] = line
+    monkeypatch.setattr(metadata, "metadata", lambda name: about)
+    assert read_declared() == Declared(">=3.11,<3.13", {"nni": "==3.0", "torch": ">=2.11,<2.16", "numpy": ""})
+
+
+def test_real_declared_bounds_name_what_the_brief_asks_for():
+    declared = read_declared()
+    assert declared is not None
+    assert set(LIBRARIES) <= set(declared.libraries)
+    assert not {"pytest", "ruff"} & set(declared.libraries)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word", "cure"),
+    [
+        (lambda folder: (folder / "main.js").unlink(), "main.js is missing", "--no-deps"),
+        (lambda folder: [(folder / name).unlink() for name in ("node", "node.exe")], "is missing", "--no-deps"),
+        pytest.param(
+            lambda folder: (folder / "node").chmod(0o644),
+            "not executable",
+            "chmod +x",
+            marks=pytest.mark.skipif(sys.platform == "win32", reason="Windows has no execute permission"),
+        ),
+    ],
+)
+def test_manager_files(machine, node_folder, spoil, word, cure):
+    spoil(node_folder)
+    found = findings_of(machine())["NNI manager"]
+    assert found.status == "warning"
+    assert word in found.detail
+    assert "searches run without" in found.detail
+    assert cure in found.cure
+
+
+def test_manager_that_is_absent_or_does_not_run(machine):
+    assert findings_of(machine(node_folder=None))["NNI manager"].status == "warning"
+    old_libc = failed("node: /lib/libc.so.6: version `GLIBC_2.28' not found (required by node)\n")
+    found = findings_of(machine(node=old_libc))["NNI manager"]
+    assert found.status == "warning"
+    assert "GLIBC_2.28" in found.detail
+    assert found.cure == 'pip install --force-reinstall "nni==3.0" --no-deps'
+
+
+def gpu_finding(machine, **changes):
+    return findings_of(machine({TORCH: reported(TORCH_REPORT | {"built_for": "CUDA 13.2"} | changes)}))["GPU"]
+
+
+def test_gpus(machine):
+    gib = 1 << 30
+    devices = [["Tesla T4", 14 * gib, 15 * gib], ["Tesla T4", gib // 2, 15 * gib]]
+    found = gpu_finding(machine, devices=devices)
+    assert (found.status, found.detail) == ("ok", "Tesla T4, 14.0 of 15.0 GiB free; Tesla T4, 0.5 of 15.0 GiB free")
+    assert gpu_finding(machine, mps=True).detail == "Apple MPS"
+    assert gpu_finding(machine).detail == "CPU: torch finds no GPU (torch is built for CUDA 13.2)"
+
+
+def test_gpu_that_cannot_be_used(machine):
+    no_kernel = gpu_finding(machine, error="AcceleratorError: CUDA error: no kernel image is available")
+    assert no_kernel.status == "broken"
+    assert "CUDA_VISIBLE_DEVICES" in no_kernel.cure
+    old_driver = gpu_finding(machine, said=["CUDA initialization: The NVIDIA driver on your system is too old"])
+    assert old_driver.status == "warning"
+    assert "update the driver" in old_driver.cure
+
+
+def test_gpu_unknown_when_torch_is_broken(machine):
+    found = findings_of(machine({TORCH: failed("ImportError: libcudnn.so.9: cannot open shared object file\n")}))
+    assert found[TORCH.check].status == "broken"
+    assert "libcudnn.so.9" in found[TORCH.check].detail
+    assert found["GPU"].status == "warning"
+    assert found["CPU"].status == "ok"
+
+
+def test_naslib_absent_is_ok(machine):
+    found = findings_of(machine())["NASLib"]
+    assert found.status == "ok"
+    assert "optional" in found.detail
+
+
+def test_naslib_path(machine, monkeypatch, tmp_path):
+    monkeypatch.setenv(NASLIB_VARIABLE, str(tmp_path))
+    assert "no folder naslib" in findings_of(machine())["NASLib"].detail
+    (tmp_path / "naslib").mkdir()
+    assert findings_of(machine())["NASLib"] == Finding("NASLib", "ok", "imported")
+    for module, cure in (("ConfigSpace", f"pip install {NASLIB_PACKAGES}"), ("_tkinter", "python3-tk")):
+        found = findings_of(machine({NASLIB: missing(module)}))["NASLib"]
+        assert found.status == "warning"
+        assert cure in found.cure
+
+
+def test_data(monkeypatch, tmp_path):
+    monkeypatch.delenv(DATA_VARIABLE, raising=False)
+    assert check_data().status == "ok"
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    (tmp_path / DATA_FILES[0]).touch()
+    found = check_data()
+    assert found.status == "ok"
+    assert found.detail.endswith(f"{DATA_FILES[0]} (absent: {DATA_FILES[1]}, {DATA_FILES[2]})")
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "nowhere"))
+    assert check_data().status == "warning"
+
+
+def test_data_names_are_those_that_the_readers_use():
+    from balenas_plugin.benchmarks.table import TABLE_FILE
+    from balenas_plugin.data.sources.location import ENVIRONMENT_VARIABLE
+
+    assert ENVIRONMENT_VARIABLE == DATA_VARIABLE
+    assert DATA_FILES[0] == TABLE_FILE
+
+
+def test_little_disk(monkeypatch, tmp_path):
+    assert check_disk(tmp_path).detail.endswith("GiB free here")
+    assert check_disk(tmp_path).status == "ok"
+    monkeypatch.setattr(doctor_checks.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1 << 20}))
+    assert check_disk(tmp_path).status == "warning"
+
+
+def test_check_that_fails_itself_is_reported_not_raised(machine, monkeypatch):
+    def vanished(folder):
+        raise FileNotFoundError("the current folder was deleted")
+
+    monkeypatch.setattr(doctor_checks.shutil, "disk_usage", vanished)
+    found = findings_of(machine())
+    assert found["disk"].status == "warning"
+    assert "the current folder was deleted" in found["disk"].detail
+    assert found["data"].status == "ok"
+
+
+def test_table_is_aligned_and_details_stay_on_one_line():
+    rows = list(table([Finding("a", "ok", "one\n  two"), Finding("longer", "broken", "x" * 1000, "do this")]))
+    assert rows[0] == "ok    a       one two"
+    assert rows[1].startswith("FAIL  longer  xxx")
+    assert len(rows[1]) < 300
+    assert rows[2] == "        cure: do this"
+    assert rows[-1] == "No search can run until this is cured: longer."
+
+
+def test_letters_that_the_terminal_lacks_do_not_stop_the_doctor(machine):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    assert run_doctor(stream, around=machine({NNICTL: failed("OSError: Änderung in naïve/日本\n")})) == 0
+    stream.flush()
+    assert b"OSError: ?nderung" in stream.buffer.getvalue()
+
+
+def test_run_command_never_raises(tmp_path, monkeypatch):
+    assert run_command([str(tmp_path / "absent")]).stderr.startswith("FileNotFoundError")
+    assert run_command([sys.executable, "-c", "print('é'); raise SystemExit(3)"]).code == 3
+    monkeypatch.setattr(doctor_imports, "TIMEOUT", 0.2)
+    assert run_command([sys.executable, "-c", "import time; time.sleep(60)"]) == Attempt(None)
+
+
+def test_real_import_through_a_torchvision_that_does_not_match(tmp_path, monkeypatch):
+    fake = tmp_path / "torchvision"
+    fake.mkdir()
+    (fake / "__init__.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")\n')
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    attempt = run_command(LIGHTNING.command)
+    assert not attempt.worked
+    assert explain(attempt, again=LIGHTNING.again, wanted=LIBRARIES).cure.startswith(REINSTALL_PAIR)
+
+
+def test_real_placeholder_is_found():
+    hidden = "import sys; sys.modules['nni.nas.oneshot.pytorch.strategy'] = None"
+    attempt = run_command(replace(NNI, before=hidden).command)
+    assert not attempt.worked
+    assert "placeholders in the place of DARTS" in explain(attempt, again="", wanted=LIBRARIES).detail
+
+
+def test_real_doctor_here():
+    script = (
+        "import sys; from balenas_plugin.doctor import run_doctor; code = run_doctor(); "
+        "print('imported here:', sorted({'torch', 'torchvision', 'nni', 'pytorch_lightning'} & set(sys.modules))); "
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "FAIL" not in done.stdout
+    assert "A search can run" in done.stdout
+    assert done.stdout.rstrip().endswith("imported here: []")
+    assert [line.split()[0] for line in done.stdout.splitlines() if " BaLeNAS for NNI " in line] == ["ok"]
+
+
+FAKE_TORCH = """
+import types, warnings
+__version__ = "2.15.0+cu132"
+version = types.SimpleNamespace(cuda="13.2", hip=None)
+backends = types.SimpleNamespace(mps=types.SimpleNamespace(is_available=lambda: False))
+get_num_threads = lambda: 8
+class ones:
+    def __init__(self, n, device):
+        warnings.warn("this GPU is newer than this torch")
+        if device == "cuda:1":
+            raise RuntimeError("no kernel image is available")
+    def sum(self):
+        return self
+    def item(self):
+        return 2.0
+cuda = types.SimpleNamespace(
+    is_available=lambda: True, device_count=lambda: COUNT,
+    get_device_name=lambda i: f"GPU {i}", mem_get_info=lambda i: (1 << 30, 2 << 30))
+"""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_devices_are_tried_not_only_counted(tmp_path, monkeypatch, count):
+    (tmp_path / "torch.py").write_text(FAKE_TORCH.replace("COUNT", str(count)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    report = run_command(TORCH.command).report
+    assert report["devices"] == [["GPU 0", 1 << 30, 2 << 30]]
+    assert report["said"][0] == "this GPU is newer than this torch"
+    assert report["error"] == ("RuntimeError: no kernel image is available" if count == 2 else "")
+    assert (report["threads"], report["built_for"]) == (8, "CUDA 13.2")
