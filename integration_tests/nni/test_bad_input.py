@@ -65,7 +65,7 @@ def test_initial_precision_below_the_priors():
 
 @pytest.mark.xfail(strict=True, raises=TypeError, reason="reaches NNI's Strategy.__init__: no nearest name")
 def test_unknown_option():
-    with pytest.raises(OptionError, match="num_mc_sample.*did you mean 'num_mc_samples'"):
+    with pytest.raises(OptionError, match=r"num_mc_sample.*did you mean 'num_mc_samples'"):
         BaLeNAS(num_mc_sample=3)
 
 
@@ -183,7 +183,7 @@ def test_precision_that_scales_losses(tmp_path, monkeypatch):
     strategy = prepare(Layers(), classification(tmp_path))
     plugin = strategy._mutated_model_space.evaluator.trainer.precision_plugin
     monkeypatch.setattr(plugin, "scaler", object(), raising=False)
-    with pytest.raises(EvaluatorError, match="16-mixed.*bf16-mixed or 32"):
+    with pytest.raises(EvaluatorError, match=r"16-mixed.*bf16-mixed or 32"):
         strategy.run()
 
 

@@ -1,4 +1,4 @@
-"""The architecture gradient and the VAdam update of a search in NNI, against computations by hand in double precision."""
+"""The architecture gradient and the VAdam update of a search in NNI, against double-precision computations by hand."""
 
 from __future__ import annotations
 

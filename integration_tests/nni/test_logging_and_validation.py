@@ -19,7 +19,6 @@ from .searches import (
     QUIET,
     TRAIN_MARK,
     VAL_MARK,
-    Spy,
     classification,
     is_training,
     loaders,
