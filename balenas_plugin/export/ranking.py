@@ -1,0 +1,224 @@
+"""BaLeNAS-TF: rank candidates from the posterior with zero-cost proxies, and say how stable the winner is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balenas_plugin.bayes.decisions import Architectures, Sample
+from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.errors import OptionError, SpaceError, nearest
+from balenas_plugin.export.candidates import Candidate, drawn_candidates, enumerated_candidates
+from balenas_plugin.export.scoring import score_candidates
+from balenas_plugin.export.space import Space
+from balenas_plugin.proxies import get_proxy
+
+CANDIDATES = ("sample", "enumerate")
+_BOOTSTRAPS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxySelection:
+    """How to select architectures from a posterior; the defaults are the paper's BaLeNAS-TF (Table 4).
+
+    Args:
+        n: draws, or architectures enumerated.
+        proxy: name of a proxy, or several whose ranks are averaged.
+        candidates: "sample" draws and discretises (the paper), "enumerate" takes the n most probable ones.
+        include_probability: average in the rank by the posterior's probability too.
+        seeds: initialisations scored per architecture; values are averaged.
+        seed: of the draws and the initialisations.
+        max_params: leave out networks with more parameters.
+        max_flops: leave out networks with more multiply-adds per image, counted as 2 floating-point operations each.
+        workers: processes that score in parallel.
+
+    Raises:
+        OptionError: an option has a wrong type or is out of range.
+    """
+
+    n: int = 100
+    proxy: str | Sequence[str] = "synflow"
+    candidates: str = "sample"
+    include_probability: bool = False
+    seeds: int = 1
+    seed: int = 0
+    max_params: float | None = None
+    max_flops: float | None = None
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("n", 1), ("seeds", 1), ("seed", 0), ("workers", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if self.candidates not in CANDIDATES:
+            near = nearest(str(self.candidates), CANDIDATES)
+            raise OptionError(f"candidates must be one of {', '.join(CANDIDATES)}, got {self.candidates!r}{near}")
+        for name in ("max_params", "max_flops"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0):
+                raise OptionError(f"{name} must be a positive number, got {value!r}")
+        for proxy in self.proxies:
+            get_proxy(proxy)
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """The proxies by name."""
+        return (self.proxy,) if isinstance(self.proxy, str) else tuple(self.proxy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedArchitecture:
+    """One architecture of a ranking.
+
+    Args:
+        rank: 1 is the best.
+        choices: the architecture, label -> what was chosen.
+        notation: the space's own notations of it.
+        probability: P(architecture) under the posterior, exact.
+        log_probability: the same, in nats.
+        times_drawn: how many of the n draws gave it; 0 if it was enumerated.
+        scores: proxy -> the number it was ranked by, higher is better (SynFlow: its logarithm), mean over seeds.
+        winning_probability: decision -> probability of what was chosen.
+        stability: share of bootstrap repetitions in which it comes first, over draws (if sampled) and seeds.
+        params: parameters, where a constraint asked for them.
+        flops: floating-point operations per image, where a constraint asked for them.
+    """
+
+    rank: int
+    choices: Sample
+    notation: dict[str, str]
+    probability: float
+    log_probability: float
+    times_drawn: int
+    scores: dict[str, float]
+    winning_probability: dict[str, float]
+    stability: float
+    params: float | None = None
+    flops: float | None = None
+    ground_truth: dict[str, Any] | None = field(default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; infinities become None."""
+        return {key: _finite(value) for key, value in asdict(self).items() if value is not None}
+
+
+def rank(
+    posterior: Posterior,
+    space: Space,
+    selection: ProxySelection | None = None,
+    *,
+    inputs: Tensor | None = None,
+    targets: Tensor | None = None,
+    progress: bool = False,
+) -> list[RankedArchitecture]:
+    """Rank architectures from a posterior with zero-cost proxies; the best comes first.
+
+    Args:
+        posterior: of a search in `space`.
+        space: builds the networks.
+        selection: which candidates, scored how; the paper's BaLeNAS-TF by default.
+        inputs: a batch of images, shape (B, C, H, W), for the proxies that look at data; ones if none is given.
+        targets: its labels, shape (B,), for the proxies that need them.
+        progress: show a progress bar.
+
+    Raises:
+        SpaceError: the posterior is of another space, or no candidate meets the constraints.
+        OptionError: a proxy needs labels that were not given.
+
+    Source: Zhang et al. 2022, Sec. 3.3 and Table 4.
+    """
+    selection = selection or ProxySelection()
+    _require_same_space(posterior, space)
+    architectures = Architectures(space.decisions, posterior)
+    if selection.candidates == "sample":
+        candidates = drawn_candidates(architectures, selection.n, seed=selection.seed)
+    else:
+        candidates = enumerated_candidates(architectures, selection.n)
+    if inputs is None:
+        inputs = torch.ones(1, *space.image_shape)
+    table = score_candidates(candidates, space, selection, inputs=inputs, targets=targets, progress=progress)
+    if not table.kept:
+        raise SpaceError(
+            f"none of the {len(candidates)} candidates meets max_params={selection.max_params}, "
+            f"max_flops={selection.max_flops}: raise them, or look at more candidates (n={selection.n})"
+        )
+    kept = [candidates[i] for i in table.kept]
+    order, first_share = _order_and_stability(kept, table.values, selection)
+    return [
+        RankedArchitecture(
+            rank=position,
+            choices=kept[i].sample,
+            notation=space.notations(kept[i].sample),
+            probability=math.exp(kept[i].architecture.log_probability),
+            log_probability=kept[i].architecture.log_probability,
+            times_drawn=kept[i].times_drawn,
+            scores=dict(zip(selection.proxies, table.values[i].mean(-1).tolist(), strict=True)),
+            winning_probability={k: math.exp(v) for k, v in kept[i].architecture.decisions.items()},
+            stability=float(first_share[i]),
+            params=table.params.get(table.kept[i]),
+            flops=table.flops.get(table.kept[i]),
+        )
+        for position, i in enumerate(order, start=1)
+    ]
+
+
+def _require_same_space(posterior: Posterior, space: Space) -> None:
+    wanted = {label for decision in space.decisions for label in decision.labels}
+    if wanted != set(posterior.labels):
+        missing, extra = sorted(wanted - set(posterior.labels)), sorted(set(posterior.labels) - wanted)
+        raise SpaceError(
+            f"the posterior is of another space: it lacks the labels {missing[:5]} and has {extra[:5]} besides. "
+            "Give the space that was searched."
+        )
+
+
+def _order_and_stability(
+    candidates: Sequence[Candidate], values: Tensor, selection: ProxySelection
+) -> tuple[list[int], Tensor]:
+    """Return the order of the candidates, and how often each comes first when draws and seeds are resampled.
+
+    Args:
+        values: shape (candidates, proxies, seeds), higher is better.
+    """
+    log_probability = torch.tensor([c.architecture.log_probability for c in candidates], dtype=torch.float64)
+    criteria = _criteria(values.mean(-1), log_probability, selection)
+    points = _mean_rank(criteria)
+    order = sorted(range(len(candidates)), key=lambda i: (float(points[i]), -float(values[i, 0].mean()), i))
+    generator = torch.Generator().manual_seed(selection.seed)
+    weights = torch.tensor([float(max(c.times_drawn, 1)) for c in candidates])
+    first = torch.zeros(len(candidates))
+    seeds = values.shape[-1]
+    for _ in range(_BOOTSTRAPS):
+        present = torch.ones(len(candidates), dtype=torch.bool)
+        if selection.candidates == "sample":
+            again = torch.multinomial(weights, int(weights.sum()), replacement=True, generator=generator)
+            present = torch.bincount(again, minlength=len(candidates)) > 0
+        picked = torch.randint(seeds, (seeds,), generator=generator)
+        members = present.nonzero().flatten()
+        resampled = _criteria(values[members][..., picked].mean(-1), log_probability[members], selection)
+        first[members[int(_mean_rank(resampled).argmin())]] += 1
+    return order, first / _BOOTSTRAPS
+
+
+def _criteria(values: Tensor, log_probability: Tensor, selection: ProxySelection) -> Tensor:
+    """Return shape (candidates, criteria), higher is better."""
+    return torch.cat([values, log_probability[:, None]], 1) if selection.include_probability else values
+
+
+def _mean_rank(criteria: Tensor) -> Tensor:
+    """Return each candidate's rank averaged over the criteria (ties share the better rank), shape (candidates,)."""
+    columns = criteria.T.contiguous()
+    not_better = torch.searchsorted(columns.sort(-1).values, columns, right=True)  # how many are at most as good
+    return (len(criteria) - not_better).double().mean(0)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
