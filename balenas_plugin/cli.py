@@ -18,6 +18,8 @@ examples:
   balenas search configs/quickstart.yml           search NAS-Bench-201 on bundled images, minutes on a laptop
   balenas search configs/quickstart.yml --set evaluator.epochs=3 --seed 1 --output runs/trial
   balenas search configs/quickstart.yml --resume  continue the last run of this name after a crash or Ctrl-C
+  balenas export runs/quickstart --samples 100 --proxy synflow --top 10
+  balenas query "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 
 exit codes: 0 done, 2 bad input (one message says what and how to cure it), 130 stopped with Ctrl-C
 """
@@ -30,6 +32,15 @@ examples:
   balenas search configs/quickstart.yml --output runs/trial --overwrite
 
 The run's folder then holds config.yml, manifest.json, history.csv, posterior.json, architectures.json and checkpoints/.
+"""
+
+
+_EXPORT_EXAMPLES = """\
+examples:
+  balenas export runs/quickstart                          BaLeNAS-TF: 100 draws ranked by SynFlow
+  balenas export runs/quickstart --samples 1000 --candidates enumerate --workers 2
+  balenas export runs/quickstart --proxy synflow --proxy naswot --include-probability
+  balenas export runs/quickstart --top 1 --format python --format onnx --format svg
 """
 
 
@@ -63,18 +74,65 @@ def build_parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--resume", action="store_true", help="continue an interrupted run, exactly")
     search.add_argument("--overwrite", action="store_true", help="replace the run that is in --output")
-    search.set_defaults(run=_search)
+    search.set_defaults(run_command=_search)
 
+    _add_export(commands, formatter)
+    _add_benchmark(commands, formatter)
     doctor = commands.add_parser("doctor", help="check the installation and name what is broken, with its cure")
-    doctor.set_defaults(run=_doctor)
+    doctor.set_defaults(run_command=_doctor)
     return parser
+
+
+def _add_export(commands: Any, formatter: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="rank what a run has learned with zero-cost proxies, and write networks to train",
+        epilog=_EXPORT_EXAMPLES,
+        formatter_class=formatter,
+    )
+    export.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a finished search")
+    export.add_argument("--samples", type=int, default=100, metavar="N", help="draws, or architectures enumerated (100)")
+    export.add_argument(
+        "--proxy", action="append", metavar="NAME", help="zero-cost proxy (synflow); repeat it to average their ranks"
+    )
+    export.add_argument("--candidates", default="sample", metavar="sample|enumerate", help="draw from q, or its most probable")
+    export.add_argument("--include-probability", action="store_true", help="average in the rank by posterior probability")
+    export.add_argument("--top", type=int, default=10, metavar="K", help="how many to show and write (10)")
+    export.add_argument(
+        "--format",
+        action="append",
+        choices=("json", "csv", "python", "onnx", "svg"),
+        help="what to write; repeatable (json and csv)",
+    )
+    export.add_argument("--output", type=Path, metavar="DIR", help="where to write (RUN_DIR/export)")
+    export.add_argument("--seed", type=int, default=0, help="of the draws and initialisations (0)")
+    export.add_argument("--seeds", type=int, default=1, metavar="S", help="initialisations scored per architecture (1)")
+    export.add_argument("--max-params", type=float, metavar="P", help="leave out larger networks")
+    export.add_argument("--max-flops", type=float, metavar="F", help="leave out costlier networks (per image)")
+    export.add_argument("--workers", type=int, default=1, metavar="W", help="processes that score in parallel (1)")
+    export.add_argument("--table", type=Path, help="NAS-Bench-201 ground truth to add (default: in BALENAS_DATA)")
+    export.set_defaults(run_command=_export)
+
+
+def _add_benchmark(commands: Any, formatter: Any) -> None:
+    query = commands.add_parser("query", help="print all that NAS-Bench-201 knows of an architecture")
+    query.add_argument("architecture", metavar="ARCH", help="NAS-Bench-201's string, in quotes")
+    query.add_argument("--dataset", help="cifar10-valid, cifar10, cifar100 or ImageNet16-120 (all)")
+    query.add_argument("--table", type=Path, help="the table, or its folder (default: in BALENAS_DATA)")
+    query.set_defaults(run_command=_query)
+    benchmark = commands.add_parser("benchmark", help="work with ground-truth tables")
+    actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
+    importing = actions.add_parser("import", help="turn the official file into the compact table, in little memory")
+    importing.add_argument("file", type=Path, metavar="FILE", help="NAS-Bench-201's .pth, or NATS-Bench's folder")
+    importing.add_argument("--output", type=Path, default=Path("nb201_full.parquet"), help="(nb201_full.parquet)")
+    importing.set_defaults(run_command=_benchmark_import)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = build_parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        return int(options.run_command(options))
     except BalenasError as error:
         print(f"balenas: {error}", file=sys.stderr)
         return 2
@@ -107,6 +165,72 @@ def _search(options: argparse.Namespace) -> int:
         from balenas_plugin.adapters.nni.run import run_search
     run_search(config, folder, resume=options.resume)
     _print_architectures(folder)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from balenas_plugin.config import require_whole
+    from balenas_plugin.export import ProxySelection
+    from balenas_plugin.run_folder import RunFolder
+
+    require_whole("--top", options.top, least=1)
+    selection = ProxySelection(
+        n=options.samples,
+        proxy=options.proxy or "synflow",
+        candidates=options.candidates,
+        include_probability=options.include_probability,
+        seeds=options.seeds,
+        seed=options.seed,
+        max_params=options.max_params,
+        max_flops=options.max_flops,
+        workers=options.workers,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from balenas_plugin.adapters.nni.export import FinishedRun, write_exports
+    run = FinishedRun.load(RunFolder(options.run))
+    ranked = run.rank(selection, table=options.table, progress=True)[: options.top]
+    print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {selection.proxies[0]:>11}  architecture")
+    for found in ranked:
+        name = next(iter(found.notation.values()), str(found.choices))
+        value = found.scores[selection.proxies[0]]
+        print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {value:11.5g}  {name}")
+    output = options.output or options.run / "export"
+    written = write_exports(run, ranked, options.format or ["json", "csv"], output)
+    print(f"\n{len(written)} files written to {output}")
+    return 0
+
+
+def _query(options: argparse.Namespace) -> int:
+    from balenas_plugin.benchmarks import open_benchmark
+
+    truth = open_benchmark(options.table).describe(options.architecture).to_dict()
+    if options.dataset is not None:
+        from balenas_plugin.benchmarks import DATASETS
+        from balenas_plugin.config import require_word
+
+        require_word("--dataset", options.dataset, tuple(DATASETS))
+    print(truth["architecture"] if truth["index"] is None else f"{truth['architecture']}  (index {truth['index']})")
+    for dataset, metrics in truth["values"].items():
+        if options.dataset in (None, dataset):
+            print(f"\n{dataset}")
+            for metric, value in metrics.items():
+                print(f"  {metric:24}{value:12.4f}")
+            if dataset in truth["rank"]:
+                ranked_by = truth["ranked_by"][dataset]
+                print(f"  {'rank by ' + ranked_by:24}{truth['rank'][dataset]:12} of {truth['num_architectures']}")
+                print(f"  {'regret':24}{truth['regret'][dataset]:12.4f}")
+    return 0
+
+
+def _benchmark_import(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from balenas_plugin.benchmarks import import_official
+
+    with tqdm(desc="import", unit="arch") as bar:
+        report = import_official(options.file, options.output, progress=lambda done: bar.update(done - bar.n))
+    print(f"{report.num_architectures} architectures written to {report.table}, sha256 {report.sha256}")
     return 0
 
 

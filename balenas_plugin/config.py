@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -14,6 +15,9 @@ from balenas_plugin.data import DataConfig
 from balenas_plugin.errors import OptionError, nearest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MAX_SEED = 2**32 - 1  # NumPy's limit
+DEFAULT_OPTIMIZER = {"name": "SGD", "lr": 0.025, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+DEFAULT_SCHEDULE = {"name": "cosine", "min_lr": 0.001}
 
 
 class _Loader(yaml.SafeLoader):
@@ -38,10 +42,8 @@ class EvaluatorConfig:
     """
 
     epochs: int = 15
-    optimizer: Mapping[str, Any] = field(
-        default_factory=lambda: {"name": "SGD", "lr": 0.025, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
-    )
-    schedule: Mapping[str, Any] = field(default_factory=lambda: {"name": "cosine", "min_lr": 0.001})
+    optimizer: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT_OPTIMIZER))
+    schedule: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT_SCHEDULE))
     logger: str = "csv"
     trainer: Mapping[str, Any] = field(default_factory=dict)
 
@@ -52,6 +54,9 @@ class EvaluatorConfig:
         require_named("evaluator.schedule", self.schedule)
         require_word("evaluator.schedule.name", self.schedule["name"], ("cosine", "constant"))
         require_keys("evaluator.schedule", self.schedule, ("name", "min_lr"))
+        min_lr = self.schedule.get("min_lr", 0)
+        if isinstance(min_lr, bool) or not isinstance(min_lr, int | float) or not 0 <= min_lr < math.inf:
+            raise OptionError(f"evaluator.schedule.min_lr must be a number of at least 0, got {min_lr!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,8 @@ class SearchConfig:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
             raise OptionError(f"name must be letters, digits, '.', '_' or '-' (it names a folder), got {self.name!r}")
         require_whole("seed", self.seed, least=0)
+        if self.seed > MAX_SEED:
+            raise OptionError(f"seed must be at most {MAX_SEED}, got {self.seed}")
         require_whole("top_k", self.top_k, least=1)
         if self.threads is not None:
             require_whole("threads", self.threads, least=1)
@@ -120,9 +127,9 @@ class SearchConfig:
         known = tuple(f.name for f in fields(cls))
         require_keys("the config", document, known)
         values = dict(document)
-        for section in ("space", "strategy"):
-            if isinstance(values.get(section), str):
-                values[section] = {"name": values[section]}
+        for section, default in (("space", {"name": "NasBench201"}), ("strategy", {"name": "BaLeNAS"})):
+            if section in values:
+                values[section] = named(values[section], default)
         for section in ("data", "evaluator"):
             if section in values and not isinstance(values[section], Mapping):
                 raise OptionError(f"{section} must be a mapping of options, got {values[section]!r}")
@@ -133,6 +140,9 @@ class SearchConfig:
             own = tuple(f.name for f in fields(EvaluatorConfig) if f.name != "trainer")
             given = dict(values["evaluator"])
             mine = {key: given.pop(key) for key in own if key in given}
+            for key, default in (("optimizer", DEFAULT_OPTIMIZER), ("schedule", DEFAULT_SCHEDULE)):
+                if key in mine:
+                    mine[key] = named(mine[key], default)
             values["evaluator"] = EvaluatorConfig(**mine, trainer=given)
         return cls(**values)
 
@@ -181,7 +191,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     *path, last = key.strip().split(".")
     target = document
     for part in path:
-        if isinstance(target.get(part), str) and part in ("space", "strategy"):
+        if isinstance(target.get(part), str):
             target[part] = {"name": target[part]}
         target = target.setdefault(part, {})
         if not isinstance(target, dict):
@@ -200,6 +210,15 @@ def require_keys(where: str, given: Mapping[str, Any], allowed: Iterable[str]) -
             raise OptionError(
                 f"{where} has no option {key!r}{nearest(str(key), allowed)} Options: {', '.join(allowed)}"
             )
+
+
+def named(given: Any, default: Mapping[str, Any]) -> Any:
+    """Return `given` with its shorthands written out: a text is a name, and options without a name are the default's."""
+    if isinstance(given, str):
+        return {"name": given}
+    if isinstance(given, Mapping) and "name" not in given:
+        return {**default, **given}
+    return given
 
 
 def require_named(where: str, given: object) -> None:

@@ -126,6 +126,17 @@ class RunFolder:
         """Whether the search ended."""
         return self.manifest.exists() and self.read_manifest().get("status") == "finished"
 
+    def read_config(self) -> SearchConfig:
+        """Read the config that the run was started with.
+
+        Raises:
+            FileFormatError: it is missing or damaged.
+        """
+        try:
+            return SearchConfig.from_dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+            raise FileFormatError(f"cannot read {self.config}: {error}. Is {self.path} the folder of a run?") from error
+
     def require_same_config(self, config: SearchConfig) -> None:
         """Raise unless the folder was started with an equal config.
 
@@ -133,12 +144,7 @@ class RunFolder:
             OptionError: the configs differ; the message names where.
             FileFormatError: the folder's config is missing or damaged.
         """
-        try:
-            stored = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-            before = SearchConfig.from_dict(stored).to_dict()
-        except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-            raise FileFormatError(f"cannot read {self.config}: {error}. Is {self.path} the folder of a run?") from error
-        differences = list(_differences(before, yaml.safe_load(config.to_yaml())))
+        differences = list(_differences(self.read_config().to_dict(), yaml.safe_load(config.to_yaml())))
         if differences:
             raise OptionError(
                 f"{self.path} was started with another config: {'; '.join(differences)}. Resume with the config it was "

@@ -1,41 +1,38 @@
-"""Build NNI's model space, strategy and evaluator from a config."""
+"""Build NNI's model space and evaluator from a config."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import nni.nas.hub.pytorch
-import nni.nas.strategy
 import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
-from nni.nas.hub.pytorch import NasBench201
 from nni.nas.nn.pytorch import ModelSpace
-from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
-from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from balenas_plugin.adapters.nni.classification import ClassificationModule
-from balenas_plugin.adapters.nni.strategy import BaLeNAS
-from balenas_plugin.adapters.nni.supernet import architecture_parameters
-from balenas_plugin.config import SearchConfig, require_keys
+from balenas_plugin.adapters.nni.construct import construct, written_init
+from balenas_plugin.config import EvaluatorConfig, SearchConfig, require_keys
 from balenas_plugin.data import SearchData, collate
-from balenas_plugin.errors import BalenasError, MissingDependencyError, OptionError, SpaceError, nearest
+from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest
 from balenas_plugin.run_folder import RunFolder
-from balenas_plugin.search_spaces import nasbench201
 
-STRATEGIES: dict[str, type[OneShotStrategy]] = {
-    "BaLeNAS": BaLeNAS,
-    **{
-        name: getattr(nni.nas.strategy, name) for name in ("DARTS", "GumbelDARTS", "Proxyless", "RandomOneShot", "ENAS")
-    },
+_TRAINER_OURS = {
+    "max_epochs": "say evaluator.epochs",
+    "default_root_dir": "say --output",
+    "callbacks": "a config cannot hold them",
+    "enable_checkpointing": "a run always keeps its last checkpoint",
 }
+"""Trainer options that a run sets itself, and what to do instead."""
 
-_TRAINER_OURS = ("max_epochs", "logger", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar")
-"""Trainer options that a run sets itself."""
+_UNFIT_OPTIMIZERS = ("LBFGS", "SparseAdam")
+"""Optimizers that need a closure, or sparse gradients."""
 
 
 def build_space(options: Mapping[str, Any], *, num_classes: int) -> ModelSpace:
@@ -49,19 +46,22 @@ def build_space(options: Mapping[str, Any], *, num_classes: int) -> ModelSpace:
     """
     arguments = {key: value for key, value in options.items() if key != "name"}
     space_class = _space_class(options["name"])
-    if "num_labels" in inspect.signature(_written_init(space_class)).parameters and "num_labels" not in arguments:
+    if "num_labels" in inspect.signature(written_init(space_class)).parameters and "num_labels" not in arguments:
         arguments["num_labels"] = num_classes
-    return _construct(f"space {options['name']}", space_class, arguments)
+    return construct(f"space {options['name']}", space_class, arguments)
 
 
 def _space_class(name: str) -> type[ModelSpace]:
     module_name, colon, class_name = name.partition(":")
     if colon:
+        if "" not in sys.path:
+            sys.path.insert(0, "")  # a module in the working directory, as `python -m` would find it
         try:
             found = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, SyntaxError, ValueError) as error:
             raise OptionError(
-                f"space {name!r} cannot be imported: {error}. It is looked up as module:Class."
+                f"space {name!r} cannot be imported: {error}. It is looked up as module:Class, in the working directory "
+                "first."
             ) from error
     else:
         hub = {
@@ -80,52 +80,6 @@ def _space_class(name: str) -> type[ModelSpace]:
     return found
 
 
-def build_strategy(options: Mapping[str, Any]) -> OneShotStrategy:
-    """Return `BaLeNAS` or one of NNI's one-shot strategies by name.
-
-    Raises:
-        OptionError: the name or an option is unknown or refused.
-    """
-    name = options["name"]
-    if name not in STRATEGIES:
-        raise OptionError(
-            f"strategy {name!r} is unknown{nearest(name, STRATEGIES)} Strategies: {', '.join(STRATEGIES)}"
-        )
-    arguments = {key: value for key, value in options.items() if key != "name"}
-    strategy = _construct(f"strategy {name}", STRATEGIES[name], arguments, also=_inherited_options(STRATEGIES[name]))
-    if not isinstance(strategy, BaLeNAS):
-        _order_by_label(strategy)
-    return strategy
-
-
-def _inherited_options(strategy_class: type) -> tuple[str, ...]:
-    """Keyword options of the base classes, which NNI passes through **kwargs."""
-    names: dict[str, None] = {}
-    for base in strategy_class.__mro__:
-        if base is not object and "__init__" in vars(base):
-            for parameter in inspect.signature(base.__init__).parameters.values():
-                if parameter.kind is not parameter.VAR_KEYWORD and parameter.name not in (
-                    "self",
-                    "model_space",
-                    "engine",
-                ):
-                    names[parameter.name] = None
-    return tuple(names)
-
-
-def _order_by_label(strategy: OneShotStrategy) -> None:
-    """Give NNI's own differentiable strategies parameters in label order: theirs depends on addresses (no resume)."""
-    configure = strategy.configure_oneshot_module
-
-    def configured(training_module: Any) -> Any:
-        module = configure(training_module)
-        if isinstance(module, DartsLightningModule):
-            module.arch_parameters = lambda: list(architecture_parameters(module).values())
-        return module
-
-    strategy.configure_oneshot_module = configured
-
-
 def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, callbacks: list[Any]) -> Lightning:
     """Return NNI's Lightning evaluator: image classification on the two halves of the data.
 
@@ -133,25 +87,17 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
         OptionError: an option of the optimizer or the trainer is unknown or refused.
     """
     evaluator = config.evaluator
+    for name, instead in _TRAINER_OURS.items():
+        if name in evaluator.trainer:
+            raise OptionError(f"evaluator.{name} is set by the run itself: {instead}")
     require_keys("evaluator", evaluator.trainer, _trainer_options())
     module = ClassificationModule(
         make_optimizer=_optimizer_factory(evaluator.optimizer),
         schedule=dict(evaluator.schedule),
         num_classes=data.num_classes,
     )
-    trainer_options = {"enable_model_summary": False, "num_sanity_val_steps": 0, **evaluator.trainer}
-    trainer = _construct(
-        "evaluator",
-        Trainer,
-        {
-            **trainer_options,
-            "max_epochs": evaluator.epochs,
-            "default_root_dir": str(folder.path),
-            "logger": _logger(evaluator.logger, folder),
-            "callbacks": callbacks,
-            "enable_progress_bar": False,
-        },
-    )
+    given = {name: value for name, value in evaluator.trainer.items() if name != "enable_progress_bar"}  # see run.py
+    trainer = construct("evaluator", _trainer(evaluator, folder, callbacks), given)
     loader_options = {
         "batch_size": config.data.batch_size,
         "num_workers": config.data.num_workers,
@@ -166,9 +112,24 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
     )
 
 
+def _trainer(evaluator: EvaluatorConfig, folder: RunFolder, callbacks: list[Any]) -> Callable[..., Any]:
+    """Return NNI's Trainer with the run's own options; the config's are still to be given."""
+    return partial(
+        Trainer,
+        max_epochs=evaluator.epochs,
+        default_root_dir=str(folder.path),
+        logger=_logger(evaluator.logger, folder),
+        callbacks=callbacks,
+        enable_progress_bar=False,  # the callbacks hold our own
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
 def _trainer_options() -> tuple[str, ...]:
-    allowed = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self"]
-    return tuple(name for name in (*allowed, "epochs", "optimizer", "schedule", "logger") if name not in _TRAINER_OURS)
+    own = ("epochs", "optimizer", "schedule", "logger")
+    lightning = (name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self")
+    return (*own, *(name for name in lightning if name not in own and name not in _TRAINER_OURS))
 
 
 def _optimizer_factory(options: Mapping[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
@@ -176,7 +137,10 @@ def _optimizer_factory(options: Mapping[str, Any]) -> Callable[[Any], torch.opti
     classes = {
         name: value
         for name, value in vars(torch.optim).items()
-        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+        if inspect.isclass(value)
+        and issubclass(value, torch.optim.Optimizer)
+        and value is not torch.optim.Optimizer
+        and name not in _UNFIT_OPTIMIZERS
     }
     if options["name"] not in classes:
         raise OptionError(
@@ -185,7 +149,7 @@ def _optimizer_factory(options: Mapping[str, Any]) -> Callable[[Any], torch.opti
         )
 
     def make(parameters: Any) -> torch.optim.Optimizer:
-        return _construct("evaluator.optimizer", classes[options["name"]], arguments, parameters)
+        return construct("evaluator.optimizer", classes[options["name"]], arguments, parameters)
 
     make([torch.zeros(1, requires_grad=True)])  # refuse bad options now, not when training starts
     return make
@@ -202,35 +166,3 @@ def _logger(name: str, folder: RunFolder) -> Any:
         raise MissingDependencyError(
             "evaluator.logger tensorboard needs a package that is not installed: pip install tensorboard"
         ) from error
-
-
-def _construct(
-    what: str, factory: Callable[..., Any], arguments: Mapping[str, Any], *positional: Any, also: tuple[str, ...] = ()
-) -> Any:
-    """Call `factory` with checked keywords; what it refuses becomes one clear error."""
-    parameters = inspect.signature(_written_init(factory)).parameters
-    open_ended = also == () and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if not open_ended:
-        named = [n for n, p in parameters.items() if n not in ("self", "params", "args", "kwargs")]
-        require_keys(what, arguments, dict.fromkeys([*named, *also]))
-    try:
-        return factory(*positional, **arguments)
-    except BalenasError:
-        raise
-    except (TypeError, ValueError, AssertionError, pl.utilities.exceptions.MisconfigurationException) as error:
-        raise OptionError(f"{what} does not accept {dict(arguments)}: {error}") from error
-
-
-def _written_init(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the constructor as its author wrote it: NNI hides it in the closures of its own wrappers."""
-    function = factory.__init__ if inspect.isclass(factory) else factory
-    while getattr(function, "__name__", "") in ("new_init", "init_with_context"):
-        function = next(cell.cell_contents for cell in function.__closure__ if inspect.isfunction(cell.cell_contents))
-    return function
-
-
-def notations(space: ModelSpace, sample: Mapping[str, Any]) -> dict[str, str]:
-    """Return the space's own notations of a sample: name of the notation -> text."""
-    if isinstance(space, NasBench201):
-        return {"nasbench201": nasbench201.format_string(nasbench201.from_nni(sample))}
-    return {}

@@ -27,10 +27,19 @@ class History(pl.Callback):
         self.folder = folder
         self.describe = describe
         self.rows: list[dict[str, Any]] = []
+        self._validated = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop rows on disk of epochs that will be computed again."""
         self._write()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Expect a validation."""
+        self._validated = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that this epoch has been validated."""
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the row of this epoch."""
@@ -38,6 +47,8 @@ class History(pl.Callback):
         averaged = {name.removesuffix("_epoch") for name in metrics if name.endswith("_epoch")}
         row: dict[str, Any] = {"epoch": trainer.current_epoch}
         for name in sorted(metrics):
+            if name.startswith("val_") and not self._validated and name not in averaged:
+                continue  # Lightning still has the value of an earlier epoch
             if "/" not in name and not name.endswith("_step") and name not in averaged:
                 row[name.removesuffix("_epoch")] = metrics[name]
         self.rows.append({**row, **self.describe()})
@@ -92,7 +103,11 @@ class Progress(pl.Callback):
                 shown[name] = f"{float(trainer.callback_metrics[name]):.3f}"
         self._bar.set_postfix(shown, refresh=False)
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that the message comes on a line of its own."""
+        self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Close the bar, also after an error."""
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()

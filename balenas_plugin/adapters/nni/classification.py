@@ -52,9 +52,10 @@ class ClassificationModule(LightningModule):
                 "space's number of classes (num_labels in NNI's hub) to it"
             )
         loss = F.cross_entropy(logits, labels)
-        self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        self.log(f"{stage}_acc", accuracy, on_step=False, on_epoch=True, batch_size=len(labels))
+        reward = stage == "val" and self.trainer.training  # NNI's ENAS validates inside its training step
+        self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log(f"{stage}_acc", accuracy, on_step=reward, on_epoch=True, batch_size=len(labels))
         return loss
 
     def configure_optimizers(self) -> Any:

@@ -57,6 +57,7 @@ class BaLeNASModule(DartsLightningModule):
         self._alphas: list[nn.Parameter] = []
         self._weights: list[nn.Parameter] = []
         self._supernet_modules: list[BaseSuperNetModule] = []
+        self._example: Any = None
 
     # -- the posterior ------------------------------------------------------------------------------------------------
 
@@ -103,10 +104,25 @@ class BaLeNASModule(DartsLightningModule):
             **{f"sigma/{label}": sigma for label, sigma in zip(precisions, sigmas, strict=True)},
         }
 
+    def example(self) -> tuple[Tensor, Tensor]:
+        """Return the first batch of the validation data, (images, labels), on the CPU: what proxies look at.
+
+        Raises:
+            EvaluatorError: the batch is something else.
+        """
+        match self._example:
+            case (Tensor() as images, Tensor() as labels):
+                return images.cpu(), labels.cpu()
+        raise EvaluatorError(
+            f"proxies need a batch (images, labels) of the validation loader, which gave {type(self._example).__name__}"
+        )
+
     # -- one iteration ------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
+        if self._example is None:
+            self._example = batch["val"]
         if self.trainer.current_epoch >= self.warmup_epochs:
             self.resample()
             self._architecture_step(batch["train"], batch["val"], batch_idx)

@@ -17,14 +17,16 @@ from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 
-from balenas_plugin.adapters.nni.build import build_evaluator, build_space, build_strategy, notations
+from balenas_plugin.adapters.nni.build import build_evaluator, build_space, build_strategy
 from balenas_plugin.adapters.nni.callbacks import History, Progress
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.space import notations
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import load_search_data
 from balenas_plugin.files import write_text_atomically
+from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder
 
 Record = dict[str, Any]
@@ -111,7 +113,7 @@ def _name(space: ModelSpace, sample: dict[str, Any]) -> str:
 def _records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterator[Record]:
     if not isinstance(strategy, BaLeNAS):
         sample = strategy.oneshot_module.export()
-        yield {"rank": 1, "choices": sample, "notation": notations(space, sample)}
+        yield {"rank": 1, "choices": sample, **_notation_and_truth(space, sample)}
         return
     posterior = strategy.posterior
     sigma = _sigmas(posterior)
@@ -122,10 +124,17 @@ def _records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterat
             "probability": math.exp(found.log_probability),
             "log_probability": found.log_probability,
             "choices": found.sample,
-            "notation": notations(space, found.sample),
+            **_notation_and_truth(space, found.sample),
             "winning_probability": {label: math.exp(value) for label, value in found.decisions.items()},
             "sigma": sigma,
         }
+
+
+def _notation_and_truth(space: ModelSpace, sample: dict[str, Any]) -> Record:
+    """Return the space's notation and, where a benchmark is at hand, what it knows (the search has not seen it)."""
+    notation = notations(space, sample)
+    truth = ground_truth_of(notation)
+    return {"notation": notation} if truth is None else {"notation": notation, "ground_truth": truth}
 
 
 def _sigmas(posterior: Posterior) -> dict[str, dict[str, float]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ from balenas_plugin.adapters.nni.decisions import decisions_of
 from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
 from balenas_plugin.adapters.nni.loaders import require_a_batch
 from balenas_plugin.adapters.nni.options import SearchOptions
+from balenas_plugin.adapters.nni.space import exporter_space
 from balenas_plugin.adapters.nni.supernet import architecture_parameters
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
-from balenas_plugin.errors import EvaluatorError, SpaceError
+from balenas_plugin.errors import EvaluatorError, OptionError, SpaceError, nearest
+from balenas_plugin.export import ProxySelection, RankedArchitecture, rank
 
 
 class BaLeNAS(DARTS):
@@ -48,6 +52,8 @@ class BaLeNAS(DARTS):
         penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments.
         log_prob_every_n_step: log probabilities, sigmas and the entropy every so many steps.
         validate_every_n_epochs: validate at the mean every so many epochs; 0 never validates.
+        selection: how `list_models` ranks what was found: a `ProxySelection` (or a dict of its options) for
+            BaLeNAS-TF, None for the posterior's own order.
         **kwargs: `mutation_hooks`, and whatever else NNI's one-shot strategies take.
 
     Raises:
@@ -73,6 +79,7 @@ class BaLeNAS(DARTS):
         penalty: Any = None,
         log_prob_every_n_step: int = 10,
         validate_every_n_epochs: int = 1,
+        selection: ProxySelection | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.options = SearchOptions(
@@ -99,6 +106,8 @@ class BaLeNAS(DARTS):
             penalty=penalty,
             **kwargs,
         )
+        self.selection = _proxy_selection(selection)
+        self._pristine: ModelSpace | None = None
         self._checkpoint: SearchCheckpoint | None = None
 
     # -- what is searched ---------------------------------------------------------------------------------------------
@@ -113,6 +122,8 @@ class BaLeNAS(DARTS):
         Raises:
             SpaceError: the space has no choices.
         """
+        if self.selection is not None:
+            self._pristine = copy.deepcopy(model)
         model = super().mutate_model(model)
         if not architecture_parameters(model):
             raise SpaceError(
@@ -179,14 +190,41 @@ class BaLeNAS(DARTS):
         return Architectures(decisions_of(self.supernet), module.posterior()).iterate(first=module.export())
 
     def list_models(self, sort: bool = True, limit: int | None = 1) -> Iterator[RawFormatModelSpace]:
-        """Yield the argmax of mu, then the next most probable distinct architectures, `limit` in all.
+        """Yield the best architectures as frozen models.
+
+        Without a `selection`: the argmax of mu, then the next most probable distinct ones. With one: its ranking.
 
         Args:
             sort: ignored; the order is always the one above.
-            limit: how many; None lists every architecture of the space, best first, as far as one reads.
+            limit: how many; None lists all there are, best first, as far as one reads.
         """
-        for ranked in islice(self.iterate_samples(), limit):
-            yield self.model_space.freeze(ranked.sample)
+        if self.selection is None:
+            samples = (ranked.sample for ranked in self.iterate_samples())
+        else:
+            samples = (ranked.choices for ranked in self.rank())
+        for sample in islice(samples, limit):
+            yield self.model_space.freeze(sample)
+
+    def rank(self, selection: ProxySelection | None = None, *, progress: bool = False) -> list[RankedArchitecture]:
+        """Rank architectures drawn from the posterior with zero-cost proxies, on a batch of the validation data.
+
+        Args:
+            selection: another one than the strategy's own.
+            progress: show a progress bar.
+
+        Raises:
+            OptionError: the strategy was made without a `selection`, so it kept no copy of the space.
+            EvaluatorError: a batch of the validation loader is not (images, labels).
+        """
+        if self._pristine is None:
+            raise OptionError(
+                "the strategy keeps what ranking needs only if it is made with selection=ProxySelection(...)"
+            )
+        inputs, targets = self._search_module().example()
+        space = exporter_space(self._pristine, decisions_of(self.supernet), tuple(inputs.shape[1:]))
+        return rank(
+            self.posterior, space, selection or self.selection, inputs=inputs, targets=targets, progress=progress
+        )
 
     def _search_module(self) -> BaLeNASModule:
         module = self.oneshot_module
@@ -217,3 +255,15 @@ class BaLeNAS(DARTS):
             require_checkpoint(path)
             super().load_state_dict(state_dict)
             self._mutated_model_space.evaluator.fit_kwargs["weights_only"] = True
+
+
+def _proxy_selection(given: object) -> ProxySelection | None:
+    if given is None or isinstance(given, ProxySelection):
+        return given
+    names = [field.name for field in fields(ProxySelection)]
+    if not isinstance(given, dict):
+        raise OptionError(f"selection must be a ProxySelection, a dict of its options or None, got {given!r}")
+    for key in given:
+        if key not in names:
+            raise OptionError(f"selection has no option {key!r}{nearest(str(key), names)} Options: {', '.join(names)}")
+    return ProxySelection(**given)

@@ -1,0 +1,169 @@
+"""Rank what a run has found, and write networks that people can train: the work of `balenas export`."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from nni.nas.nn.pytorch import ModelSpace
+from torch import Tensor, nn
+
+from balenas_plugin.adapters.nni.build import build_space
+from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.decisions import decisions_of
+from balenas_plugin.adapters.nni.space import exporter_space
+from balenas_plugin.adapters.nni.strategy import BaLeNAS
+from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.data import load_search_data
+from balenas_plugin.errors import FileFormatError, SpaceError
+from balenas_plugin.export import ProxySelection, RankedArchitecture, rank
+from balenas_plugin.export.drawing import Edge, draw_architecture, draw_choices
+from balenas_plugin.export.onnx_file import write_onnx
+from balenas_plugin.export.standalone import write_standalone
+from balenas_plugin.files import write_text_atomically
+from balenas_plugin.ground_truth import ground_truth_of
+from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.search_spaces import nasbench201
+
+_STATE_PREFIX = "training_module._model."
+"""Where Lightning's checkpoint of a one-shot search keeps the model space."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run's space and what was learned in it.
+
+    Args:
+        folder: of the run.
+        model_space: as configured, with fresh weights.
+        supernet: the same with the weights of the search.
+        posterior: over its choices.
+        batch: images (B, C, H, W) and labels (B,) of the architecture half, for the proxies that look at data.
+    """
+
+    folder: RunFolder
+    model_space: ModelSpace
+    supernet: ModelSpace
+    posterior: Posterior
+    batch: tuple[Tensor, Tensor]
+
+    @classmethod
+    def load(cls, folder: RunFolder) -> FinishedRun:
+        """Read a run's folder.
+
+        Raises:
+            FileFormatError: it is not the folder of a run, or a file in it is damaged.
+        """
+        config = folder.read_config()
+        posterior = Posterior.load(folder.posterior)
+        data = load_search_data(config.data)
+        torch.manual_seed(config.seed)
+        model_space = build_space(config.space, num_classes=data.num_classes)
+        supernet = BaLeNAS().mutate_model(copy.deepcopy(model_space))
+        _load_weights(supernet, SearchCheckpoint(folder.checkpoints).path)
+        rows = range(min(config.data.batch_size, len(data.architecture_set)))
+        images, labels = zip(*(data.architecture_set[i] for i in rows), strict=True)
+        return cls(folder, model_space, supernet, posterior, (torch.stack(images), torch.tensor(labels)))
+
+    def rank(self, selection: ProxySelection, *, table: Path | None, progress: bool) -> list[RankedArchitecture]:
+        """Rank with proxies, and add the ground truth where a table has it (nothing above has seen it)."""
+        images, labels = self.batch
+        space = exporter_space(self.model_space, decisions_of(self.supernet), tuple(images.shape[1:]))
+        ranked = rank(self.posterior, space, selection, inputs=images, targets=labels, progress=progress)
+        return [replace(found, ground_truth=ground_truth_of(found.notation, table)) for found in ranked]
+
+    def inherited_network(self, sample: Mapping[str, Any]) -> nn.Module:
+        """Return the frozen network with the supernet's weights.
+
+        Raises:
+            SpaceError: NNI cannot freeze this supernet (it cannot for cells).
+        """
+        try:
+            return copy.deepcopy(self.supernet.freeze(dict(sample)))
+        except NotImplementedError as error:
+            raise SpaceError(
+                f"NNI cannot freeze the supernet of {type(self.supernet).__name__} with its weights: {error}. The formats "
+                "json, csv and svg work."
+            ) from error
+
+
+def write_exports(
+    run: FinishedRun, ranked: Sequence[RankedArchitecture], formats: Sequence[str], output: Path
+) -> list[Path]:
+    """Write the ranked architectures in each format; return the files written.
+
+    Args:
+        formats: any of json, csv, python, onnx, svg.
+        output: folder to write to.
+    """
+    written = []
+    if "json" in formats:
+        written.append(output / "architectures.json")
+        write_text_atomically(written[-1], json.dumps([found.to_dict() for found in ranked], indent=1) + "\n")
+    if "csv" in formats:
+        written.append(output / "architectures.csv")
+        write_text_atomically(written[-1], _csv(ranked))
+    example = run.batch[0][:2]
+    for found in ranked:
+        name, title = f"architecture_{found.rank:03d}", next(iter(found.notation.values()), f"rank {found.rank}")
+        if "svg" in formats:
+            written.append(output / f"{name}.svg")
+            _draw(written[-1], found, title)
+        if "python" in formats:
+            written += write_standalone(
+                run.inherited_network(found.choices), output, name=name, example=example, title=title
+            )
+        if "onnx" in formats:
+            written.append(output / f"{name}.onnx")
+            write_onnx(run.inherited_network(found.choices), written[-1], example=example)
+    return written
+
+
+def _csv(ranked: Sequence[RankedArchitecture]) -> str:
+    rows = []
+    for found in ranked:
+        record = found.to_dict()
+        row = {key: value for key, value in record.items() if not isinstance(value, dict)}
+        row |= {f"score_{proxy}": value for proxy, value in record["scores"].items()}
+        row |= {f"notation_{name}": text for name, text in record["notation"].items()}
+        row |= {f"choice_{label}": value for label, value in record["choices"].items()}
+        for dataset, metrics in record.get("ground_truth", {}).get("values", {}).items():
+            row |= {f"ground_truth_{dataset}_{metric}": value for metric, value in metrics.items()}
+        rows.append(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _draw(path: Path, found: RankedArchitecture, title: str) -> None:
+    if "nasbench201" not in found.notation:
+        draw_choices(path, {k: str(v) for k, v in found.choices.items()}, found.winning_probability, title=title)
+        return
+    indices = nasbench201.parse(found.notation["nasbench201"])
+    probabilities = [found.winning_probability[label] for label in nasbench201.to_nni(indices)]
+    edges = [
+        Edge(source=edge.source, target=edge.target, operation=nasbench201.OPERATIONS[index], probability=probability)
+        for edge, index, probability in zip(nasbench201.EDGES, indices, probabilities, strict=True)
+    ]
+    draw_architecture(path, edges, title=title)
+
+
+def _load_weights(supernet: ModelSpace, checkpoint: Path) -> None:
+    if not checkpoint.exists():
+        raise FileFormatError(f"{checkpoint} is missing: the weights of the search are in it. Resume the run to write it.")
+    require_checkpoint(checkpoint)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    own = {key.removeprefix(_STATE_PREFIX): value for key, value in state.items() if key.startswith(_STATE_PREFIX)}
+    try:
+        supernet.load_state_dict(own)
+    except RuntimeError as error:
+        raise FileFormatError(f"{checkpoint} holds the weights of another space: {error}") from error

@@ -1,0 +1,149 @@
+"""One-shot strategies by name: BaLeNAS, and NNI's own made to follow the seed and to refuse in one clear sentence."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import nni.mutable.mutable
+import nni.nas.strategy
+import numpy as np
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
+from nni.nas.oneshot.pytorch.sampling import has_tianshou
+from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+
+from balenas_plugin.adapters.nni.construct import construct
+from balenas_plugin.adapters.nni.strategy import BaLeNAS
+from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
+from balenas_plugin.errors import BalenasError, MissingDependencyError, OptionError, SpaceError, nearest
+
+STRATEGIES: dict[str, type[OneShotStrategy]] = {
+    "BaLeNAS": BaLeNAS,
+    **{
+        name: getattr(nni.nas.strategy, name)
+        for name in ("DARTS", "GumbelDARTS", "Proxyless", "RandomOneShot", "ENAS")
+    },
+}
+
+_PYTHON_OBJECTS = ("mutation_hooks", "filter", "policy_fn", "penalty")
+"""Options that take objects, which no config can hold."""
+
+
+def build_strategy(options: Mapping[str, Any]) -> OneShotStrategy:
+    """Return `BaLeNAS` or one of NNI's one-shot strategies by name.
+
+    Raises:
+        OptionError: the name or an option is unknown or refused.
+        MissingDependencyError: ENAS is asked for without tianshou.
+    """
+    name = options["name"]
+    if name not in STRATEGIES:
+        raise OptionError(f"strategy {name!r} is unknown{nearest(name, STRATEGIES)} Strategies: {', '.join(STRATEGIES)}")
+    arguments = {key: value for key, value in options.items() if key != "name"}
+    for key in arguments:
+        if key in _PYTHON_OBJECTS:
+            raise OptionError(f"strategy option {key!r} takes a Python object, so only a script can give it, not a config")
+    if name == "ENAS":
+        if not has_tianshou:
+            raise MissingDependencyError("strategy ENAS needs a package that is not installed: pip install 'tianshou<0.5'")
+        arguments.setdefault("reward_metric_name", "val_acc")
+    if name == "GumbelDARTS" and "temperature" in arguments:
+        arguments["temperature"] = _temperature(arguments["temperature"])
+    strategy = construct(f"strategy {name}", STRATEGIES[name], arguments, inherited=_inherited_options(STRATEGIES[name]))
+    if not isinstance(strategy, BaLeNAS):
+        nni.mutable.mutable.RandomState = _seeded_random_state
+        _order_by_label(strategy)
+        if name == "ENAS":
+            _mark_batches(strategy)
+    _refuse_clearly(strategy, name)
+    return strategy
+
+
+def _inherited_options(strategy_class: type) -> dict[str, inspect.Parameter]:
+    """Return the keyword options of the base classes, which NNI passes through **kwargs."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in strategy_class.__mro__:
+        if base is not object and "__init__" in vars(base):
+            for name, parameter in inspect.signature(base.__init__).parameters.items():
+                if name not in ("self", "model_space", "engine", *_PYTHON_OBJECTS):
+                    found.setdefault(name, parameter)
+    return found
+
+
+def _temperature(given: Any) -> Any:
+    """Return the annealing of GumbelDARTS as NNI wants it: a float, or a tuple of two."""
+    if isinstance(given, list | tuple) and len(given) == 2 and all(isinstance(t, int | float) for t in given):
+        return float(given[0]), float(given[1])
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return float(given)
+    raise OptionError(f"strategy GumbelDARTS: temperature must be a number or [first, last], got {given!r}")
+
+
+def _seeded_random_state() -> np.random.RandomState:
+    """Return a generator seeded by NumPy's global one: NNI's own start from the operating system (no seed, no resume)."""
+    return np.random.RandomState(np.random.randint(2**32, dtype=np.uint32))
+
+
+def _order_by_label(strategy: OneShotStrategy) -> None:
+    """Give NNI's own differentiable strategies parameters in label order: theirs depends on addresses (no resume)."""
+    configure = strategy.configure_oneshot_module
+
+    def configured(training_module: Any) -> Any:
+        module = configure(training_module)
+        if isinstance(module, DartsLightningModule):
+            module.arch_parameters = lambda: list(architecture_parameters(module).values())
+        return module
+
+    strategy.configure_oneshot_module = configured
+
+
+class _Marked:
+    """A loader whose batches come as (batch, mark)."""
+
+    def __init__(self, loader: Any, mark: str) -> None:
+        self.loader, self.mark = loader, mark
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Any, str]]:
+        return ((batch, self.mark) for batch in self.loader)
+
+
+def _mark_batches(strategy: OneShotStrategy) -> None:
+    """Tell NNI's ENAS which loader a batch comes from: it reads that where only Lightning 2.0 had put it."""
+    combine = strategy.train_dataloader
+
+    def combined(train: Callable[[], Any], val: Callable[[], Any]) -> Any:
+        return combine(lambda: _Marked(train(), "train"), lambda: _Marked(val(), "val"))
+
+    strategy.train_dataloader = combined
+
+
+def _refuse_clearly(strategy: OneShotStrategy, name: str) -> None:
+    """Turn what NNI raises about a space or an option into an error of ours."""
+    mutate, configure = strategy.mutate_model, strategy.configure_oneshot_module
+
+    def mutated(model: ModelSpace) -> ModelSpace:
+        try:
+            supernet = mutate(model)
+        except BalenasError:
+            raise
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise SpaceError(f"strategy {name} cannot search {type(model).__name__}: {error}") from error
+        if next(supernet_modules(supernet), None) is None:
+            raise SpaceError(f"{type(model).__name__} has no choices, so there is nothing to search")
+        return supernet
+
+    def configured(training_module: Any) -> Any:
+        try:
+            return configure(training_module)
+        except BalenasError:
+            raise
+        except (TypeError, ValueError, AssertionError) as error:
+            raise OptionError(f"strategy {name} does not accept its options: {error}") from error
+
+    strategy.mutate_model = mutated
+    strategy.configure_oneshot_module = configured

@@ -1,0 +1,75 @@
+"""NNI's model spaces as the exporter sees them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nni.nas.hub.pytorch import NasBench201
+from nni.nas.nn.pytorch import ModelSpace
+from torch import nn
+
+from balenas_plugin.bayes.decisions import Decision, Sample
+from balenas_plugin.errors import SpaceError
+from balenas_plugin.export.space import NasBench201Space, Space
+from balenas_plugin.search_spaces import nasbench201
+
+
+class NniSpace:
+    """Any NNI model space: networks come from the space's own `freeze`, with fresh weights.
+
+    Args:
+        model_space: as the user wrote it, before it was turned into a supernet.
+        decisions: of its supernet.
+        image_shape: (channels, height, width) of an input.
+    """
+
+    def __init__(
+        self, model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, int, int]
+    ) -> None:
+        self.model_space = model_space
+        self.decisions = decisions
+        self.image_shape = image_shape
+
+    def build(self, sample: Sample) -> nn.Module:
+        """Return the frozen network, every layer of it initialised anew.
+
+        Raises:
+            SpaceError: the space cannot freeze this sample.
+        """
+        try:
+            network = copy.deepcopy(self.model_space.freeze(dict(sample)))
+        except (NotImplementedError, RuntimeError, ValueError, KeyError) as error:
+            raise SpaceError(f"{type(self.model_space).__name__} cannot be frozen to {sample}: {error}") from error
+        for module in network.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        return network
+
+    def notations(self, sample: Sample) -> dict[str, str]:
+        """Return no notation but the sample itself."""
+        return {}
+
+    def fast_rank_value(self, proxy: str, network: nn.Module) -> float | None:
+        """Return None: there is no quicker way for an arbitrary space."""
+        return None
+
+
+def exporter_space(model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, int, int]) -> Space:
+    """Return the exporter's view of a model space that has not been mutated; NAS-Bench-201's is built without NNI."""
+    if type(model_space) is NasBench201 and image_shape[0] == 3 and image_shape[1] == image_shape[2]:
+        return NasBench201Space(
+            channels=model_space.channels,
+            cells_per_stage=model_space.num_modules,
+            num_classes=model_space.num_labels,
+            image_size=image_shape[1],
+        )
+    return NniSpace(model_space, decisions, image_shape)
+
+
+def notations(model_space: ModelSpace, sample: Mapping[str, Any]) -> dict[str, str]:
+    """Return the space's own notations of a sample: name of the notation -> text."""
+    if isinstance(model_space, NasBench201):
+        return {"nasbench201": nasbench201.format_string(nasbench201.from_nni(sample))}
+    return {}

@@ -1,0 +1,183 @@
+"""Selection from a posterior: candidates, ranking, stability, and the quick SynFlow of NAS-Bench-201."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from balenas_plugin.bayes import Posterior, SeededNoise
+from balenas_plugin.bayes.decisions import Architectures
+from balenas_plugin.errors import OptionError, SpaceError
+from balenas_plugin.export import NasBench201Space, ProxySelection, rank
+from balenas_plugin.proxies import rank_value, score
+from balenas_plugin.search_spaces import build_network, from_nni, parse
+from balenas_plugin.search_spaces.nasbench201.synflow import log_synflow
+
+SPACE = NasBench201Space(channels=4, cells_per_stage=1, image_size=16)
+
+
+def example(spread=0.5, precision=4.0):
+    generator = torch.Generator().manual_seed(1)
+    labels = [label for decision in SPACE.decisions for label in decision.labels]
+    mean = {label: spread * torch.randn(5, generator=generator) for label in labels}
+    return Posterior(mean, {label: torch.full((5,), precision) for label in labels})
+
+
+def test_draws_are_discretised_deduplicated_and_counted():
+    posterior = example()
+    ranked = rank(posterior, SPACE, ProxySelection(n=40, seed=3))
+    architectures, noise = Architectures(SPACE.decisions, posterior), SeededNoise(3)
+    by_hand = Counter()
+    for _ in range(40):
+        draw = posterior.sample(noise)
+        values = SPACE.decisions[0].values
+        by_hand[tuple(values[int(draw[label].argmax())] for label in posterior.labels)] += 1
+    found = {tuple(r.choices[label] for label in posterior.labels): r.times_drawn for r in ranked}
+    assert found == dict(by_hand)
+    assert sum(found.values()) == 40
+    for r in ranked:
+        assert r.log_probability == pytest.approx(architectures.describe(r.choices).log_probability)
+        assert r.probability == pytest.approx(math.prod(r.winning_probability.values()), rel=1e-9)
+
+
+def test_enumerated_candidates_are_the_most_probable():
+    posterior = example()
+    ranked = rank(posterior, SPACE, ProxySelection(n=25, candidates="enumerate"))
+    expected = sorted(found.log_probability for found in posterior.most_probable(25))
+    assert sorted(r.log_probability for r in ranked) == pytest.approx(expected)
+    assert all(r.times_drawn == 0 for r in ranked)
+
+
+def test_order_is_that_of_the_proxy_on_freshly_built_networks():
+    ranked = rank(example(), SPACE, ProxySelection(n=15, seed=5))
+    values = []
+    for r in ranked:
+        torch.manual_seed(5)
+        values.append(rank_value("synflow", SPACE.build(r.choices), torch.ones(1, 3, 16, 16)))
+        assert r.scores["synflow"] == pytest.approx(values[-1], abs=1e-5)
+    assert [r.rank for r in ranked] == list(range(1, len(ranked) + 1))
+    assert values == sorted(values, reverse=True)
+
+
+def test_same_seed_same_list_whatever_the_number_of_workers():
+    selection = ProxySelection(n=20, proxy=("synflow", "naswot"), seeds=2, include_probability=True)
+    inputs = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(11)
+    one = rank(example(), SPACE, selection, inputs=inputs)
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    two = rank(example(), SPACE, ProxySelection(**{**vars(selection), "workers": 2}), inputs=inputs)
+    assert [r.to_dict() for r in one] == [r.to_dict() for r in two]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_several_criteria_average_their_ranks():
+    inputs = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    selection = ProxySelection(n=12, proxy=("synflow", "params"), include_probability=True, candidates="enumerate")
+    ranked = rank(example(), SPACE, selection, inputs=inputs)
+
+    def places(values):
+        return [sum(other > value for other in values) for value in values]
+
+    columns = [
+        places([r.scores["synflow"] for r in ranked]),
+        places([r.scores["params"] for r in ranked]),
+        places([r.log_probability for r in ranked]),
+    ]
+    points = [sum(column) for column in zip(*columns, strict=True)]
+    assert points == sorted(points)
+    assert len(set(points)) > 1
+
+
+def test_stability_is_certain_for_one_enumerated_seed_and_a_share_for_draws():
+    sure = rank(example(), SPACE, ProxySelection(n=10, candidates="enumerate"))
+    assert [r.stability for r in sure] == [1.0] + [0.0] * 9
+    drawn = rank(example(), SPACE, ProxySelection(n=30))
+    assert sum(r.stability for r in drawn) == pytest.approx(1.0, abs=1e-5)
+    # the winner wins unless a bootstrap of the 30 draws misses it
+    missed = (1 - drawn[0].times_drawn / 30) ** 30
+    assert drawn[0].stability == pytest.approx(1 - missed, abs=0.06)
+
+
+def test_constraints_leave_out_large_networks():
+    everything = rank(example(), SPACE, ProxySelection(n=30))
+    sizes = {
+        json.dumps(r.choices): score("params", SPACE.build(r.choices), torch.ones(1, 3, 16, 16)) for r in everything
+    }
+    limit = sorted(sizes.values())[len(sizes) // 2]
+    kept = rank(example(), SPACE, ProxySelection(n=30, max_params=limit))
+    assert {json.dumps(r.choices) for r in kept} == {name for name, size in sizes.items() if size <= limit}
+    assert all(r.params == sizes[json.dumps(r.choices)] for r in kept)
+    with pytest.raises(SpaceError, match=r"none of the .* candidates meets max_params=1"):
+        rank(example(), SPACE, ProxySelection(n=5, max_params=1))
+
+
+def test_networks_that_ignore_their_input_come_last():
+    labels = [label for decision in SPACE.decisions for label in decision.labels]
+    mean = {label: torch.tensor([2.0, 1.9, -50.0, 1.8, -50.0]) for label in labels}
+    posterior = Posterior(mean, {label: torch.full((5,), 1.0) for label in labels})
+    inputs, targets = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    for proxy in ("synflow", "grasp"):
+        ranked = rank(posterior, SPACE, ProxySelection(n=30, proxy=proxy), inputs=inputs, targets=targets)
+        dead = [r.scores[proxy] == -math.inf for r in ranked]
+        assert any(dead)
+        assert dead == sorted(dead)
+        assert ranked[-1].to_dict()["scores"][proxy] is None  # JSON knows no infinity
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"proxy": "sinflow"}, "did you mean 'synflow'"),
+        ({"n": 0}, "n must be a whole number"),
+        ({"candidates": "sampled"}, "did you mean 'sample'"),
+        ({"max_params": -1}, "max_params must be a positive number"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(OptionError, match=message):
+        ProxySelection(**options)
+
+
+def test_posterior_of_another_space():
+    other = Posterior({"layer": torch.zeros(3)}, {"layer": torch.ones(3)})
+    with pytest.raises(SpaceError, match="posterior is of another space"):
+        rank(other, SPACE)
+
+
+def test_labels_are_asked_for():
+    with pytest.raises(OptionError, match="needs labels"):
+        rank(example(), SPACE, ProxySelection(n=2, proxy="snip"))
+
+
+@pytest.mark.parametrize("cells", [1, 5])
+def test_quick_synflow_equals_the_proxy(cells):
+    generator = torch.Generator().manual_seed(cells)
+    cases = [torch.randint(5, (6,), generator=generator).tolist() for _ in range(6)]
+    cases += [[0] * 6, [1] * 6, [3] * 6, [0, 0, 0, 4, 0, 0], [3, 2, 4, 0, 0, 0]]
+    for case in cases:
+        network = build_network(case, channels=4, cells_per_stage=cells)
+        expected = rank_value("synflow", network, torch.ones(1, 3, 16, 16))
+        found = log_synflow(network, image_size=16)
+        assert found == pytest.approx(expected, abs=1e-5), case
+
+
+def test_quick_synflow_of_reference_networks(parity_dir):
+    reference = json.loads((parity_dir / "proxies.json").read_text())["archs"]
+    weights = torch.load(parity_dir / "proxies_weights.pt", weights_only=True)
+    for name, case in reference.items():
+        network = build_network(case["arch"])
+        with torch.no_grad():
+            for parameter, value in zip(network.parameters(), weights[name].values(), strict=True):
+                parameter.copy_(value)
+        expected = case["float64"]["synflow"]
+        assert log_synflow(network) == (pytest.approx(math.log(expected), abs=1e-5) if expected else -math.inf)
+
+
+def test_space_translates_samples():
+    sample = {label: "conv_3x3" for decision in SPACE.decisions for label in decision.labels}
+    assert parse(SPACE.notations(sample)["nasbench201"]) == from_nni(sample) == (3,) * 6
