@@ -36,7 +36,7 @@ def straightforward(posterior, space, samples, seed):
         network(torch.ones(1, *space.image_shape, dtype=torch.float64)).sum().backward()
         layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
         terms = [(m.weight * m.weight.grad).abs().sum() for m in layers if m.weight.grad is not None]
-        scores.append(float(torch.stack(terms).sum().log()) if terms else float("-inf"))
+        scores.append(torch.stack(terms).sum().log().item() if terms else float("-inf"))
     return scores
 
 
