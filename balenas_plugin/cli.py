@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ _SEARCH_EXAMPLES = """\
 examples:
   balenas search configs/quickstart.yml
   balenas search configs/quickstart.yml --set strategy.num_mc_samples=1 --set data.name=cifar10 --set data.root=~/data
-  balenas search configs/quickstart.yml --set strategy.name=DARTS      one of NNI's own strategies, for comparison
+  balenas search configs/quickstart.yml --set strategy=DARTS      one of NNI's own strategies, for comparison
   balenas search configs/quickstart.yml --output runs/trial --overwrite
 
 The run's folder then holds config.yml, manifest.json, history.csv, posterior.json, architectures.json and checkpoints/.
@@ -72,8 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--output", type=Path, metavar="DIR", help="folder of the run (default: runs/<name>, numbered when it exists)"
     )
-    search.add_argument("--resume", action="store_true", help="continue an interrupted run, exactly")
-    search.add_argument("--overwrite", action="store_true", help="replace the run that is in --output")
+    existing = search.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="continue an interrupted run, exactly")
+    existing.add_argument("--overwrite", action="store_true", help="replace the run that is in --output")
     search.set_defaults(run_command=_search)
 
     _add_export(commands, formatter)
@@ -137,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"balenas: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("balenas: stopped. The same command with --resume continues where it was.", file=sys.stderr)
+        print("balenas: stopped.", file=sys.stderr)
         return 130
 
 
@@ -160,12 +162,30 @@ def _search(options: argparse.Namespace) -> int:
             return 0
     else:
         folder = new_run_folder(config, options.output, overwrite=options.overwrite)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
-        from balenas_plugin.adapters.nni.run import run_search
-    run_search(config, folder, resume=options.resume)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
+            from balenas_plugin.adapters.nni.run import run_search
+        run_search(config, folder, resume=options.resume)
+    except KeyboardInterrupt:
+        if not folder.manifest.exists():
+            raise
+        print(f"balenas: stopped. To continue exactly where it was: {_resume(options, folder)}", file=sys.stderr)
+        return 130
+    finally:
+        folder.release()
     _print_architectures(folder)
     return 0
+
+
+def _resume(options: argparse.Namespace, folder: Any) -> str:
+    """Return the command that resumes the search."""
+    words = ["balenas", "search", str(options.config)]
+    for override in options.overrides:
+        words += ["--set", override]
+    if options.seed is not None:
+        words += ["--seed", str(options.seed)]
+    return shlex.join([*words, "--output", str(folder.path), "--resume"])
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -237,7 +257,7 @@ def _benchmark_import(options: argparse.Namespace) -> int:
 def _print_architectures(folder: Any) -> None:
     import json
 
-    records = json.loads(folder.architectures.read_text(encoding="utf-8"))
+    records = folder.read_architectures()
     print(f"\n{'rank':>4}  {'probability':>11}  architecture")
     for record in records:
         name = next(iter(record["notation"].values()), None) or json.dumps(record["choices"])

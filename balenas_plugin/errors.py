@@ -48,5 +48,6 @@ class MissingDependencyError(BalenasError, ImportError):
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the allowed word nearest to `given`, or ``"."`` if none is near."""
-    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "."
+    words = {word.lower(): word for word in allowed}
+    close = difflib.get_close_matches(given.lower(), words, n=1, cutoff=0.5)
+    return f"; did you mean {words[close[0]]!r}?" if close else "."

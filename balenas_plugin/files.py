@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from balenas_plugin.errors import StorageError
+
+
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
+
+@contextlib.contextmanager
+def refused_writes_told(path: Path) -> Iterator[None]:
+    """Turn a disk's refusals in the block, from whatever library, into an error of ours.
+
+    Args:
+        path: the file or folder that the block writes to.
+
+    Raises:
+        StorageError: the disk is full or does not let us write.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError) or error.errno not in _REFUSED:
+            raise
+        raise StorageError(
+            f"cannot write {path}: {error}. Free some disk space or check the permissions of the folder, then try again."
+        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -11,12 +11,14 @@ logs/                Lightning's logger
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -27,17 +29,24 @@ from typing import Any
 import yaml
 
 from balenas_plugin.config import SearchConfig
-from balenas_plugin.errors import FileFormatError, OptionError
-from balenas_plugin.files import write_text_atomically
+from balenas_plugin.errors import FileFormatError, OptionError, StorageError
+from balenas_plugin.files import refused_writes_told, write_text_atomically
 
+_RUNS = Path("runs")
 _PACKAGES = ("balenas-plugin", "nni", "torch", "torchvision", "pytorch-lightning", "numpy", "scikit-learn")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths and records of one run."""
+    """Paths and records of one run.
+
+    Args:
+        path: of the folder.
+        replaces: whether another run is in it, to be deleted when this one starts.
+    """
 
     path: Path
+    replaces: bool = False
 
     @property
     def config(self) -> Path:
@@ -74,11 +83,24 @@ class RunFolder:
         """Folder of Lightning's logger."""
         return self.path / "logs"
 
-    def start(self, config: SearchConfig, *, resumed: bool) -> None:
-        """Write the config, and a manifest that says the search is running."""
-        self.path.mkdir(parents=True, exist_ok=True)
+    def start(self, config: SearchConfig, *, resumed: bool, **entries: Any) -> None:
+        """Write the config, and a manifest that says the search is running.
+
+        Args:
+            config: of the run.
+            resumed: whether the folder's run is continued.
+            entries: further entries of the manifest.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        with refused_writes_told(self.path):
+            if self.replaces:
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
         write_text_atomically(self.config, config.to_yaml())
         manifest = self.read_manifest() if resumed and self.manifest.exists() else {}
+        manifest.pop("error", None)
         started = {
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "started": _now(),
@@ -92,15 +114,40 @@ class RunFolder:
             versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
             machine={"platform": platform.platform(), "cpus": os.cpu_count()},
             sessions=[*manifest.get("sessions", []), started],
+            **entries,
         )
         self._write_manifest(manifest)
 
-    def update_manifest(self, **entries: Any) -> None:
-        """Add entries to the manifest, and the time to its last session."""
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[dict[str, Any]]:
+        """Record in the manifest how the block ends, and when; the block may add entries to what is yielded.
+
+        Raises:
+            StorageError: the disk is full, or refuses a file.
+        """
+        entries: dict[str, Any] = {"status": "finished"}
+        try:
+            with refused_writes_told(self.path):
+                yield entries
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            with contextlib.suppress(StorageError, FileFormatError):  # the error itself is what matters
+                self._end("interrupted" if interrupted else "failed", None if interrupted else error)
+            raise
+        self._end(**entries)
+
+    def _end(self, status: str, error: BaseException | None = None, **entries: Any) -> None:
         manifest = self.read_manifest()
-        manifest.update(entries)
+        manifest.update(status=status, **entries)
+        if error is not None:
+            manifest["error"] = f"{type(error).__name__}: {error}"
         manifest["sessions"][-1]["ended"] = _now()
         self._write_manifest(manifest)
+
+    def release(self) -> None:
+        """Remove the folder if nothing was written to it."""
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def read_manifest(self) -> dict[str, Any]:
         """Read the manifest.
@@ -125,6 +172,21 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the search ended."""
         return self.manifest.exists() and self.read_manifest().get("status") == "finished"
+
+    def read_architectures(self) -> list[dict[str, Any]]:
+        """Read the architectures found.
+
+        Raises:
+            FileFormatError: the file is missing or damaged.
+        """
+        try:
+            records = json.loads(self.architectures.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileFormatError(f"cannot read {self.architectures}: {error}. Was its search finished?") from error
+        keys = {"rank", "choices", "notation"}
+        if not isinstance(records, list) or not all(isinstance(r, dict) and keys <= set(r) for r in records):
+            raise FileFormatError(f"{self.architectures} does not hold the architectures of a run")
+        return records
 
     def read_config(self) -> SearchConfig:
         """Read the config that the run was started with.
@@ -155,23 +217,36 @@ class RunFolder:
 def new_run_folder(config: SearchConfig, output: Path | None, *, overwrite: bool) -> RunFolder:
     """Return a folder for a new run: `output`, or the first free of runs/<name>, runs/<name>-2, ...
 
+    The latter is created at once, so that two searches started together do not choose the same.
+
     Raises:
-        OptionError: `output` has something in it, and overwriting was not asked for.
+        OptionError: `output` has something in it, and overwriting was not asked for; or there is nothing to overwrite.
+        StorageError: the folder cannot be created.
     """
     if output is None:
-        base = Path("runs")
-        names = (config.name if n == 1 else f"{config.name}-{n}" for n in count(1))
-        return RunFolder(next(base / name for name in names if not _occupied(base / name)))
+        if overwrite:
+            raise OptionError("--overwrite needs --output DIR, the run to replace")
+        return RunFolder(_claim(config.name))
     if _occupied(output):
         if not overwrite:
             raise OptionError(
                 f"{output} exists and is not empty: --resume continues the run in it, --overwrite replaces it, another "
                 "--output leaves it alone"
             )
-        if not (output / "manifest.json").is_file():
-            raise OptionError(f"{output} is not the folder of a run, so --overwrite will not delete it")
-        shutil.rmtree(output)
-    return RunFolder(output)
+        try:
+            RunFolder(output).read_manifest()
+        except FileFormatError as error:
+            raise OptionError(f"{output} is not the folder of a run, so --overwrite will not delete it") from error
+    return RunFolder(output, replaces=_occupied(output))
+
+
+def _claim(name: str) -> Path:
+    for n in count(1):
+        path = _RUNS / (name if n == 1 else f"{name}-{n}")
+        with refused_writes_told(path), contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+    raise AssertionError("count never ends")
 
 
 def resumed_run_folder(config: SearchConfig, output: Path | None) -> RunFolder:
@@ -181,15 +256,15 @@ def resumed_run_folder(config: SearchConfig, output: Path | None) -> RunFolder:
         OptionError: there is no such folder, or it was started with another config.
     """
     if output is None:
-        base = Path("runs")
-        existing = [base / config.name] if _occupied(base / config.name) else []
-        for n in count(2):
-            if not _occupied(base / f"{config.name}-{n}"):
-                break
-            existing.append(base / f"{config.name}-{n}")
-        if not existing:
-            raise OptionError(f"there is no run {base / config.name} to resume; leave out --resume to start it")
-        output = existing[-1]
+        numbered = {
+            int(path.name.removeprefix(f"{config.name}-")): path
+            for path in _RUNS.glob(f"{config.name}-*")
+            if path.name.removeprefix(f"{config.name}-").isdecimal() and _occupied(path)
+        }
+        first = _RUNS / config.name
+        if not numbered and not _occupied(first):
+            raise OptionError(f"there is no run {first} to resume; leave out --resume to start it")
+        output = numbered[max(numbered)] if numbered else first
     elif not _occupied(output):
         raise OptionError(f"there is no run in {output} to resume; leave out --resume to start it")
     folder = RunFolder(output)

@@ -27,6 +27,7 @@ class History(pl.Callback):
         self.folder = folder
         self.describe = describe
         self.rows: list[dict[str, Any]] = []
+        self._ever_validated = False
         self._validated = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -39,7 +40,7 @@ class History(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note that this epoch has been validated."""
-        self._validated = True
+        self._validated = self._ever_validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the row of this epoch."""
@@ -47,9 +48,8 @@ class History(pl.Callback):
         averaged = {name.removesuffix("_epoch") for name in metrics if name.endswith("_epoch")}
         row: dict[str, Any] = {"epoch": trainer.current_epoch}
         for name in sorted(metrics):
-            if name.startswith("val_") and not self._validated and name not in averaged:
-                continue  # Lightning still has the value of an earlier epoch
-            if "/" not in name and not name.endswith("_step") and name not in averaged:
+            stale = name.startswith("val_") and self._ever_validated and not self._validated  # of an earlier epoch
+            if "/" not in name and not name.endswith("_step") and name not in averaged and not stale:
                 row[name.removesuffix("_epoch")] = metrics[name]
         self.rows.append({**row, **self.describe()})
         self._write()
@@ -64,11 +64,12 @@ class History(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows so far."""
-        return {"rows": self.rows}
+        return {"rows": self.rows, "ever_validated": self._ever_validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after the rows of a checkpoint."""
         self.rows = list(state_dict["rows"])
+        self._ever_validated = bool(state_dict["ever_validated"])
 
 
 class Progress(pl.Callback):

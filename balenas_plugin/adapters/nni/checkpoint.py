@@ -1,4 +1,4 @@
-"""Checkpoints from which a killed search continues exactly: everything Lightning saves, and every random generator.
+"""Checkpoints from which a killed search continues exactly: what Lightning saves, every random generator, the metrics.
 
 A checkpoint is written at the end of each epoch, after validation. Whatever happened after it is computed again with
 the same random numbers, so a search killed at any step ends as if it had not been.
@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from balenas_plugin.errors import FileFormatError, StorageError
+from balenas_plugin.errors import BalenasError, FileFormatError, StorageError
 
 LAST = "last.ckpt"
 
@@ -52,12 +52,15 @@ class SearchCheckpoint(Checkpoint):
 
     Raises:
         StorageError: a checkpoint could not be written; the previous one is whole.
+        FileFormatError: the checkpoint to resume from is of another search.
     """
 
     def __init__(self, directory: str | Path) -> None:
         super().__init__()
         self.directory = Path(directory)
         self._restored: dict[str, Any] | None = None
+        self._metrics: dict[str, torch.Tensor] = {}
+        self._training = False
 
     @property
     def path(self) -> Path:
@@ -65,13 +68,36 @@ class SearchCheckpoint(Checkpoint):
         return self.directory / LAST
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore the random states: from here on an uninterrupted run would draw the next epoch's data order."""
+        """Restore the random states: from here on an uninterrupted run would draw the next epoch's data order.
+
+        The metrics are restored as well: a search that was killed after its last epoch still reports them.
+        """
         if self._restored is not None:
-            set_random_states(self._restored)
+            set_random_states(self._restored["random"])
+            trainer.callback_metrics.update(self._restored["metrics"])
             self._restored = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that a checkpoint, if there is one to resume from, has been taken in."""
+        self._training = True
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Say so if it is the checkpoint that does not fit.
+
+        Raises:
+            FileFormatError: Lightning failed while it restored the checkpoint.
+        """
+        restoring = trainer.ckpt_path is not None and not self._training
+        if restoring and isinstance(exception, Exception) and not isinstance(exception, BalenasError):
+            reason = str(exception).strip().partition("\n")[0]
+            raise FileFormatError(
+                f"the checkpoint {trainer.ckpt_path} is not of this search ({type(exception).__name__}: {reason}). Put the "
+                "right one back, or remove it to start the search anew."
+            ) from exception
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the checkpoint; Lightning runs checkpoint callbacks after all others."""
+        self._metrics = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
         temporary = self.path.with_name(f".{LAST}.tmp")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -88,11 +114,11 @@ class SearchCheckpoint(Checkpoint):
             ) from error
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the random states of this moment."""
-        return random_states()
+        """Return the random states of this moment, and the metrics of this epoch."""
+        return {"random": random_states(), "metrics": self._metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the random states until training starts."""
+        """Keep the state until training starts."""
         self._restored = state_dict
 
 

@@ -16,15 +16,18 @@ from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from balenas_plugin.adapters.nni.build import build_evaluator, build_space, build_strategy
+from balenas_plugin.adapters.nni.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.callbacks import History, Progress
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.nni_strategies import build_strategy
 from balenas_plugin.adapters.nni.space import notations
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import load_search_data
+from balenas_plugin.errors import OptionError
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder
@@ -56,18 +59,21 @@ def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
     history = History(folder, lambda: _describe(strategy, space, folder))
-    evaluator = build_evaluator(config, data, folder, [history, Progress(), checkpoint])
+    progress = [Progress()] if config.evaluator.trainer.get("enable_progress_bar", True) else []
+    evaluator = build_evaluator(config, data, folder, [history, *progress, checkpoint])
     if resume and checkpoint.path.exists():
+        if config.strategy["name"] == "ENAS":
+            raise OptionError("NNI's ENAS keeps its controller's state in memory only, so its runs cannot be resumed")
         evaluator.fit_kwargs.update(ckpt_path=str(checkpoint.path), weights_only=True)
-    folder.start(config, resumed=resume)
-    folder.update_manifest(data=data.description, device=_device())
+    folder.start(config, resumed=resume, data=data.description, device=_device(evaluator))
     torch.manual_seed(config.seed)  # the same draws whatever building the above has used
-    _run_experiment(space, evaluator, strategy, folder)
-    records = list(_records(strategy, space, config.top_k))
-    write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
-    if isinstance(strategy, BaLeNAS):
-        strategy.posterior.save(folder.posterior)
-    folder.update_manifest(status="finished", epochs=config.evaluator.epochs)
+    with folder.recorded() as entries:
+        _run_experiment(space, evaluator, strategy, folder)
+        records = list(_records(strategy, space, config.top_k))
+        write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
+        if isinstance(strategy, BaLeNAS):
+            strategy.posterior.save(folder.posterior)
+        entries["epochs"] = len(history.rows)
     return records
 
 
@@ -75,17 +81,17 @@ def _run_experiment(space: ModelSpace, evaluator: Any, strategy: OneShotStrategy
     experiment_config = NasExperimentConfig.default(space, evaluator, strategy)
     experiment_config.experiment_working_directory = folder.path / "nni"
     experiment_config.experiment_name = folder.path.name
-    experiment_config.log_level = "error"
+    experiment_config.log_level = "fatal"  # errors are raised, and told once
     experiment = NasExperiment(space, evaluator, strategy, experiment_config)
     try:
         finished = experiment.run()
-    except BaseException:
-        folder.update_manifest(status="failed")
-        raise
+    except SystemExit as error:  # Lightning's answer to Ctrl-C, and to SIGTERM
+        raise KeyboardInterrupt from error
+    except MisconfigurationException as error:
+        raise OptionError(f"Lightning refuses the options of the evaluator: {error}") from error
     finally:
         experiment.stop()
     if not finished:  # NNI swallows the interrupt
-        folder.update_manifest(status="interrupted")
         raise KeyboardInterrupt
 
 
@@ -145,12 +151,13 @@ def _sigmas(posterior: Posterior) -> dict[str, dict[str, float]]:
     }
 
 
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+def _device(evaluator: Any) -> str:
+    device = evaluator.trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def _quiet() -> None:
-    """Silence what NNI and Lightning say about themselves; errors and our own output stay."""
+    """Silence what NNI and Lightning say about themselves, and errors of theirs that are raised as well."""
     warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|nni|torch\.utils\.data)(\..*)?")
     for name in ("nni", "pytorch_lightning", "lightning", "lightning_fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL if name == "nni" else logging.ERROR)
