@@ -7,6 +7,8 @@ best-first. A *sample* is the architecture as a mapping, in the notation of NNI 
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +22,7 @@ from balenas_plugin.bayes.order_statistics import (
 )
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.ranking import iterate_best_first
+from balenas_plugin.bayes.vadam import SeededNoise
 
 Sample = dict[str, Any]
 """An architecture, in NNI's notation: label -> what was chosen."""
@@ -117,7 +120,8 @@ class CellNode:
     """A node of a supernet cell: its strongest incoming edges, each with its best operation.
 
     Outcomes are tuples of (input, operation index) in input order: a node adds its inputs up, so which of them is the
-    stronger makes no difference to the network.
+    stronger makes no difference to the network. A node that keeps more operations than it has inputs takes the
+    strongest operation of every input first, then the strongest of those that are left, as NNI does.
     """
 
     cell: str
@@ -128,14 +132,25 @@ class CellNode:
 
     def choose(self, logits: Logits) -> Outcome:
         """Return the strongest edges' (input, operation index), in input order."""
-        best = [(edge.max(0), j) for j, edge in enumerate(self._logits(logits))]
-        best.sort(key=lambda entry: -float(entry[0].values))
-        return tuple(sorted((j, int(edge.indices)) for edge, j in best[: self.num_ops]))
+        entries = [
+            (float(value), j, operation)
+            for j, edge in enumerate(self._logits(logits))
+            for operation, value in enumerate(edge)
+        ]
+        entries.sort(reverse=True)
+        firsts = {j: (value, j, operation) for value, j, operation in reversed(entries)}  # the strongest of each input
+        ordered = sorted(firsts.values(), reverse=True) + [e for e in entries if e != firsts[e[1]]]
+        return tuple(sorted(ordered[k % len(ordered)][1:] for k in range(self.num_ops)))
 
     def outcomes(self, posterior: Posterior) -> dict[Outcome, float]:
         """Return tuple of (input, operation index) -> log-probability."""
         means, stds = self._logits(posterior.mean), self._logits(posterior.std)
-        return dict(log_node_probability(means, stds, self.num_ops).items())
+        if self.num_ops <= len(means):
+            return dict(log_node_probability(means, stds, self.num_ops).items())
+        if len(means) == 1 and self.num_ops <= len(self.op_names):
+            sets = log_top_set_probability(means[0], stds[0], self.num_ops)
+            return {tuple((0, operation) for operation in members): value for members, value in sets.items()}
+        return counted_outcomes(self, posterior)
 
     def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
         """Return NNI's op_<node>_<k> and input_<node>_<k>, the strongest mean logit first, as NNI exports them."""
@@ -157,6 +172,17 @@ class CellNode:
     def _logits(self, by_label: Logits) -> list[Tensor]:
         # NNI's cells have one more logit, "edge not chosen", which its export (and so this) never takes
         return [by_label[label][: len(self.op_names)] for label in self.labels]
+
+
+def counted_outcomes(decision: Decision, posterior: Posterior) -> dict[Outcome, float]:
+    """Return outcome -> log of its share among 20,000 seeded draws: for rules without a closed probability."""
+    noise, draws = SeededNoise(0), 20_000
+    mean = {label: posterior.mean[label] for label in decision.labels}
+    std = {label: posterior.std[label] for label in decision.labels}
+    counts = Counter(
+        decision.choose({label: mu + noise(mu) * std[label] for label, mu in mean.items()}) for _ in range(draws)
+    )
+    return {outcome: math.log(n / draws) for outcome, n in counts.items()}
 
 
 @dataclass(frozen=True)

@@ -114,14 +114,36 @@ def log_node_probability(means: Sequence[Tensor], stds: Sequence[Tensor], n: int
     values = []
     for edges in itertools.combinations(range(len(means)), n):
         below = sum((log_all_below[k] for k in range(len(means)) if k not in edges), start=log_weight)
-        for operations in itertools.product(*(range(len(means[e])) for e in edges)):
-            entries = tuple(zip(edges, operations, strict=True))
-            above = torch.stack([log_best_above[e][o] for e, o in entries])
-            at = torch.stack([log_best_at[e][o] for e, o in entries])
-            others_above = torch.stack([torch.cat([above[:i], above[i + 1 :]]).sum(0) for i in range(n)])
-            outcomes.append(entries)
-            values.append(torch.logsumexp((at + others_above + below).flatten(), 0))
-    return dict(zip(outcomes, _normalised(torch.stack(values)).tolist(), strict=True))
+        outcomes += [
+            tuple(zip(edges, operations, strict=True))
+            for operations in itertools.product(*(range(len(means[e])) for e in edges))
+        ]
+        at, above = [log_best_at[e] for e in edges], [log_best_above[e] for e in edges]
+        values.append(_log_chosen_together(at, above, below).flatten())
+    return dict(zip(outcomes, _normalised(torch.cat(values)).tolist(), strict=True))
+
+
+def _log_chosen_together(at: Sequence[Tensor], above: Sequence[Tensor], below: Tensor) -> Tensor:
+    """Return log P(these edges are kept, with these operations), shape (K_1, ..., K_n) for n edges.
+
+    The weakest of the kept edges lies at x, the others above x, all other edges below x.
+    """
+    total: Tensor | None = None
+    for weakest in range(len(at)):
+        factors = [at[e] if e == weakest else above[e] for e in range(len(at))]
+        joint = factors[0] + below  # (K_1, Q)
+        for factor in factors[1:-1]:
+            joint = (joint[:, None, :] + factor).flatten(0, 1)
+        term = _log_products(joint, factors[-1]) if len(factors) > 1 else torch.logsumexp(joint, -1)
+        total = term.flatten() if total is None else torch.logaddexp(total, term.flatten())
+    assert total is not None
+    return total
+
+
+def _log_products(a: Tensor, b: Tensor) -> Tensor:
+    """Return log sum_q exp(a[i, q] + b[j, q]), shape (I, J), as one matrix product."""
+    peak_a, peak_b = a.amax(-1, keepdim=True), b.amax(-1, keepdim=True)
+    return ((a - peak_a).exp() @ (b - peak_b).exp().T).log() + peak_a + peak_b.T
 
 
 def _log_tail_integral(log_f: Tensor, log_weight: Tensor) -> Tensor:

@@ -63,13 +63,11 @@ def test_initial_precision_below_the_priors():
         BaLeNAS(initial_precision=0.5)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="reaches NNI's Strategy.__init__: no nearest name")
 def test_unknown_option():
     with pytest.raises(OptionError, match=r"num_mc_sample.*did you mean 'num_mc_samples'"):
         BaLeNAS(num_mc_sample=3)
 
 
-@pytest.mark.xfail(strict=True, reason="an assertion without a message, or NNI's TypeError")
 @pytest.mark.parametrize("penalty", ["flops", {"scale": 1.0}, {"profilr": None, "baseline": 1.0}])
 def test_penalty_that_is_none(penalty):
     with pytest.raises(OptionError, match="penalty"):
@@ -120,7 +118,6 @@ class ChoiceOfTheSpaceItself(ModelSpace):
         return self.op(x)
 
 
-@pytest.mark.xfail(strict=True, reason="found out at the export: NNI's SampleMissingError")
 def test_choice_that_no_module_holds(tmp_path):
     with pytest.raises(SpaceError, match="loose"):
         prepare(ChoiceOfTheSpaceItself(), classification(tmp_path))
@@ -167,13 +164,11 @@ def test_validation_set_of_unknown_size_needs_dataset_size(tmp_path):
     assert strategy.oneshot_module.vadam.dataset_size == 16
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="NNI's report asks for len() of the validation loader")
 def test_validation_on_a_set_of_unknown_size(tmp_path):
     data = {**loaders(), "val_dataloaders": DataLoader(Endless(), batch_size=8)}
     search(Layers(), classification(tmp_path, **data), dataset_size=16)
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="'FunctionalEvaluator' object has no attribute 'module'")
 def test_evaluator_that_is_not_lightnings_is_nnis_type_error():
     with pytest.raises(TypeError, match="lightning evaluator"):
         prepare(Layers(), FunctionalEvaluator(lambda model: 0.0))
@@ -271,7 +266,6 @@ def test_nan_loss_of_the_second_order_step(tmp_path):
         strategy.run()
 
 
-@pytest.mark.xfail(strict=True, reason="the checkpoint at the end of the epoch is written with NaN weights")
 def test_nan_weights_at_the_end_of_an_epoch_do_not_replace_a_whole_checkpoint(tmp_path):
     strategy = prepare(Layers(), lightning(NaNGradient(16), tmp_path), num_mc_samples=3)
     with pytest.raises(NonFiniteLossError):

@@ -97,7 +97,7 @@ class CellBesideChoice(ModelSpace):
     "cell_first",
     [
         False,
-        pytest.param(True, marks=pytest.mark.xfail(strict=True, reason="the suffix goes to the choice, not the cell")),
+        True,
     ],
 )
 def test_choice_and_cell_edge_with_one_label_are_two_choices(cell_first, tmp_path):

@@ -45,7 +45,13 @@ def construct(
         return factory(*positional, **arguments)
     except BalenasError:
         raise
-    except (TypeError, ValueError, AssertionError, RuntimeError, pl.utilities.exceptions.MisconfigurationException) as error:
+    except (
+        TypeError,
+        ValueError,
+        AssertionError,
+        RuntimeError,
+        pl.utilities.exceptions.MisconfigurationException,
+    ) as error:
         raise OptionError(f"{what} does not accept {dict(arguments)}: {error}") from error
 
 

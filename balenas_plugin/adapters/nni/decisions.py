@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -16,19 +14,22 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import (
 from torch import nn
 
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, labelled_alphas, supernet_modules
-from balenas_plugin.bayes.decisions import CellNode, Decision, Logits, OneOf, Outcome, Sample, TopSet
+from balenas_plugin.bayes.decisions import (
+    CellNode,
+    Decision,
+    Logits,
+    OneOf,
+    Outcome,
+    Sample,
+    TopSet,
+    counted_outcomes,
+)
 from balenas_plugin.bayes.posterior import Posterior
-from balenas_plugin.bayes.vadam import SeededNoise
-
-_MONTE_CARLO_DRAWS = 20_000
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A supernet module whose rule of choice only its own `export` knows: outcomes are counted over seeded draws.
-
-    Used for users' own supernet modules, and for cells that keep more operations per node than it has inputs.
-    """
+    """A user's own supernet module, whose rule of choice only its `export` knows: outcomes are counted over draws."""
 
     module: BaseSuperNetModule
     alphas: tuple[tuple[str, nn.Parameter], ...]
@@ -52,10 +53,7 @@ class Exported:
 
     def outcomes(self, posterior: Posterior) -> dict[Outcome, float]:
         """Return frozen sample -> log of its share among the draws."""
-        noise = SeededNoise(0)
-        draws = _MONTE_CARLO_DRAWS if self.alphas else 1
-        counts = Counter(self.choose(posterior.sample(noise)) for _ in range(draws))
-        return {outcome: math.log(n / draws) for outcome, n in counts.items()}
+        return counted_outcomes(self, posterior) if self.alphas else {self.choose({}): 0.0}
 
     def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
         """Return the sample that was frozen."""
@@ -87,8 +85,6 @@ def _decisions_of_module(module: BaseSuperNetModule, unique: dict[str, str]) -> 
         return [TopSet(label, int(module.n_chosen or 1)) for label in unique.values()]
     if isinstance(module, DifferentiableMixedCell):
         nodes = range(module.num_predecessors, module.num_predecessors + module.num_nodes)
-        if module.num_ops_per_node > nodes[0]:
-            return []  # then NNI takes further operations of the same inputs
         return [
             CellNode(
                 module.label,

@@ -159,7 +159,9 @@ def _draw(path: Path, found: RankedArchitecture, title: str) -> None:
 
 def _load_weights(supernet: ModelSpace, checkpoint: Path) -> None:
     if not checkpoint.exists():
-        raise FileFormatError(f"{checkpoint} is missing: the weights of the search are in it. Resume the run to write it.")
+        raise FileFormatError(
+            f"{checkpoint} is missing: the weights of the search are in it. Resume the run to write it."
+        )
     require_checkpoint(checkpoint)
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     own = {key.removeprefix(_STATE_PREFIX): value for key, value in state.items() if key.startswith(_STATE_PREFIX)}

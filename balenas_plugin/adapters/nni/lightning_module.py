@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
-from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.loaders import number_of_examples
+from balenas_plugin.adapters.nni.metrics import Metrics
 from balenas_plugin.adapters.nni.options import SearchOptions
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
 from balenas_plugin.bayes.architect import VirtualStep, second_order_gradient
@@ -43,27 +43,31 @@ class BaLeNASModule(DartsLightningModule):
         self, training_module: LightningModule, options: SearchOptions | None = None, **overrides: Any
     ) -> None:
         options = replace(options or SearchOptions(), **overrides)
-        penalty = options.penalty
         super().__init__(
             training_module,
             arc_learning_rate=options.arc_learning_rate,
             gradient_clip_val=options.gradient_clip_val,
             log_prob_every_n_step=options.log_prob_every_n_step,
             warmup_epochs=options.warmup_epochs,
-            penalty=ExpectationProfilerPenalty(**penalty) if isinstance(penalty, dict) else penalty,
+            penalty=options.penalty,
         )
         self.options = options
         self._vadam: VAdam | None = None
         self._alphas: list[nn.Parameter] = []
         self._weights: list[nn.Parameter] = []
         self._supernet_modules: list[BaseSuperNetModule] = []
+        self._metrics = Metrics(nn.Module())
         self._example: Any = None
 
     # -- the posterior ------------------------------------------------------------------------------------------------
 
     def named_arch_parameters(self) -> dict[str, nn.Parameter]:
         """Return label -> alpha, the posterior mean outside of a step, in label order."""
-        return architecture_parameters(self)
+        return architecture_parameters(self._space())
+
+    def _space(self) -> nn.Module:
+        """Return the supernet, so that labels made of module names are the same as everywhere else."""
+        return getattr(self.training_module, "_model", None) or self.training_module
 
     def arch_parameters(self) -> list[nn.Parameter]:
         """Return the alphas in label order (NNI's own order depends on addresses)."""
@@ -91,7 +95,7 @@ class BaLeNASModule(DartsLightningModule):
         return Posterior(
             {label: alpha.detach().cpu() for label, alpha in alphas.items()},
             {label: self.vadam.precision(alpha).detach().cpu() for label, alpha in alphas.items()},
-            choice_names(self),
+            choice_names(self._space()),
         )
 
     def posterior_metrics(self) -> dict[str, float]:
@@ -129,7 +133,7 @@ class BaLeNASModule(DartsLightningModule):
         self.resample()
         with self._weight_step_alphas():
             outputs = self.training_module.training_step(batch["train"], 2 * batch_idx + 1)
-            loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+            loss = _loss_of(outputs)
             self._require_finite(loss, "weight")
             self.advance_optimization(loss, batch_idx, self.gradient_clip_val)
         self.advance_lr_schedulers(batch_idx)
@@ -186,13 +190,13 @@ class BaLeNASModule(DartsLightningModule):
         return loss
 
     def _silent_loss(self, batch: Any, batch_idx: int) -> Tensor:
-        """Evaluate the user's training_step without its logging, which belongs to the weight step."""
+        """Evaluate the user's training_step without its logging and metrics, which belong to the weight step."""
         log, self.training_module.log = self.training_module.log, _ignore
         try:
-            outputs = self.training_module.training_step(batch, batch_idx)
+            with self._metrics.aside():
+                return _loss_of(self.training_module.training_step(batch, batch_idx))
         finally:
             self.training_module.log = log
-        return outputs["loss"] if isinstance(outputs, dict) else outputs
 
     def _differentiable_probs(self) -> dict[str, dict[Any, Tensor]]:
         """Return what `export_probs` does, as tensors: NNI's floats would give the penalty no gradient."""
@@ -236,8 +240,7 @@ class BaLeNASModule(DartsLightningModule):
         if not torch.isfinite(loss).all():
             raise NonFiniteLossError(
                 f"the loss of the {which} step became {loss.item()} in epoch {self.trainer.current_epoch}, "
-                f"step {self.trainer.fit_loop.epoch_loop.batch_idx} of it. The last checkpoint is from before that. "
-                "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."
+                f"step {self.trainer.fit_loop.epoch_loop.batch_idx} of it. The last checkpoint is from before that. {_CURE}"
             )
 
     # -- hooks --------------------------------------------------------------------------------------------------------
@@ -245,6 +248,7 @@ class BaLeNASModule(DartsLightningModule):
     def on_train_start(self) -> Any:
         """Learn N from the validation loader, and which weights are trained."""
         self._supernet_modules = list(self.supernet_modules())
+        self._metrics = Metrics(self.training_module)
         self._alphas = self.arch_parameters()
         alphas = {id(alpha) for alpha in self._alphas}
         self._weights = [p for p in self.training_module.parameters() if p.requires_grad and id(p) not in alphas]
@@ -264,6 +268,15 @@ class BaLeNASModule(DartsLightningModule):
         if size != self.vadam.dataset_size:
             self.vadam.set_dataset_size(size)
 
+    def on_train_epoch_end(self) -> Any:
+        """Stop before the checkpoint is replaced if the epoch's last step broke the weights."""
+        if not all(torch.isfinite(p).all() for p in self.parameters()):
+            raise NonFiniteLossError(
+                f"weights became NaN or infinite at the end of epoch {self.trainer.current_epoch}. The last checkpoint "
+                f"is from before that. {_CURE}"
+            )
+        return super().on_train_epoch_end()
+
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
         """Validate with the evaluator's own step; the alphas hold the mean."""
         return self.training_module.validation_step(batch, batch_idx)
@@ -275,6 +288,19 @@ class BaLeNASModule(DartsLightningModule):
     def on_validation_epoch_end(self) -> Any:
         """Forward to the evaluator's module (NNI's report intermediate results here)."""
         return self.training_module.on_validation_epoch_end()
+
+
+_CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."
+
+
+def _loss_of(outputs: Any) -> Tensor:
+    """Return the loss that a training_step returned, as it is or under "loss"."""
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise EvaluatorError(
+            f"training_step must return a scalar loss or a dict with it under 'loss', got {outputs!r}"
+        )
+    return loss
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:

@@ -22,8 +22,7 @@ from balenas_plugin.errors import BalenasError, MissingDependencyError, OptionEr
 STRATEGIES: dict[str, type[OneShotStrategy]] = {
     "BaLeNAS": BaLeNAS,
     **{
-        name: getattr(nni.nas.strategy, name)
-        for name in ("DARTS", "GumbelDARTS", "Proxyless", "RandomOneShot", "ENAS")
+        name: getattr(nni.nas.strategy, name) for name in ("DARTS", "GumbelDARTS", "Proxyless", "RandomOneShot", "ENAS")
     },
 }
 
@@ -40,18 +39,26 @@ def build_strategy(options: Mapping[str, Any]) -> OneShotStrategy:
     """
     name = options["name"]
     if name not in STRATEGIES:
-        raise OptionError(f"strategy {name!r} is unknown{nearest(name, STRATEGIES)} Strategies: {', '.join(STRATEGIES)}")
+        raise OptionError(
+            f"strategy {name!r} is unknown{nearest(name, STRATEGIES)} Strategies: {', '.join(STRATEGIES)}"
+        )
     arguments = {key: value for key, value in options.items() if key != "name"}
     for key in arguments:
         if key in _PYTHON_OBJECTS:
-            raise OptionError(f"strategy option {key!r} takes a Python object, so only a script can give it, not a config")
+            raise OptionError(
+                f"strategy option {key!r} takes a Python object, so only a script can give it, not a config"
+            )
     if name == "ENAS":
         if not has_tianshou:
-            raise MissingDependencyError("strategy ENAS needs a package that is not installed: pip install 'tianshou<0.5'")
+            raise MissingDependencyError(
+                "strategy ENAS needs a package that is not installed: pip install 'tianshou<0.5'"
+            )
         arguments.setdefault("reward_metric_name", "val_acc")
     if name == "GumbelDARTS" and "temperature" in arguments:
         arguments["temperature"] = _temperature(arguments["temperature"])
-    strategy = construct(f"strategy {name}", STRATEGIES[name], arguments, inherited=_inherited_options(STRATEGIES[name]))
+    strategy = construct(
+        f"strategy {name}", STRATEGIES[name], arguments, inherited=_inherited_options(STRATEGIES[name])
+    )
     if not isinstance(strategy, BaLeNAS):
         nni.mutable.mutable.RandomState = _seeded_random_state
         _order_by_label(strategy)

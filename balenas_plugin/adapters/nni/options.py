@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
+
 from balenas_plugin.bayes.vadam import validate_options
 from balenas_plugin.errors import OptionError, nearest
 
@@ -46,6 +48,7 @@ class SearchOptions:
         if self.dataset_size is not None:
             positive("dataset_size", self.dataset_size)
         positive("arc_learning_rate", self.arc_learning_rate)
+        object.__setattr__(self, "penalty", _penalty(self.penalty))
         validate_options(self.vadam_options())
 
     def vadam_options(self) -> dict[str, Any]:
@@ -62,6 +65,20 @@ class SearchOptions:
 
 
 OPTION_NAMES = tuple(field.name for field in fields(SearchOptions))
+
+
+def _penalty(given: Any) -> ExpectationProfilerPenalty | None:
+    """Return NNI's penalty, made of a dict of its arguments if need be."""
+    if isinstance(given, dict):
+        try:
+            return ExpectationProfilerPenalty(**given)
+        except TypeError as error:
+            raise OptionError(f"penalty does not fit NNI's ExpectationProfilerPenalty: {error}") from error
+    if given is not None and not isinstance(given, ExpectationProfilerPenalty):
+        raise OptionError(
+            f"penalty must be an ExpectationProfilerPenalty, a dict of its arguments or None, got {given!r}"
+        )
+    return given
 
 
 def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -20,14 +20,22 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.decisions import decisions_of
 from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
-from balenas_plugin.adapters.nni.loaders import require_a_batch
-from balenas_plugin.adapters.nni.options import SearchOptions
+from balenas_plugin.adapters.nni.loaders import number_of_examples, require_a_batch
+from balenas_plugin.adapters.nni.options import OPTION_NAMES, SearchOptions
 from balenas_plugin.adapters.nni.space import exporter_space
-from balenas_plugin.adapters.nni.supernet import architecture_parameters
+from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import EvaluatorError, OptionError, SpaceError, nearest
 from balenas_plugin.export import ProxySelection, RankedArchitecture, rank
+
+
+class FoundModel(RawFormatModelSpace):
+    """A frozen model with its own copy of the weights: NNI's share them, so training one would change the rest."""
+
+    def executable_model(self) -> Any:
+        """Return the network."""
+        return copy.deepcopy(super().executable_model())
 
 
 class BaLeNAS(DARTS):
@@ -82,6 +90,12 @@ class BaLeNAS(DARTS):
         selection: ProxySelection | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        others = ("mutation_hooks", "model_space", "engine")
+        for name in kwargs:
+            if name not in others:
+                raise OptionError(
+                    f"BaLeNAS has no option {name!r}{nearest(name, (*OPTION_NAMES, 'selection', *others))}"
+                )
         self.options = SearchOptions(
             num_mc_samples=num_mc_samples,
             order=order,
@@ -103,7 +117,7 @@ class BaLeNAS(DARTS):
             gradient_clip_val=gradient_clip_val,
             log_prob_every_n_step=log_prob_every_n_step,
             warmup_epochs=warmup_epochs,
-            penalty=penalty,
+            penalty=self.options.penalty,
             **kwargs,
         )
         self.selection = _proxy_selection(selection)
@@ -130,6 +144,13 @@ class BaLeNAS(DARTS):
                 f"{type(model).__name__} has no choices, so there is nothing to search: give it a LayerChoice, "
                 "InputChoice, Repeat, Cell or nni.choice"
             )
+        searched = {label for _, module in supernet_modules(model) for label in module.simplify()}
+        loose = sorted(set(self._arch_parameters) - searched)
+        if loose:
+            raise SpaceError(
+                f"{type(model).__name__} has choices that belong to no layer, so no gradient reaches them: {loose}. "
+                "Use them in a LayerChoice, InputChoice, Repeat, Cell or a Mutable layer."
+            )
         return model
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
@@ -138,7 +159,9 @@ class BaLeNAS(DARTS):
         Raises:
             EvaluatorError: the evaluator lacks a data loader, or one has less than a batch.
         """
-        if isinstance(evaluator, Lightning) and evaluator.datamodule is None:
+        if not isinstance(evaluator, Lightning):
+            return super().mutate_evaluator(evaluator)  # NNI's TypeError
+        if evaluator.datamodule is None:
             given = {"train_dataloaders": evaluator.train_dataloaders, "val_dataloaders": evaluator.val_dataloaders}
             missing = [name for name, loader in given.items() if loader is None]
             if missing:
@@ -146,13 +169,14 @@ class BaLeNAS(DARTS):
                     f"the evaluator has no {' and no '.join(missing)}: a search needs one loader for the weights "
                     "(train_dataloaders) and one for the architecture (val_dataloaders), or a datamodule with both"
                 )
-        self._validates = self.options.validate_every_n_epochs > 0 and is_overridden(
-            "validation_step", evaluator.module, parent=LightningModule
-        )
+        every, epochs = self.options.validate_every_n_epochs, evaluator.trainer.max_epochs
+        if epochs is not None and epochs > 0:
+            every = min(every, epochs)  # once at least: NNI's final report asks for the metric
+        self._validates = every > 0 and is_overridden("validation_step", evaluator.module, parent=LightningModule)
         mutated = super().mutate_evaluator(evaluator)
         trainer = mutated.trainer
         if self._validates:
-            trainer.check_val_every_n_epoch = self.options.validate_every_n_epochs
+            trainer.check_val_every_n_epoch = every
         self._checkpoint = next((c for c in trainer.callbacks if isinstance(c, SearchCheckpoint)), None)
         if self._checkpoint is None and trainer.checkpoint_callback is not None:
             folder = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
@@ -171,7 +195,11 @@ class BaLeNAS(DARTS):
 
     def val_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
         """Return the validation loader (NNI's one-shot strategies never validate)."""
-        return val_dataloader_fn() if self._validates else None
+        if not self._validates:
+            return None
+        loader = val_dataloader_fn()
+        # NNI's report asks for the truth of the loader, which has none without a length; a list has
+        return [loader] if number_of_examples(loader) is None else loader
 
     # -- what was found -----------------------------------------------------------------------------------------------
 
@@ -203,7 +231,7 @@ class BaLeNAS(DARTS):
         else:
             samples = (ranked.choices for ranked in self.rank())
         for sample in islice(samples, limit):
-            yield self.model_space.freeze(sample)
+            yield FoundModel(self.model_space.model_space, self.model_space.evaluator).freeze(sample)
 
     def rank(self, selection: ProxySelection | None = None, *, progress: bool = False) -> list[RankedArchitecture]:
         """Rank architectures drawn from the posterior with zero-cost proxies, on a batch of the validation data.

@@ -52,7 +52,8 @@ def architecture_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     Two different alphas under one label (a choice inside a cell and one outside it) are told apart by a suffix.
     """
     found: dict[str, nn.Parameter] = {}
-    for name, module in supernet_modules(model):
+    cells_last = sorted(supernet_modules(model), key=lambda pair: isinstance(pair[1], DifferentiableMixedCell))
+    for name, module in cells_last:
         for label, alpha in labelled_alphas(module, name).items():
             if any(alpha is other for other in found.values()):
                 continue
