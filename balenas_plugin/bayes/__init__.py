@@ -4,7 +4,8 @@
 architectures are probable; `architect` and `hessian` differentiate the bilevel problem.
 """
 
+from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
-from balenas_plugin.bayes.vadam import SeededNoise, VAdam
+from balenas_plugin.bayes.vadam import VAdam
 
 __all__ = ["Posterior", "SeededNoise", "VAdam"]

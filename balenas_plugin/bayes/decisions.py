@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.order_statistics import (
     log_node_probability,
     log_top_set_probability,
@@ -22,7 +23,6 @@ from balenas_plugin.bayes.order_statistics import (
 )
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.ranking import iterate_best_first
-from balenas_plugin.bayes.vadam import SeededNoise
 
 Sample = dict[str, Any]
 """An architecture, in NNI's notation: label -> what was chosen."""

@@ -118,13 +118,13 @@ def log_node_probability(means: Sequence[Tensor], stds: Sequence[Tensor], n: int
             tuple(zip(edges, operations, strict=True))
             for operations in itertools.product(*(range(len(means[e])) for e in edges))
         ]
-        at, above = [log_best_at[e] for e in edges], [log_best_above[e] for e in edges]
-        values.append(_log_chosen_together(at, above, below).flatten())
+        at_x, above_x = [log_best_at[e] for e in edges], [log_best_above[e] for e in edges]
+        values.append(_log_chosen_together(at_x, above_x, below))
     return dict(zip(outcomes, _normalised(torch.cat(values)).tolist(), strict=True))
 
 
 def _log_chosen_together(at: Sequence[Tensor], above: Sequence[Tensor], below: Tensor) -> Tensor:
-    """Return log P(these edges are kept, with these operations), shape (K_1, ..., K_n) for n edges.
+    """Return log P(these edges are kept, with these operations), shape (K_1 ... K_n,) for n edges.
 
     The weakest of the kept edges lies at x, the others above x, all other edges below x.
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from balenas_plugin.bayes.decisions import Architectures, RankedSample, Sample
-from balenas_plugin.bayes.vadam import SeededNoise
+from balenas_plugin.bayes.noise import SeededNoise
 
 
 @dataclass(frozen=True)

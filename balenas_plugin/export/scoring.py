@@ -5,18 +5,15 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from balenas_plugin.export.candidates import Candidate
+from balenas_plugin.export.selection import ProxySelection
 from balenas_plugin.export.space import Space
 from balenas_plugin.proxies import rank_value, score
-
-if TYPE_CHECKING:
-    from balenas_plugin.export.ranking import ProxySelection
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     python integration_tests/benchmarks/selection_curve.py RUN_DIR/posterior.json --table ../shared/data
 
-The true accuracies are looked up afterwards; nothing here has seen them. The paper's CIFAR-10 test accuracies for n = 10,
+The true accuracies are looked up afterwards; no search has seen them. The paper has, on CIFAR-10 and for n = 10,
 50, 100: SynFlow 94.08, 94.33, 94.33, SNIP 93.85, 92.56, 91.37.
 """
 

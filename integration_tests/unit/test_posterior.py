@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.ranking import best_first
-from balenas_plugin.bayes.vadam import SeededNoise
 from balenas_plugin.errors import FileFormatError, SpaceError, StorageError
 
 

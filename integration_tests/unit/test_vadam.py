@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balenas_plugin.bayes.vadam import SeededNoise, VAdam
+from balenas_plugin.bayes.noise import SeededNoise
+from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.errors import OptionError
 
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}

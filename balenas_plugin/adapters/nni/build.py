@@ -7,7 +7,8 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import nni.nas.hub.pytorch
 import pytorch_lightning as pl
@@ -97,7 +98,10 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
         num_classes=data.num_classes,
     )
     given = {name: value for name, value in evaluator.trainer.items() if name != "enable_progress_bar"}  # see run.py
+    _require_types(given)
     trainer = construct("evaluator", _trainer(evaluator, folder, callbacks), given)
+    if trainer.world_size > 1:
+        raise OptionError(f"evaluator.devices: a search runs on one device, got {trainer.world_size} of them")
     loader_options = {
         "batch_size": config.data.batch_size,
         "num_workers": config.data.num_workers,
@@ -123,6 +127,7 @@ def _trainer(evaluator: EvaluatorConfig, folder: RunFolder, callbacks: list[Any]
         enable_progress_bar=False,  # the callbacks hold our own
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        devices=1,
     )
 
 
@@ -130,6 +135,18 @@ def _trainer_options() -> tuple[str, ...]:
     own = ("epochs", "optimizer", "schedule", "logger")
     lightning = (name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self")
     return (*own, *(name for name in lightning if name not in own and name not in _TRAINER_OURS))
+
+
+def _require_types(options: Mapping[str, Any]) -> None:
+    """Check the options that Lightning's own annotations say are plain values: it takes any and fails later."""
+    hints = get_type_hints(pl.Trainer.__init__)
+    for name, value in options.items():
+        types = get_args(hints[name]) or (hints[name],)
+        if all(t in (int, float, bool, str, NoneType) for t in types):
+            fits = isinstance(value, types) or (float in types and isinstance(value, int))
+            if not fits:
+                wanted = " or ".join("nothing" if t is NoneType else t.__name__ for t in types)
+                raise OptionError(f"evaluator.{name} must be {wanted}, got {value!r}")
 
 
 def _optimizer_factory(options: Mapping[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,6 @@ class SearchCheckpoint(Checkpoint):
         self.directory = Path(directory)
         self._restored: dict[str, Any] | None = None
         self._metrics: dict[str, torch.Tensor] = {}
-        self._training = False
 
     @property
     def path(self) -> Path:
@@ -68,18 +68,19 @@ class SearchCheckpoint(Checkpoint):
         return self.directory / LAST
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore the random states: from here on an uninterrupted run would draw the next epoch's data order.
-
-        The metrics are restored as well: a search that was killed after its last epoch still reports them.
-        """
+        """Restore the random states: from here on an uninterrupted run would draw the next epoch's data order."""
         if self._restored is not None:
-            set_random_states(self._restored["random"])
-            trainer.callback_metrics.update(self._restored["metrics"])
+            set_random_states(self._restored)
             self._restored = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note that a checkpoint, if there is one to resume from, has been taken in."""
-        self._training = True
+        """Restore the metrics (not earlier: Lightning's sanity check resets them)."""
+        trainer.callback_metrics.update(self._metrics)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore the metrics for the final report of a search that was stopped after its last epoch."""
+        for name, value in self._metrics.items():
+            trainer.callback_metrics.setdefault(name, value)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say so if it is the checkpoint that does not fit.
@@ -87,7 +88,8 @@ class SearchCheckpoint(Checkpoint):
         Raises:
             FileFormatError: Lightning failed while it restored the checkpoint.
         """
-        restoring = trainer.ckpt_path is not None and not self._training
+        frames = traceback.extract_tb(exception.__traceback__)
+        restoring = any(frame.name in ("_restore_modules_and_callbacks", "restore_training_state") for frame in frames)
         if restoring and isinstance(exception, Exception) and not isinstance(exception, BalenasError):
             reason = str(exception).strip().partition("\n")[0]
             raise FileFormatError(
@@ -119,7 +121,8 @@ class SearchCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until training starts."""
-        self._restored = state_dict
+        self._restored = state_dict["random"]
+        self._metrics = state_dict["metrics"]
 
 
 def require_checkpoint(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from nni.nas.evaluator.pytorch import LightningModule
 from torch import Tensor
 
-from balenas_plugin.errors import OptionError
+from balenas_plugin.errors import OptionError, SpaceError
 
 
 class ClassificationModule(LightningModule):
@@ -32,8 +33,19 @@ class ClassificationModule(LightningModule):
         self.num_classes = num_classes
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits of shape (batch, classes)."""
-        return self.model(images)
+        """Return logits of shape (batch, classes).
+
+        Raises:
+            SpaceError: the network cannot take these images.
+        """
+        try:
+            return self.model(images)
+        except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise SpaceError(
+                f"the network of {type(self.model).__name__} fails on images of shape {tuple(images.shape)}: {error} "
+                f"({place.filename}, line {place.lineno}). Check the options of the space, and data.image_size."
+            ) from error
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of the batch."""
@@ -71,13 +83,16 @@ class ClassificationModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Report the validation accuracy to NNI as an intermediate result."""
         if nni.get_current_parameter() is not None and not self.trainer.sanity_checking:
-            nni.report_intermediate_result(self._metric())
+            self._report(nni.report_intermediate_result)
 
     def on_fit_end(self) -> None:
         """Report the last accuracy to NNI as the final result."""
         if nni.get_current_parameter() is not None:
-            nni.report_final_result(self._metric())
+            self._report(nni.report_final_result)
 
-    def _metric(self) -> float:
+    def _report(self, report: Callable[[float], None]) -> None:
         metrics = self.trainer.callback_metrics
-        return float(metrics["val_acc" if "val_acc" in metrics else "train_acc"])
+        for name in ("val_acc", "train_acc"):
+            if name in metrics:  # neither is if training ended before its first epoch
+                return report(float(metrics[name]))
+        return None

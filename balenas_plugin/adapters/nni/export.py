@@ -89,8 +89,8 @@ class FinishedRun:
             return copy.deepcopy(self.supernet.freeze(dict(sample)))
         except NotImplementedError as error:
             raise SpaceError(
-                f"NNI cannot freeze the supernet of {type(self.supernet).__name__} with its weights: {error}. The formats "
-                "json, csv and svg work."
+                f"NNI cannot freeze the supernet of {type(self.supernet).__name__} with its weights: {error}. "
+                "The formats json, csv and svg work."
             ) from error
 
 

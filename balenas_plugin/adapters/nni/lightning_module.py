@@ -25,8 +25,9 @@ from balenas_plugin.adapters.nni.metrics import Metrics
 from balenas_plugin.adapters.nni.options import SearchOptions
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
 from balenas_plugin.bayes.architect import VirtualStep, second_order_gradient
+from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior, gaussian_entropy
-from balenas_plugin.bayes.vadam import SeededNoise, VAdam
+from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.errors import EvaluatorError, NonFiniteLossError, SpaceError
 
 
@@ -240,7 +241,8 @@ class BaLeNASModule(DartsLightningModule):
         if not torch.isfinite(loss).all():
             raise NonFiniteLossError(
                 f"the loss of the {which} step became {loss.item()} in epoch {self.trainer.current_epoch}, "
-                f"step {self.trainer.fit_loop.epoch_loop.batch_idx} of it. The last checkpoint is from before that. {_CURE}"
+                f"step {self.trainer.fit_loop.epoch_loop.batch_idx} of it. The last checkpoint is from before that. "
+                f"{_CURE}"
             )
 
     # -- hooks --------------------------------------------------------------------------------------------------------
@@ -297,9 +299,7 @@ def _loss_of(outputs: Any) -> Tensor:
     """Return the loss that a training_step returned, as it is or under "loss"."""
     loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise EvaluatorError(
-            f"training_step must return a scalar loss or a dict with it under 'loss', got {outputs!r}"
-        )
+        raise EvaluatorError(f"training_step must return a scalar loss or a dict with it under 'loss', got {outputs!r}")
     return loss
 
 

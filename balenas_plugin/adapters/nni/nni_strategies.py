@@ -60,12 +60,19 @@ def build_strategy(options: Mapping[str, Any]) -> OneShotStrategy:
         f"strategy {name}", STRATEGIES[name], arguments, inherited=_inherited_options(STRATEGIES[name])
     )
     if not isinstance(strategy, BaLeNAS):
+        _require_no_negative(name, arguments)
         nni.mutable.mutable.RandomState = _seeded_random_state
         _order_by_label(strategy)
         if name == "ENAS":
             _mark_batches(strategy)
     _refuse_clearly(strategy, name)
     return strategy
+
+
+def _require_no_negative(name: str, arguments: Mapping[str, Any]) -> None:
+    for key, value in arguments.items():
+        if isinstance(value, int | float) and value < 0:
+            raise OptionError(f"strategy {name}: {key} must be at least 0, got {value!r}")
 
 
 def _inherited_options(strategy_class: type) -> dict[str, inspect.Parameter]:

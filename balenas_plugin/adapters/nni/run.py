@@ -88,7 +88,8 @@ def _run_experiment(space: ModelSpace, evaluator: Any, strategy: OneShotStrategy
     except SystemExit as error:  # Lightning's answer to Ctrl-C, and to SIGTERM
         raise KeyboardInterrupt from error
     except MisconfigurationException as error:
-        raise OptionError(f"Lightning refuses the options of the evaluator: {error}") from error
+        hint = " Use strategy.gradient_clip_val." if "gradient_clip_val" in str(error) else ""
+        raise OptionError(f"Lightning refuses the options of the evaluator: {error}{hint}") from error
     finally:
         experiment.stop()
     if not finished:  # NNI swallows the interrupt

@@ -6,7 +6,6 @@ import copy
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -120,7 +119,7 @@ class BaLeNAS(DARTS):
             penalty=self.options.penalty,
             **kwargs,
         )
-        self.selection = _proxy_selection(selection)
+        self.selection = ProxySelection.of(selection)
         self._pristine: ModelSpace | None = None
         self._checkpoint: SearchCheckpoint | None = None
 
@@ -283,15 +282,3 @@ class BaLeNAS(DARTS):
             require_checkpoint(path)
             super().load_state_dict(state_dict)
             self._mutated_model_space.evaluator.fit_kwargs["weights_only"] = True
-
-
-def _proxy_selection(given: object) -> ProxySelection | None:
-    if given is None or isinstance(given, ProxySelection):
-        return given
-    names = [field.name for field in fields(ProxySelection)]
-    if not isinstance(given, dict):
-        raise OptionError(f"selection must be a ProxySelection, a dict of its options or None, got {given!r}")
-    for key in given:
-        if key not in names:
-            raise OptionError(f"selection has no option {key!r}{nearest(str(key), names)} Options: {', '.join(names)}")
-    return ProxySelection(**given)

@@ -1,0 +1,29 @@
+"""Noise whose state can be saved."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class SeededNoise:
+    """Standard normal noise from a generator of its own, the same on every device; its state can be saved.
+
+    Args:
+        seed: seed of the generator.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """Return N(0, 1) noise with the shape, dtype and device of `like`."""
+        return torch.randn(like.shape, generator=self._generator, dtype=like.dtype).to(like.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the generator's state."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore a state returned by `state_dict`."""
+        self._generator.set_state(state["generator"].cpu())
