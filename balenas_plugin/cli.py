@@ -93,12 +93,18 @@ def _add_export(commands: Any, formatter: Any) -> None:
         formatter_class=formatter,
     )
     export.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a finished search")
-    export.add_argument("--samples", type=int, default=100, metavar="N", help="draws, or architectures enumerated (100)")
+    export.add_argument(
+        "--samples", type=int, default=100, metavar="N", help="draws, or architectures enumerated (100)"
+    )
     export.add_argument(
         "--proxy", action="append", metavar="NAME", help="zero-cost proxy (synflow); repeat it to average their ranks"
     )
-    export.add_argument("--candidates", default="sample", metavar="sample|enumerate", help="draw from q, or its most probable")
-    export.add_argument("--include-probability", action="store_true", help="average in the rank by posterior probability")
+    export.add_argument(
+        "--candidates", default="sample", metavar="sample|enumerate", help="draw from q, or its most probable"
+    )
+    export.add_argument(
+        "--include-probability", action="store_true", help="average in the rank by posterior probability"
+    )
     export.add_argument("--top", type=int, default=10, metavar="K", help="how many to show and write (10)")
     export.add_argument(
         "--format",

@@ -166,7 +166,7 @@ def load_config(
     except OSError as error:
         raise OptionError(f"cannot read the config {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path} is not valid YAML: {error}") from error
+        raise OptionError(f"{path} is not valid YAML: {yaml_problem(error)}") from error
     if not isinstance(document, dict):
         raise OptionError(f"{path} must hold a mapping with the keys space, data, strategy, evaluator; see configs/")
     document.setdefault("name", path.stem)
@@ -199,7 +199,15 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     try:
         target[last] = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as error:
-        raise OptionError(f"--set {override}: the value is not valid YAML: {error}") from error
+        raise OptionError(f"--set {override}: the value is not valid YAML: {yaml_problem(error)}") from error
+
+
+def yaml_problem(error: Exception) -> str:
+    """Return what YAML complains about, and where, in one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def require_keys(where: str, given: Mapping[str, Any], allowed: Iterable[str]) -> None:
@@ -213,7 +221,7 @@ def require_keys(where: str, given: Mapping[str, Any], allowed: Iterable[str]) -
 
 
 def named(given: Any, default: Mapping[str, Any]) -> Any:
-    """Return `given` with its shorthands written out: a text is a name, and options without a name are the default's."""
+    """Return `given` with its shorthands written out: a text is a name; options without a name add to the default's."""
     if isinstance(given, str):
         return {"name": given}
     if isinstance(given, Mapping) and "name" not in given:

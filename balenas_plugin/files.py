@@ -11,8 +11,7 @@ from typing import BinaryIO
 
 from balenas_plugin.errors import StorageError
 
-
-_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextlib.contextmanager
@@ -31,7 +30,7 @@ def refused_writes_told(path: Path) -> Iterator[None]:
         if isinstance(error, StorageError) or error.errno not in _REFUSED:
             raise
         raise StorageError(
-            f"cannot write {path}: {error}. Free some disk space or check the permissions of the folder, then try again."
+            f"cannot write {path}: {error}. Free some disk space or check the permissions of the folder, then resume."
         ) from error
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from balenas_plugin.config import SearchConfig
+from balenas_plugin.config import SearchConfig, yaml_problem
 from balenas_plugin.errors import FileFormatError, OptionError, StorageError
 from balenas_plugin.files import refused_writes_told, write_text_atomically
 
@@ -94,10 +94,12 @@ class RunFolder:
         Raises:
             StorageError: the folder cannot be written.
         """
-        with refused_writes_told(self.path):
+        try:
             if self.replaces:
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot create the folder of the run: {error}. Choose another --output.") from error
         write_text_atomically(self.config, config.to_yaml())
         manifest = self.read_manifest() if resumed and self.manifest.exists() else {}
         manifest.pop("error", None)
@@ -197,7 +199,9 @@ class RunFolder:
         try:
             return SearchConfig.from_dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
         except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-            raise FileFormatError(f"cannot read {self.config}: {error}. Is {self.path} the folder of a run?") from error
+            raise FileFormatError(
+                f"cannot read {self.config}: {yaml_problem(error)}. Is {self.path} the folder of a run?"
+            ) from error
 
     def require_same_config(self, config: SearchConfig) -> None:
         """Raise unless the folder was started with an equal config.
@@ -243,9 +247,13 @@ def new_run_folder(config: SearchConfig, output: Path | None, *, overwrite: bool
 def _claim(name: str) -> Path:
     for n in count(1):
         path = _RUNS / (name if n == 1 else f"{name}-{n}")
-        with refused_writes_told(path), contextlib.suppress(FileExistsError):
+        try:
             path.mkdir(parents=True)
-            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise StorageError(f"cannot create the folder of the run: {error}. Choose another: --output.") from error
+        return path
     raise AssertionError("count never ends")
 
 

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 _PROCESS = Path(__file__).with_name("process.py")
-_IMPORTED = ["balenas_plugin.cli", "balenas_plugin.adapters.nni.run", "sklearn.datasets", "torchvision", "tqdm", "pytest"]
+_IMPORTED = [
+    "balenas_plugin.cli",
+    "balenas_plugin.adapters.nni.run",
+    "sklearn.datasets",
+    "torchvision",
+    "tqdm",
+    "pytest",
+]
 _PATIENCE = 240  # seconds, for a machine that does other things as well
 
 _server = multiprocessing.get_context("forkserver")

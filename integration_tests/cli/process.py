@@ -17,13 +17,12 @@ import multiprocessing
 import os
 import resource
 import runpy
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-REQUEST: dict[str, Any]
+REQUEST: dict[str, Any] = globals()["REQUEST"]
 
 
 def redirect() -> None:
@@ -35,6 +34,13 @@ def redirect() -> None:
     multiprocessing.set_start_method("fork", force=True)  # as in a process that no server started
     os.environ.update(REQUEST["environment"])
     os.chdir(REQUEST["folder"])
+
+
+def isolate() -> None:
+    """Keep NNI's list of experiments, which is in the home directory, in the test's folder."""
+    from nni.tools.nnictl.config_utils import Experiments
+
+    Experiments.__init__.__defaults__ = (str(Path(REQUEST["folder"], "home")),)
 
 
 def before(owner: Any, name: str, act: Callable[..., None]) -> None:
@@ -64,7 +70,8 @@ def arrange_stop(at: str, count: int, happen: Callable[[], None]) -> None:
     """Let `happen` be called at the `count`-th passing of the point `at`."""
     import pytorch_lightning as pl
 
-    from balenas_plugin.adapters.nni import checkpoint, run
+    from balenas_plugin.adapters.nni import run
+    from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint
     from balenas_plugin.adapters.nni.classification import ClassificationModule
     from balenas_plugin.bayes.vadam import VAdam
     from balenas_plugin.run_folder import RunFolder
@@ -76,6 +83,10 @@ def arrange_stop(at: str, count: int, happen: Callable[[], None]) -> None:
         passed += 1
         if passed == count:
             happen()
+
+    def stop_before_replacing(path: Path, target: Any) -> None:
+        if Path(target).name == "last.ckpt":
+            stop()
 
     def tear(trainer: Any, path: Any, *args: Any, **kwargs: Any) -> None:
         if passed == count - 1:  # half of the file is on the disk
@@ -90,8 +101,8 @@ def arrange_stop(at: str, count: int, happen: Callable[[], None]) -> None:
         "batch end": lambda: after(run.Progress, "on_train_batch_end", stop),
         "validation end": lambda: after(ClassificationModule, "on_validation_epoch_end", stop),
         "checkpoint half written": lambda: after(pl.Trainer, "save_checkpoint", tear),
-        "checkpoint written beside": lambda: before(checkpoint.os, "replace", stop),
-        "checkpoint in place": lambda: after(run.SearchCheckpoint, "on_train_epoch_end", stop),
+        "checkpoint written beside": lambda: before(Path, "replace", stop_before_replacing),
+        "checkpoint in place": lambda: after(SearchCheckpoint, "on_train_epoch_end", stop),
         "architectures": lambda: before(run, "_records", stop),
     }
     points[at]()
@@ -99,6 +110,7 @@ def arrange_stop(at: str, count: int, happen: Callable[[], None]) -> None:
 
 def main() -> Any:
     redirect()
+    isolate()
     stop = REQUEST["stop"]
     if stop is not None:
         if REQUEST["file_size"] is not None:

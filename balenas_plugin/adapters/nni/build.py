@@ -61,8 +61,8 @@ def _space_class(name: str) -> type[ModelSpace]:
             found = getattr(importlib.import_module(module_name), class_name)
         except (ImportError, AttributeError, SyntaxError, ValueError) as error:
             raise OptionError(
-                f"space {name!r} cannot be imported: {error}. It is looked up as module:Class, in the working directory "
-                "first."
+                f"space {name!r} cannot be imported: {error}. It is looked up as module:Class, in the working "
+                "directory first."
             ) from error
     else:
         hub = {

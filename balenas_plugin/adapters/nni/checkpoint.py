@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,8 @@ class SearchCheckpoint(Checkpoint):
         if restoring and isinstance(exception, Exception) and not isinstance(exception, BalenasError):
             reason = str(exception).strip().partition("\n")[0]
             raise FileFormatError(
-                f"the checkpoint {trainer.ckpt_path} is not of this search ({type(exception).__name__}: {reason}). Put the "
-                "right one back, or remove it to start the search anew."
+                f"the checkpoint {trainer.ckpt_path} is not of this search ({type(exception).__name__}: {reason}). Put "
+                "the right one back, or remove it to start the search anew."
             ) from exception
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -132,7 +133,9 @@ def require_checkpoint(path: Path) -> None:
         FileFormatError: the file is damaged or something else.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles, which are refused anyway
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         found = isinstance(checkpoint, dict) and SearchCheckpoint.__qualname__ in str(list(checkpoint["callbacks"]))
     except Exception as error:  # torch.load raises whatever the damaged bytes make it stumble over
         raise FileFormatError(

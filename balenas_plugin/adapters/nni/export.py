@@ -24,9 +24,6 @@ from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data import load_search_data
 from balenas_plugin.errors import FileFormatError, SpaceError
 from balenas_plugin.export import ProxySelection, RankedArchitecture, rank
-from balenas_plugin.export.drawing import Edge, draw_architecture, draw_choices
-from balenas_plugin.export.onnx_file import write_onnx
-from balenas_plugin.export.standalone import write_standalone
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder
@@ -117,10 +114,14 @@ def write_exports(
             written.append(output / f"{name}.svg")
             _draw(written[-1], found, title)
         if "python" in formats:
+            from balenas_plugin.export.standalone import write_standalone
+
             written += write_standalone(
                 run.inherited_network(found.choices), output, name=name, example=example, title=title
             )
         if "onnx" in formats:
+            from balenas_plugin.export.onnx_file import write_onnx
+
             written.append(output / f"{name}.onnx")
             write_onnx(run.inherited_network(found.choices), written[-1], example=example)
     return written
@@ -145,6 +146,8 @@ def _csv(ranked: Sequence[RankedArchitecture]) -> str:
 
 
 def _draw(path: Path, found: RankedArchitecture, title: str) -> None:
+    from balenas_plugin.export.drawing import Edge, draw_architecture, draw_choices
+
     if "nasbench201" not in found.notation:
         draw_choices(path, {k: str(v) for k, v in found.choices.items()}, found.winning_probability, title=title)
         return

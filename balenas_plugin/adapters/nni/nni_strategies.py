@@ -96,7 +96,7 @@ def _temperature(given: Any) -> Any:
 
 
 def _seeded_random_state() -> np.random.RandomState:
-    """Return a generator seeded by NumPy's global one: NNI's own start from the operating system (no seed, no resume)."""
+    """Return a generator seeded by NumPy's global one: NNI's own are seeded by the operating system (no resume)."""
     return np.random.RandomState(np.random.randint(2**32, dtype=np.uint32))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -91,7 +92,8 @@ def _run_experiment(space: ModelSpace, evaluator: Any, strategy: OneShotStrategy
         hint = " Use strategy.gradient_clip_val." if "gradient_clip_val" in str(error) else ""
         raise OptionError(f"Lightning refuses the options of the evaluator: {error}{hint}") from error
     finally:
-        experiment.stop()
+        with contextlib.suppress(OSError):  # it only notes the end in NNI's list of experiments
+            experiment.stop()
     if not finished:  # NNI swallows the interrupt
         raise KeyboardInterrupt
 

@@ -6,6 +6,7 @@ literal is a hole. Their literals, column by column, then say which sizes the cl
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 from collections.abc import Iterator, Sequence
@@ -36,11 +37,6 @@ class Literal:
     value: object
     default: bool = False
 
-    @property
-    def source(self) -> str:
-        """The value as Python source."""
-        return to_source(self.value)
-
 
 @dataclass(frozen=True)
 class Call:
@@ -70,9 +66,17 @@ class Attribute:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One module of a class that is still to be written: its attributes and the lines of its `forward`, if any."""
+    """One module of a class that is still to be written.
+
+    Args:
+        class_name: what its class should be called.
+        base: what its class derives from: ``nn.Module``, or ``nn.Sequential`` whose layers are `attributes`, in order.
+        attributes: what its constructor stores.
+        forward: lines of its `forward`, if it has one.
+    """
 
     class_name: str
+    base: str
     attributes: tuple[Attribute, ...]
     forward: tuple[str, ...]
 
@@ -80,7 +84,7 @@ class Block:
     def skeleton(self) -> tuple[object, ...]:
         """What it shares with the modules that can be instances of one class with it."""
         attributes = tuple((each.kind, each.name, skeleton(each.value)) for each in self.attributes)
-        return (self.class_name, attributes, self.forward)
+        return (self.class_name, self.base, attributes, self.forward)
 
     @property
     def literals(self) -> list[Literal]:
@@ -117,7 +121,9 @@ def to_source(value: object) -> str:
     """
     if isinstance(value, float):
         return repr(float(value)) if math.isfinite(value) else f'float("{value}")'
-    if value is None or isinstance(value, bool | str):
+    if isinstance(value, str):
+        return json.dumps(value)  # a JSON string is a Python string, in double quotes
+    if value is None or isinstance(value, bool):
         return repr(value)
     if isinstance(value, int | np.integer):
         return repr(operator.index(value))
@@ -128,7 +134,7 @@ def to_source(value: object) -> str:
     if isinstance(value, torch.dtype | torch.memory_format | torch.layout):
         return str(value)
     if isinstance(value, torch.device):
-        return f"torch.device({str(value)!r})"
+        return f"torch.device({to_source(str(value))})"
     if value is Ellipsis:
         return "..."
     raise NotExportableError(f"it holds {value!r}, a {type(value).__name__}, which cannot be written as a constant")
@@ -141,6 +147,10 @@ class Text:
     opening: str
     items: tuple[str | Text, ...]
     closing: str
+
+    def prefixed(self, prefix: str) -> Text:
+        """Return it with `prefix` in front."""
+        return Text(f"{prefix}{self.opening}", self.items, self.closing)
 
     def __str__(self) -> str:
         return f"{self.opening}{', '.join(map(str, self.items))}{self.closing}"

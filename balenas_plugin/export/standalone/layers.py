@@ -41,16 +41,28 @@ def layer_expression(module: nn.Module, layer: type[nn.Module]) -> Call:
         raise NotExportableError(
             f"the arguments that its {type(module).__name__} was constructed with cannot be recovered from it"
         )
-    for name, value in given.items():
-        if isinstance(value, tuple) and value and len(set(value)) == 1:
-            shorter = {**given, name: value[0]}
-            given = shorter if _constructs(layer, shorter, module) else given
+    for name, parameter in signature.items():
+        given = _shorter(layer, given, name, parameter, module)
     items = []
     for name, parameter in signature.items():
         required = parameter.default is parameter.empty
         default = not required and to_source(given[name]) == to_source(parameter.default)
         items.append(Item("" if required else f"{name}=", Literal(name, given[name], default)))
     return Call(f"nn.{layer.__name__}(", tuple(items))
+
+
+def _shorter(
+    layer: type[nn.Module], given: dict[str, object], name: str, parameter: inspect.Parameter, module: nn.Module
+) -> dict[str, object]:
+    """Return `given` with the argument `name` at its default, or as one number, if that makes no difference."""
+    value = given[name]
+    candidates = [] if parameter.default is parameter.empty else [parameter.default]
+    if isinstance(value, tuple) and value and len(set(value)) == 1:
+        candidates.append(value[0])
+    for candidate in candidates:
+        if candidate is not value and _constructs(layer, {**given, name: candidate}, module):
+            return {**given, name: candidate}
+    return given
 
 
 def _same_methods(derived: type, base: type[nn.Module]) -> bool:
@@ -98,7 +110,11 @@ def _constructs(layer: type[nn.Module], given: dict[str, object], module: nn.Mod
     except (TypeError, ValueError, RuntimeError, AssertionError):
         return False
     plain = (bool, int, float, str, tuple, list, type(None))
-    attributes = {name: value for name, value in vars(built).items() if isinstance(value, plain) and name != "training"}
+    attributes = {
+        name: value
+        for name, value in vars(built).items()
+        if isinstance(value, plain) and name != "training" and not name.startswith("_")
+    }
     missing = object()
     return all(getattr(module, name, missing) == value for name, value in attributes.items()) and _shapes(
         built

@@ -1,25 +1,20 @@
 """Find out how a network computes: which of its modules can be called as a whole, and what each does.
 
-A module is written as a class with a `forward` of its own when it maps tensors to one tensor and `torch.fx` can trace
-it by itself. Any other module (one that is handed a list, say) is traced as a part of the module that calls it, and
-only holds its layers.
+A module is written as a class with a `forward` of its own when it maps tensors to tensors and `torch.fx` can trace it
+by itself. Any other module is traced as a part of the module that calls it, and only holds its layers.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from balenas_plugin.export.standalone.calls import Argument, Calls, first_line, record_calls
 from balenas_plugin.export.standalone.expressions import NotExportableError
 from balenas_plugin.export.standalone.layers import builtin_class
-
-RESERVED = ("self", "torch", "nn", "F", "Tensor", "operator", "math")
-"""Names that the written module gives a meaning."""
 
 _TRACED = "traced"
 
@@ -29,27 +24,27 @@ class Forward:
     """What one module computes.
 
     Args:
-        inputs: names of the arguments that it is called with.
+        calls: how it is called.
         graphs: training mode -> the graph; targets are relative to the module.
         constants: tensors that its code makes out of nothing, under names that are free in the module.
     """
 
-    inputs: tuple[str, ...]
+    calls: Calls
     graphs: dict[bool, fx.Graph]
     constants: dict[str, Tensor]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Structure:
     """A network taken apart.
 
     Args:
-        forwards: path -> what the module there computes, for each that is written with a `forward` of its own.
+        forwards: module -> what it computes, for each that is called as a whole and is not a layer of PyTorch.
         used: paths of the modules that are called or hold one that is; others have no effect on the output.
         tensors: paths of the tensors that a `forward` reads itself.
     """
 
-    forwards: dict[str, Forward] = field(default_factory=dict)
+    forwards: dict[nn.Module, Forward] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     tensors: set[str] = field(default_factory=set)
 
@@ -64,28 +59,29 @@ def take_apart(model: nn.Module, example: Tensor) -> Structure:
     Raises:
         NotExportableError: the network cannot be traced.
     """
-    structure = Structure()
-    calls = _record_calls(model, example)
-    leaves: set[int] = set()
-    for path, module in reversed(list(model.named_modules())):
-        signatures = calls.get(module, set())
-        tensors_only = len(signatures) == 1 and None not in signatures
+    calls = record_calls(model, example)
+    traced: dict[nn.Module, Forward] = {}
+    leaves: dict[nn.Module, bool] = {}  # module -> whether it returns one tensor
+    for module in _innermost_first(model, {}):
         if builtin_class(module) is not None:
-            leaves.add(id(module))
+            leaves[module] = True
+        elif module not in calls:
+            continue
         elif is_container(module):
-            if tensors_only and all(id(child) in leaves for child in module.children()):
-                leaves.add(id(module))
-        elif tensors_only or path == "":
+            if all(child in leaves for child in module.children()):
+                leaves[module] = calls[module].one_tensor
+        else:
             try:
-                structure.forwards[path] = _trace(module, next(iter(signatures)) or (), leaves)
+                traced[module] = _trace_either(module, calls[module], leaves)
             except Exception as error:  # whatever the user's own code raises when it meets symbolic values
-                if path == "":
-                    raise NotExportableError(f"its forward cannot be traced: {_first_line(error)}") from error
+                if module is model:
+                    raise NotExportableError(f"its forward cannot be traced: {first_line(error)}") from error
             else:
-                leaves.add(id(module))
-    if id(model) not in leaves:
-        raise NotExportableError("its layers are not called with tensors, one after the other")
-    _mark_used(model, "", structure)
+                leaves[module] = calls[module].one_tensor
+    if model not in leaves:
+        raise NotExportableError("its forward must map one tensor, an argument with a name, to tensors")
+    structure = Structure()
+    _mark_used(model, "", traced, structure)
     return structure
 
 
@@ -96,31 +92,24 @@ def is_container(module: nn.Module) -> bool:
     return isinstance(module, nn.ModuleList | nn.ModuleDict) and type(module).forward is nn.Module.forward
 
 
-def training_batch(example: Tensor) -> Tensor:
-    """Return `example` with at least two entries, which batch normalisation needs in training."""
-    return example if len(example) > 1 else torch.cat([example, example])
+def is_numbered(module: nn.Module) -> bool:
+    """Return whether `module` is a Sequential, or derives from it, and nothing has a name in it but its layers."""
+    names = [*module._parameters, *module._buffers, *module._modules]
+    return isinstance(module, nn.Sequential) and names == [str(number) for number in range(len(module))]
 
 
-def _record_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, set[tuple[str, ...] | None]]:
-    """Return module -> names of the arguments of its calls, in both modes; None where something is not a tensor."""
-    calls: dict[nn.Module, set[tuple[str, ...] | None]] = {}
+def join(*parts: str) -> str:
+    """Return the dotted path of `parts`, empty ones left out."""
+    return ".".join(part for part in parts if part)
 
-    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        tensors = all(isinstance(value, Tensor) for value in bound.values())
-        one_tensor = isinstance(output, Tensor) or module is model
-        free = not any(name in RESERVED for name in bound)
-        calls.setdefault(module, set()).add(tuple(bound) if tensors and one_tensor and free else None)
 
-    hooks = [module.register_forward_hook(record, with_kwargs=True) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            model.eval()(example)
-            model.train()(training_batch(example))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls
+def _innermost_first(module: nn.Module, seen: dict[nn.Module, None]) -> Iterable[nn.Module]:
+    """Return every module once, after all that it holds."""
+    for child in module.children():
+        if child not in seen:
+            _innermost_first(child, seen)
+    seen[module] = None
+    return seen
 
 
 class _Tracer(fx.Tracer):
@@ -128,23 +117,33 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, leaves: Iterable[int]) -> None:
+    def __init__(self, leaves: Iterable[nn.Module]) -> None:
         super().__init__()
         self._leaves = frozenset(leaves)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether calls of `m` stay calls."""
-        return id(m) in self._leaves
+        return m in self._leaves
 
 
-def _trace(module: nn.Module, inputs: tuple[str, ...], leaves: set[int]) -> Forward:
-    """Trace `module` in both modes as it is called, with `inputs` and every other argument at its default."""
-    root = module
+def _trace_either(module: nn.Module, calls: Calls, leaves: dict[nn.Module, bool]) -> Forward:
+    """Trace `module` with its leaves; those that return several tensors are traced through if it must be.
+
+    Code that takes the list that a leaf returns apart meets one symbol, which has no length.
+    """
+    try:
+        return _trace(module, calls, leaves)
+    except Exception:  # as in `take_apart`; the second attempt raises again
+        return _trace(module, calls, [leaf for leaf, one_tensor in leaves.items() if one_tensor])
+
+
+def _trace(module: nn.Module, calls: Calls, leaves: Iterable[nn.Module]) -> Forward:
+    """Trace `module` in both modes as it is called, with every argument that it is not given at its default."""
     graphs: dict[bool, fx.Graph] = {}
     constants: dict[str, Tensor] = {}
     for training in (False, True):
-        root.train(training)
-        holder = _holder(root, inputs)
+        module.train(training)
+        holder = _holder(module, calls.arguments)
         graph = _Tracer(leaves).trace(holder)
         for node in graph.nodes:
             if node.op not in ("call_module", "get_attr"):
@@ -154,16 +153,17 @@ def _trace(module: nn.Module, inputs: tuple[str, ...], leaves: set[int]) -> Forw
             else:
                 node.target = _constant_name(module, getattr(holder, node.target), constants)
         graphs[training] = graph
-    return Forward(inputs, graphs, constants)
+    return Forward(calls, graphs, constants)
 
 
-def _holder(module: nn.Module, inputs: tuple[str, ...]) -> nn.Module:
-    """Return a module with `module` in it whose forward has the arguments `inputs` and no others.
+def _holder(module: nn.Module, arguments: tuple[Argument, ...]) -> nn.Module:
+    """Return a module with `module` in it whose forward takes the tensors in `arguments` one by one, and no others.
 
-    Tracing `module` itself would make symbols of its optional arguments too, which are never None.
+    Tracing `module` itself would make symbols of its optional arguments too, which are never None, and of its lists.
     """
-    arguments = ", ".join(f"{name}={name}" for name in inputs)
-    forward = eval(f"lambda self, {', '.join(inputs)}: self.{_TRACED}({arguments})")
+    tensors = ", ".join(name for argument in arguments for name in argument.tensors)
+    values = ", ".join(argument.value for argument in arguments)
+    forward = eval(f"lambda self, {tensors}: self.{_TRACED}({values})")
     holder: nn.Module = type("Holder", (nn.Module,), {"forward": forward})()
     setattr(holder, _TRACED, module)
     return holder
@@ -180,15 +180,16 @@ def _constant_name(module: nn.Module, value: Tensor, constants: dict[str, Tensor
     return f"constant_{number}"
 
 
-def _mark_used(model: nn.Module, path: str, structure: Structure) -> None:
+def _mark_used(model: nn.Module, path: str, traced: dict[nn.Module, Forward], structure: Structure) -> None:
     structure.used.add(path)
     module = model.get_submodule(path)
-    if path not in structure.forwards:
-        if is_container(module):
-            for name in module._modules:
-                _mark_used(model, join(path, name), structure)
+    if is_container(module):
+        for name in module._modules:
+            _mark_used(model, join(path, name), traced, structure)
+    if module not in traced:
         return
-    for graph in structure.forwards[path].graphs.values():
+    structure.forwards[module] = traced[module]
+    for graph in traced[module].graphs.values():
         for node in graph.nodes:
             if node.op not in ("call_module", "get_attr"):
                 continue
@@ -196,16 +197,6 @@ def _mark_used(model: nn.Module, path: str, structure: Structure) -> None:
             for depth in range(1, len(owners) + 1):
                 structure.used.add(join(path, *owners[:depth]))
             if node.op == "call_module":
-                _mark_used(model, join(path, *owners, last), structure)
+                _mark_used(model, join(path, *owners, last), traced, structure)
             else:
                 structure.tensors.add(join(path, *owners, last))
-
-
-def join(*parts: str) -> str:
-    """Return the dotted path of `parts`, empty ones left out."""
-    return ".".join(part for part in parts if part)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,301 @@
+"""Bad input, damaged files, full disks and NaN: one clear message, exit code 2, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from balenas_plugin.bayes import Posterior
+from balenas_plugin.errors import FileFormatError
+
+from .commands import Ended, Stop, balenas, real_balenas
+from .comparison import assert_same_run, checkpoint_of
+
+
+def message_of(ended: Ended) -> str:
+    """Return the message of a command that ended with one, and assert that it printed nothing else."""
+    assert ended.code == 2, (ended.code, ended.errors)
+    assert ended.output == ""
+    lines = [line for line in ended.errors.splitlines() if line.strip() and not line.startswith("search: ")]
+    assert len(lines) == 1, ended.errors
+    assert lines[0].startswith("balenas: ")
+    assert "Traceback" not in ended.errors
+    return lines[0]
+
+
+OPTIONS = {
+    "top level": ("evaluater.epochs=3", "did you mean 'evaluator'?"),
+    "data": ("data.batchsize=3", "did you mean 'batch_size'?"),
+    "space": ("space.stem_channels=3", "did you mean 'stem_out_channels'?"),
+    "space name": ("space=NasBench2O1", "did you mean 'NasBench201'?"),
+    "strategy": ("strategy.num_mc_sample=3", "did you mean 'num_mc_samples'?"),
+    "strategy of NNI": ("strategy={name: DARTS, arc_lr: 1}", "has no option 'arc_lr'"),
+    "strategy name": ("strategy=balenas", "did you mean 'BaLeNAS'?"),
+    "evaluator": ("evaluator.epoch=3", "did you mean 'epochs'?"),
+    "trainer": ("evaluator.acelerator=cpu", "did you mean 'accelerator'?"),
+    "trainer's own": ("evaluator.max_epochs=3", "say evaluator.epochs"),
+    "optimizer": ("evaluator.optimizer.weight_decy=3", "did you mean 'weight_decay'?"),
+    "optimizer name": ("evaluator.optimizer=SDG", "did you mean 'SGD'?"),
+    "schedule": ("evaluator.schedule=cosin", "did you mean 'cosine'?"),
+    "schedule option": ("evaluator.schedule.min_lrr=1", "did you mean 'min_lr'?"),
+    "negative epochs": ("evaluator.epochs=-3", "whole number of at least 1, got -3"),
+    "epochs' type": ("evaluator.epochs=many", "whole number of at least 1, got 'many'"),
+    "space's type": ("space.stem_out_channels=wide", "must be a number, got 'wide'"),
+    "space's value": ("space.stem_out_channels=-4", "does not accept"),
+    "images too small for the space": ("space=AutoFormer", "AutoFormer fails on images of shape (32, 3, 8, 8)"),
+    "draws": ("strategy.num_mc_samples=0", "num_mc_samples"),
+    "learning rate": ("strategy.arc_learning_rate=-1", "positive number, got -1"),
+    "learning rate of NNI": ("strategy={name: DARTS, arc_learning_rate: -1}", "at least 0, got -1"),
+    "learning rate of NNI's type": ("strategy={name: DARTS, arc_learning_rate: fast}", "must be a number, got 'fast'"),
+    "temperature": ("strategy={name: GumbelDARTS, temperature: hot}", "number or [first, last], got 'hot'"),
+    "objects": ("strategy.penalty=3", "only a script can give it"),
+    "optimizer's type": ("evaluator.optimizer.lr=fast", "must be a number, got 'fast'"),
+    "optimizer's value": ("evaluator.optimizer.lr=-1", "Invalid learning rate: -1"),
+    "optimizer with a closure": ("evaluator.optimizer=LBFGS", "is unknown"),
+    "trainer's type": ("evaluator.log_every_n_steps=often", "must be int or nothing, got 'often'"),
+    "trainer's value": ("evaluator.accelerator=cpuu", "invalid accelerator name"),
+    "manual optimisation": ("evaluator.gradient_clip_val=1", "strategy.gradient_clip_val"),
+    "devices": ("evaluator.devices=2", "runs on one device"),
+    "validation set": ("data.train_fraction=0.8", "validation set has 26 examples, fewer than one batch of 32"),
+    "training set": ("data.train_fraction=0.2", "training set has 26 examples, fewer than one batch of 32"),
+    "too much data": ("data.limit=99999", "only 1500 training images"),
+    "data set": ("data.name=cifar", "did you mean 'cifar10'?"),
+    "no folder": ("data={name: cifar10_parquet}", "BALENAS_DATA"),
+    "missing folder": ("data={name: folder, root: /nowhere}", "/nowhere"),
+    "classes": ("space.num_labels=3", "3 outputs but the data has 10 classes"),
+    "nothing to search": ("space='faulty_spaces:NothingToSearch'", "nothing to search"),
+    "no space": ("space='faulty_spaces:NoSpace'", "not a subclass of"),
+    "no class": ("space='faulty_spaces:Absent'", "has no attribute 'Absent'"),
+    "no module": ("space='absent_spaces:Space'", "No module named 'absent_spaces'"),
+    "module with a mistake": ("space='mistaken_spaces:Space'", "mistaken_spaces.py, line 1"),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_bad_option(case: str, folder: Path) -> None:
+    (folder / "mistaken_spaces.py").write_text("class Space(:\n")
+    option, expected = OPTIONS[case]
+    ended = balenas("search", "tiny.yml", "--set", option, folder=folder, BALENAS_DATA="")
+    assert expected in message_of(ended)
+
+
+@pytest.mark.parametrize("strategy", ["DARTS", "RandomOneShot"])
+def test_strategies_of_nni_say_that_there_is_nothing_to_search(strategy: str, folder: Path) -> None:
+    space = "space='faulty_spaces:NothingToSearch'"
+    ended = balenas("search", "tiny.yml", "--set", space, "--set", f"strategy={strategy}", folder=folder)
+    assert "nothing to search" in message_of(ended)
+
+
+def test_a_space_that_the_strategy_cannot_search(folder: Path) -> None:
+    ended = balenas("search", "tiny.yml", "--set", "space=AutoFormer", "--set", "strategy=Proxyless", folder=folder)
+    assert "strategy Proxyless cannot search AutoFormer" in message_of(ended)
+
+
+def test_the_installed_command_prints_the_message_only(folder: Path) -> None:
+    option = "data.train_fraction=0.8"
+    ended = real_balenas("search", "tiny.yml", "--set", option, folder=folder, HOME=str(folder))
+    assert "validation set has 26 examples" in message_of(ended)  # nor does anything come at exit
+    manifest = json.loads((folder / "runs" / "tiny" / "manifest.json").read_text())
+    assert manifest["status"] == "failed"
+    assert "validation set has 26 examples" in manifest["error"]
+
+
+def test_a_mistake_found_at_once_leaves_no_folder(folder: Path) -> None:
+    message_of(balenas("search", "tiny.yml", "--set", "space.stem_channels=3", folder=folder))
+    assert list((folder / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("output", ["tiny.yml/run", "/proc/run"])
+def test_a_folder_that_cannot_be_made(output: str, folder: Path) -> None:
+    assert "cannot create the folder" in message_of(balenas("search", "tiny.yml", "--output", output, folder=folder))
+
+
+# -- NaN --------------------------------------------------------------------------------------------------------------
+
+
+def test_nan_stops_the_search_and_keeps_the_last_good_checkpoint(folder: Path) -> None:
+    space = "space={name: 'faulty_spaces:Stopping', stem_out_channels: 2, num_modules_per_stack: 1}"
+    # an epoch has 2 + 2 training passes and 2 of validation: the 9th is the second epoch's second architecture step
+    ended = balenas("search", "tiny.yml", "--set", space, folder=folder, STOP_AT="9", STOP_WITH="nan")
+    message = message_of(ended)
+    assert "loss of the architecture step became nan in epoch 1, step 1" in message
+    assert "learning rate" in message
+    run = folder / "runs" / "tiny"
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "failed"
+    assert "became nan in epoch 1" in manifest["error"]
+    checkpoint = checkpoint_of(run)
+    assert checkpoint["epoch"] == 0
+    assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
+    assert len((run / "history.csv").read_text().splitlines()) == 2  # its header and the first epoch
+    Posterior.load(run / "posterior.json")
+
+
+def test_a_huge_learning_rate_ends_in_nan(folder: Path) -> None:
+    ended = balenas("search", "tiny.yml", "--set", "evaluator.optimizer.lr=1e30", folder=folder)
+    assert "became nan in epoch 0, step 1" in message_of(ended)
+
+
+# -- a full disk ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file_size", "named"),
+    [
+        (2_000, "posterior.json"),  # the first file written after an epoch
+        (20_000, "checkpoints/last.ckpt"),  # the last
+    ],
+)
+def test_full_disk_keeps_what_was_there_and_resumes(file_size: int, named: str, finished: Path, folder: Path) -> None:
+    run = folder / "runs" / "tiny"
+    full = Stop("validation end", count=2)  # after the second epoch's last step
+    ended = balenas("search", "tiny.yml", folder=folder, stop=full, file_size=file_size)
+    message = message_of(ended)
+    assert f"runs/tiny/{named}" in message
+    assert "disk space" in message
+    assert checkpoint_of(run)["epoch"] == 0
+    Posterior.load(run / "posterior.json")
+    assert json.loads((run / "manifest.json").read_text())["status"] == "failed"
+    assert list(run.rglob("*.tmp")) == []
+    resumed = balenas("search", "tiny.yml", "--resume", folder=folder)
+    assert resumed.code == 0, resumed.errors
+    assert_same_run(run, finished)
+
+
+# -- damaged files ----------------------------------------------------------------------------------------------------
+
+
+class Malicious:
+    """Unpickling this creates a file named `executed`."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def damage(checkpoint: Path, how: str) -> None:
+    whole = checkpoint.read_bytes()
+    if how == "truncated":
+        checkpoint.write_bytes(whole[: len(whole) // 2])
+    elif how == "empty":
+        checkpoint.write_bytes(b"")
+    elif how == "random bytes":
+        checkpoint.write_bytes(bytes(torch.randint(256, (5000,), dtype=torch.uint8).tolist()))
+    elif how == "pickle that runs a command":
+        checkpoint.write_bytes(pickle.dumps(Malicious()))
+    elif how == "checkpoint that runs a command":
+        torch.save({**torch.load(checkpoint, weights_only=True), "extra": Malicious()}, checkpoint)
+    elif how == "something else":
+        torch.save({"weights": torch.zeros(3)}, checkpoint)
+    elif how == "without random states":
+        content = torch.load(checkpoint, weights_only=True)
+        del content["callbacks"]["SearchCheckpoint"]["random"]
+        torch.save(content, checkpoint)
+    elif how == "without optimizers":
+        content = torch.load(checkpoint, weights_only=True)
+        del content["optimizer_states"]
+        torch.save(content, checkpoint)
+    elif how == "with a weight missing":
+        content = torch.load(checkpoint, weights_only=True)
+        content["state_dict"].popitem()
+        torch.save(content, checkpoint)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "truncated",
+        "empty",
+        "random bytes",
+        "pickle that runs a command",
+        "checkpoint that runs a command",
+        "something else",
+        "without random states",
+        "without optimizers",
+        "with a weight missing",
+    ],
+)
+def test_damaged_checkpoint(how: str, copy_of_stopped: Path, folder: Path) -> None:
+    checkpoint = copy_of_stopped / "checkpoints" / "last.ckpt"
+    damage(checkpoint, how)
+    damaged = checkpoint.read_bytes()
+    message = message_of(balenas("search", "tiny.yml", "--resume", folder=folder))
+    assert "last.ckpt" in message
+    assert "start the search anew" in message or "folder of a search" in message
+    assert checkpoint.read_bytes() == damaged
+    assert not (folder / "executed").exists()
+
+
+def test_a_damaged_checkpoint_removed_starts_the_search_anew(
+    copy_of_stopped: Path, finished: Path, folder: Path
+) -> None:
+    (copy_of_stopped / "checkpoints" / "last.ckpt").unlink()
+    ended = balenas("search", "tiny.yml", "--resume", folder=folder)
+    assert ended.code == 0, ended.errors
+    assert_same_run(copy_of_stopped, finished)
+
+
+def test_checkpoint_of_another_search(copy_of_stopped: Path, folder: Path) -> None:
+    other = ("--set", "space.stem_out_channels=4", "--set", "evaluator.epochs=1", "--output", "other")
+    assert balenas("search", "tiny.yml", *other, folder=folder).code == 0
+    shutil.copy(folder / "other" / "checkpoints" / "last.ckpt", copy_of_stopped / "checkpoints" / "last.ckpt")
+    message = message_of(balenas("search", "tiny.yml", "--resume", folder=folder))
+    assert "is not of this search" in message
+
+
+@pytest.mark.parametrize("name", ["config.yml", "manifest.json"])
+@pytest.mark.parametrize("content", [b"", b"[1, 2", b"just words", b"\xff\xfe\x00", b"[]", b"{}", b"seed: {a: 1}"])
+def test_damaged_run_folder(name: str, content: bytes, copy_of_stopped: Path, folder: Path) -> None:
+    (copy_of_stopped / name).write_bytes(content)
+    assert name in message_of(balenas("search", "tiny.yml", "--resume", folder=folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"[1, 2", b"{}", b"[{}]", b"\xff"])
+def test_damaged_architectures_of_a_finished_run(content: bytes, copy_of_finished: Path, folder: Path) -> None:
+    (copy_of_finished / "architectures.json").write_bytes(content)
+    ended = balenas("search", "tiny.yml", "--resume", folder=folder)
+    assert ended.code == 2
+    assert "architectures.json" in ended.errors
+    assert "Traceback" not in ended.errors
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x80\x04random bytes\xff",
+        b"[]",
+        b'"balenas-posterior"',
+        b'{"format": "another"}',
+        b'{"format": "balenas-posterior", "version": 99}',
+        b'{"format": "balenas-posterior", "version": 1}',
+        b'{"format": "balenas-posterior", "version": 1, "dtype": "int8", "labels": {}}',
+        b'{"format": "balenas-posterior", "version": 1, "dtype": "float32", "labels": {}}',
+        b'{"format": "balenas-posterior", "version": 1, "dtype": "float32", "labels": [1]}',
+        b'{"format": "balenas-posterior", "version": 1, "dtype": "float32", "labels": {"a": 1}}',
+        b'{"format": "balenas-posterior", "version": 1, "dtype": "float32", "labels":'
+        b' {"a": {"mean": [0], "precision": [-1], "choices": ["x"]}}}',
+        b'{"format": "balenas-posterior", "version": 1, "dtype": "float32", "labels":'
+        b' {"a": {"mean": ["x"], "precision": [1], "choices": ["x"]}}}',
+        b'{"format": "balenas-posterior", "version": 1, "dtype": "float32", "labels":'
+        b' {"a": {"mean": [{}], "precision": [1], "choices": ["x"]}}}',
+    ],
+)
+def test_damaged_or_foreign_posterior(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "posterior.json"
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match=r"posterior\.json"):
+        Posterior.load(path)
+
+
+def test_truncated_posterior(finished: Path, tmp_path: Path) -> None:
+    whole = (finished / "posterior.json").read_bytes()
+    for length in range(0, len(whole) - 2, len(whole) // 7):
+        (tmp_path / "posterior.json").write_bytes(whole[:length])
+        with pytest.raises(FileFormatError, match=r"posterior\.json"):
+            Posterior.load(tmp_path / "posterior.json")

@@ -1,0 +1,175 @@
+"""`balenas export`, `balenas query` and `balenas benchmark import` on a finished run and on tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from .commands import balenas
+
+BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+
+
+def records(run: Path) -> list[dict]:
+    return json.loads((run / "export" / "architectures.json").read_text())
+
+
+def refused(*arguments: object, folder: Path) -> str:
+    """Run a command that must be refused; return its one message."""
+    ended = balenas(*arguments, folder=folder, BALENAS_DATA="")
+    assert ended.code == 2
+    assert "Traceback" not in ended.errors
+    message = ended.errors.strip().splitlines()[-1]
+    assert message.startswith("balenas: ")
+    return message
+
+
+def test_table_json_and_csv(copy_of_finished, folder):
+    ended = balenas("export", copy_of_finished, "--samples", 30, "--top", 4, "--seed", 2, folder=folder, BALENAS_DATA="")
+    assert ended.code == 0, ended.errors
+    found = records(copy_of_finished)
+    assert [record["rank"] for record in found] == [1, 2, 3, 4]
+    values = [record["scores"]["synflow"] for record in found]
+    assert values == sorted(values, reverse=True)
+    for record in found:
+        assert record["notation"]["nasbench201"] in ended.output
+        assert 0 < record["probability"] < 1
+        assert set(record["winning_probability"]) == set(record["choices"])
+        assert 0 <= record["stability"] <= 1
+        assert record["times_drawn"] >= 1
+        assert "ground_truth" not in record  # no table at hand
+    rows = list(csv.DictReader((copy_of_finished / "export" / "architectures.csv").open()))
+    assert [row["notation_nasbench201"] for row in rows] == [record["notation"]["nasbench201"] for record in found]
+
+
+def test_same_seed_same_files(copy_of_finished, folder):
+    for name in ("one", "two"):
+        ended = balenas("export", copy_of_finished, "--samples", 20, "--output", folder / name, folder=folder)
+        assert ended.code == 0, ended.errors
+    for file in ("architectures.json", "architectures.csv"):
+        assert (folder / "one" / file).read_bytes() == (folder / "two" / file).read_bytes()
+
+
+def test_enumerated_with_several_proxies_that_look_at_data(copy_of_finished, folder):
+    ended = balenas(
+        *("export", copy_of_finished, "--samples", 8, "--candidates", "enumerate", "--include-probability"),
+        *("--proxy", "snip", "--proxy", "naswot", "--seeds", 2, "--workers", 2, "--max-params", 1e9),
+        folder=folder,
+    )
+    assert ended.code == 0, ended.errors
+    found = records(copy_of_finished)
+    assert len(found) == 8
+    assert all(set(record["scores"]) == {"snip", "naswot"} for record in found)
+    assert all(record["times_drawn"] == 0 and record["params"] > 0 for record in found)
+
+
+def test_ground_truth_is_added_and_marked(copy_of_finished, folder, data_dir):
+    ended = balenas("export", copy_of_finished, "--samples", 5, "--table", data_dir, folder=folder)
+    assert ended.code == 0, ended.errors
+    for record in records(copy_of_finished):
+        assert record["ground_truth"]["unseen_by_search"] is True
+        assert record["ground_truth"]["architecture"] == record["notation"]["nasbench201"]
+        assert 0 < record["ground_truth"]["values"]["cifar10"]["test_accuracy"] < 100
+
+
+def test_python_module_gives_the_outputs_of_the_supernet_with_one_hot_weights(copy_of_finished, folder):
+    ended = balenas("export", copy_of_finished, "--top", 1, "--format", "python", "--format", "json", folder=folder)
+    assert ended.code == 0, ended.errors
+    (record,) = records(copy_of_finished)
+    script = (
+        "import sys, torch\n"
+        "sys.path.insert(0, 'runs/tiny/export')\n"
+        "import architecture_001\n"
+        "network = architecture_001.load().eval()\n"
+        "torch.manual_seed(0)\n"
+        "torch.save(network(torch.randn(3, 3, 8, 8)), 'outputs.pt')\n"
+        "assert not any(name.split('.')[0] in ('nni', 'balenas_plugin') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True, timeout=120)
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        expected = one_hot_supernet(copy_of_finished, record["choices"])(images)
+    torch.testing.assert_close(torch.load(folder / "outputs.pt", weights_only=True), expected, atol=1e-5, rtol=1e-4)
+
+
+def one_hot_supernet(run: Path, choices: dict[str, str]) -> torch.nn.Module:
+    """Return the supernet of a run with certain choices, put together without the exporter."""
+    from balenas_plugin import BaLeNAS
+    from balenas_plugin.adapters.nni.build import build_space
+    from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
+
+    config = yaml.safe_load((run / "config.yml").read_text())
+    supernet = BaLeNAS().mutate_model(build_space(config["space"], num_classes=10))
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    prefix = "training_module._model."
+    supernet.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    names = choice_names(supernet)
+    with torch.no_grad():
+        for label, alpha in architecture_parameters(supernet).items():
+            alpha.fill_(-1e4)
+            alpha[names[label].index(choices[label])] = 1e4
+    return supernet.eval()
+
+
+def test_onnx_and_drawing(copy_of_finished, folder):
+    onnx = pytest.importorskip("onnx", reason="the optional dependency onnx is not installed")
+    ended = balenas("export", copy_of_finished, "--top", 1, "--format", "onnx", "--format", "svg", folder=folder)
+    assert ended.code == 0, ended.errors
+    onnx.checker.check_model(onnx.load(copy_of_finished / "export" / "architecture_001.onnx"))
+    drawing = (copy_of_finished / "export" / "architecture_001.svg").read_text()
+    assert drawing.lstrip().startswith("<?xml")
+    assert "</svg>" in drawing
+
+
+def test_bad_input(copy_of_finished, folder):
+    assert "did you mean 'synflow'" in refused("export", copy_of_finished, "--proxy", "sinflow", folder=folder)
+    assert "did you mean 'enumerate'" in refused(
+        "export", copy_of_finished, "--candidates", "enumerated", folder=folder
+    )
+    assert "n must be a whole number" in refused("export", copy_of_finished, "--samples", 0, folder=folder)
+    assert "none of the" in refused("export", copy_of_finished, "--samples", 5, "--max-params", 1, folder=folder)
+    assert "the folder of a run?" in refused("export", folder, folder=folder)
+
+
+def test_posterior_of_another_space(copy_of_finished, folder):
+    document = json.loads((copy_of_finished / "posterior.json").read_text())
+    document["labels"]["other"] = document["labels"].pop("cell/0_1")
+    (copy_of_finished / "posterior.json").write_text(json.dumps(document))
+    assert "posterior is of another space" in refused("export", copy_of_finished, folder=folder)
+
+
+def test_query_prints_what_the_table_knows(folder, data_dir):
+    ended = balenas("query", BEST, "--table", data_dir, folder=folder)
+    assert ended.code == 0, ended.errors
+    assert "94.3633" in ended.output
+    assert "of 15625" in ended.output
+    only = balenas("query", BEST, "--table", data_dir, "--dataset", "cifar100", folder=folder)
+    assert "cifar100" in only.output
+    assert "94.3633" not in only.output
+
+
+def test_query_says_where_a_string_is_malformed(folder, data_dir):
+    message = refused("query", BEST.replace("nor_conv_3x3~2", "nor_conv_4x4~2"), "--table", data_dir, folder=folder)
+    assert "edge 3<-2" in message
+    assert "did you mean 'nor_conv_3x3'" in message
+    assert "did you mean 'cifar10'" in refused(
+        "query", BEST, "--dataset", "cifar-10", "--table", data_dir, folder=folder
+    )
+
+
+def test_query_without_a_table(folder):
+    assert "BALENAS_DATA" in refused("query", BEST, folder=folder)
+
+
+def test_import_of_something_else(folder):
+    (folder / "official.pth").write_bytes(b"not a pickle")
+    refused("benchmark", "import", "official.pth", folder=folder)
+    assert not (folder / "nb201_full.parquet").exists()

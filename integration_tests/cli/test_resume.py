@@ -1,0 +1,182 @@
+"""A search that was killed and resumed ends bit for bit as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .commands import Stop, balenas, real_balenas
+from .comparison import assert_same_run
+
+KILLED = -signal.SIGKILL
+
+STOPS = {
+    "before the first checkpoint": Stop("start"),
+    "in the first epoch": Stop("batch end", count=1),
+    "between the epochs' first and second batch": Stop("batch end", count=3),
+    "before an architecture step": Stop("architecture step", count=4),
+    "in an architecture step": Stop("inside the architecture step", count=6),
+    "after a validation, before its history": Stop("validation end", count=2),
+    "while the first checkpoint is written": Stop("checkpoint half written", count=1),
+    "while the second checkpoint is written": Stop("checkpoint half written", count=2),
+    "before the checkpoint is put in place": Stop("checkpoint written beside", count=2),
+    "after the first checkpoint": Stop("checkpoint in place", count=1),
+    "after the last checkpoint": Stop("checkpoint in place", count=3),
+    "before the architectures are written": Stop("architectures"),
+}
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("where", STOPS)
+def test_killed_and_resumed_equals_uninterrupted(where: str, finished: Path, folder: Path) -> None:
+    run = folder / "runs" / "tiny"
+    killed = balenas("search", "tiny.yml", folder=folder, stop=STOPS[where])
+    assert killed.code == KILLED, killed.errors
+    assert read_json(run / "manifest.json")["status"] == "running"
+    assert not (run / "architectures.json").exists()
+    resumed = balenas("search", "tiny.yml", "--resume", folder=folder)
+    assert resumed.code == 0, resumed.errors
+    assert_same_run(run, finished)
+    manifest = read_json(run / "manifest.json")
+    assert manifest["status"] == "finished"
+    assert [session["resumed"] for session in manifest["sessions"]] == [False, True]
+
+
+def test_killed_again_and_again(finished: Path, folder: Path) -> None:
+    assert balenas("search", "tiny.yml", folder=folder, stop=Stop("batch end", count=2)).code == KILLED
+    for stop in (Stop("batch end", count=3), Stop("start"), Stop("architecture step", count=2)):
+        assert balenas("search", "tiny.yml", "--resume", folder=folder, stop=stop).code == KILLED
+    assert balenas("search", "tiny.yml", "--resume", folder=folder).code == 0
+    assert_same_run(folder / "runs" / "tiny", finished)
+
+
+VARIANTS = {
+    "second order, weights at a draw, two draws, warm-up": (
+        "strategy.order=second",
+        "strategy.weight_step_alpha=sample",
+        "strategy.num_mc_samples=2",
+        "strategy.warmup_epochs=1",
+    ),
+    "Newton's update, Adam, another schedule, gradients clipped": (
+        "strategy.update=newton",
+        "strategy.gradient_clip_val=1",
+        "evaluator.optimizer={name: Adam, lr: 0.01}",
+        "evaluator.schedule=constant",
+    ),
+    "loader processes, validation every second epoch": (
+        "data.num_workers=1",
+        "strategy.validate_every_n_epochs=2",
+    ),
+    "NNI's DARTS": ("strategy=DARTS",),
+    "NNI's RandomOneShot": ("strategy=RandomOneShot",),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_kind_of_search_resumes_exactly(variant: str, folder: Path) -> None:
+    command = ["search", "tiny.yml", *(word for option in VARIANTS[variant] for word in ("--set", option)), "--output"]
+    whole = balenas(*command, "whole", folder=folder)
+    assert whole.code == 0, whole.errors
+    assert balenas(*command, "torn", folder=folder, stop=Stop("batch end", count=4)).code == KILLED
+    resumed = balenas(*command, "torn", "--resume", folder=folder)
+    assert resumed.code == 0, resumed.errors
+    assert_same_run(folder / "torn", folder / "whole")
+
+
+def test_the_installed_command_killed_in_a_forward_pass(folder: Path) -> None:
+    space = "space={name: 'faulty_spaces:Stopping', stem_out_channels: 2, num_modules_per_stack: 1}"
+    command = ("search", "tiny.yml", "--set", space, "--output")
+    assert balenas(*command, "whole", folder=folder).code == 0
+    environment = {"STOP_AT": "9", "STOP_WITH": str(int(signal.SIGKILL)), "HOME": str(folder)}
+    killed = real_balenas(*command, "torn", folder=folder, **environment)
+    assert killed.code == KILLED, killed.errors
+    assert (folder / "torn" / "checkpoints" / "last.ckpt").exists()  # it was killed in its second epoch
+    resumed = balenas(*command, "torn", "--resume", folder=folder)
+    assert resumed.code == 0, resumed.errors
+    assert_same_run(folder / "torn", folder / "whole")
+
+
+# -- NNI's own resume -------------------------------------------------------------------------------------------------
+
+EXPERIMENT = Path(__file__).with_name("experiment.py")
+
+
+@pytest.fixture(scope="session")
+def whole_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an experiment that nobody stopped."""
+    folder = tmp_path_factory.mktemp("experiment")
+    ended = balenas(folder=folder, script=EXPERIMENT)
+    assert ended.code == 0, ended.errors
+    return folder
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        Stop("architecture step", count=2),  # there is no checkpoint yet
+        Stop("architecture step", count=5),
+        Stop("checkpoint half written", count=2),
+        Stop("checkpoint in place", count=3),  # after the last epoch
+    ],
+    ids=str,
+)
+def test_nas_experiment_resume(stop: Stop, whole_experiment: Path, tmp_path: Path) -> None:
+    killed = balenas(folder=tmp_path, script=EXPERIMENT, stop=stop)
+    assert killed.code == KILLED, killed.errors
+    resumed = balenas(folder=tmp_path, script=EXPERIMENT)
+    assert resumed.code == 0, resumed.errors
+    for result in ("posterior.json", "weights.pt"):
+        assert (tmp_path / result).read_bytes() == (whole_experiment / result).read_bytes(), result
+    printed = (whole_experiment / ".stdout").read_text()
+    assert resumed.output.splitlines()[-1] == printed.splitlines()[-1]  # the architecture found
+
+
+# -- what --resume refuses --------------------------------------------------------------------------------------------
+
+
+def test_resume_with_another_config_names_the_difference(copy_of_stopped: Path, folder: Path) -> None:
+    before = (copy_of_stopped / "checkpoints" / "last.ckpt").read_bytes()
+    arguments = ("--set", "strategy.arc_learning_rate=0.02", "--seed", 3)
+    ended = balenas("search", "tiny.yml", "--resume", *arguments, folder=folder)
+    assert ended.code == 2
+    assert "seed was 0, is 3" in ended.errors
+    assert "strategy.arc_learning_rate was 0.01, is 0.02" in ended.errors
+    assert (copy_of_stopped / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_resume_of_a_finished_run_prints_its_result(copy_of_finished: Path, folder: Path) -> None:
+    before = {path: path.read_bytes() for path in copy_of_finished.rglob("*") if path.is_file()}
+    ended = balenas("search", "tiny.yml", "--resume", folder=folder)
+    assert ended.code == 0
+    assert "finished already" in ended.output
+    for record in read_json(copy_of_finished / "architectures.json"):
+        assert record["notation"]["nasbench201"] in ended.output
+    assert {path: path.read_bytes() for path in copy_of_finished.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("arguments", [(), ("--output", "elsewhere")])
+def test_resume_without_a_run(arguments: tuple[str, ...], folder: Path) -> None:
+    ended = balenas("search", "tiny.yml", "--resume", *arguments, folder=folder)
+    assert ended.code == 2
+    assert "there is no run" in ended.errors
+    assert "leave out --resume" in ended.errors
+    assert not (folder / "runs").exists()
+
+
+def test_resume_continues_the_latest_of_the_numbered_runs(
+    copy_of_finished: Path, stopped: Path, finished: Path, folder: Path
+) -> None:
+    latest = folder / "runs" / "tiny-10"
+    shutil.copytree(stopped, latest)
+    (folder / "runs" / "tiny-2").mkdir()  # left by a search that was killed before it wrote anything
+    ended = balenas("search", "tiny.yml", "--resume", folder=folder)
+    assert ended.code == 0, ended.errors
+    assert_same_run(latest, finished)

@@ -1,0 +1,223 @@
+"""`balenas search`: the folder of a run, the same result from the same seed, and every strategy by its name."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from nni.nas.oneshot.pytorch.sampling import has_tianshou
+
+from balenas_plugin.bayes import Posterior
+from balenas_plugin.config import SearchConfig
+from balenas_plugin.search_spaces import nasbench201
+
+from .commands import balenas
+from .comparison import RESULTS, assert_same_run, checkpoint_of
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+# -- the folder of a run ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_has_all_its_files(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.yml", "manifest.json", "history.csv", "posterior.json", "architectures.json"} <= names
+    assert [path.name for path in (finished / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert list(finished.rglob("*.tmp")) == []
+
+
+def test_config_is_resolved_and_makes_the_same_config(finished: Path) -> None:
+    document = yaml.safe_load((finished / "config.yml").read_text())
+    assert document["seed"] == 0
+    assert document["evaluator"]["optimizer"] == {
+        "name": "SGD",
+        "lr": 0.025,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 0.0005,
+    }
+    assert document["data"]["train_fraction"] == 0.5
+    assert SearchConfig.from_dict(document).to_dict() == document
+
+
+def test_manifest_says_what_ran_when_and_with_what(finished: Path) -> None:
+    manifest = read_json(finished / "manifest.json")
+    assert manifest["status"] == "finished"
+    assert manifest["seed"] == 0
+    assert manifest["strategy"] == "BaLeNAS"
+    assert manifest["epochs"] == 3
+    assert manifest["device"] == "cpu"
+    assert manifest["data"]["weight_images"] == manifest["data"]["architecture_images"] == 64
+    versions = manifest["versions"]
+    assert {"python", "balenas-plugin", "nni", "torch", "pytorch-lightning"} <= set(versions)
+    assert versions["nni"] == "3.0"
+    (session,) = manifest["sessions"]
+    assert session["command"] == "balenas search tiny.yml"
+    assert session["resumed"] is False
+    assert session["started"] <= session["ended"]
+
+
+def test_history_has_one_row_an_epoch(finished: Path) -> None:
+    rows = list(csv.DictReader((finished / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    for row in rows:
+        for column in ("train_loss", "train_acc", "val_loss", "val_acc", "arch_loss", "entropy", "sigma"):
+            assert math.isfinite(float(row[column])), column
+        nasbench201.parse(row["architecture"])
+        assert float(row["log_probability"]) < 0
+
+
+def test_architectures_are_ranked_and_described(finished: Path) -> None:
+    records = read_json(finished / "architectures.json")
+    posterior = Posterior.load(finished / "posterior.json")
+    assert [record["rank"] for record in records] == [1, 2, 3]
+    assert len({json.dumps(record["choices"]) for record in records}) == 3
+    assert records[0]["choices"] == {
+        label: posterior.choices[label][int(posterior.mean[label].argmax())] for label in posterior.labels
+    }
+    assert records[1]["probability"] >= records[2]["probability"]
+    for record in records:
+        assert nasbench201.to_nni(nasbench201.parse(record["notation"]["nasbench201"])) == record["choices"]
+        assert record["probability"] == pytest.approx(math.prod(record["winning_probability"].values()))
+        assert math.log(record["probability"]) == pytest.approx(posterior.log_probability(record["choices"]))
+        for label, sigmas in record["sigma"].items():
+            expected = dict(zip(posterior.choices[label], posterior.std[label].tolist(), strict=True))
+            assert sigmas == pytest.approx(expected)
+            win = posterior.win_probability()[label]
+            chosen = posterior.choices[label].index(record["choices"][label])
+            assert record["winning_probability"][label] == pytest.approx(float(win[chosen]))
+
+
+def test_the_command_prints_the_architectures_and_the_folder(finished: Path) -> None:
+    printed = (finished.parents[1] / "output.txt").read_text()
+    for record in read_json(finished / "architectures.json"):
+        assert record["notation"]["nasbench201"] in printed
+    assert "Everything about this run: runs/tiny" in printed
+
+
+# -- seeds ------------------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_gives_the_same_bytes(finished: Path, folder: Path) -> None:
+    ended = balenas("search", "tiny.yml", folder=folder)
+    assert ended.code == 0, ended.errors
+    for name in RESULTS:
+        assert (folder / "runs" / "tiny" / name).read_bytes() == (finished / name).read_bytes(), name
+    assert_same_run(folder / "runs" / "tiny", finished)
+
+
+def test_another_seed_gives_another_result(finished: Path, folder: Path) -> None:
+    ended = balenas("search", "tiny.yml", "--seed", 1, folder=folder)
+    assert ended.code == 0, ended.errors
+    run = folder / "runs" / "tiny"
+    assert (run / "posterior.json").read_bytes() != (finished / "posterior.json").read_bytes()
+    assert read_json(run / "manifest.json")["seed"] == yaml.safe_load((run / "config.yml").read_text())["seed"] == 1
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_gets_a_folder_of_its_own(copy_of_finished: Path, folder: Path) -> None:
+    before = contents(copy_of_finished)
+    ended = balenas("search", "tiny.yml", "--set", "evaluator.epochs=1", folder=folder)
+    assert ended.code == 0, ended.errors
+    assert contents(copy_of_finished) == before
+    assert read_json(folder / "runs" / "tiny-2" / "manifest.json")["epochs"] == 1
+    assert "runs/tiny-2" in ended.output
+
+
+def test_an_existing_output_is_refused(copy_of_finished: Path, folder: Path) -> None:
+    before = contents(copy_of_finished)
+    ended = balenas("search", "tiny.yml", "--output", "runs/tiny", folder=folder)
+    assert ended.code == 2
+    assert "--resume" in ended.errors
+    assert "--overwrite" in ended.errors
+    assert contents(copy_of_finished) == before
+
+
+def test_overwrite_replaces_a_run(copy_of_finished: Path, folder: Path) -> None:
+    (copy_of_finished / "my_notes.txt").write_text("of the old run")
+    arguments = ("--set", "evaluator.epochs=1", "--output", "runs/tiny", "--overwrite")
+    ended = balenas("search", "tiny.yml", *arguments, folder=folder)
+    assert ended.code == 0, ended.errors
+    assert read_json(copy_of_finished / "manifest.json")["epochs"] == 1
+    assert not (copy_of_finished / "my_notes.txt").exists()
+
+
+def test_a_mistake_does_not_cost_the_run_to_be_overwritten(copy_of_finished: Path, folder: Path) -> None:
+    before = contents(copy_of_finished)
+    arguments = ("--set", "space.stem_channels=4", "--output", "runs/tiny", "--overwrite")
+    assert balenas("search", "tiny.yml", *arguments, folder=folder).code == 2
+    assert contents(copy_of_finished) == before
+
+
+# -- what a config can say --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["DARTS", "GumbelDARTS", "Proxyless", "RandomOneShot"])
+def test_strategies_of_nni_run_and_repeat(name: str, folder: Path) -> None:
+    for output in ("one", "other"):
+        arguments = ("--set", f"strategy={name}", "--set", "evaluator.epochs=2", "--output", output)
+        ended = balenas("search", "tiny.yml", *arguments, folder=folder)
+        assert ended.code == 0, ended.errors
+    (record,) = read_json(folder / "one" / "architectures.json")
+    assert nasbench201.to_nni(nasbench201.parse(record["notation"]["nasbench201"])) == record["choices"]
+    assert read_json(folder / "one" / "manifest.json")["strategy"] == name
+    assert len(list(csv.DictReader((folder / "one" / "history.csv").open()))) == 2
+    assert_same_run(folder / "one", folder / "other")
+
+
+def test_enas_runs_or_says_what_it_needs(folder: Path) -> None:
+    ended = balenas("search", "tiny.yml", "--set", "strategy={name: ENAS, batches_per_update: 2}", folder=folder)
+    if has_tianshou:
+        assert ended.code == 0, ended.errors
+        (record,) = read_json(folder / "runs" / "tiny" / "architectures.json")
+        assert nasbench201.to_nni(nasbench201.parse(record["notation"]["nasbench201"])) == record["choices"]
+        assert "val_acc" in (folder / "runs" / "tiny" / "history.csv").read_text()
+    else:
+        assert ended.code == 2
+        assert "pip install 'tianshou<0.5'" in ended.errors
+
+
+def test_temperature_of_gumbel_darts_may_be_a_list(folder: Path) -> None:
+    arguments = ("--set", "strategy={name: GumbelDARTS, temperature: [1, 0.5]}", "--set", "evaluator.epochs=2")
+    ended = balenas("search", "tiny.yml", *arguments, folder=folder)
+    assert ended.code == 0, ended.errors
+    rows = list(csv.DictReader((folder / "runs" / "tiny" / "history.csv").open()))
+    assert [float(row["gumbel_temperature"]) for row in rows] == [1.0, 0.75]
+
+
+def test_trainer_options_reach_the_trainer(folder: Path) -> None:
+    arguments = ("--set", "evaluator.limit_train_batches=1", "--set", "evaluator.enable_progress_bar=false")
+    ended = balenas("search", "tiny.yml", *arguments, folder=folder)
+    assert ended.code == 0
+    assert ended.errors == ""
+    checkpoint = checkpoint_of(folder / "runs" / "tiny")
+    vadam = checkpoint["optimizer_states"][1]
+    assert {state["step"] for state in vadam["state"].values()} == {3}
+
+
+def test_epochs_without_validation_show_no_stale_metrics(folder: Path) -> None:
+    ended = balenas("search", "tiny.yml", "--set", "strategy.validate_every_n_epochs=2", folder=folder)
+    assert ended.code == 0, ended.errors
+    rows = list(csv.DictReader((folder / "runs" / "tiny" / "history.csv").open()))
+    assert [row["val_acc"] != "" for row in rows] == [False, True, False]
+
+
+def test_a_space_of_the_users_own(folder: Path) -> None:
+    space = "{name: 'faulty_spaces:Stopping', stem_out_channels: 2, num_modules_per_stack: 1}"
+    ended = balenas("search", "tiny.yml", "--set", f"space={space}", "--set", "evaluator.epochs=1", folder=folder)
+    assert ended.code == 0, ended.errors
+    assert len(read_json(folder / "runs" / "tiny" / "architectures.json")) == 3

@@ -1,0 +1,146 @@
+"""The directions of imports: mathematics at the bottom, frameworks in the adapters only, the command line on top."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "balenas_plugin"
+
+LAYERS = (
+    {"errors"},
+    {"files"},
+    {"bayes", "data", "search_spaces"},
+    {"benchmarks", "config", "proxies"},
+    {"doctor", "export", "ground_truth", "run_folder"},
+    {"report"},
+    {"adapters"},
+    {"cli", "__init__"},
+)
+"""Parts of the package from the bottom up; a part imports only parts of lower layers, and itself."""
+
+FRAMEWORKS = {
+    "nni": "adapters/nni",
+    "pytorch_lightning": "adapters/nni",
+    "lightning": "adapters/nni",
+    "lightning_fabric": "adapters/nni",
+    "torchmetrics": "adapters/nni",
+    "naslib": "adapters/naslib",
+}
+"""What may be imported in one folder only."""
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Yield every module as its path inside the package, and its file; search_spaces/ is a part through a link."""
+    for base in (ROOT / PACKAGE, ROOT / "search_spaces"):
+        for path in sorted(base.rglob("*.py")):
+            inside = path.relative_to(ROOT / PACKAGE if base.name == PACKAGE else ROOT)
+            if base.name != PACKAGE or inside.parts[0] != "search_spaces":
+                yield inside.as_posix(), path
+
+
+def imports_of(source: str, module: str) -> Iterator[str]:
+    """Yield the dotted names that a module imports, wherever in it; relative ones are made absolute."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = [PACKAGE, *Path(module).parent.parts]
+            base = above[: len(above) - node.level + 1] if node.level else []
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            # `from balenas_plugin import cli` imports a part, `from balenas_plugin.cli import main` a name of one
+            yield from (f"{name}.{alias.name}" for alias in node.names) if name == PACKAGE else [name]
+
+
+def part_of(module: str) -> str:
+    """Return the part of the package that a module belongs to."""
+    return Path(module).parts[0].removesuffix(".py")
+
+
+def layer_of(part: str) -> int:
+    """Return the layer of a part."""
+    for number, layer in enumerate(LAYERS):
+        if part in layer:
+            return number
+    raise AssertionError(f"{part} is in no layer: add it to LAYERS in {Path(__file__).name}, as low as it can be")
+
+
+def violations(module: str, source: str) -> Iterator[str]:
+    """Yield what is wrong with the imports of a module."""
+    part = part_of(module)
+    for name in imports_of(source, module):
+        first, *rest = name.split(".")
+        home = FRAMEWORKS.get(first)
+        if home is not None and not module.startswith(f"{home}/"):
+            yield f"{module} imports {name}: only {home}/ may"
+        if first == PACKAGE and rest:
+            imported = rest[0]
+            if not (ROOT / PACKAGE / imported).exists() and not (ROOT / PACKAGE / f"{imported}.py").exists():
+                continue  # a public name of the package itself, such as __version__
+            if imported == "adapters" and part == "adapters":
+                if len(rest) > 1 and rest[1] != Path(module).parts[1]:
+                    yield f"{module} imports another adapter, {name}"
+            elif imported != part and layer_of(imported) >= layer_of(part):
+                yield f"{module} imports {name}: {part} is not above {imported}"
+        if part == "bayes" and first not in {*sys.stdlib_module_names, PACKAGE, "torch"}:
+            yield f"{module} imports {name}: bayes is torch and the standard library only"
+
+
+def test_every_import_points_down() -> None:
+    found = [violation for module, path in modules() for violation in violations(module, path.read_text("utf-8"))]
+    assert found == []
+
+
+def test_all_parts_are_looked_at() -> None:
+    parts = {part_of(module) for module, _ in modules()}
+    assert {"bayes", "proxies", "export", "benchmarks", "data", "search_spaces", "adapters", "cli", "errors"} <= parts
+    for part in parts:
+        layer_of(part)
+
+
+def test_bayes_needs_errors_and_files_only() -> None:
+    imported = {
+        name.split(".")[1]
+        for module, path in modules()
+        if part_of(module) == "bayes"
+        for name in imports_of(path.read_text("utf-8"), module)
+        if name.startswith(f"{PACKAGE}.")
+    }
+    assert imported <= {"bayes", "errors", "files"}
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("bayes/x.py", "import numpy"),
+        ("bayes/x.py", "from balenas_plugin.export import rank"),
+        ("bayes/x.py", "from balenas_plugin import export"),
+        ("bayes/x.py", "from ..export import rank"),
+        ("export/x.py", "def f():\n    import nni.nas"),
+        ("data/x.py", "from pytorch_lightning import Trainer"),
+        ("run_folder.py", "from balenas_plugin.adapters.nni import BaLeNAS"),
+        ("adapters/nni/x.py", "import naslib"),
+        ("adapters/naslib/x.py", "from balenas_plugin.adapters.nni import BaLeNAS"),
+        ("adapters/nni/x.py", "from balenas_plugin.cli import main"),
+    ],
+)
+def test_a_wrong_import_is_noticed(module: str, line: str) -> None:
+    assert list(violations(module, line))
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("bayes/x.py", "import math, torch.nn\nfrom balenas_plugin.bayes.vadam import VAdam"),
+        ("adapters/nni/x.py", "import nni\nfrom balenas_plugin import __version__\nfrom .checkpoint import LAST"),
+        ("adapters/nni/x.py", "from balenas_plugin.adapters.nni.checkpoint import LAST"),
+        ("cli.py", "from balenas_plugin.adapters.nni.run import run_search"),
+    ],
+)
+def test_right_imports_are_not(module: str, line: str) -> None:
+    assert list(violations(module, line)) == []
