@@ -157,7 +157,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace) -> int:
     from balenas_plugin.config import load_config
-    from balenas_plugin.run_folder import new_run_folder, resumed_run_folder
+    from balenas_plugin.run_location import new_run_folder, resumed_run_folder
 
     config = load_config(options.config, options.overrides, seed=options.seed)
     if options.resume:

@@ -7,7 +7,8 @@ import importlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -52,29 +53,33 @@ def write_onnx(model: nn.Module, path: Path, *, example: Tensor) -> Path:
     try:
         with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
             network = copy.deepcopy(model).cpu().eval()
+            expected = {size: _outputs(network, batch[:size]) for size in _BATCHES}
             contents = _export(onnx, network, batch)
             run = _runner(contents)
-            for size in _BATCHES:
-                _compare(network(batch[:size]), run(batch[:size].numpy()), size)
-    except _DifferenceError as error:
-        raise SpaceError(f"{type(model).__name__} cannot be written as ONNX: {error}. {_CURE}") from error
+            for size, outputs in expected.items():
+                _compare(outputs, run(batch[:size].numpy()), size)
     except Exception as error:  # torch.export, the converter and the user's code raise what they like
-        reason = next(iter(str(error).strip().splitlines()), "")
-        raise SpaceError(
-            f"{type(model).__name__} cannot be written as ONNX: {type(error).__name__}: {reason}. {_CURE}"
-        ) from error
+        raise SpaceError(f"{type(model).__name__} cannot be written as ONNX: {_reason(error)}. {_CURE}") from error
     write_atomically(path, lambda file: file.write(contents))
     return path
 
 
 _CURE = (
-    "The network must map one tensor of shape (N, ...) to one tensor, for any N and without a condition on the data; "
-    "change the part that does not"
+    "The network must map a tensor of shape (N, ...) to one of shape (N, ...), for any N and without a condition on "
+    "the data; change the part that does not"
 )
 
 
-class _DifferenceError(Exception):
-    """The exported network computes something else; the message says where."""
+class _UnfitError(Exception):
+    """The network, or what was exported of it, does not do what it must; the message says what."""
+
+
+def _reason(error: BaseException) -> str:
+    """Return what went wrong first: the exporter wraps the error that explains in others that do not."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    return lines[0].rstrip(".") if isinstance(error, _UnfitError) else f"{type(error).__name__}: {lines[0].rstrip('.')}"
 
 
 def _require(package: str) -> Any:
@@ -93,16 +98,24 @@ def _varied(example: Tensor) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporter says about its own work; errors still come."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence what the exporter says and prints about its own work; errors still come."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)
+
+
+def _outputs(network: nn.Module, batch: Tensor) -> Tensor:
+    outputs = network(batch)
+    if not isinstance(outputs, Tensor):
+        raise _UnfitError(f"it returns a {type(outputs).__name__}")
+    if len(batch) != len(outputs):
+        raise _UnfitError(f"for a batch of {len(batch)} its output has shape {tuple(outputs.shape)}")
+    return outputs
 
 
 def _export(onnx: Any, network: nn.Module, batch: Tensor) -> bytes:
@@ -146,9 +159,9 @@ def _runner(contents: bytes) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
 
 def _compare(expected: Tensor, found: npt.NDArray[Any], size: int) -> None:
     if tuple(expected.shape) != found.shape:
-        raise _DifferenceError(
+        raise _UnfitError(
             f"for a batch of {size} its output has shape {tuple(expected.shape)}, the exported one {found.shape}"
         )
     if not np.allclose(expected.numpy(), found, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
         difference = float(np.abs(expected.numpy() - found).max())
-        raise _DifferenceError(f"for a batch of {size} its outputs differ from the exported ones by {difference:.3g}")
+        raise _UnfitError(f"for a batch of {size} its outputs differ from the exported ones by {difference:.3g}")

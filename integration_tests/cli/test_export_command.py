@@ -32,7 +32,9 @@ def refused(*arguments: object, folder: Path) -> str:
 
 
 def test_table_json_and_csv(copy_of_finished, folder):
-    ended = balenas("export", copy_of_finished, "--samples", 30, "--top", 4, "--seed", 2, folder=folder, BALENAS_DATA="")
+    ended = balenas(
+        "export", copy_of_finished, "--samples", 30, "--top", 4, "--seed", 2, folder=folder, BALENAS_DATA=""
+    )
     assert ended.code == 0, ended.errors
     found = records(copy_of_finished)
     assert [record["rank"] for record in found] == [1, 2, 3, 4]
@@ -98,6 +100,47 @@ def test_python_module_gives_the_outputs_of_the_supernet_with_one_hot_weights(co
     with torch.no_grad():
         expected = one_hot_supernet(copy_of_finished, record["choices"])(images)
     torch.testing.assert_close(torch.load(folder / "outputs.pt", weights_only=True), expected, atol=1e-5, rtol=1e-4)
+
+
+CELLS = """
+from nni.nas.nn.pytorch import Cell, ModelSpace
+from torch import nn
+
+
+class Cells(ModelSpace):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        operations = {"c1": lambda *_: nn.Conv2d(4, 4, 1), "c3": lambda *_: nn.Conv2d(4, 4, 3, padding=1)}
+        self.cell = Cell(operations, 2, num_ops_per_node=2, num_predecessors=2, merge_op="all", label="cell")
+        self.classifier = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.classifier(self.cell(x, x).mean((2, 3)))
+"""
+
+
+def test_cells_inherit_the_weights_that_nni_cannot_freeze(folder):
+    (folder / "cells_space.py").write_text(CELLS)
+    space = "space={name: 'cells_space:Cells'}"
+    ended = balenas("search", "tiny.yml", "--set", space, "--output", "cells", folder=folder)
+    assert ended.code == 0, ended.errors
+    arguments = ("--samples", 5, "--top", 1, "--format", "python", "--format", "json", "--format", "svg")
+    ended = balenas("export", "cells", *arguments, folder=folder)
+    assert ended.code == 0, ended.errors
+    (record,) = records(folder / "cells")
+    weights = torch.load(folder / "cells" / "export" / "architecture_001.pt", weights_only=True)
+    state = torch.load(folder / "cells" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    supernet = {key.removeprefix("training_module._model."): value for key, value in state.items()}
+    chosen = []
+    for node in (2, 3):
+        for k in (0, 1):
+            operation, (source,) = (record["choices"][f"cell/{what}_{node}_{k}"] for what in ("op", "input"))
+            chosen.append(supernet[f"cell.ops.{node - 2}.{source}.{operation}.weight"])
+    exported = [value for key, value in weights.items() if "cell" in key and key.endswith("weight")]
+    assert len(exported) == 4
+    assert all(torch.equal(a, b) for a, b in zip(exported, chosen, strict=True))
 
 
 def one_hot_supernet(run: Path, choices: dict[str, str]) -> torch.nn.Module:

@@ -9,7 +9,7 @@ import pytest
 
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.errors import OptionError
-from balenas_plugin.run_folder import new_run_folder
+from balenas_plugin.run_location import new_run_folder
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ LAYERS = (
     {"bayes", "data", "search_spaces"},
     {"benchmarks", "config", "proxies"},
     {"doctor", "export", "ground_truth", "run_folder"},
-    {"report"},
+    {"report", "run_location"},
     {"adapters"},
     {"cli", "__init__"},
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.build import build_space
@@ -23,7 +24,7 @@ from balenas_plugin.adapters.nni.strategy import BaLeNAS
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data import load_search_data
 from balenas_plugin.errors import FileFormatError, SpaceError
-from balenas_plugin.export import ProxySelection, RankedArchitecture, rank
+from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder
@@ -69,26 +70,30 @@ class FinishedRun:
         images, labels = zip(*(data.architecture_set[i] for i in rows), strict=True)
         return cls(folder, model_space, supernet, posterior, (torch.stack(images), torch.tensor(labels)))
 
+    def exporter_space(self) -> Space:
+        """Return the exporter's view of the space."""
+        return exporter_space(self.model_space, decisions_of(self.supernet), tuple(self.batch[0].shape[1:]))
+
     def rank(self, selection: ProxySelection, *, table: Path | None, progress: bool) -> list[RankedArchitecture]:
         """Rank with proxies, and add the ground truth where a table has it (nothing above has seen it)."""
         images, labels = self.batch
-        space = exporter_space(self.model_space, decisions_of(self.supernet), tuple(images.shape[1:]))
-        ranked = rank(self.posterior, space, selection, inputs=images, targets=labels, progress=progress)
+        ranked = rank(
+            self.posterior, self.exporter_space(), selection, inputs=images, targets=labels, progress=progress
+        )
         return [replace(found, ground_truth=ground_truth_of(found.notation, table)) for found in ranked]
 
     def inherited_network(self, sample: Mapping[str, Any]) -> nn.Module:
         """Return the frozen network with the supernet's weights.
 
         Raises:
-            SpaceError: NNI cannot freeze this supernet (it cannot for cells).
+            SpaceError: the space's frozen network has parameters that its supernet does not have.
         """
         try:
             return copy.deepcopy(self.supernet.freeze(dict(sample)))
-        except NotImplementedError as error:
-            raise SpaceError(
-                f"NNI cannot freeze the supernet of {type(self.supernet).__name__} with its weights: {error}. "
-                "The formats json, csv and svg work."
-            ) from error
+        except NotImplementedError:  # NNI cannot freeze supernet cells
+            network = self.exporter_space().build(dict(sample))
+            _load_cell_weights(network, self.supernet, sample)
+            return network
 
 
 def write_exports(
@@ -146,10 +151,14 @@ def _csv(ranked: Sequence[RankedArchitecture]) -> str:
 
 
 def _draw(path: Path, found: RankedArchitecture, title: str) -> None:
-    from balenas_plugin.export.drawing import Edge, draw_architecture, draw_choices
+    from balenas_plugin.export.drawing import Choice, Edge, draw_architecture, draw_choices
 
     if "nasbench201" not in found.notation:
-        draw_choices(path, {k: str(v) for k, v in found.choices.items()}, found.winning_probability, title=title)
+        choices = [
+            Choice(label=label, value=str(value), probability=_winning(found.winning_probability, label))
+            for label, value in found.choices.items()
+        ]
+        draw_choices(path, choices, title=title)
         return
     indices = nasbench201.parse(found.notation["nasbench201"])
     probabilities = [found.winning_probability[label] for label in nasbench201.to_nni(indices)]
@@ -158,6 +167,39 @@ def _draw(path: Path, found: RankedArchitecture, title: str) -> None:
         for edge, index, probability in zip(nasbench201.EDGES, indices, probabilities, strict=True)
     ]
     draw_architecture(path, edges, title=title)
+
+
+def _winning(by_decision: Mapping[str, float], label: str) -> float:
+    """Return the probability of the decision that a label of a sample belongs to: its own, or its cell node's."""
+    if label in by_decision:
+        return by_decision[label]
+    cell, _, entry = label.rpartition("/")  # <cell>/op_<node>_<k> or <cell>/input_<node>_<k>
+    node = f"{cell}/{entry.split('_')[1]}_0"
+    return next(value for decision, value in by_decision.items() if decision.split("+")[0] == node)
+
+
+def _load_cell_weights(network: nn.Module, supernet: nn.Module, sample: Mapping[str, Any]) -> None:
+    """Copy the weights of a supernet with cells into a frozen network: operation k of a node is (input, operation)."""
+    moved = {}
+    for path, cell in supernet.named_modules():
+        if isinstance(cell, DifferentiableMixedCell):
+            for node in range(cell.num_nodes):
+                number = node + cell.num_predecessors
+                for k in range(cell.num_ops_per_node):
+                    (source,) = sample[f"{cell.label}/input_{number}_{k}"]
+                    operation = sample[f"{cell.label}/op_{number}_{k}"]
+                    moved[f"{path}.ops.{node}.{k}."] = f"{path}.ops.{node}.{source}.{operation}."
+    weights, state = supernet.state_dict(), {}
+    for key, value in network.state_dict().items():
+        prefix = next((prefix for prefix in moved if key.startswith(prefix)), "")
+        own = moved.get(prefix, "") + key.removeprefix(prefix)
+        if own not in weights or weights[own].shape != value.shape:
+            raise SpaceError(
+                f"{key} of the frozen network has no weights of its own in the supernet, so they cannot be inherited. "
+                "The formats json, csv and svg work."
+            )
+        state[key] = weights[own]
+    network.load_state_dict(state)
 
 
 def _load_weights(supernet: ModelSpace, checkpoint: Path) -> None:

@@ -1,0 +1,78 @@
+"""Choose the folder of a run: never one that holds another, unless that is asked for."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+
+from balenas_plugin.config import SearchConfig
+from balenas_plugin.errors import FileFormatError, OptionError, StorageError
+from balenas_plugin.run_folder import RunFolder
+
+_RUNS = Path("runs")
+
+
+def new_run_folder(config: SearchConfig, output: Path | None, *, overwrite: bool) -> RunFolder:
+    """Return a folder for a new run: `output`, or the first free of runs/<name>, runs/<name>-2, ...
+
+    The latter is created at once, so that two searches started together do not choose the same.
+
+    Raises:
+        OptionError: `output` has something in it, and overwriting was not asked for; or there is nothing to overwrite.
+        StorageError: the folder cannot be created.
+    """
+    if output is None:
+        if overwrite:
+            raise OptionError("--overwrite needs --output DIR, the run to replace")
+        return RunFolder(_claim(config.name))
+    if _occupied(output):
+        if not overwrite:
+            raise OptionError(
+                f"{output} exists and is not empty: --resume continues the run in it, --overwrite replaces it, another "
+                "--output leaves it alone"
+            )
+        try:
+            RunFolder(output).read_manifest()
+        except FileFormatError as error:
+            raise OptionError(f"{output} is not the folder of a run, so --overwrite will not delete it") from error
+    return RunFolder(output, replaces=_occupied(output))
+
+
+def _claim(name: str) -> Path:
+    for n in count(1):
+        path = _RUNS / (name if n == 1 else f"{name}-{n}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise StorageError(f"cannot create the folder of the run: {error}. Choose another: --output.") from error
+        return path
+    raise AssertionError("count never ends")
+
+
+def resumed_run_folder(config: SearchConfig, output: Path | None) -> RunFolder:
+    """Return the folder to resume: `output`, or the latest of runs/<name>, runs/<name>-2, ...
+
+    Raises:
+        OptionError: there is no such folder, or it was started with another config.
+    """
+    if output is None:
+        numbered = {
+            int(path.name.removeprefix(f"{config.name}-")): path
+            for path in _RUNS.glob(f"{config.name}-*")
+            if path.name.removeprefix(f"{config.name}-").isdecimal() and _occupied(path)
+        }
+        first = _RUNS / config.name
+        if not numbered and not _occupied(first):
+            raise OptionError(f"there is no run {first} to resume; leave out --resume to start it")
+        output = numbered[max(numbered)] if numbered else first
+    elif not _occupied(output):
+        raise OptionError(f"there is no run in {output} to resume; leave out --resume to start it")
+    folder = RunFolder(output)
+    folder.require_same_config(config)
+    return folder
+
+
+def _occupied(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
