@@ -8,7 +8,7 @@ matplotlib settings are.
 from __future__ import annotations
 
 import math
-import textwrap
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,7 +137,7 @@ def _text_width(text: str, size: float = _SIZE, *, bold: bool = False) -> float:
 
 def _page(title: str, note: str, *, width: float, top: float, bottom: float) -> tuple[Figure, Axes]:
     """Return a figure whose axes measure inches, with `title` above and `note` below the given extent."""
-    width = max(width, _NARROWEST)
+    width = max(_NARROWEST, width, *(_text_width(piece, _TITLE_SIZE, bold=True) for piece in _pieces(title)))
     titles = _wrapped(title, width, _TITLE_SIZE, bold=True)
     notes = _wrapped(note, width, _NOTE_SIZE)
     title_line, note_line = 1.4 * _TITLE_SIZE / _POINTS, 1.4 * _NOTE_SIZE / _POINTS
@@ -155,16 +155,19 @@ def _page(title: str, note: str, *, width: float, top: float, bottom: float) -> 
     return figure, axes
 
 
+def _pieces(text: str) -> list[str]:
+    """Return `text` cut where a line may break: after spaces, and the signs of the notations of architectures."""
+    return re.split(r"(?<=[\s|+,;/])(?=[^\s|+,;/])", " ".join(text.split()))
+
+
 def _wrapped(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
-    """Return `text` in lines of at most `width` inches."""
-    if not text.strip():
-        return []
-    fitting = int(len(text) * width / _text_width(text, size, bold=bold))  # if all letters were of one width
-    for letters in range(min(len(text), 2 * fitting), 1, -1):
-        lines = textwrap.wrap(text, letters)
-        if all(_text_width(line, size, bold=bold) <= width for line in lines):
-            return lines
-    return [text]
+    """Return `text` in lines of at most `width` inches; a piece that is wider has a line of its own."""
+    lines = [""]
+    for piece in _pieces(text):
+        if lines[-1] and _text_width((lines[-1] + piece).rstrip(), size, bold=bold) > width:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines if line.strip()]
 
 
 def _write(

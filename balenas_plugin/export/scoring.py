@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from balenas_plugin.errors import SpaceError
 from balenas_plugin.export.candidates import Candidate
 from balenas_plugin.export.selection import ProxySelection
 from balenas_plugin.export.space import Space
@@ -72,7 +73,15 @@ class _Scorer:
 
     def _value(self, proxy: str, network: torch.nn.Module) -> float:
         fast = self.space.fast_rank_value(proxy, network)
-        return rank_value(proxy, network, self.inputs, self.targets) if fast is None else fast
+        if fast is not None:
+            return fast
+        try:
+            return rank_value(proxy, network, self.inputs, self.targets)
+        except RuntimeError as error:  # e.g. a frozen cell with loose ends, whose width the supernet does not know
+            raise SpaceError(
+                f"a network of the space does not run on images of shape {tuple(self.inputs.shape[1:])}: {error}. Check "
+                "that the space can be frozen to every architecture."
+            ) from error
 
 
 def score_candidates(

@@ -21,7 +21,6 @@ from .spaces import CASES, Case
 DRAWS = 1500
 
 
-
 @dataclass(frozen=True)
 class Found:
     """A finished search, and all its architectures as it lists them."""

@@ -203,6 +203,15 @@ def test_a_long_title_is_broken_into_lines(tmp_path):
     assert " ".join(lines).split() == words
 
 
+def test_a_notation_is_broken_between_its_operations(tmp_path):
+    notation = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_3x3~0|avg_pool_3x3~1|nor_conv_1x1~2|"
+    text = draw_architecture(tmp_path / "cell.svg", NASBENCH201, title=notation).read_text()
+    lines = [line for line in re.findall(r"<!-- (.*?) -->", text) if "~" in line]
+    assert len(lines) > 1
+    assert "".join(lines) == notation
+    assert all(line.endswith("|") for line in lines)
+
+
 @pytest.mark.parametrize(
     ("edges", "message"),
     [
