@@ -13,7 +13,7 @@ search: $(VENV)/installed
 	$(BIN)/balenas search configs/quickstart.yml
 
 test: $(VENV)/installed-with-tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: test lint
 

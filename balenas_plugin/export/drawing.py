@@ -40,6 +40,8 @@ _DPI = 150
 _CORNER = 0.12
 _NARROWEST = 4.0
 _ROW, _BAR = 0.3, 3.0
+_ROUNDING = 1e-6
+"""How far a probability that was computed numerically may lie outside 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _check(path: Path, probabilities: Sequence[tuple[str, float | None]]) -> Non
             f"a picture cannot be written to {path.name!r}: its name must end in {' or '.join(_CANVASES)}"
         )
     for what, probability in probabilities:
-        if probability is not None and not 0 <= probability <= 1:
+        if probability is not None and not -_ROUNDING <= probability <= 1 + _ROUNDING:
             raise SpaceError(f"the probability of {what} is {probability!r}; it must be from 0 to 1")
 
 
@@ -241,7 +243,7 @@ def _draw_route(axes: Axes, route: Route) -> None:
         x, y = route.label
         _write(axes, x, y + 0.05, edge.operation, over="bottom")
         if edge.probability is not None:
-            _write(axes, x, y - 0.05, f"{edge.probability:.2f}", over="top")
+            _write(axes, x, y - 0.05, f"{abs(edge.probability):.2f}", over="top")
 
 
 def _rounded(points: Sequence[tuple[float, float]]) -> Outline:
@@ -260,7 +262,7 @@ def _towards(start: tuple[float, float], end: tuple[float, float]) -> tuple[floa
 
 def _shade(probability: float) -> str:
     """Return the grey of a probability, black for 1."""
-    return f"{0.6 * (1 - probability):.3f}"
+    return f"{0.6 * max(1 - probability, 0):.3f}"
 
 
 def _draw_choice(axes: Axes, choice: Choice, *, left: float, height: float) -> None:
@@ -268,7 +270,7 @@ def _draw_choice(axes: Axes, choice: Choice, *, left: float, height: float) -> N
     axes.add_patch(Rectangle((left, bottom), _BAR, thick, facecolor="white", edgecolor="0.5", linewidth=0.8))
     axes.add_patch(Rectangle((left, bottom), _BAR * choice.probability, thick, facecolor=_shade(choice.probability)))
     _write(axes, left - 0.12, height, choice.label, align="right")
-    _write(axes, left + _BAR + 0.08, height, f"{choice.probability:.2f}  {choice.value}", align="left")
+    _write(axes, left + _BAR + 0.08, height, f"{abs(choice.probability):.2f}  {choice.value}", align="left")
 
 
 _CANVASES = {".svg": FigureCanvasSVG, ".png": FigureCanvasAgg}

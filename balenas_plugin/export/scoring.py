@@ -79,8 +79,8 @@ class _Scorer:
             return rank_value(proxy, network, self.inputs, self.targets)
         except RuntimeError as error:  # e.g. a frozen cell with loose ends, whose width the supernet does not know
             raise SpaceError(
-                f"a network of the space does not run on images of shape {tuple(self.inputs.shape[1:])}: {error}. Check "
-                "that the space can be frozen to every architecture."
+                f"a network of the space does not run on images of shape {tuple(self.inputs.shape[1:])}: {error}. "
+                "Check that the space can be frozen to every architecture."
             ) from error
 
 

@@ -87,9 +87,8 @@ def balenas(
 
 
 def real_balenas(*arguments: object, folder: Path, **environment: str) -> Ended:
-    """Run the installed `balenas` command with these arguments in `folder`."""
+    """Run the installed `balenas` command with these arguments in `folder`, which is also its home directory."""
     command = [Path(sys.executable).with_name("balenas"), *map(str, arguments)]
-    ended = subprocess.run(
-        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=_PATIENCE
-    )
+    environment = {**os.environ, "HOME": str(folder), **environment}
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_PATIENCE)
     return Ended(ended.returncode, ended.stdout, ended.stderr)

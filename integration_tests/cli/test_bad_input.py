@@ -99,7 +99,7 @@ def test_a_space_that_the_strategy_cannot_search(folder: Path) -> None:
 
 def test_the_installed_command_prints_the_message_only(folder: Path) -> None:
     option = "data.train_fraction=0.8"
-    ended = real_balenas("search", "tiny.yml", "--set", option, folder=folder, HOME=str(folder))
+    ended = real_balenas("search", "tiny.yml", "--set", option, folder=folder)
     assert "validation set has 26 examples" in message_of(ended)  # nor does anything come at exit
     manifest = json.loads((folder / "runs" / "tiny" / "manifest.json").read_text())
     assert manifest["status"] == "failed"

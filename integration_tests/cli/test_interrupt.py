@@ -26,7 +26,7 @@ def resume_command(ended: Ended) -> list[str]:
 def test_control_c_in_the_installed_command(folder: Path) -> None:
     space = "space={name: 'faulty_spaces:Stopping', stem_out_channels: 2, num_modules_per_stack: 1}"
     assert balenas("search", "tiny.yml", "--set", space, "--output", "whole", folder=folder).code == 0
-    environment = {"STOP_AT": "9", "STOP_WITH": str(int(signal.SIGINT)), "HOME": str(folder)}
+    environment = {"STOP_AT": "9", "STOP_WITH": str(int(signal.SIGINT))}
     ended = real_balenas("search", "tiny.yml", "--set", space, folder=folder, **environment)
     assert ended.code == 130
     assert ended.output == ""
@@ -38,8 +38,15 @@ def test_control_c_in_the_installed_command(folder: Path) -> None:
     assert_same_run(run, folder / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("point", ["batch end", "validation end", "checkpoint in place"])
+@pytest.mark.parametrize(
+    ("point", "number"),
+    [
+        ("batch end", signal.SIGINT),
+        ("validation end", signal.SIGINT),
+        ("checkpoint in place", signal.SIGINT),
+        ("batch end", signal.SIGTERM),
+    ],
+)
 def test_interrupted_anywhere(point: str, number: signal.Signals, finished: Path, folder: Path) -> None:
     ended = balenas("search", "tiny.yml", folder=folder, stop=Stop(point, count=2, signal=number))
     assert ended.code == 130

@@ -95,7 +95,7 @@ def test_the_installed_command_killed_in_a_forward_pass(folder: Path) -> None:
     space = "space={name: 'faulty_spaces:Stopping', stem_out_channels: 2, num_modules_per_stack: 1}"
     command = ("search", "tiny.yml", "--set", space, "--output")
     assert balenas(*command, "whole", folder=folder).code == 0
-    environment = {"STOP_AT": "9", "STOP_WITH": str(int(signal.SIGKILL)), "HOME": str(folder)}
+    environment = {"STOP_AT": "9", "STOP_WITH": str(int(signal.SIGKILL))}
     killed = real_balenas(*command, "torn", folder=folder, **environment)
     assert killed.code == KILLED, killed.errors
     assert (folder / "torn" / "checkpoints" / "last.ckpt").exists()  # it was killed in its second epoch

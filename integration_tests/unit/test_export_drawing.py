@@ -228,6 +228,14 @@ def test_a_cell_that_cannot_be_drawn_is_refused(edges, message, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("probability", "text"), [(1 + 1e-9, "1.00"), (-1e-9, "0.00")])
+def test_a_probability_that_is_off_by_rounding_is_drawn(probability, text, tmp_path):
+    cell = draw_architecture(tmp_path / "cell.svg", [Edge(0, 1, "a", probability)], title="").read_text()
+    bars = draw_choices(tmp_path / "bars.svg", [Choice("a", "b", probability)], title="").read_text()
+    assert f"<!-- {text} -->" in cell
+    assert f"<!-- {text}  b -->" in bars
+
+
 def test_bars_of_nothing_or_of_impossible_numbers_are_refused(tmp_path):
     with pytest.raises(SpaceError, match="without a choice"):
         draw_choices(tmp_path / "bars.png", [], title="")

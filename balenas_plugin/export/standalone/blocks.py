@@ -103,8 +103,9 @@ class BlockBuilder:
         names = [name for name in module._parameters if name in read]
         attributes = []
         for name in [*names, *sorted(read.difference(names))]:
+            if name in constants:
+                self.constants.add(join(path, name))
             value = constants[name] if name in constants else find_tensor(module, name)
-            self.constants |= {join(path, name)} & {join(path, constant) for constant in constants}
             self.tensors[join(path, name)] = value
             if name in module._parameters:
                 attributes.append(Attribute("parameter", name, _parameter(value)))
@@ -138,10 +139,12 @@ def _parameter(value: Tensor) -> Call:
     What initialised it is not known: it is constant if `value` is, else drawn with the mean and spread of `value`.
     """
     if _uniform(value):
-        return Call("nn.Parameter(", (Item("", _full(value)),))
-    spread, mean = (float(f"{number:.2g}") for number in torch.std_mean(value.detach().float(), correction=0))
-    drawn = Call("torch.normal(", (Item("", Literal("mean", mean)), Item("", Literal("std", spread)), _size(value)))
-    return Call("nn.Parameter(", (Item("", drawn),))
+        drawn = _full(value)
+    else:
+        spread, mean = (float(f"{number:.2g}") for number in torch.std_mean(value.detach().float(), correction=0))
+        drawn = Call("torch.normal(", (Item("", Literal("mean", mean)), Item("", Literal("std", spread)), _size(value)))
+    trained = Literal("requires_grad", value.requires_grad, default=value.requires_grad)
+    return Call("nn.Parameter(", (Item("", drawn), Item("requires_grad=", trained)))
 
 
 def _constant(value: Tensor) -> Call:

@@ -141,6 +141,8 @@ class ClassWriter:
                 prefixed = f"{item.prefix}{inner}" if isinstance(inner, str) else inner.prefixed(item.prefix)
                 items.append(prefixed)
         entries = fold_runs(items) if expression.opening in _REPEATING else tuple(items)
+        if expression.opening.endswith("[") and len(entries) == 1 < len(items):
+            entries = (str(entries[0])[2:-1],)  # not a list within the list
         return Text(expression.opening, entries, expression.closing)
 
 

@@ -60,7 +60,8 @@ def _compare_training(model: nn.Module, written: nn.Module, batch: Tensor) -> No
         raise NotExportableError("in training it returns other outputs than the written network")
     for one, other in zip(expected, found, strict=True):
         _compare("in training its outputs", one, other, TOLERANCE)
-    names = [name for name, parameter in written.named_parameters() if parameter.requires_grad]
+    trained = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    names = [name for name, _ in written.named_parameters() if name in trained]
     if names:
         gradients = zip(names, _gradients(model, names, expected), _gradients(written, names, found), strict=True)
         for name, one, other in gradients:
