@@ -195,9 +195,9 @@ def _resume(options: argparse.Namespace, folder: Any) -> str:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from balenas_plugin.config import require_whole
     from balenas_plugin.export import ProxySelection
     from balenas_plugin.run_folder import RunFolder
+    from balenas_plugin.validation import require_whole
 
     require_whole("--top", options.top, least=1)
     selection = ProxySelection(
@@ -233,7 +233,7 @@ def _query(options: argparse.Namespace) -> int:
     truth = open_benchmark(options.table).describe(options.architecture).to_dict()
     if options.dataset is not None:
         from balenas_plugin.benchmarks import DATASETS
-        from balenas_plugin.config import require_word
+        from balenas_plugin.validation import require_word
 
         require_word("--dataset", options.dataset, tuple(DATASETS))
     print(truth["architecture"] if truth["index"] is None else f"{truth['architecture']}  (index {truth['index']})")

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from balenas_plugin.data import DataConfig
-from balenas_plugin.errors import OptionError, nearest
+from balenas_plugin.errors import OptionError
+from balenas_plugin.validation import require_keys, require_whole, require_word
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MAX_SEED = 2**32 - 1  # NumPy's limit
@@ -210,16 +211,6 @@ def yaml_problem(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def require_keys(where: str, given: Mapping[str, Any], allowed: Iterable[str]) -> None:
-    """Raise OptionError at the first key that is not allowed, naming the nearest that is."""
-    allowed = tuple(allowed)
-    for key in given:
-        if key not in allowed:
-            raise OptionError(
-                f"{where} has no option {key!r}{nearest(str(key), allowed)} Options: {', '.join(allowed)}"
-            )
-
-
 def named(given: Any, default: Mapping[str, Any]) -> Any:
     """Return `given` with its shorthands written out: a text is a name; options without a name add to the default's."""
     if isinstance(given, str):
@@ -233,15 +224,3 @@ def require_named(where: str, given: object) -> None:
     """Raise OptionError unless `given` is a mapping with a name."""
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
         raise OptionError(f"{where} must be a mapping with a name, e.g. {{name: ...}}, got {given!r}")
-
-
-def require_word(where: str, given: object, allowed: tuple[str, ...]) -> None:
-    """Raise OptionError unless `given` is one of the words."""
-    if given not in allowed:
-        raise OptionError(f"{where} must be one of {', '.join(allowed)}, got {given!r}{nearest(str(given), allowed)}")
-
-
-def require_whole(where: str, given: object, *, least: int) -> None:
-    """Raise OptionError unless `given` is a whole number of at least `least`."""
-    if isinstance(given, bool) or not isinstance(given, int) or given < least:
-        raise OptionError(f"{where} must be a whole number of at least {least}, got {given!r}")

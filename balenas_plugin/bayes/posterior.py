@@ -152,7 +152,7 @@ class Posterior:
         """
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise FileFormatError(f"cannot read the posterior {path}: {error}. Was its search finished?") from error
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise FileFormatError(f"{path} is not a posterior of this package (no format {FORMAT!r} in it)")
@@ -162,7 +162,7 @@ class Posterior:
             )
         try:
             return cls._from_document(document)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"{path} is damaged: {error}") from error
 
     @classmethod

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from balenas_plugin.errors import OptionError, nearest
+from balenas_plugin.errors import OptionError
 from balenas_plugin.proxies import get_proxy
+from balenas_plugin.validation import require_keys, require_positive, require_whole, require_word
 
 CANDIDATES = ("sample", "enumerate")
 
@@ -42,16 +43,11 @@ class ProxySelection:
 
     def __post_init__(self) -> None:
         for name, least in (("n", 1), ("seeds", 1), ("seed", 0), ("workers", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if self.candidates not in CANDIDATES:
-            near = nearest(str(self.candidates), CANDIDATES)
-            raise OptionError(f"candidates must be one of {', '.join(CANDIDATES)}, got {self.candidates!r}{near}")
+            require_whole(name, getattr(self, name), least=least)
+        require_word("candidates", self.candidates, CANDIDATES)
         for name in ("max_params", "max_flops"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0):
-                raise OptionError(f"{name} must be a positive number, got {value!r}")
+            if getattr(self, name) is not None:
+                require_positive(name, getattr(self, name))
         for proxy in self.proxies:
             get_proxy(proxy)
 
@@ -69,12 +65,7 @@ class ProxySelection:
         """
         if given is None or isinstance(given, cls):
             return given
-        names = [field.name for field in fields(cls)]
         if not isinstance(given, dict):
             raise OptionError(f"selection must be a ProxySelection, a dict of its options or None, got {given!r}")
-        for key in given:
-            if key not in names:
-                raise OptionError(
-                    f"selection has no option {key!r}{nearest(str(key), names)} Options: {', '.join(names)}"
-                )
+        require_keys("selection", given, [field.name for field in fields(cls)])
         return cls(**given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from balenas_plugin.bayes import Posterior
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.search_spaces import nasbench201
 
-from .commands import balenas
+from .commands import Stop, balenas
 from .comparison import RESULTS, assert_same_run, checkpoint_of
 
 
@@ -221,3 +222,20 @@ def test_a_space_of_the_users_own(folder: Path) -> None:
     ended = balenas("search", "tiny.yml", "--set", f"space={space}", "--set", "evaluator.epochs=1", folder=folder)
     assert ended.code == 0, ended.errors
     assert len(read_json(folder / "runs" / "tiny" / "architectures.json")) == 3
+
+
+def test_selection_ranks_the_architectures_and_survives_a_kill(folder):
+    selection = ("--set", "strategy.selection={n: 10, proxy: [synflow, snip]}")
+    whole = balenas("search", "tiny.yml", *selection, "--output", "whole", folder=folder)
+    assert whole.code == 0, whole.errors
+    found = json.loads((folder / "whole" / "architectures.json").read_text())
+    assert [record["chosen_by"] for record in found] == ["synflow, snip"] * 3
+    assert all(set(record["scores"]) == {"synflow", "snip"} for record in found)
+    killed = balenas(
+        "search", "tiny.yml", *selection, "--output", "killed", folder=folder, stop=Stop("batch end", count=5)
+    )
+    assert killed.code == -signal.SIGKILL
+    resumed = balenas("search", "tiny.yml", *selection, "--output", "killed", "--resume", folder=folder)
+    assert resumed.code == 0, resumed.errors
+    for name in ("architectures.json", "posterior.json", "history.csv"):
+        assert (folder / "whole" / name).read_bytes() == (folder / "killed" / name).read_bytes()

@@ -14,7 +14,7 @@ PACKAGE = "balenas_plugin"
 
 LAYERS = (
     {"errors"},
-    {"files"},
+    {"files", "validation"},
     {"bayes", "data", "search_spaces"},
     {"benchmarks", "config", "proxies"},
     {"doctor", "export", "ground_truth", "run_folder"},

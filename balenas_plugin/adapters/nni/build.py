@@ -19,10 +19,11 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from balenas_plugin.adapters.nni.classification import ClassificationModule
 from balenas_plugin.adapters.nni.construct import construct, written_init
-from balenas_plugin.config import EvaluatorConfig, SearchConfig, require_keys
+from balenas_plugin.config import EvaluatorConfig, SearchConfig
 from balenas_plugin.data import SearchData, collate
 from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest
 from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.validation import require_keys
 
 _TRAINER_OURS = {
     "max_epochs": "say evaluator.epochs",

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from balenas_plugin.config import require_keys
 from balenas_plugin.errors import BalenasError, OptionError
+from balenas_plugin.validation import require_keys
 
 
 def construct(

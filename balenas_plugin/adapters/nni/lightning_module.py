@@ -58,6 +58,7 @@ class BaLeNASModule(DartsLightningModule):
         self._weights: list[nn.Parameter] = []
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
+        self.keeps_example = False
         self._example: Any = None
 
     # -- the posterior ------------------------------------------------------------------------------------------------
@@ -112,6 +113,8 @@ class BaLeNASModule(DartsLightningModule):
     def example(self) -> tuple[Tensor, Tensor]:
         """Return the first batch of the validation data, (images, labels), on the CPU: what proxies look at.
 
+        It is kept where `keeps_example` was set before the search.
+
         Raises:
             EvaluatorError: the batch is something else.
         """
@@ -122,11 +125,20 @@ class BaLeNASModule(DartsLightningModule):
             f"proxies need a batch (images, labels) of the validation loader, which gave {type(self._example).__name__}"
         )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the batch that proxies look at, so that a resumed search ranks on the same one."""
+        if self._example is not None:
+            checkpoint[_EXAMPLE] = list(self.example())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back the batch that proxies look at."""
+        self._example = checkpoint.get(_EXAMPLE)
+
     # -- one iteration ------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
-        if self._example is None:
+        if self.keeps_example and self._example is None:
             self._example = batch["val"]
         if self.trainer.current_epoch >= self.warmup_epochs:
             self.resample()
@@ -291,6 +303,8 @@ class BaLeNASModule(DartsLightningModule):
         """Forward to the evaluator's module (NNI's report intermediate results here)."""
         return self.training_module.on_validation_epoch_end()
 
+
+_EXAMPLE = "balenas_example"
 
 _CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."
 

@@ -8,7 +8,8 @@ from typing import Any
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 
 from balenas_plugin.bayes.vadam import validate_options
-from balenas_plugin.errors import OptionError, nearest
+from balenas_plugin.errors import OptionError
+from balenas_plugin.validation import require_positive, require_whole, require_word
 
 ORDERS = ("first", "second")
 WEIGHT_STEP_ALPHAS = ("mean", "sample")
@@ -38,16 +39,16 @@ class SearchOptions:
     validate_every_n_epochs: int = 1
 
     def __post_init__(self) -> None:
-        one_of("order", self.order, ORDERS)
-        one_of("weight_step_alpha", self.weight_step_alpha, WEIGHT_STEP_ALPHAS)
-        whole("warmup_epochs", self.warmup_epochs, minimum=0)
-        whole("log_prob_every_n_step", self.log_prob_every_n_step, minimum=1)
-        whole("validate_every_n_epochs", self.validate_every_n_epochs, minimum=0)
+        require_word("order", self.order, ORDERS)
+        require_word("weight_step_alpha", self.weight_step_alpha, WEIGHT_STEP_ALPHAS)
+        require_whole("warmup_epochs", self.warmup_epochs, least=0)
+        require_whole("log_prob_every_n_step", self.log_prob_every_n_step, least=1)
+        require_whole("validate_every_n_epochs", self.validate_every_n_epochs, least=0)
         if self.gradient_clip_val is not None:
-            positive("gradient_clip_val", self.gradient_clip_val)
+            require_positive("gradient_clip_val", self.gradient_clip_val)
         if self.dataset_size is not None:
-            positive("dataset_size", self.dataset_size)
-        positive("arc_learning_rate", self.arc_learning_rate)
+            require_positive("dataset_size", self.dataset_size)
+        require_positive("arc_learning_rate", self.arc_learning_rate)
         object.__setattr__(self, "penalty", _penalty(self.penalty))
         validate_options(self.vadam_options())
 
@@ -79,21 +80,3 @@ def _penalty(given: Any) -> ExpectationProfilerPenalty | None:
             f"penalty must be an ExpectationProfilerPenalty, a dict of its arguments or None, got {given!r}"
         )
     return given
-
-
-def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise OptionError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise OptionError(f"{name} must be one of {', '.join(allowed)}, got {value!r}{nearest(str(value), allowed)}")
-
-
-def whole(name: str, value: object, *, minimum: int) -> None:
-    """Raise OptionError unless `value` is a whole number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise OptionError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
-
-
-def positive(name: str, value: object) -> None:
-    """Raise OptionError unless `value` is a positive number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise OptionError(f"{name} must be a positive number, got {value!r}")

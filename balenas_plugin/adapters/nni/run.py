@@ -124,14 +124,18 @@ def _records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterat
         sample = strategy.oneshot_module.export()
         yield {"rank": 1, "choices": sample, **_notation_and_truth(space, sample)}
         return
-    posterior = strategy.posterior
-    sigma = _sigmas(posterior)
+    sigma = _sigmas(strategy.posterior)
+    if strategy.selection is not None:
+        for ranked in strategy.rank(progress=True)[:top_k]:
+            record = {"chosen_by": ", ".join(strategy.selection.proxies), **ranked.to_dict()}
+            yield {**record, **_notation_and_truth(space, ranked.choices), "sigma": sigma}
+        return
     for rank, found in enumerate(islice(strategy.iterate_samples(), top_k), start=1):
         yield {
             "rank": rank,
             "chosen_by": "argmax of the mean" if rank == 1 else "posterior probability",
             "probability": math.exp(found.log_probability),
-            "log_probability": found.log_probability,
+            "log_probability": found.log_probability if math.isfinite(found.log_probability) else None,
             "choices": found.sample,
             **_notation_and_truth(space, found.sample),
             "winning_probability": {label: math.exp(value) for label, value in found.decisions.items()},

@@ -127,7 +127,9 @@ class BaLeNAS(DARTS):
 
     def configure_oneshot_module(self, training_module: LightningModule) -> BaLeNASModule:
         """Wrap the evaluator's module in the search module."""
-        return BaLeNASModule(training_module, self.options)
+        module = BaLeNASModule(training_module, self.options)
+        module.keeps_example = self.selection is not None
+        return module
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         """Turn the model space into a supernet in place.

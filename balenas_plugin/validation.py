@@ -1,0 +1,36 @@
+"""Check options: each function says what was given, what is allowed, and which allowed word is near."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from balenas_plugin.errors import OptionError, nearest
+
+
+def require_keys(where: str, given: Mapping[str, Any], allowed: Iterable[str]) -> None:
+    """Raise OptionError at the first key that is not allowed, naming the nearest that is."""
+    allowed = tuple(allowed)
+    for key in given:
+        if key not in allowed:
+            raise OptionError(
+                f"{where} has no option {key!r}{nearest(str(key), allowed)} Options: {', '.join(allowed)}"
+            )
+
+
+def require_word(where: str, given: object, allowed: tuple[str, ...]) -> None:
+    """Raise OptionError unless `given` is one of the words."""
+    if given not in allowed:
+        raise OptionError(f"{where} must be one of {', '.join(allowed)}, got {given!r}{nearest(str(given), allowed)}")
+
+
+def require_whole(where: str, given: object, *, least: int) -> None:
+    """Raise OptionError unless `given` is a whole number of at least `least`."""
+    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        raise OptionError(f"{where} must be a whole number of at least {least}, got {given!r}")
+
+
+def require_positive(where: str, given: object) -> None:
+    """Raise OptionError unless `given` is a positive number."""
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not given > 0:
+        raise OptionError(f"{where} must be a positive number, got {given!r}")
