@@ -136,23 +136,33 @@ def _order_and_stability(
         values: shape (candidates, proxies, seeds), higher is better.
     """
     log_probability = torch.tensor([c.architecture.log_probability for c in candidates], dtype=torch.float64)
-    criteria = _criteria(values.mean(-1), log_probability, selection)
-    points = _mean_rank(criteria)
-    order = sorted(range(len(candidates)), key=lambda i: (float(points[i]), -float(values[i, 0].mean()), i))
+    order = _order(values, log_probability, selection)
     generator = torch.Generator().manual_seed(selection.seed)
-    weights = torch.tensor([float(max(c.times_drawn, 1)) for c in candidates])
-    first = torch.zeros(len(candidates))
+    drawn = torch.tensor([float(max(c.times_drawn, 1)) for c in candidates])
+    present = torch.ones(_BOOTSTRAPS, len(candidates), dtype=torch.bool)
+    if selection.candidates == "sample":
+        draws = int(drawn.sum())
+        again = torch.multinomial(drawn, _BOOTSTRAPS * draws, replacement=True, generator=generator)
+        present = torch.zeros_like(present).scatter_(1, again.reshape(_BOOTSTRAPS, draws), value=True)
     seeds = values.shape[-1]
-    for _ in range(_BOOTSTRAPS):
-        present = torch.ones(len(candidates), dtype=torch.bool)
-        if selection.candidates == "sample":
-            again = torch.multinomial(weights, int(weights.sum()), replacement=True, generator=generator)
-            present = torch.bincount(again, minlength=len(candidates)) > 0
-        picked = torch.randint(seeds, (seeds,), generator=generator)
-        members = present.nonzero().flatten()
-        resampled = _criteria(values[members][..., picked].mean(-1), log_probability[members], selection)
-        first[members[int(_mean_rank(resampled).argmin())]] += 1
-    return order, first / _BOOTSTRAPS
+    places = _places(order).expand(_BOOTSTRAPS, -1)
+    if seeds > 1:
+        picked = [torch.randint(seeds, (seeds,), generator=generator) for _ in range(_BOOTSTRAPS)]
+        places = torch.stack([_places(_order(values[..., p], log_probability, selection)) for p in picked])
+    winners = torch.where(present, places, len(candidates)).argmin(1)
+    return order, torch.bincount(winners, minlength=len(candidates)) / _BOOTSTRAPS
+
+
+def _order(values: Tensor, log_probability: Tensor, selection: ProxySelection) -> list[int]:
+    """Return the candidates from the best to the worst; ties are broken by the first proxy."""
+    points = _mean_rank(_criteria(values.mean(-1), log_probability, selection)).tolist()
+    first_proxy = values[:, 0].mean(-1).tolist()
+    return sorted(range(len(points)), key=lambda i: (points[i], -first_proxy[i], i))
+
+
+def _places(order: list[int]) -> Tensor:
+    """Return each candidate's place in an order, shape (candidates,)."""
+    return torch.tensor(order).argsort()
 
 
 def _criteria(values: Tensor, log_probability: Tensor, selection: ProxySelection) -> Tensor:
