@@ -10,6 +10,7 @@ import torch
 
 from balenas_plugin.benchmarks import OfficialApiBenchmark, import_official, open_benchmark
 from balenas_plugin.benchmarks.plain_pickle import GENERATIONS, PlainReader
+from balenas_plugin.cli import main
 from balenas_plugin.errors import DataError, FileFormatError, OptionError
 from balenas_plugin.search_spaces.nasbench201 import format_string
 
@@ -391,3 +392,13 @@ def test_nats_files_that_are_not_plain_or_not_the_right_ones_are_refused(folder,
     (folder / "000001.pickle.pbz2").write_bytes(b"")
     with pytest.raises(FileFormatError, match="not NATS-Bench's topology space"):
         open_benchmark(folder)
+
+
+def test_the_command_imports_a_file_and_queries_it(content, api, tmp_path, capsys):
+    save_legacy(content, tmp_path / "official.pth")
+    table = tmp_path / "table.parquet"
+    assert main(["benchmark", "import", str(tmp_path / "official.pth"), "--output", str(table)]) == 0
+    assert f"{len(content['arch2infos'])} architectures written to {table}" in capsys.readouterr().out
+    assert main(["query", ARCHITECTURES[7], "--table", str(table), "--dataset", "cifar100"]) == 0
+    expected = OfficialApiBenchmark(api).query(ARCHITECTURES[7], "cifar100", "test_accuracy")
+    assert f"{expected:.4f}" in capsys.readouterr().out
