@@ -34,3 +34,9 @@ def require_positive(where: str, given: object) -> None:
     """Raise OptionError unless `given` is a positive number."""
     if isinstance(given, bool) or not isinstance(given, (int, float)) or not given > 0:
         raise OptionError(f"{where} must be a positive number, got {given!r}")
+
+
+def require_flag(where: str, given: object) -> None:
+    """Raise OptionError unless `given` is true or false."""
+    if not isinstance(given, bool):
+        raise OptionError(f"{where} must be true or false, got {given!r}")

@@ -83,7 +83,11 @@ def main():
 
     candidates = {
         "NNI DARTS": nni.nas.strategy.DARTS,
+        "NNI GumbelDARTS": nni.nas.strategy.GumbelDARTS,
         "BaLeNAS M=1": lambda: BaLeNAS(num_mc_samples=1, validate_every_n_epochs=0),
+        "BaLeNAS M=1 nofuse": lambda: BaLeNAS(num_mc_samples=1, validate_every_n_epochs=0, fused=False),
+        "BaLeNAS M=1 nofuse nocl": lambda: BaLeNAS(num_mc_samples=1, validate_every_n_epochs=0, fused=False,channels_last=False),
+        "BaLeNAS M=1 fuse nocl": lambda: BaLeNAS(num_mc_samples=1, validate_every_n_epochs=0, fused=True,channels_last=False),
         "BaLeNAS M=1, weights at a draw": lambda: BaLeNAS(
             num_mc_samples=1, weight_step_alpha="sample", validate_every_n_epochs=0
         ),

@@ -21,6 +21,7 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.loaders import number_of_examples
+from balenas_plugin.adapters.nni.memory_format import use_channels_last, wants_channels_last
 from balenas_plugin.adapters.nni.metrics import Metrics
 from balenas_plugin.adapters.nni.options import SearchOptions
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
@@ -58,6 +59,7 @@ class BaLeNASModule(DartsLightningModule):
         self._weights: list[nn.Parameter] = []
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
+        self._format_is_chosen = False
         self.keeps_example = False
         self._example: Any = None
 
@@ -140,6 +142,8 @@ class BaLeNASModule(DartsLightningModule):
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
         if self.keeps_example and self._example is None:
             self._example = batch["val"]
+        if not self._format_is_chosen:
+            self._choose_memory_format(batch["val"], batch_idx)
         if self.trainer.current_epoch >= self.warmup_epochs:
             self.resample()
             self._architecture_step(batch["train"], batch["val"], batch_idx)
@@ -154,6 +158,13 @@ class BaLeNASModule(DartsLightningModule):
             self.log_probs(self.export_probs())
             self.log_dict(self.posterior_metrics())
         return outputs
+
+    def _choose_memory_format(self, batch: Any, batch_idx: int) -> None:
+        network, given = self._space(), self.options.channels_last
+        reduced_precision = "16" in str(self.trainer.precision)
+        if wants_channels_last(network, given, reduced_precision=reduced_precision):
+            use_channels_last(network, lambda: self._silent_loss(batch, 2 * batch_idx))
+        self._format_is_chosen = True
 
     def resample(self) -> dict[str, Any]:
         """Resample modules that need it (the user's own may); like NNI's, but without walking the model each time."""

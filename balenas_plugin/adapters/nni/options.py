@@ -9,7 +9,7 @@ from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 
 from balenas_plugin.bayes.vadam import validate_options
 from balenas_plugin.errors import OptionError
-from balenas_plugin.validation import require_positive, require_whole, require_word
+from balenas_plugin.validation import require_flag, require_positive, require_whole, require_word
 
 ORDERS = ("first", "second")
 WEIGHT_STEP_ALPHAS = ("mean", "sample")
@@ -37,6 +37,8 @@ class SearchOptions:
     penalty: Any = None
     log_prob_every_n_step: int = 10
     validate_every_n_epochs: int = 1
+    fused: bool = True
+    channels_last: bool | None = None
 
     def __post_init__(self) -> None:
         require_word("order", self.order, ORDERS)
@@ -44,6 +46,9 @@ class SearchOptions:
         require_whole("warmup_epochs", self.warmup_epochs, least=0)
         require_whole("log_prob_every_n_step", self.log_prob_every_n_step, least=1)
         require_whole("validate_every_n_epochs", self.validate_every_n_epochs, least=0)
+        require_flag("fused", self.fused)
+        if self.channels_last is not None:
+            require_flag("channels_last", self.channels_last)
         if self.gradient_clip_val is not None:
             require_positive("gradient_clip_val", self.gradient_clip_val)
         if self.dataset_size is not None:

@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.decisions import decisions_of
+from balenas_plugin.adapters.nni.fused import fusing_hooks, fusion_report
 from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
 from balenas_plugin.adapters.nni.loaders import number_of_examples, require_a_batch
 from balenas_plugin.adapters.nni.options import OPTION_NAMES, SearchOptions
@@ -59,6 +60,9 @@ class BaLeNAS(DARTS):
         penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments.
         log_prob_every_n_step: log probabilities, sigmas and the entropy every so many steps.
         validate_every_n_epochs: validate at the mean every so many epochs; 0 never validates.
+        fused: compute the candidates of mixed operations together where they are understood (see `fusion_report`).
+        channels_last: keep image tensors in channels-last memory. None: on a CPU and where a GPU computes in 16 bits, if
+            the network allows it.
         selection: how `list_models` ranks what was found: a `ProxySelection` (or a dict of its options) for
             BaLeNAS-TF, None for the posterior's own order.
         **kwargs: `mutation_hooks`, and whatever else NNI's one-shot strategies take.
@@ -86,6 +90,8 @@ class BaLeNAS(DARTS):
         penalty: Any = None,
         log_prob_every_n_step: int = 10,
         validate_every_n_epochs: int = 1,
+        fused: bool = True,
+        channels_last: bool | None = None,
         selection: ProxySelection | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -110,6 +116,8 @@ class BaLeNAS(DARTS):
             penalty=penalty,
             log_prob_every_n_step=log_prob_every_n_step,
             validate_every_n_epochs=validate_every_n_epochs,
+            fused=fused,
+            channels_last=channels_last,
         )
         super().__init__(
             arc_learning_rate=arc_learning_rate,
@@ -130,6 +138,11 @@ class BaLeNAS(DARTS):
         module = BaLeNASModule(training_module, self.options)
         module.keeps_example = self.selection is not None
         return module
+
+    def default_mutation_hooks(self) -> list[Any]:
+        """Return NNI's hooks for DARTS, behind those that fuse."""
+        hooks: list[Any] = super().default_mutation_hooks()
+        return [*fusing_hooks(), *hooks] if self.options.fused else hooks
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         """Turn the model space into a supernet in place.
@@ -201,6 +214,10 @@ class BaLeNAS(DARTS):
         loader = val_dataloader_fn()
         # NNI's report asks for the truth of the loader, which has none without a length; a list has
         return [loader] if number_of_examples(loader) is None else loader
+
+    def fusion_report(self) -> dict[str, str]:
+        """Return name of each mixed module of the supernet -> how its candidates are computed."""
+        return fusion_report(self.supernet)
 
     # -- what was found -----------------------------------------------------------------------------------------------
 

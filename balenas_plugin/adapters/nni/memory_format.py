@@ -1,0 +1,69 @@
+"""Channels-last memory for image networks: the layout in which convolutions and pooling run fastest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from balenas_plugin.bayes.architect import restored
+
+_logger = logging.getLogger(__name__)
+
+
+def wants_channels_last(network: nn.Module, given: bool | None, *, reduced_precision: bool) -> bool:
+    """Return whether to try channels-last memory.
+
+    Args:
+        network: what would be changed; it needs a 2d convolution.
+        given: the user's option; None decides: on a CPU, and where an accelerator computes in 16 bits.
+        reduced_precision: whether the search runs under autocast.
+    """
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    if given is False or not convolutions:
+        return False
+    return given is True or convolutions[0].weight.device.type == "cpu" or reduced_precision
+
+
+def use_channels_last(network: nn.Module, run_once: Callable[[], object]) -> bool:
+    """Put the convolution weights of `network` into channels-last memory, from where activations take it over.
+
+    Values stay the same. A network that depends on the layout (with `view` behind a convolution, say) raises; then all is
+    put back and a message is logged.
+
+    Args:
+        network: changed in place; its parameters stay the same objects.
+        run_once: runs it on a batch. Random generators and buffers are put back afterwards.
+
+    Returns:
+        Whether it is in channels-last memory now.
+    """
+    weights = [p for p in network.parameters() if p.dim() == 4]
+    before = [p.data for p in weights]
+    for p in weights:
+        p.data = p.data.contiguous(memory_format=torch.channels_last)
+    try:
+        with torch.no_grad(), _undisturbed(network):
+            run_once()
+    except RuntimeError as error:
+        for p, data in zip(weights, before, strict=True):
+            p.data = data
+        _logger.warning(
+            "channels_last is off: the network does not run in that memory format (%s). Use reshape or flatten in the "
+            "place of view to make the search faster.",
+            str(error).splitlines()[0],
+        )
+        return False
+    return True
+
+
+@contextmanager
+def _undisturbed(network: nn.Module) -> Iterator[None]:
+    """Put buffers and random generators back when the block ends."""
+    buffers: list[Tensor] = list(network.buffers())
+    devices = sorted({p.device.index or 0 for p in network.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices), restored(buffers):
+        yield

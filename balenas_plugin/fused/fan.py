@@ -1,0 +1,128 @@
+"""All candidate operations that leave one tensor, towards one target or several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from balenas_plugin.fused.chains import Chain, Unwrap, Zero, read_chain
+from balenas_plugin.fused.lanes import Lanes, parameterless
+from balenas_plugin.fused.sums import weighted_sum
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One candidate operation.
+
+    Args:
+        operation: the candidate.
+        target: number of the node that its result is added to.
+    """
+
+    operation: nn.Module
+    target: int
+
+
+@dataclass
+class Contribution:
+    """What one tensor contributes to a node: sum(ready) + sum_k weights[k] terms[k]."""
+
+    ready: list[Tensor] = field(default_factory=list)
+    terms: list[Tensor] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+
+
+def combine(contributions: Sequence[Contribution]) -> Tensor:
+    """Return the sum of all contributions to a node, accumulated without stacking; there must be one."""
+    ready = [tensor for contribution in contributions for tensor in contribution.ready]
+    terms = [term for contribution in contributions for term in contribution.terms]
+    weights = [weight for contribution in contributions for weight in contribution.weights]
+    if terms:
+        total = weighted_sum(torch.stack(weights), terms)
+    elif len(ready) > 1:
+        total = ready[0] + ready[1]
+        ready = ready[2:]
+    else:
+        (total,) = ready
+        ready = []
+    for tensor in ready:
+        total = total.add_(tensor) if tensor.dtype == total.dtype else total + tensor
+    return total
+
+
+class Fan:
+    """The branches that leave one tensor, planned once and computed together.
+
+    Zeros are left out, an identity is its input, equal pooling is done once, the first ReLU is shared, and chains of one
+    signature run side by side (`Lanes`). What is not understood is called as it is.
+
+    Args:
+        branches: all of them; their order is that of the weights.
+        unwrap: see `read_chain`.
+    """
+
+    def __init__(self, branches: Sequence[Branch], unwrap: Mapping[type[nn.Module], Unwrap] | None = None) -> None:
+        self.branches = tuple(branches)
+        self.called: list[int] = []
+        """Branches whose operation is called as it is."""
+        self._shared: dict[tuple[object, ...], list[int]] = {}
+        self._chains: dict[int, Chain] = {}
+        lanes: dict[tuple[object, ...], list[int]] = {}
+        for k, branch in enumerate(self.branches):
+            chain = read_chain(branch.operation, unwrap)
+            if isinstance(chain, Zero):
+                continue
+            if chain is None:
+                self.called.append(k)
+                continue
+            self._chains[k] = chain
+            (lanes if chain.has_parameters else self._shared).setdefault(chain.signature, []).append(k)
+        self._lanes = [(Lanes([self._chains[k] for k in members]), members) for members in lanes.values()]
+
+    @property
+    def saves(self) -> bool:
+        """Whether anything is left out, shared or run side by side."""
+        return len(self.called) < len(self.branches)
+
+    def __call__(self, x: Tensor, weights: Tensor) -> dict[int, Contribution]:
+        """Return target -> contribution; a target that only zeros lead to is missing.
+
+        Args:
+            x: the tensor, (N, C, H, W) if any chain has layers.
+            weights: mixing weights in the order of the branches, shape (number of branches,).
+        """
+        found: dict[int, Contribution] = {}
+        each = weights.unbind()
+
+        def add(k: int, term: Tensor) -> None:
+            contribution = found.setdefault(self.branches[k].target, Contribution())
+            contribution.terms.append(term)
+            contribution.weights.append(each[k])
+
+        rectified: Tensor | None = None
+        for members in self._shared.values():
+            result = x
+            for layer in self._chains[members[0]].layers:
+                result = parameterless(result, layer)
+            for k in members:
+                add(k, result)
+        if x.dim() != 4:  # without a batch dimension lanes could not be told apart
+            for k in (k for _, members in self._lanes for k in members):
+                add(k, self.branches[k].operation(x))
+        for lanes, members in self._lanes if x.dim() == 4 else ():
+            if lanes.starts_with_relu and rectified is None:
+                rectified = F.relu(x)
+            source = rectified if lanes.starts_with_relu and rectified is not None else x
+            if lanes.can_scale:
+                for k, result in zip(members, lanes(source, torch.stack([each[k] for k in members])), strict=True):
+                    found.setdefault(self.branches[k].target, Contribution()).ready.append(result)
+            else:
+                for k, result in zip(members, lanes(source), strict=True):
+                    add(k, result)
+        for k in self.called:
+            add(k, self.branches[k].operation(x))
+        return found

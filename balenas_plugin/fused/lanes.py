@@ -1,0 +1,151 @@
+"""Chains of one signature, side by side on one input: their first convolution and their batch-norms as one wide layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from balenas_plugin.fused.chains import Chain
+from balenas_plugin.fused.sums import average_pool
+
+
+class Lanes:
+    """n chains of one signature on one input; the results may be scaled, at no cost if a batch-norm comes last.
+
+    A dense first convolution is one convolution with n times the output channels. Behind it the lanes stay side by side
+    in one tensor, as a grouped convolution, on an accelerator, where launches cost more than arithmetic. On a CPU grouped
+    and depthwise convolutions gain nothing from width (their backward pass even loses), so there each lane goes on alone.
+
+    Args:
+        chains: one signature, at least one layer with parameters.
+    """
+
+    def __init__(self, chains: Sequence[Chain]) -> None:
+        self.chains = tuple(chains)
+        self.layers = list(zip(*(chain.layers for chain in self.chains), strict=True))
+        self.starts_with_relu = isinstance(self.layers[0][0], nn.ReLU)
+        self.can_scale = isinstance(self.layers[-1][0], nn.BatchNorm2d)
+
+    def __call__(self, x: Tensor, scale: Tensor | None = None, *, wide: bool | None = None) -> list[Tensor]:
+        """Return the result of each chain.
+
+        Args:
+            x: the input; behind the first layer if that is a ReLU, which the caller applies once for all.
+            scale: one factor per chain, shape (n,), only where `can_scale`.
+            wide: side by side all the way; None decides by the device.
+        """
+        widen = x.device.type != "cpu" if wide is None else wide
+        lanes = [x]  # one tensor that all chains share, or one that holds them side by side, or one per chain
+        n, shared = len(self.chains), True
+        for depth, layers in enumerate(self.layers[1:] if self.starts_with_relu else self.layers):
+            last = depth == len(self.layers) - 1 - self.starts_with_relu
+            head = layers[0]
+            if isinstance(head, nn.Conv2d):
+                dense = shared and head.groups == 1
+                if not dense and not widen:
+                    lanes = _spread(lanes, n, shared)
+                lanes = _convolve(lanes, cast(Sequence[nn.Conv2d], layers), shared)
+                shared = False
+            elif isinstance(head, nn.BatchNorm2d):
+                lanes = lanes * n if shared else lanes
+                shared = False
+                lanes = _normalise(lanes, cast(Sequence[nn.BatchNorm2d], layers), scale if last else None)
+            else:
+                lanes = [parameterless(lane, head) for lane in lanes]
+        return _spread(lanes, n, shared)
+
+
+def parameterless(x: Tensor, layer: nn.Module) -> Tensor:
+    """Apply a ReLU or a pooling layer."""
+    if isinstance(layer, nn.ReLU):
+        return F.relu(x)
+    if isinstance(layer, nn.AvgPool2d):
+        return average_pool(x, layer)
+    result: Tensor = layer(x)
+    return result
+
+
+def _spread(lanes: list[Tensor], n: int, shared: bool) -> list[Tensor]:
+    """Return one tensor per chain."""
+    if len(lanes) == n:
+        return lanes
+    (only,) = lanes
+    return [only] * n if shared else list(only.chunk(n, dim=1))
+
+
+def _convolve(lanes: list[Tensor], layers: Sequence[nn.Conv2d], shared: bool) -> list[Tensor]:
+    head, n = layers[0], len(layers)
+    if len(lanes) == n:
+        return [
+            F.conv2d(x, c.weight, c.bias, c.stride, cast(tuple[int, int], c.padding), c.dilation, c.groups)
+            for x, c in zip(lanes, layers, strict=True)
+        ]
+    (x,) = lanes
+    groups = n * head.groups
+    if shared:
+        if head.groups == 1:
+            groups = 1
+        else:
+            x = torch.cat([x] * n, dim=1)
+    weight = torch.cat([c.weight for c in layers])
+    bias = None if head.bias is None else torch.cat([cast(Tensor, c.bias) for c in layers])
+    return [F.conv2d(x, weight, bias, head.stride, cast(tuple[int, int], head.padding), head.dilation, groups)]
+
+
+def _normalise(lanes: list[Tensor], layers: Sequence[nn.BatchNorm2d], scale: Tensor | None) -> list[Tensor]:
+    n = len(layers)
+    if len(lanes) == n:
+        scales = [None] * n if scale is None else scale.split(1)
+        return [_batch_norm(x, [norm], s) for x, norm, s in zip(lanes, layers, scales, strict=True)]
+    if len({norm.training for norm in layers}) > 1:
+        return _normalise(_spread(lanes, n, shared=False), layers, scale)
+    return [_batch_norm(lanes[0], layers, scale)]
+
+
+def _batch_norm(x: Tensor, norms: Sequence[nn.BatchNorm2d], scale: Tensor | None) -> Tensor:
+    """Normalise n lanes side by side; the scale of a lane multiplies its gamma and beta, which is the same as its result.
+
+    Running statistics and counters change as if each layer had been called.
+    """
+    head, features = norms[0], norms[0].num_features
+    gamma = beta = None
+    if head.affine:
+        gamma, beta = _cat([norm.weight for norm in norms]), _cat([norm.bias for norm in norms])
+    if scale is not None:
+        factor = scale.repeat_interleave(features).to(x.dtype if gamma is None else gamma.dtype)
+        gamma = factor if gamma is None else gamma * factor
+        beta = None if beta is None else beta * factor
+    mean = variance = None
+    if head.track_running_stats:
+        mean = _cat([cast(Tensor, norm.running_mean) for norm in norms])
+        variance = _cat([cast(Tensor, norm.running_var) for norm in norms])
+    y = F.batch_norm(
+        x,
+        mean,
+        variance,
+        gamma,
+        beta,
+        training=head.training or not head.track_running_stats,
+        momentum=cast(float, head.momentum),
+        eps=head.eps,
+    )
+    if head.training and head.track_running_stats:
+        _keep_statistics(norms, mean, variance)
+    return y
+
+
+def _cat(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+@torch.no_grad()
+def _keep_statistics(norms: Sequence[nn.BatchNorm2d], mean: Tensor | None, variance: Tensor | None) -> None:
+    if len(norms) > 1 and mean is not None and variance is not None:
+        size = norms[0].num_features
+        torch._foreach_copy_([norm.running_mean for norm in norms], list(mean.split(size)))
+        torch._foreach_copy_([norm.running_var for norm in norms], list(variance.split(size)))
+    torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)

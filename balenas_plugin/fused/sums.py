@@ -1,0 +1,136 @@
+"""Weighted sums of tensors without temporaries, and 3x3 mean pooling as shifted sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def weighted_sum(weights: Tensor, terms: list[Tensor]) -> Tensor:
+    """Return sum_k weights[k] terms[k]; differentiable twice.
+
+    Args:
+        weights: shape (K,).
+        terms: K tensors of one shape.
+    """
+    if torch.compiler.is_compiling():  # the compiler fuses this by itself
+        return sum((w * t for w, t in zip(weights.unbind(), terms, strict=True)), start=torch.zeros_like(terms[0]))
+    result: Tensor = _WeightedSum.apply(weights, *terms)
+    return result
+
+
+class _WeightedSum(torch.autograd.Function):
+    """One pass over each term forward; backward one product and one dot product a term, no intermediate results."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, *terms: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, *terms)
+        dtype = terms[0].dtype
+        for term in terms[1:]:
+            dtype = torch.promote_types(dtype, term.dtype)
+        total = (terms[0] * weights[0]).to(dtype)
+        on_host = weights.device.type == "cpu"
+        for weight, term in zip(weights[1:].tolist() if on_host else weights[1:].unbind(), terms[1:], strict=True):
+            # a number is the fastest weight, but reading it from an accelerator would wait for the device
+            if on_host:
+                total.add_(term, alpha=weight)
+            else:
+                total.addcmul_(term, weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        weights, *terms = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        of_weights = torch.stack([_inner_product(gradient, t) for t in terms]).to(weights) if wanted[0] else None
+        of_terms = [gradient * weights[k] if wanted[k + 1] else None for k in range(len(terms))]
+        return (of_weights, *of_terms)
+
+
+def _inner_product(a: Tensor, b: Tensor) -> Tensor:
+    if a.dtype == b.dtype:
+        if a.is_contiguous() and b.is_contiguous():
+            return torch.dot(a.view(-1), b.view(-1))
+        if a.dim() == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in (a, b)):
+            return torch.dot(*(t.permute(0, 2, 3, 1).reshape(-1) for t in (a, b)))
+    return (a * b).sum()
+
+
+def average_pool(x: Tensor, layer: nn.AvgPool2d) -> Tensor:
+    """Return `layer(x)`, by shifted sums where these are faster: 3x3 at stride 1 in channels-last memory on a CPU."""
+    is_mean_3x3 = (
+        _pair(layer.kernel_size) == (3, 3)
+        and _pair(layer.stride) == (1, 1)
+        and _pair(layer.padding) == (1, 1)
+        and not layer.count_include_pad
+        and not layer.ceil_mode
+        and layer.divisor_override is None
+    )
+    if (
+        is_mean_3x3
+        and x.device.type == "cpu"
+        and x.dim() == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()
+    ):
+        return _MeanPool3x3.apply(x)  # type: ignore[no-any-return]
+    return F.avg_pool2d(
+        x,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.ceil_mode,
+        layer.count_include_pad,
+        layer.divisor_override,
+    )
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)  # type: ignore[return-value]
+
+
+class _MeanPool3x3(torch.autograd.Function):
+    """y = (sum over the 3x3 neighbourhood) / (number of pixels in it); the sum is its own adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _neighbourhood_sum(x).mul_(_inverse_counts(x))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        return _NeighbourhoodSum.apply(gradient * _inverse_counts(gradient))  # type: ignore[no-any-return]
+
+
+class _NeighbourhoodSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _neighbourhood_sum(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _NeighbourhoodSum.apply(gradients[0])  # type: ignore[no-any-return]
+
+
+def _neighbourhood_sum(x: Tensor) -> Tensor:
+    """Return the sum of each pixel's 3x3 neighbourhood, first along the rows, then along the columns."""
+    for dim in (2, 3):
+        total, size = x.clone(memory_format=torch.channels_last), x.shape[dim]
+        if size > 1:
+            total.narrow(dim, 1, size - 1).add_(x.narrow(dim, 0, size - 1))
+            total.narrow(dim, 0, size - 1).add_(x.narrow(dim, 1, size - 1))
+        x = total
+    return x
+
+
+def _inverse_counts(x: Tensor) -> Tensor:
+    """Return 1 / (pixels of each 3x3 neighbourhood inside the image), shape (1, 1, H, W)."""
+    height, width = (
+        torch.tensor([1 + (k > 0) + (k < size - 1) for k in range(size)], dtype=x.dtype, device=x.device)
+        for size in x.shape[2:]
+    )
+    return 1 / (height[:, None] * width)[None, None]
