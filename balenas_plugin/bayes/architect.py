@@ -22,6 +22,9 @@ from torch import Tensor
 
 Loss = Callable[[], Tensor]
 
+FINITE_DIFFERENCES = ("central", "one-sided")
+"""How the mixed second derivative is taken: as in the reference, or with one evaluation less."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VirtualStep:
@@ -71,31 +74,50 @@ def unrolled_weights(weights: Sequence[Tensor], train_gradient: Sequence[Tensor]
 
 
 def finite_difference_hvp(
-    train_loss: Loss, alphas: Sequence[Tensor], weights: Sequence[Tensor], v: Sequence[Tensor], *, scale: float = 0.01
+    train_loss: Loss,
+    alphas: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    v: Sequence[Tensor],
+    *,
+    scale: float = 0.01,
+    at_w: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
-    r"""Return :math:`\nabla^2_{\alpha,w} L_{train} \cdot v` by central differences along v, one tensor per alpha.
+    r"""Return :math:`\nabla^2_{\alpha,w} L_{train} \cdot v` by finite differences along v, one tensor per alpha.
 
     Args:
         train_loss: evaluates L_train at the current weights and alphas.
         v: a direction in weight space, one tensor per weight.
         scale: R ||v||, the length of the displacement.
+        at_w: the gradient of L_train in the alphas at the current weights, if it is known: then the difference is
+            one-sided, :math:`(g(w + R v) - g(w)) / R`, and costs one evaluation; else central, and costs two.
     """
     norm = torch.sqrt(sum((x.detach().square().sum() for x in v), start=torch.zeros((), device=v[0].device)))
     if norm == 0:
         return [torch.zeros_like(a) for a in alphas]
     radius = scale / norm
+
+    def displaced(sign: int) -> list[Tensor]:
+        with torch.no_grad():
+            for w, start, direction in zip(weights, w0, v, strict=True):
+                w.copy_(start + sign * radius * direction)
+        return gradients(train_loss(), alphas)
+
     with restored(weights) as w0:
-        sides = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                for w, start, direction in zip(weights, w0, v, strict=True):
-                    w.copy_(start + sign * radius * direction)
-            sides.append(gradients(train_loss(), alphas))
-    return [(plus - minus) / (2 * radius) for plus, minus in zip(*sides, strict=True)]
+        plus = displaced(+1)
+        if at_w is not None:
+            return [(p - g) / radius for p, g in zip(plus, at_w, strict=True)]
+        minus = displaced(-1)
+    return [(p - m) / (2 * radius) for p, m in zip(plus, minus, strict=True)]
 
 
 def second_order_gradient(
-    *, train_loss: Loss, val_loss: Loss, alphas: Sequence[Tensor], weights: Sequence[Tensor], step: VirtualStep
+    *,
+    train_loss: Loss,
+    val_loss: Loss,
+    alphas: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    step: VirtualStep,
+    finite_difference: str = "central",
 ) -> tuple[list[Tensor], Tensor]:
     """Return the second-order architecture gradient at the current alphas, and L_val(w', alpha).
 
@@ -105,17 +127,24 @@ def second_order_gradient(
         alphas: architecture parameters, at a draw from q or at its mean.
         weights: network weights; equal before and after, bit for bit.
         step: the virtual weight step.
+        finite_difference: one of `FINITE_DIFFERENCES`.
 
     Returns:
         One gradient per alpha (same shapes), and the scalar validation loss at w'.
     """
-    train_gradient = gradients(train_loss(), weights)
+    count = len(alphas)
+    at_w: Sequence[Tensor] | None = None
+    if finite_difference == "one-sided":  # the gradient at w costs next to nothing in the same backward pass
+        found = gradients(train_loss(), [*alphas, *weights])
+        at_w, train_gradient = found[:count], found[count:]
+    else:
+        train_gradient = gradients(train_loss(), weights)
     with restored(weights):
         with torch.no_grad():
             for w, new in zip(weights, unrolled_weights(weights, train_gradient, step), strict=True):
                 w.copy_(new)
         loss = val_loss()
         both = gradients(loss, [*alphas, *weights])
-    direct, v = both[: len(alphas)], both[len(alphas) :]
-    implicit = finite_difference_hvp(train_loss, alphas, weights, v)
+    direct, v = both[:count], both[count:]
+    implicit = finite_difference_hvp(train_loss, alphas, weights, v, at_w=at_w)
     return [d - step.lr * i for d, i in zip(direct, implicit, strict=True)], loss.detach()

@@ -34,6 +34,8 @@ class VAdam(torch.optim.Optimizer):
         dataset_size: N, the number of examples whose mean loss the closure estimates.
         num_mc_samples: M, draws per step.
         update: "vadam" (Khan et al. 2018) or "newton" (the paper's Eq. 17-18).
+        antithetic: draw in pairs mu + sigma eps, mu - sigma eps: what of the gradient is odd in eps cancels, so its mean
+            over a pair varies less; the mean of its square does not.
         noise: called once per parameter and sample, in parameter order, with the parameter; returns N(0, 1) noise of
             its shape. If it has a `state_dict`, that becomes part of the optimizer's.
 
@@ -56,8 +58,12 @@ class VAdam(torch.optim.Optimizer):
         dataset_size: float = 25_000,
         num_mc_samples: int = 1,
         update: str = "vadam",
+        antithetic: bool = False,
         noise: Callable[[Tensor], Tensor] = torch.randn_like,
     ) -> None:
+        if antithetic and num_mc_samples < 2:
+            raise OptionError(f"antithetic draws come in pairs: num_mc_samples must be at least 2, got {num_mc_samples}")
+        self.antithetic = antithetic
         self.noise = noise
         defaults = {
             "lr": lr,
@@ -148,16 +154,19 @@ class VAdam(torch.optim.Optimizer):
                 for (p, _), mu in zip(self._parameters(), means, strict=True):
                     p.copy_(mu)
 
+    def _noise(self) -> list[Tensor]:
+        return [self.noise(p) for p, _ in self._parameters()]
+
     @torch.no_grad()
-    def _draw(self, means: list[Tensor]) -> None:
-        for (p, group), mu in zip(self._parameters(), means, strict=True):
-            p.copy_(mu + self.noise(p) / self._precision(p, group).sqrt())  # theta = mu + sigma eps
+    def _draw(self, means: list[Tensor], noise: list[Tensor]) -> None:
+        for (p, group), mu, epsilon in zip(self._parameters(), means, noise, strict=True):
+            p.copy_(mu + epsilon / self._precision(p, group).sqrt())  # theta = mu + sigma eps
 
     @contextmanager
     def sampled(self) -> Iterator[None]:
         """Let every parameter hold one draw from q inside the block, and its mean again afterwards."""
         with self._mean_restored() as means:
-            self._draw(means)
+            self._draw(means, self._noise())
             yield
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -172,9 +181,11 @@ class VAdam(torch.optim.Optimizer):
             raise OptionError("VAdam.step needs a closure: it evaluates the loss at draws from the posterior")
         sums: dict[Tensor, tuple[Tensor, Tensor]] = {}
         losses = []
+        noise: list[Tensor] = []
         with self._mean_restored() as means:
-            for _ in range(self.num_mc_samples):
-                self._draw(means)
+            for k in range(self.num_mc_samples):
+                noise = [-e for e in noise] if self.antithetic and k % 2 else self._noise()
+                self._draw(means, noise)
                 self.zero_grad(set_to_none=True)  # or gradients of earlier samples would add up and shrink sigma
                 with torch.enable_grad():
                     losses.append(closure())

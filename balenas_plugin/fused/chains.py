@@ -110,4 +110,5 @@ def _signature(layer: nn.Module) -> tuple[object, ...]:
         return ("conv", *sizes, layer.groups, layer.bias is None)
     if isinstance(layer, nn.BatchNorm2d):
         return ("norm", layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
-    return (type(layer).__name__, layer.extra_repr())
+    options = {key: value for key, value in vars(layer).items() if not key.startswith("_") and key != "training"}
+    return (type(layer).__name__, *sorted(options.items()))  # extra_repr leaves out some (count_include_pad)

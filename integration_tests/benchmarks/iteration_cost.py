@@ -1,9 +1,12 @@
-"""What one search iteration costs beside NNI's DARTS strategy: both in one process, in turn.
+"""What one search iteration costs beside NNI's own strategies: time and peak memory, everything in turn in one process.
 
     python integration_tests/benchmarks/iteration_cost.py
     python integration_tests/benchmarks/iteration_cost.py --channels 16 --cells 5 --batch-size 16 --image-size 32
+    python integration_tests/benchmarks/iteration_cost.py --scaling --json scaling.json
+    python integration_tests/benchmarks/iteration_cost.py --device cuda --channels 16 --cells 5 --batch-size 64 --image-size 32
 
-Prints the median time of an iteration of each and the ratio of the medians.
+Prints medians over all rounds, ratios to NNI's DARTS, and the floor: the floating-point operations of an iteration over the
+rate at which this machine computes the network's own 3x3 convolutions.
 """
 
 from __future__ import annotations
@@ -11,43 +14,60 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
-import time
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 warnings.simplefilter("ignore")
 
 import nni.nas.strategy  # noqa: E402  (first, see balenas_plugin.adapters.nni)
-import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
+from measuring import PeakMemory, Stopwatch, machine, machine_rates, write_json  # noqa: E402
 from nni.nas.evaluator.pytorch import Classification, DataLoader  # noqa: E402
 from nni.nas.execution import SequentialExecutionEngine  # noqa: E402
-from nni.nas.hub.pytorch import NasBench201  # noqa: E402
+from nni.nas.hub.pytorch import DARTS, NasBench201  # noqa: E402
 from nni.nas.space import RawFormatModelSpace  # noqa: E402
 from torch.utils.data import TensorDataset  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from balenas_plugin import BaLeNAS  # noqa: E402
 
+BASELINE = "NNI DARTS"
 WARM_UP = 3
 
 
-class Stopwatch(pl.Callback):
-    """Times whole iterations, from the start of one batch to the start of the next."""
-
-    def __init__(self):
-        self.starts = []
-
-    def on_train_batch_start(self, *_):
-        self.starts.append(time.perf_counter())
-
-    def seconds(self):
-        return [b - a for a, b in zip(self.starts[WARM_UP:], self.starts[WARM_UP + 1 :], strict=False)]
+def balenas(**options: Any) -> Callable[[], BaLeNAS]:
+    return lambda: BaLeNAS(**{"num_mc_samples": 1, "validate_every_n_epochs": 0, **options})
 
 
-def measure(strategy, options):
+AS_NNI_COMPUTES = {"fused": False, "channels_last": False}
+
+CANDIDATES: dict[str, Callable[[], Any]] = {
+    BASELINE: nni.nas.strategy.DARTS,
+    "NNI GumbelDARTS": nni.nas.strategy.GumbelDARTS,
+    "BaLeNAS M=1": balenas(),
+    "  not fused": balenas(fused=False),
+    "  not channels-last": balenas(channels_last=False),
+    "  neither": balenas(**AS_NNI_COMPUTES),
+    "  weights at a draw": balenas(weight_step_alpha="sample"),
+    "BaLeNAS M=3": balenas(num_mc_samples=3),
+    "  split batch": balenas(num_mc_samples=3, mc_batches="split"),
+    "BaLeNAS M=1 second order": balenas(order="second"),
+    "  one-sided difference": balenas(order="second", finite_difference="one-sided"),
+    "  neither fused nor channels-last": balenas(order="second", **AS_NNI_COMPUTES),
+    "BaLeNAS M=3 second order": balenas(num_mc_samples=3, order="second"),
+    "  split, one-sided": balenas(
+        num_mc_samples=3, mc_batches="split", order="second", finite_difference="one-sided"
+    ),
+}
+
+
+def search(strategy: Any, options: argparse.Namespace, iterations: int) -> list[float]:
+    """Search for some iterations; return the seconds of each but the first ones."""
     torch.manual_seed(0)
-    images = torch.randn(options.batch_size * options.iterations, 3, options.image_size, options.image_size)
+    images = torch.randn(options.batch_size * iterations, 3, options.image_size, options.image_size)
     loader = DataLoader(TensorDataset(images, torch.randint(0, 10, (len(images),))), batch_size=options.batch_size)
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(min(WARM_UP, iterations - 2))
     evaluator = Classification(
         train_dataloaders=loader,
         val_dataloaders=loader,
@@ -56,56 +76,115 @@ def measure(strategy, options):
         learning_rate=0.01,
         max_epochs=1,
         callbacks=[stopwatch],
+        accelerator="gpu" if options.device == "cuda" else "cpu",
+        devices=1,
+        precision=options.precision,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    space = NasBench201(stem_out_channels=options.channels, num_modules_per_stack=options.cells)
+    if options.space == "NasBench201":
+        space = NasBench201(stem_out_channels=options.channels, num_modules_per_stack=options.cells)
+    else:
+        space = DARTS(width=options.channels, num_cells=options.cells, dataset="cifar")
     strategy(RawFormatModelSpace(space, evaluator), SequentialExecutionEngine())
     return stopwatch.seconds()
 
 
-def main():
+def flops_of_an_iteration(options: argparse.Namespace) -> float:
+    """Return the floating-point operations of the convolutions and products of one iteration of BaLeNAS, M = 1."""
+    counts = []
+    for iterations in (2, 3):
+        with FlopCounterMode(display=False) as counter:
+            search(CANDIDATES["BaLeNAS M=1"](), options, iterations)
+        counts.append(counter.get_total_flops())
+    return counts[1] - counts[0]
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    chosen = {name: make for name, make in CANDIDATES.items() if name == BASELINE or not options.only or name.strip() in options.only}
+    seconds: dict[str, list[float]] = {name: [] for name in chosen}
+    for _ in range(options.rounds):
+        for name, make in chosen.items():
+            seconds[name] += search(make(), options, options.iterations)
+    memory = {}
+    for name, make in chosen.items():
+        peak = PeakMemory()
+        with peak.watched(options.device):
+            search(make(), options, 3)
+        memory[name] = peak.mebibytes
+
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"{'':34}{'ms/iteration':>13}{'iter./s':>9}{'ratio':>7}{'peak MiB':>10}{'ratio':>7}")
+    for name, median in medians.items():
+        line = f"{name:34}{1000 * median:13.1f}{1 / median:9.2f}{median / medians[BASELINE]:7.2f}"
+        if memory[name] is not None:
+            line += f"{memory[name]:10.0f}{memory[name] / memory[BASELINE]:7.2f}"
+        print(line)
+    flops = flops_of_an_iteration(options)
+    rates = machine_rates(
+        channels=options.channels, batch_size=options.batch_size, image_size=options.image_size, device=options.device
+    )
+    rate = statistics.mean(value for name, value in rates.items() if name.startswith("conv"))
+    print(f"floor of BaLeNAS M=1: {flops / 1e9:.1f} GFLOP at {rate:.0f} GFLOP/s = {1e3 * flops / rate / 1e9:.0f} ms")
+    print("rates in GFLOP/s: " + ", ".join(f"{name} {value:.0f}" for name, value in rates.items()))
+    return {"seconds": seconds, "medians": medians, "peak_mebibytes": memory, "flops": flops, "gigaflops": rates}
+
+
+def scale(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Vary one size at a time around the given ones."""
+    base = {"cells": 1, "channels": 8, "batch_size": 32, "num_mc_samples": 1}
+    varied = {"cells": (1, 2, 4), "channels": (8, 16, 32), "batch_size": (16, 32, 64, 128), "num_mc_samples": (1, 2, 3, 4)}
+    records = []
+    print(f"{'':36}{'BaLeNAS ms':>11}{'split ms':>10}{'DARTS ms':>10}")
+    for size, values in varied.items():
+        for value in values:
+            given = {**base, size: value}
+            trial = argparse.Namespace(**{**vars(options), **{k: v for k, v in given.items() if k != "num_mc_samples"}})
+            draws = given["num_mc_samples"]
+            makes = {
+                "BaLeNAS": balenas(num_mc_samples=draws),
+                "split": balenas(num_mc_samples=draws, mc_batches="split"),
+                "DARTS": nni.nas.strategy.DARTS,
+            }
+            seconds: dict[str, list[float]] = {name: [] for name in makes}
+            for _ in range(options.rounds):
+                for name, make in makes.items():
+                    seconds[name] += search(make(), trial, options.iterations)
+            medians = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
+            records.append({**given, "milliseconds": medians})
+            print(f"{', '.join(f'{k} {v}' for k, v in given.items()):36.36}".ljust(36), end="")
+            print(f"{medians['BaLeNAS']:11.1f}{medians['split']:10.1f}{medians['DARTS']:10.1f}")
+    return records
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", choices=("NasBench201", "DARTS"), default="NasBench201")
     parser.add_argument("--channels", type=int, default=8)
-    parser.add_argument("--cells", type=int, default=1, help="cells per stage")
+    parser.add_argument("--cells", type=int, default=1, help="cells per stage (NasBench201) or in all (DARTS)")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--image-size", type=int, default=16)
-    parser.add_argument("--iterations", type=int, default=15, help="per round")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--iterations", type=int, default=12, help="per round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", default="32-true", help="of Lightning's trainer, e.g. bf16-mixed")
+    parser.add_argument("--only", nargs="*", default=[], help="names of the table's rows, to leave out others")
+    parser.add_argument("--scaling", action="store_true", help="vary cells, channels, batch size and M instead")
+    parser.add_argument("--json", help="write the numbers to this file too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name in ("pytorch_lightning", "lightning", "lightning.pytorch", "nni"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
-    candidates = {
-        "NNI DARTS": nni.nas.strategy.DARTS,
-        "NNI GumbelDARTS": nni.nas.strategy.GumbelDARTS,
-        "BaLeNAS M=1": lambda: BaLeNAS(num_mc_samples=1, validate_every_n_epochs=0),
-        "BaLeNAS M=1 nofuse": lambda: BaLeNAS(num_mc_samples=1, validate_every_n_epochs=0, fused=False),
-        "BaLeNAS M=1 nofuse nocl": lambda: BaLeNAS(num_mc_samples=1, validate_every_n_epochs=0, fused=False,channels_last=False),
-        "BaLeNAS M=1 fuse nocl": lambda: BaLeNAS(num_mc_samples=1, validate_every_n_epochs=0, fused=True,channels_last=False),
-        "BaLeNAS M=1, weights at a draw": lambda: BaLeNAS(
-            num_mc_samples=1, weight_step_alpha="sample", validate_every_n_epochs=0
-        ),
-        "BaLeNAS M=3": lambda: BaLeNAS(num_mc_samples=3, validate_every_n_epochs=0),
-        "BaLeNAS M=1 second order": lambda: BaLeNAS(num_mc_samples=1, order="second", validate_every_n_epochs=0),
-    }
-    seconds = {name: [] for name in candidates}
-    for _ in range(options.rounds):
-        for name, make in candidates.items():
-            seconds[name] += measure(make(), options)
-    baseline = statistics.median(seconds["NNI DARTS"])
     size = f"{options.image_size}x{options.image_size}"
-    print(f"C {options.channels}, N {options.cells}, batch {options.batch_size}, {size}", end=", ")
-    print(f"{options.threads} thread(s), torch {torch.__version__}")
-    print(f"{'':32}{'ms/iteration':>14}{'ratio':>8}")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(f"{name:32}{1000 * median:14.1f}{median / baseline:8.2f}")
+    print(f"{options.space}, C {options.channels}, N {options.cells}, batch {options.batch_size}, {size}", end=", ")
+    print(f"{options.device}, {options.threads} thread(s), torch {torch.__version__}")
+    result = {"scaling": scale(options)} if options.scaling else compare(options)
+    write_json(options.json, {"options": vars(options), "machine": machine(), **result})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ PACKAGE = "balenas_plugin"
 LAYERS = (
     {"errors"},
     {"files", "validation"},
-    {"bayes", "data", "search_spaces"},
+    {"bayes", "data", "fused", "search_spaces"},
     {"benchmarks", "config", "proxies"},
     {"doctor", "export", "ground_truth", "run_folder"},
     {"report", "run_location"},

@@ -20,8 +20,8 @@ from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
-from balenas_plugin.adapters.nni.loaders import number_of_examples
-from balenas_plugin.adapters.nni.memory_format import use_channels_last, wants_channels_last
+from balenas_plugin.adapters.nni.loaders import number_of_examples, split_batch
+from balenas_plugin.adapters.nni.memory_format import use_channels_last, use_contiguous, wants_channels_last
 from balenas_plugin.adapters.nni.metrics import Metrics
 from balenas_plugin.adapters.nni.options import SearchOptions
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
@@ -178,14 +178,21 @@ class BaLeNASModule(DartsLightningModule):
 
     def _architecture_step(self, train_batch: Any, val_batch: Any, batch_idx: int) -> None:
         before = [alpha.detach().clone() for alpha in self._alphas]
+        val_batches = iter(self._batch_per_draw(val_batch))
         if self.options.order == "first":
             with self._weights_frozen():
-                loss = self.vadam.step(lambda: self._first_order(val_batch, batch_idx))
+                loss = self.vadam.step(lambda: self._first_order(next(val_batches), batch_idx))
         else:
-            loss = self.vadam.step(lambda: self._second_order(train_batch, val_batch, batch_idx))
+            train_batches = iter(self._batch_per_draw(train_batch))
+            loss = self.vadam.step(lambda: self._second_order(next(train_batches), next(val_batches), batch_idx))
         moved = [(a.detach() - b).square().sum() for a, b in zip(self._alphas, before, strict=True)]
         self.log("arch_loss", loss, on_step=True, on_epoch=True)
         self.log("mu_step", torch.stack(moved).sum().sqrt(), on_step=True, on_epoch=True)
+
+    def _batch_per_draw(self, batch: Any) -> list[Any]:
+        """Return what each of the M draws of a step sees."""
+        draws = self.vadam.num_mc_samples
+        return split_batch(batch, draws) if self.options.mc_batches == "split" else [batch] * draws
 
     def _first_order(self, val_batch: Any, batch_idx: int) -> Tensor:
         loss = self._validation_loss(val_batch, batch_idx)
@@ -200,6 +207,7 @@ class BaLeNASModule(DartsLightningModule):
             alphas=alphas,
             weights=self._weights,
             step=self._virtual_step(),
+            finite_difference=self.options.finite_difference,
         )
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
@@ -301,6 +309,11 @@ class BaLeNASModule(DartsLightningModule):
                 f"is from before that. {_CURE}"
             )
         return super().on_train_epoch_end()
+
+    def on_train_end(self) -> Any:
+        """Leave the weights in the default memory format."""
+        use_contiguous(self._space())
+        return super().on_train_end()
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
         """Validate with the evaluator's own step; the alphas hold the mean."""

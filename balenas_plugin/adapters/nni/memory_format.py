@@ -60,6 +60,12 @@ def use_channels_last(network: nn.Module, run_once: Callable[[], object]) -> boo
     return True
 
 
+def use_contiguous(network: nn.Module) -> None:
+    """Put the weights of `network` back into torch's default memory format, in which they are saved and exported."""
+    for p in network.parameters():
+        p.data = p.data.contiguous()
+
+
 @contextmanager
 def _undisturbed(network: nn.Module) -> Iterator[None]:
     """Put buffers and random generators back when the block ends."""

@@ -7,11 +7,13 @@ from typing import Any
 
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 
+from balenas_plugin.bayes.architect import FINITE_DIFFERENCES
 from balenas_plugin.bayes.vadam import validate_options
 from balenas_plugin.errors import OptionError
 from balenas_plugin.validation import require_flag, require_positive, require_whole, require_word
 
 ORDERS = ("first", "second")
+MC_BATCHES = ("full", "split")
 WEIGHT_STEP_ALPHAS = ("mean", "sample")
 
 
@@ -24,7 +26,10 @@ class SearchOptions:
     """
 
     num_mc_samples: int = 3
+    mc_batches: str = "full"
+    antithetic: bool = False
     order: str = "first"
+    finite_difference: str = "central"
     update: str = "vadam"
     arc_learning_rate: float = 3e-4
     betas: tuple[float, float] = (0.5, 0.999)
@@ -42,6 +47,9 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         require_word("order", self.order, ORDERS)
+        require_word("mc_batches", self.mc_batches, MC_BATCHES)
+        require_word("finite_difference", self.finite_difference, FINITE_DIFFERENCES)
+        require_flag("antithetic", self.antithetic)
         require_word("weight_step_alpha", self.weight_step_alpha, WEIGHT_STEP_ALPHAS)
         require_whole("warmup_epochs", self.warmup_epochs, least=0)
         require_whole("log_prob_every_n_step", self.log_prob_every_n_step, least=1)
@@ -56,6 +64,10 @@ class SearchOptions:
         require_positive("arc_learning_rate", self.arc_learning_rate)
         object.__setattr__(self, "penalty", _penalty(self.penalty))
         validate_options(self.vadam_options())
+        if self.antithetic and self.num_mc_samples < 2:
+            raise OptionError(
+                f"antithetic draws come in pairs: num_mc_samples must be at least 2, got {self.num_mc_samples}"
+            )
 
     def vadam_options(self) -> dict[str, Any]:
         """Return the keyword arguments of `VAdam`; N is 1 until the size of the validation set is known."""
@@ -67,6 +79,7 @@ class SearchOptions:
             "dataset_size": 1 if self.dataset_size is None else self.dataset_size,
             "num_mc_samples": self.num_mc_samples,
             "update": self.update,
+            "antithetic": self.antithetic,
         }
 
 

@@ -47,7 +47,11 @@ class BaLeNAS(DARTS):
 
     Args:
         num_mc_samples: M, draws per architecture step (Table 5).
+        mc_batches: "full" shows the whole validation batch to each of the M draws; "split" shows each draw its own M-th
+            part, so that a step costs what it does at M = 1. A batch of less than 2 M examples is not split.
+        antithetic: draw in pairs mirrored at the mean.
         order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
+        finite_difference: for order "second": "central" as in the reference, or "one-sided" with one evaluation less.
         update: "vadam", or "newton" for the literal Eq. (17)-(18).
         arc_learning_rate: learning rate of the means, in logits per step.
         betas: moment decays of VAdam; with "newton" the first is the momentum.
@@ -77,7 +81,10 @@ class BaLeNAS(DARTS):
         self,
         *,
         num_mc_samples: int = 3,
+        mc_batches: str = "full",
+        antithetic: bool = False,
         order: str = "first",
+        finite_difference: str = "central",
         update: str = "vadam",
         arc_learning_rate: float = 3e-4,
         betas: tuple[float, float] = (0.5, 0.999),
@@ -103,7 +110,10 @@ class BaLeNAS(DARTS):
                 )
         self.options = SearchOptions(
             num_mc_samples=num_mc_samples,
+            mc_batches=mc_batches,
+            antithetic=antithetic,
             order=order,
+            finite_difference=finite_difference,
             update=update,
             arc_learning_rate=arc_learning_rate,
             betas=betas,
