@@ -34,8 +34,8 @@ class VAdam(torch.optim.Optimizer):
         dataset_size: N, the number of examples whose mean loss the closure estimates.
         num_mc_samples: M, draws per step.
         update: "vadam" (Khan et al. 2018) or "newton" (the paper's Eq. 17-18).
-        antithetic: draw in pairs mu + sigma eps, mu - sigma eps: what of the gradient is odd in eps cancels, so its mean
-            over a pair varies less; the mean of its square does not.
+        antithetic: draw in pairs mu + sigma eps, mu - sigma eps: what of the gradient is odd in eps cancels, so its
+            mean over a pair varies less; the mean of its square does not.
         noise: called once per parameter and sample, in parameter order, with the parameter; returns N(0, 1) noise of
             its shape. If it has a `state_dict`, that becomes part of the optimizer's.
 
@@ -62,7 +62,9 @@ class VAdam(torch.optim.Optimizer):
         noise: Callable[[Tensor], Tensor] = torch.randn_like,
     ) -> None:
         if antithetic and num_mc_samples < 2:
-            raise OptionError(f"antithetic draws come in pairs: num_mc_samples must be at least 2, got {num_mc_samples}")
+            raise OptionError(
+                f"antithetic draws come in pairs: num_mc_samples must be at least 2, got {num_mc_samples}"
+            )
         self.antithetic = antithetic
         self.noise = noise
         defaults = {

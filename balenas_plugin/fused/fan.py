@@ -57,8 +57,8 @@ def combine(contributions: Sequence[Contribution]) -> Tensor:
 class Fan:
     """The branches that leave one tensor, planned once and computed together.
 
-    Zeros are left out, an identity is its input, equal pooling is done once, the first ReLU is shared, and chains of one
-    signature run side by side (`Lanes`). What is not understood is called as it is.
+    Zeros are left out, an identity is its input, equal pooling is done once, the first ReLU is shared, and chains of
+    one signature run side by side (`Lanes`). What is not understood is called as it is.
 
     Args:
         branches: all of them; their order is that of the weights.

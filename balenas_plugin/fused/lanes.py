@@ -1,4 +1,4 @@
-"""Chains of one signature, side by side on one input: their first convolution and their batch-norms as one wide layer."""
+"""Chains of one signature, side by side on one input: first convolutions and batch-norms become wide ones."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from balenas_plugin.fused.sums import average_pool
 class Lanes:
     """n chains of one signature on one input; the results may be scaled, at no cost if a batch-norm comes last.
 
-    A dense first convolution is one convolution with n times the output channels. Behind it the lanes stay side by side
-    in one tensor, as a grouped convolution, on an accelerator, where launches cost more than arithmetic. On a CPU grouped
-    and depthwise convolutions gain nothing from width (their backward pass even loses), so there each lane goes on alone.
+    A dense first convolution is one convolution with n times the output channels. On an accelerator, where launches
+    cost more than arithmetic, the lanes stay side by side behind it, in grouped convolutions. On a CPU grouped and
+    depthwise convolutions gain nothing from width (their backward pass even loses): there each lane goes on alone.
 
     Args:
         chains: one signature, at least one layer with parameters.
@@ -99,7 +99,7 @@ def _convolve(lanes: list[Tensor], layers: Sequence[nn.Conv2d], shared: bool) ->
 def _normalise(lanes: list[Tensor], layers: Sequence[nn.BatchNorm2d], scale: Tensor | None) -> list[Tensor]:
     n = len(layers)
     if len(lanes) == n:
-        scales = [None] * n if scale is None else scale.split(1)
+        scales = [None] * n if scale is None else list(scale[:, None])
         return [_batch_norm(x, [norm], s) for x, norm, s in zip(lanes, layers, scales, strict=True)]
     if len({norm.training for norm in layers}) > 1:
         return _normalise(_spread(lanes, n, shared=False), layers, scale)
@@ -107,7 +107,7 @@ def _normalise(lanes: list[Tensor], layers: Sequence[nn.BatchNorm2d], scale: Ten
 
 
 def _batch_norm(x: Tensor, norms: Sequence[nn.BatchNorm2d], scale: Tensor | None) -> Tensor:
-    """Normalise n lanes side by side; the scale of a lane multiplies its gamma and beta, which is the same as its result.
+    """Normalise n lanes side by side; a lane's scale multiplies its gamma and beta, which is to scale its result.
 
     Running statistics and counters change as if each layer had been called.
     """
@@ -145,7 +145,6 @@ def _cat(tensors: list[Tensor]) -> Tensor:
 @torch.no_grad()
 def _keep_statistics(norms: Sequence[nn.BatchNorm2d], mean: Tensor | None, variance: Tensor | None) -> None:
     if len(norms) > 1 and mean is not None and variance is not None:
-        size = norms[0].num_features
-        torch._foreach_copy_([norm.running_mean for norm in norms], list(mean.split(size)))
-        torch._foreach_copy_([norm.running_var for norm in norms], list(variance.split(size)))
-    torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
+        torch._foreach_copy_([cast(Tensor, norm.running_mean) for norm in norms], list(mean.chunk(len(norms))))
+        torch._foreach_copy_([cast(Tensor, norm.running_var) for norm in norms], list(variance.chunk(len(norms))))
+    torch._foreach_add_([cast(Tensor, norm.num_batches_tracked) for norm in norms], 1)

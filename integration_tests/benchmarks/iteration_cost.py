@@ -3,10 +3,10 @@
     python integration_tests/benchmarks/iteration_cost.py
     python integration_tests/benchmarks/iteration_cost.py --channels 16 --cells 5 --batch-size 16 --image-size 32
     python integration_tests/benchmarks/iteration_cost.py --scaling --json scaling.json
-    python integration_tests/benchmarks/iteration_cost.py --device cuda --channels 16 --cells 5 --batch-size 64 --image-size 32
+    python integration_tests/benchmarks/iteration_cost.py --device cuda --channels 16 --cells 5 --batch-size 64
 
-Prints medians over all rounds, ratios to NNI's DARTS, and the floor: the floating-point operations of an iteration over the
-rate at which this machine computes the network's own 3x3 convolutions.
+Prints medians over all rounds, ratios to NNI's DARTS, and the floor: the floating-point operations of an iteration over
+the rate at which this machine computes the network's own 3x3 convolutions.
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ CANDIDATES: dict[str, Callable[[], Any]] = {
     "  one-sided difference": balenas(order="second", finite_difference="one-sided"),
     "  neither fused nor channels-last": balenas(order="second", **AS_NNI_COMPUTES),
     "BaLeNAS M=3 second order": balenas(num_mc_samples=3, order="second"),
-    "  split, one-sided": balenas(
-        num_mc_samples=3, mc_batches="split", order="second", finite_difference="one-sided"
-    ),
+    "  split, one-sided": balenas(num_mc_samples=3, mc_batches="split", order="second", finite_difference="one-sided"),
 }
 
 
@@ -104,7 +102,11 @@ def flops_of_an_iteration(options: argparse.Namespace) -> float:
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    chosen = {name: make for name, make in CANDIDATES.items() if name == BASELINE or not options.only or name.strip() in options.only}
+    chosen = {
+        name: make
+        for name, make in CANDIDATES.items()
+        if name == BASELINE or not options.only or name.strip() in options.only
+    }
     seconds: dict[str, list[float]] = {name: [] for name in chosen}
     for _ in range(options.rounds):
         for name, make in chosen.items():
@@ -136,7 +138,12 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 def scale(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Vary one size at a time around the given ones."""
     base = {"cells": 1, "channels": 8, "batch_size": 32, "num_mc_samples": 1}
-    varied = {"cells": (1, 2, 4), "channels": (8, 16, 32), "batch_size": (16, 32, 64, 128), "num_mc_samples": (1, 2, 3, 4)}
+    varied = {
+        "cells": (1, 2, 4),
+        "channels": (8, 16, 32),
+        "batch_size": (16, 32, 64, 128),
+        "num_mc_samples": (1, 2, 3, 4),
+    }
     records = []
     print(f"{'':36}{'BaLeNAS ms':>11}{'split ms':>10}{'DARTS ms':>10}")
     for size, values in varied.items():

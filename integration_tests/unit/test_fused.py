@@ -105,7 +105,7 @@ def run(how, names: list[str], targets: int, *, dtype: torch.dtype, channels_las
 
 def assert_same(given, expected, tolerance: float) -> None:
     for a, b in zip(given[0].values(), expected[0].values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * float(b.abs().max()))
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * float(b.detach().abs().max()))
     largest = max(float(g.abs().max()) for g in expected[1] if g is not None)
     for a, b in zip(given[1], expected[1], strict=True):
         a, b = (torch.zeros(()) if g is None else g for g in (a, b))
@@ -149,8 +149,8 @@ def test_lanes_are_the_same_side_by_side_and_alone(name: str, wide: bool) -> Non
     results = lanes(torch.relu(x) if lanes.starts_with_relu else x, wide=wide)
     for result, operation, original in zip(results, operations, copies, strict=True):
         torch.testing.assert_close(result, original(x), rtol=1e-12, atol=1e-12)
-        for given, expected in zip(operation.buffers(), original.buffers(), strict=True):
-            torch.testing.assert_close(given, expected, rtol=1e-12, atol=1e-12)
+        for buffer, expected in zip(operation.buffers(), original.buffers(), strict=True):
+            torch.testing.assert_close(buffer, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_second_derivatives_agree() -> None:
@@ -258,5 +258,7 @@ def test_weighted_sum_mixes_precisions() -> None:
     total = weighted_sum(weights, terms)
     assert total.dtype == torch.float32
     total.sum().backward()
-    assert weights.grad is not None and weights.grad.tolist() == [4.0, 4.0]
-    assert terms[0].grad is not None and terms[0].grad.dtype == torch.bfloat16
+    assert weights.grad is not None
+    assert weights.grad.tolist() == [4.0, 4.0]
+    assert terms[0].grad is not None
+    assert terms[0].grad.dtype == torch.bfloat16

@@ -13,6 +13,7 @@ import torch
 from nni.nas.hub.pytorch import nasbench201 as hub201
 from nni.nas.hub.pytorch import nasnet
 from nni.nas.hub.pytorch.modules import NasBench201Cell
+from nni.nas.nn.pytorch import ParametrizedModule
 from nni.nas.nn.pytorch.cell import preprocess_cell_inputs
 from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell, DifferentiableMixedLayer
 from torch import Tensor, nn
@@ -187,9 +188,14 @@ class FusedMixedCell(DifferentiableMixedCell):
         )
 
 
+def keep_fixed(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:
+    """Leave a mutable layer without choices the plain layer it is (a mutation hook); NNI would make it a mixed one."""
+    return isinstance(module, ParametrizedModule) and not module.simplify()
+
+
 def fusing_hooks() -> list[Any]:
     """Return the mutation hooks that fuse; they go before NNI's own."""
-    return [FusedNasBench201Cell.mutate, FusedMixedCell.mutate, FusedMixedLayer.mutate]
+    return [keep_fixed, FusedNasBench201Cell.mutate, FusedMixedCell.mutate, FusedMixedLayer.mutate]
 
 
 def fusion_report(model: nn.Module) -> dict[str, str]:

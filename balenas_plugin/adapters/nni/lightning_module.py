@@ -59,7 +59,7 @@ class BaLeNASModule(DartsLightningModule):
         self._weights: list[nn.Parameter] = []
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
-        self._format_is_chosen = False
+        self._channels_last: bool | None = None  # known at the first batch
         self.keeps_example = False
         self._example: Any = None
 
@@ -142,8 +142,8 @@ class BaLeNASModule(DartsLightningModule):
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
         if self.keeps_example and self._example is None:
             self._example = batch["val"]
-        if not self._format_is_chosen:
-            self._choose_memory_format(batch["val"], batch_idx)
+        if self._channels_last is None:
+            self._channels_last = self._try_channels_last(batch["val"], batch_idx)
         if self.trainer.current_epoch >= self.warmup_epochs:
             self.resample()
             self._architecture_step(batch["train"], batch["val"], batch_idx)
@@ -159,12 +159,10 @@ class BaLeNASModule(DartsLightningModule):
             self.log_dict(self.posterior_metrics())
         return outputs
 
-    def _choose_memory_format(self, batch: Any, batch_idx: int) -> None:
-        network, given = self._space(), self.options.channels_last
-        reduced_precision = "16" in str(self.trainer.precision)
-        if wants_channels_last(network, given, reduced_precision=reduced_precision):
-            use_channels_last(network, lambda: self._silent_loss(batch, 2 * batch_idx))
-        self._format_is_chosen = True
+    def _try_channels_last(self, batch: Any, batch_idx: int) -> bool:
+        network, precision = self._space(), str(self.trainer.precision)
+        wanted = wants_channels_last(network, self.options.channels_last, reduced_precision="16" in precision)
+        return wanted and use_channels_last(network, lambda: self._silent_loss(batch, 2 * batch_idx))
 
     def resample(self) -> dict[str, Any]:
         """Resample modules that need it (the user's own may); like NNI's, but without walking the model each time."""
@@ -312,7 +310,8 @@ class BaLeNASModule(DartsLightningModule):
 
     def on_train_end(self) -> Any:
         """Leave the weights in the default memory format."""
-        use_contiguous(self._space())
+        if self._channels_last:
+            use_contiguous(self._space())
         return super().on_train_end()
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -38,10 +39,10 @@ def split_batch(batch: Any, parts: int) -> list[Any]:
     """Split a batch along its examples into `parts` of sizes that differ by one at most, in order.
 
     Args:
-        batch: a tensor, or tuples, lists and mappings of tensors, all with one first dimension; strings, numbers and None
-            in it go to every part.
-        parts: how many; a batch with less than 2 * `parts` examples is not split (batch-norm needs two), and each part is
-            the whole.
+        batch: a tensor, or tuples, lists and mappings of tensors, all with one first dimension; strings, numbers and
+            None in it go to every part.
+        parts: how many; a batch with less than 2 * `parts` examples is not split (batch-norm needs two), and each part
+            is the whole.
 
     Raises:
         EvaluatorError: the tensors of the batch disagree on the number of examples, or there is none.
@@ -58,7 +59,7 @@ def split_batch(batch: Any, parts: int) -> list[Any]:
     if size < 2 * parts:
         return [batch] * parts
     bounds = [size * k // parts for k in range(parts + 1)]
-    return [_slice(batch, start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [_slice(batch, start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:

@@ -31,8 +31,8 @@ def wants_channels_last(network: nn.Module, given: bool | None, *, reduced_preci
 def use_channels_last(network: nn.Module, run_once: Callable[[], object]) -> bool:
     """Put the convolution weights of `network` into channels-last memory, from where activations take it over.
 
-    Values stay the same. A network that depends on the layout (with `view` behind a convolution, say) raises; then all is
-    put back and a message is logged.
+    Values stay the same. A network that depends on the layout (with `view` behind a convolution, say) raises; then all
+    is put back and a message is logged.
 
     Args:
         network: changed in place; its parameters stay the same objects.

@@ -65,8 +65,8 @@ class BaLeNAS(DARTS):
         log_prob_every_n_step: log probabilities, sigmas and the entropy every so many steps.
         validate_every_n_epochs: validate at the mean every so many epochs; 0 never validates.
         fused: compute the candidates of mixed operations together where they are understood (see `fusion_report`).
-        channels_last: keep image tensors in channels-last memory. None: on a CPU and where a GPU computes in 16 bits, if
-            the network allows it.
+        channels_last: keep image tensors in channels-last memory. None: on a CPU and where a GPU computes in 16 bits,
+            if the network allows it.
         selection: how `list_models` ranks what was found: a `ProxySelection` (or a dict of its options) for
             BaLeNAS-TF, None for the posterior's own order.
         **kwargs: `mutation_hooks`, and whatever else NNI's one-shot strategies take.
