@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.export.candidates import Candidate
 from balenas_plugin.export.selection import ProxySelection
-from balenas_plugin.export.space import Space
+from balenas_plugin.export.space import Networks, Space
 from balenas_plugin.proxies import rank_value, score
 
 
@@ -46,35 +47,39 @@ class _Scorer:
     """Scores one candidate after the other."""
 
     candidates: Sequence[Candidate]
-    space: Space
     selection: ProxySelection
     inputs: Tensor
     targets: Tensor | None
+    networks: Sequence[Networks]
 
     def __call__(self, index: int) -> _Scored:
         selection, sample = self.selection, self.candidates[index].sample
         params = flops = None
-        by_seed = []
-        with torch.random.fork_rng(devices=[]):
-            for seed in range(selection.seeds):
-                torch.manual_seed(selection.seed + seed)  # the same weights for all: what differs is the architecture
-                network = self.space.build(sample).to(self.inputs)
-                if seed == 0:
-                    if selection.max_params is not None:
-                        params = score("params", network, self.inputs[:1])
-                    if selection.max_flops is not None:
-                        flops = score("flops", network, self.inputs[:1])
-                    if params is not None and params > (selection.max_params or 0):
-                        return _Scored(None, params, flops)
-                    if flops is not None and flops > (selection.max_flops or 0):
-                        return _Scored(None, params, flops)
-                by_seed.append([self._value(proxy, network) for proxy in selection.proxies])
-        return _Scored(by_seed, params, flops)
+        if selection.max_params is not None or selection.max_flops is not None:
+            network = self.networks[0].build(sample).to(self.inputs)
+            if selection.max_params is not None:
+                params = score("params", network, self.inputs[:1])
+            if selection.max_flops is not None:
+                flops = score("flops", network, self.inputs[:1])
+            if params is not None and params > (selection.max_params or 0):
+                return _Scored(None, params, flops)
+            if flops is not None and flops > (selection.max_flops or 0):
+                return _Scored(None, params, flops)
+        return _Scored([self._values(networks, sample) for networks in self.networks], params, flops)
+
+    def _values(self, networks: Networks, sample: Sample) -> list[float]:
+        """Return the score of each proxy under one initialisation; the network is built if one needs it."""
+        values: list[float] = []
+        network: torch.nn.Module | None = None
+        for proxy in self.selection.proxies:
+            fast = networks.fast_rank_value(proxy, sample)
+            if fast is None:
+                network = networks.build(sample).to(self.inputs) if network is None else network
+                fast = self._value(proxy, network)
+            values.append(fast)
+        return values
 
     def _value(self, proxy: str, network: torch.nn.Module) -> float:
-        fast = self.space.fast_rank_value(proxy, network)
-        if fast is not None:
-            return fast
         try:
             return rank_value(proxy, network, self.inputs, self.targets)
         except RuntimeError as error:  # e.g. a frozen cell with loose ends, whose width the supernet does not know
@@ -95,9 +100,10 @@ def score_candidates(
 ) -> ScoreTable:
     """Score every candidate with every proxy, `selection.workers` at a time.
 
-    The result does not depend on the number of workers: each candidate's weights come from its own seed.
+    The result does not depend on the number of workers: an architecture's weights depend on the seed alone.
     """
-    scorer = _Scorer(candidates, space, selection, inputs, targets)
+    networks = [space.networks(selection.seed + k) for k in range(selection.seeds)]  # shared with forked processes
+    scorer = _Scorer(candidates, selection, inputs, targets, networks)
     scored = list(tqdm(_run(scorer, selection.workers), total=len(candidates), desc="score", disable=not progress))
     kept = [i for i, result in enumerate(scored) if result.values is not None]
     values = torch.tensor([scored[i].values for i in kept], dtype=torch.float64).reshape(

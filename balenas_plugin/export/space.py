@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import nn
 
 from balenas_plugin.bayes.decisions import Decision, OneOf, Sample
 from balenas_plugin.search_spaces.nasbench201 import (
     EDGES,
     OPERATIONS,
-    NasBench201Network,
+    SharedWeights,
     build_network,
     format_string,
     from_nni,
     to_nni,
 )
-from balenas_plugin.search_spaces.nasbench201.synflow import log_synflow
 
 
 class Space(Protocol):
@@ -37,8 +38,36 @@ class Space(Protocol):
     def notations(self, sample: Sample) -> dict[str, str]:
         """Return the space's own notations: name of the notation -> text."""
 
-    def fast_rank_value(self, proxy: str, network: nn.Module) -> float | None:
-        """Return what `rank_value` would, if this space knows a quicker way to it, else None."""
+    def networks(self, seed: int) -> Networks:
+        """Return the networks of all architectures under the initialisation `seed`."""
+
+
+class Networks(Protocol):
+    """The freshly initialised networks of a space: the same architecture always has the same weights."""
+
+    def build(self, sample: Sample) -> nn.Module:
+        """Return the network of an architecture; torch's global generator is left as it is."""
+
+    def fast_rank_value(self, proxy: str, sample: Sample) -> float | None:
+        """Return what `rank_value` would for `build(sample)`, if there is a quicker way to it, else None."""
+
+
+@dataclass(frozen=True)
+class SeededNetworks:
+    """Networks that a space builds after torch's generator was seeded: all that any space can do."""
+
+    space: Space
+    seed: int
+
+    def build(self, sample: Sample) -> nn.Module:
+        """Return the network of an architecture."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.space.build(sample)
+
+    def fast_rank_value(self, proxy: str, sample: Sample) -> float | None:
+        """Return None: there is no quicker way for an arbitrary space."""
+        return None
 
 
 class NasBench201Space:
@@ -79,8 +108,27 @@ class NasBench201Space:
         """Return the NAS-Bench-201 string."""
         return {"nasbench201": format_string(from_nni(sample))}
 
-    def fast_rank_value(self, proxy: str, network: nn.Module) -> float | None:
+    def networks(self, seed: int) -> Networks:
+        """Return networks that share the layers they have in common (`SharedWeights`)."""
+        weights = SharedWeights(
+            seed, channels=self.channels, cells_per_stage=self.cells_per_stage, num_classes=self.num_classes
+        )
+        return NasBench201Networks(weights, self.image_size)
+
+
+@dataclass(frozen=True)
+class NasBench201Networks:
+    """Networks of NAS-Bench-201 with shared initial weights."""
+
+    weights: SharedWeights
+    image_size: int
+
+    def build(self, sample: Sample) -> nn.Module:
+        """Return the network of an architecture."""
+        return self.weights.network(from_nni(sample))
+
+    def fast_rank_value(self, proxy: str, sample: Sample) -> float | None:
         """Return SynFlow's logarithm from one forward pass."""
-        if proxy != "synflow" or not isinstance(network, NasBench201Network):
+        if proxy != "synflow":
             return None
-        return log_synflow(network, image_size=self.image_size)
+        return self.weights.log_synflow(from_nni(sample), image_size=self.image_size)

@@ -39,6 +39,7 @@ def main():
     benchmark = open_benchmark(options.table)
     space = NasBench201Space(channels=options.channels, cells_per_stage=options.cells, image_size=options.image_size)
     architectures = Architectures(space.decisions, Posterior.load(options.posterior))
+    networks = space.networks(0)
     torch.manual_seed(0)
     inputs = torch.randn(options.batch_size, *space.image_shape)
     targets = torch.randint(0, 10, (options.batch_size,))
@@ -47,10 +48,8 @@ def main():
     def value(proxy, sample):
         key = (proxy, *sample.values())
         if key not in values:
-            torch.manual_seed(0)
-            network = space.build(sample)
-            fast = space.fast_rank_value(proxy, network)
-            values[key] = rank_value(proxy, network, inputs, targets) if fast is None else fast
+            fast = networks.fast_rank_value(proxy, sample)
+            values[key] = rank_value(proxy, networks.build(sample), inputs, targets) if fast is None else fast
         return values[key]
 
     def accuracy(sample):

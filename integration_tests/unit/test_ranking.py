@@ -15,6 +15,7 @@ from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.export import NasBench201Space, ProxySelection, rank
 from balenas_plugin.proxies import rank_value, score
 from balenas_plugin.search_spaces import build_network, from_nni, parse
+from balenas_plugin.search_spaces.nasbench201 import SharedWeights
 from balenas_plugin.search_spaces.nasbench201.synflow import log_synflow
 
 SPACE = NasBench201Space(channels=4, cells_per_stage=1, image_size=16)
@@ -56,8 +57,8 @@ def test_order_is_that_of_the_proxy_on_freshly_built_networks():
     ranked = rank(example(), SPACE, ProxySelection(n=15, seed=5))
     values = []
     for r in ranked:
-        torch.manual_seed(5)
-        values.append(rank_value("synflow", SPACE.build(r.choices), torch.ones(1, 3, 16, 16)))
+        network = SPACE.networks(5).build(r.choices)
+        values.append(rank_value("synflow", network, torch.ones(1, 3, 16, 16)))
         assert r.scores["synflow"] == pytest.approx(values[-1], abs=1e-5)
     assert [r.rank for r in ranked] == list(range(1, len(ranked) + 1))
     assert values == sorted(values, reverse=True)
@@ -164,6 +165,48 @@ def test_quick_synflow_equals_the_proxy(cells):
         expected = rank_value("synflow", network, torch.ones(1, 3, 16, 16))
         found = log_synflow(network, image_size=16)
         assert found == pytest.approx(expected, abs=1e-5), case
+
+
+def test_architectures_share_the_weights_of_the_layers_they_have_in_common():
+    weights = SharedWeights(3, channels=4, cells_per_stage=1)
+    one, other = weights.network((3, 2, 1, 3, 0, 2)), weights.network((3, 3, 1, 0, 4, 2))
+    own, same = one.state_dict(), other.state_dict()
+    for key in own.keys() & same.keys():
+        if own[key].shape == same[key].shape:
+            assert torch.equal(own[key], same[key]), key
+            assert own[key].data_ptr() != same[key].data_ptr()
+    assert any("operations" in key for key in own.keys() & same.keys())
+    assert list(own) == list(build_network((3, 2, 1, 3, 0, 2), channels=4, cells_per_stage=1).state_dict())
+    assert not torch.equal(own["stem.0.weight"], SharedWeights(4, channels=4).network((3,) * 6).stem[0].weight)
+
+
+def test_shared_weights_leave_the_global_generator_alone():
+    state = torch.get_rng_state()
+    SharedWeights(3, channels=4, cells_per_stage=1).network((3,) * 6)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_shared_networks_train():
+    network = SharedWeights(3, channels=4, cells_per_stage=1).network((3, 2, 1, 3, 4, 2))
+    network(torch.randn(4, 3, 16, 16)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_quick_synflow_of_shared_weights():
+    weights = SharedWeights(3, channels=4, cells_per_stage=2)
+    generator = torch.Generator().manual_seed(0)
+    cases = [torch.randint(5, (6,), generator=generator).tolist() for _ in range(10)]
+    for case in [*cases, [0] * 6, [3, 0, 0, 3, 0, 0], [0, 3, 0, 3, 0, 0], [0, 0, 3, 3, 0, 0]]:
+        found = weights.log_synflow(case, image_size=16)
+        assert found == pytest.approx(log_synflow(weights.network(case), image_size=16), abs=1e-6)
+        assert found == pytest.approx(rank_value("synflow", weights.network(case), torch.ones(1, 3, 16, 16)), abs=1e-5)
+
+
+def test_edges_that_lead_nowhere_change_nothing():
+    weights = SharedWeights(3, channels=4, cells_per_stage=1)
+    dead_ends = {weights.log_synflow((operation, 0, 0, 3, 0, 0)) for operation in range(5)}
+    assert len(dead_ends) == 1
+    assert len({weights.log_synflow((operation, 0, 0, 3, 3, 0)) for operation in range(5)}) == 5
 
 
 def test_quick_synflow_of_reference_networks(parity_dir):

@@ -15,6 +15,7 @@ from balenas_plugin.search_spaces.nasbench201.notation import (
     parse,
     to_nni,
 )
+from balenas_plugin.search_spaces.nasbench201.shared_weights import SharedWeights
 
 __all__ = [
     "EDGES",
@@ -23,6 +24,7 @@ __all__ = [
     "Edge",
     "Indices",
     "NasBench201Network",
+    "SharedWeights",
     "build_network",
     "check_indices",
     "format_string",

@@ -58,6 +58,7 @@ class Cell(nn.Module):
 
     def __init__(self, indices: Indices, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.operations = nn.ModuleDict(
             {
                 str(edge): build_operation(OPERATIONS[index], channels)

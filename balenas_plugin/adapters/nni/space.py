@@ -12,7 +12,7 @@ from torch import nn
 
 from balenas_plugin.bayes.decisions import Decision, Sample
 from balenas_plugin.errors import SpaceError
-from balenas_plugin.export.space import NasBench201Space, Space
+from balenas_plugin.export.space import NasBench201Space, Networks, SeededNetworks, Space
 from balenas_plugin.search_spaces import nasbench201
 
 
@@ -51,9 +51,9 @@ class NniSpace:
         """Return no notation but the sample itself."""
         return {}
 
-    def fast_rank_value(self, proxy: str, network: nn.Module) -> float | None:
-        """Return None: there is no quicker way for an arbitrary space."""
-        return None
+    def networks(self, seed: int) -> Networks:
+        """Return networks that are built one by one."""
+        return SeededNetworks(self, seed)
 
 
 def exporter_space(model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, int, int]) -> Space:
