@@ -74,6 +74,7 @@ def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list
         write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
         if isinstance(strategy, BaLeNAS):
             strategy.posterior.save(folder.posterior)
+            entries["mixed_modules"] = strategy.fusion_report()
         entries["epochs"] = len(history.rows)
     return records
 
