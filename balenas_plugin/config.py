@@ -162,14 +162,7 @@ def load_config(
     Raises:
         OptionError: the file is missing or not YAML, or the config is invalid.
     """
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
-    except OSError as error:
-        raise OptionError(f"cannot read the config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path} is not valid YAML: {yaml_problem(error)}") from error
-    if not isinstance(document, dict):
-        raise OptionError(f"{path} must hold a mapping with the keys space, data, strategy, evaluator; see configs/")
+    document = read_yaml(path)
     document.setdefault("name", path.stem)
     for override in overrides:
         apply_override(document, override)
@@ -178,6 +171,23 @@ def load_config(
     if name is not None:
         document["name"] = name
     return SearchConfig.from_dict(document)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        OptionError: the file is missing, not YAML or no mapping.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+    except OSError as error:
+        raise OptionError(f"cannot read the config {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} is not valid YAML: {yaml_problem(error)}") from error
+    if not isinstance(document, dict):
+        raise OptionError(f"{path} must hold a mapping with the keys space, data, strategy, evaluator; see configs/")
+    return document
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:

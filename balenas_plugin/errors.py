@@ -42,6 +42,10 @@ class NonFiniteLossError(BalenasError, ArithmeticError):
     """The loss became NaN or infinite."""
 
 
+class SearchFailedError(BalenasError, RuntimeError):
+    """A search that was started in another process failed there."""
+
+
 class MissingDependencyError(BalenasError, ImportError):
     """An optional dependency is not installed."""
 

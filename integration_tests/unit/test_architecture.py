@@ -18,7 +18,7 @@ LAYERS = (
     {"bayes", "data", "fused", "search_spaces"},
     {"benchmarks", "config", "proxies"},
     {"doctor", "export", "ground_truth", "run_folder"},
-    {"report", "run_location"},
+    {"report", "run_location", "reproduce"},
     {"adapters"},
     {"cli", "__init__"},
 )

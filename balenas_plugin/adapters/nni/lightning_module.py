@@ -21,11 +21,13 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.loaders import number_of_examples, split_batch
+from balenas_plugin.adapters.nni.losses import loss_of
 from balenas_plugin.adapters.nni.memory_format import use_channels_last, use_contiguous, wants_channels_last
 from balenas_plugin.adapters.nni.metrics import Metrics
 from balenas_plugin.adapters.nni.options import SearchOptions
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
-from balenas_plugin.bayes.architect import VirtualStep, second_order_gradient
+from balenas_plugin.adapters.nni.virtual_step import virtual_step
+from balenas_plugin.bayes.architect import second_order_gradient
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior, gaussian_entropy
 from balenas_plugin.bayes.vadam import VAdam
@@ -150,7 +152,7 @@ class BaLeNASModule(DartsLightningModule):
         self.resample()
         with self._weight_step_alphas():
             outputs = self.training_module.training_step(batch["train"], 2 * batch_idx + 1)
-            loss = _loss_of(outputs)
+            loss = loss_of(outputs)
             self._require_finite(loss, "weight")
             self.advance_optimization(loss, batch_idx, self.gradient_clip_val)
         self.advance_lr_schedulers(batch_idx)
@@ -204,7 +206,7 @@ class BaLeNASModule(DartsLightningModule):
             val_loss=lambda: self._validation_loss(val_batch, batch_idx),
             alphas=alphas,
             weights=self._weights,
-            step=self._virtual_step(),
+            step=virtual_step([o for o in self.trainer.optimizers if o is not self._vadam], self._weights),
             finite_difference=self.options.finite_difference,
         )
         for alpha, gradient in zip(alphas, gradients, strict=True):
@@ -224,7 +226,7 @@ class BaLeNASModule(DartsLightningModule):
         log, self.training_module.log = self.training_module.log, _ignore
         try:
             with self._metrics.aside():
-                return _loss_of(self.training_module.training_step(batch, batch_idx))
+                return loss_of(self.training_module.training_step(batch, batch_idx))
         finally:
             self.training_module.log = log
 
@@ -237,23 +239,6 @@ class BaLeNASModule(DartsLightningModule):
             for label, names in probs.items()
             if label in alphas
         }
-
-    def _virtual_step(self) -> VirtualStep:
-        """Return what the weight optimizer's next step would be; its momentum counts if it is SGD's."""
-        (optimizer,) = (opt for opt in self.trainer.optimizers if opt is not self._vadam)
-        groups = optimizer.param_groups
-        for name in ("lr", "momentum", "weight_decay"):
-            if len({group.get(name, 0.0) for group in groups}) > 1:
-                raise EvaluatorError(
-                    f'order="second" unrolls one weight step with one {name}, but the parameter groups of the '
-                    f'evaluator\'s optimizer have several. Use one, or order="first".'
-                )
-        return VirtualStep(
-            lr=groups[0]["lr"],
-            momentum=groups[0].get("momentum", 0.0),
-            weight_decay=groups[0].get("weight_decay", 0.0),
-            momentum_buffers=[optimizer.state[w].get("momentum_buffer") for w in self._weights],
-        )
 
     @contextmanager
     def _weights_frozen(self) -> Iterator[None]:
@@ -330,14 +315,6 @@ class BaLeNASModule(DartsLightningModule):
 _EXAMPLE = "balenas_example"
 
 _CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."
-
-
-def _loss_of(outputs: Any) -> Tensor:
-    """Return the loss that a training_step returned, as it is or under "loss"."""
-    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise EvaluatorError(f"training_step must return a scalar loss or a dict with it under 'loss', got {outputs!r}")
-    return loss
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:

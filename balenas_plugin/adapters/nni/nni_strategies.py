@@ -15,12 +15,14 @@ from nni.nas.oneshot.pytorch.sampling import has_tianshou
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 
 from balenas_plugin.adapters.nni.construct import construct
+from balenas_plugin.adapters.nni.second_order_darts import SecondOrderDARTS
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
 from balenas_plugin.errors import BalenasError, MissingDependencyError, OptionError, SpaceError, nearest
 
 STRATEGIES: dict[str, type[OneShotStrategy]] = {
     "BaLeNAS": BaLeNAS,
+    "SecondOrderDARTS": SecondOrderDARTS,
     **{
         name: getattr(nni.nas.strategy, name) for name in ("DARTS", "GumbelDARTS", "Proxyless", "RandomOneShot", "ENAS")
     },

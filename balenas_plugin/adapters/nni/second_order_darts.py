@@ -1,0 +1,64 @@
+"""DARTS of second order, which NNI does not have: what BaLeNAS of second order is compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nni.nas.evaluator.pytorch import LightningModule
+from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
+from nni.nas.oneshot.pytorch.strategy import DARTS
+
+from balenas_plugin.adapters.nni.losses import loss_of
+from balenas_plugin.adapters.nni.supernet import architecture_parameters
+from balenas_plugin.adapters.nni.virtual_step import virtual_step
+from balenas_plugin.bayes.architect import second_order_gradient
+
+
+class SecondOrderDartsModule(DartsLightningModule):
+    """NNI's DARTS whose architecture step takes the gradient through one unrolled weight step (Eq. 7 of DARTS)."""
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        """Run an architecture step (after the warm-up) and a weight step."""
+        if self.trainer.current_epoch >= self.warmup_epochs:
+            self.resample()
+            self._architecture_step(batch["train"], batch["val"], batch_idx)
+        self.resample()
+        outputs = self.training_module.training_step(batch["train"], 2 * batch_idx + 1)
+        self.advance_optimization(loss_of(outputs), batch_idx, self.gradient_clip_val)
+        self.advance_lr_schedulers(batch_idx)
+        return outputs
+
+    def _architecture_step(self, train_batch: Any, val_batch: Any, batch_idx: int) -> None:
+        optimizer = self.architecture_optimizers()
+        alphas = list(architecture_parameters(self).values())
+        held = {id(alpha) for alpha in alphas}
+        weights = [p for p in self.training_module.parameters() if p.requires_grad and id(p) not in held]
+        others = [o for o in self.trainer.optimizers if id(o.param_groups[0]["params"][0]) not in held]
+        gradients, _ = second_order_gradient(
+            train_loss=lambda: loss_of(self.training_module.training_step(train_batch, 2 * batch_idx + 1)),
+            val_loss=lambda: loss_of(self.training_module.training_step(val_batch, 2 * batch_idx)),
+            alphas=alphas,
+            weights=weights,
+            step=virtual_step(others, weights),
+        )
+        for alpha, gradient in zip(alphas, gradients, strict=True):
+            alpha.grad = gradient
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+class SecondOrderDARTS(DARTS):
+    """NNI's `DARTS` strategy, of second order.
+
+    Source: Liu et al. 2019, Eq. (7)-(8); the unrolled step and the finite differences are those of `BaLeNAS`.
+    """
+
+    def configure_oneshot_module(self, training_module: LightningModule) -> SecondOrderDartsModule:
+        """Wrap the evaluator's module in the search module."""
+        return SecondOrderDartsModule(
+            training_module,
+            arc_learning_rate=self.arc_learning_rate,
+            gradient_clip_val=self.gradient_clip_val,
+            log_prob_every_n_step=self.log_prob_every_n_step,
+            warmup_epochs=self.warmup_epochs,
+        )

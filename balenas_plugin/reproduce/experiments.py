@@ -1,0 +1,177 @@
+"""What each table and figure compares, and the paper's own numbers.
+
+Source: Zhang et al. 2022, Tables 1, 2, 4 and 5, Figures 1 to 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+DATASETS = ("cifar10", "cifar100", "ImageNet16-120")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """How an architecture is chosen.
+
+    Args:
+        rule: "argmax" of the search's alpha; "proxy" for the best of `n` candidates; "draws" for the mean of them all.
+        n: candidates.
+        proxy: that ranks them.
+        candidates: "sample" from the posterior or "enumerate" its most probable; without a search, all are as probable.
+    """
+
+    rule: str = "argmax"
+    n: int = 0
+    proxy: str = "synflow"
+    candidates: str = "sample"
+
+    @property
+    def key(self) -> str:
+        """A name for files."""
+        return self.rule if self.rule == "argmax" else f"{self.rule}-{self.proxy}-{self.candidates}-{self.n}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Args:
+        title: as the paper says it.
+        search: whose result it is; None for those that need no search.
+        pick: how an architecture was chosen from it.
+        method: its name for `--methods`.
+        paper: data set -> (mean, standard deviation or None) of its CIFAR test accuracy in percent, where it has one.
+    """
+
+    title: str
+    search: str | None
+    pick: Pick
+    method: str
+    paper: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One table or figure.
+
+    Args:
+        name: on the command line.
+        title: what it shows.
+        rows: its lines; a figure's are its curves.
+        pairs: titles of rows whose difference is tested.
+        curve: column of the searches' histories that a figure draws; None for a table.
+    """
+
+    name: str
+    title: str
+    rows: Sequence[Row]
+    pairs: Sequence[tuple[str, str]] = ()
+    curve: str | None = None
+
+    def with_methods(self, methods: Sequence[str] | None) -> Experiment:
+        """Return the experiment with some methods only."""
+        if methods is None:
+            return self
+        rows = [row for row in self.rows if row.method in methods]
+        titles = {row.title for row in rows}
+        pairs = [pair for pair in self.pairs if titles.issuperset(pair)]
+        return Experiment(self.name, self.title, rows, pairs, self.curve)
+
+
+def _paper(*numbers: tuple[float, float | None]) -> dict[str, tuple[float, float | None]]:
+    return dict(zip(DATASETS, numbers, strict=False))
+
+
+def _tf(n: int, proxy: str = "synflow", candidates: str = "sample") -> Pick:
+    return Pick("proxy", n, proxy, candidates)
+
+
+_BALENAS = _paper((93.62, 0.12), (70.98, 0.41), (45.25, 0.86))
+_BALENAS_TF = _paper((94.33, 0.03), (72.95, 0.28), (46.54, 0.36))
+
+TABLE_1 = Experiment(
+    "table1",
+    "NAS-Bench-201, test accuracy",
+    [
+        Row("DARTS 1st", "darts", Pick(), "darts", _paper((54.30, None), (15.61, None), (16.32, None))),
+        Row("DARTS 1st, longer", "darts-long", Pick(), "darts-long"),
+        Row("DARTS 2nd", "darts-2nd", Pick(), "darts-2nd", _paper((54.30, None), (15.61, None), (16.32, None))),
+        Row("GDAS", "gdas", Pick(), "gdas", _paper((93.51, 0.13), (70.61, 0.26), (41.84, 0.90))),
+        Row(
+            "Random (mean of 100)",
+            None,
+            Pick("draws", 100),
+            "random",
+            _paper((86.61, 13.46), (60.83, 12.58), (33.13, 9.66)),
+        ),
+        Row(
+            "Zero-cost NAS (100)",
+            None,
+            _tf(100),
+            "zero-cost",
+            _paper((93.45, 0.28), (70.73, 1.36), (43.64, 2.42)),
+        ),
+        Row("Zero-cost NAS (1,000)", None, _tf(1000), "zero-cost"),
+        Row("BaLeNAS 1st", "balenas", Pick(), "balenas", _BALENAS),
+        Row("BaLeNAS 2nd", "balenas-2nd", Pick(), "balenas-2nd", _paper((94.02, 0.14), (71.93, 0.27), (45.48, 0.39))),
+        Row("BaLeNAS, mean of 100 draws", "balenas", Pick("draws", 100), "balenas"),
+        Row("BaLeNAS-TF (100)", "balenas", _tf(100), "balenas", _BALENAS_TF),
+        Row("BaLeNAS-TF (1,000)", "balenas", _tf(1000), "balenas"),
+    ],
+    [
+        ("BaLeNAS 1st", "DARTS 1st"),
+        ("BaLeNAS-TF (1,000)", "DARTS 1st"),
+        ("BaLeNAS-TF (1,000)", "Zero-cost NAS (1,000)"),
+        ("BaLeNAS-TF (1,000)", "BaLeNAS 1st"),
+        ("BaLeNAS 1st", "GDAS"),
+    ],
+)
+
+TABLE_2 = Experiment(
+    "table2",
+    "BaLeNAS-TF, number of draws",
+    [
+        Row("BaLeNAS 1st", "balenas", Pick(), "balenas", _BALENAS),
+        Row("BaLeNAS-TF (10)", "balenas", _tf(10), "balenas", _paper((94.08, 0.13), (72.55, 0.42), (45.82, 0.30))),
+        Row("BaLeNAS-TF (50)", "balenas", _tf(50), "balenas", _BALENAS_TF),
+        Row("BaLeNAS-TF (100)", "balenas", _tf(100), "balenas", _BALENAS_TF),
+        Row("BaLeNAS-TF (1,000)", "balenas", _tf(1000), "balenas"),
+        Row("BaLeNAS-TF (100 most probable)", "balenas", _tf(100, candidates="enumerate"), "balenas"),
+        Row("BaLeNAS-TF (1,000 most probable)", "balenas", _tf(1000, candidates="enumerate"), "balenas"),
+    ],
+    [("BaLeNAS-TF (1,000)", "BaLeNAS-TF (10)"), ("BaLeNAS-TF (1,000)", "BaLeNAS 1st")],
+)
+
+_TABLE_4 = {
+    ("snip", 10): _paper((93.85, 0.22), (71.48, 0.52), (46.03, 0.41)),
+    ("snip", 50): _paper((92.56, 1.18), (64.58, 3.18), (35.23, 10.3)),
+    ("snip", 100): _paper((91.37, 0.0), (67.77, 0.0), (24.97, 0.0)),
+    ("grasp", 10): _paper((93.94, 0.05), (72.00, 0.06), (44.67, 1.54)),
+    ("grasp", 50): _paper((93.72, 0.16), (70.62, 1.43), (44.92, 1.64)),
+    ("grasp", 100): _paper((92.32, 1.25), (67.32, 1.85), (39.84, 3.43)),
+    ("synflow", 10): _paper((94.08, 0.13), (72.55, 0.42), (45.82, 0.30)),
+    ("synflow", 50): _BALENAS_TF,
+    ("synflow", 100): _BALENAS_TF,
+}
+
+TABLE_4 = Experiment(
+    "table4",
+    "Training-free proxies",
+    [Row(f"{proxy}, {n} draws", "balenas", _tf(n, proxy), "balenas", paper) for (proxy, n), paper in _TABLE_4.items()],
+)
+
+TABLE_5 = Experiment(
+    "table5",
+    "Monte-Carlo samples",
+    [
+        Row("M = 1", "balenas-m1", Pick(), "balenas-m1", _paper((93.33, 0.04), (70.95, 0.27), (44.32, 0.39))),
+        Row("M = 2", "balenas-m2", Pick(), "balenas-m2", _paper((93.75, 0.87), (71.43, 0.45), (45.05, 0.95))),
+        Row("M = 3", "balenas", Pick(), "balenas", _paper((94.02, 0.14), (71.93, 0.27), (45.48, 0.39))),
+        Row("M = 4", "balenas-m4", Pick(), "balenas-m4", _paper((93.04, 1.09), (69.20, 1.86), (43.21, 2.88))),
+    ],
+    [("M = 3", "M = 1")],
+)
+
+EXPERIMENTS = {experiment.name: experiment for experiment in (TABLE_1, TABLE_2, TABLE_4, TABLE_5)}

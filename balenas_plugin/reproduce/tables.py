@@ -1,0 +1,154 @@
+"""Tables of accuracies: mean and standard deviation over seeds, paired tests, the paper's numbers beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import ttest_rel
+
+from balenas_plugin.files import write_text_atomically
+from balenas_plugin.reproduce.experiments import DATASETS, Experiment
+from balenas_plugin.reproduce.picks import COLUMNS, Accuracies
+
+PerSeed = Mapping[int, Accuracies]
+"""Seed -> accuracies of what was chosen."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired test of two rows on one data set.
+
+    Args:
+        better: the row that should be better.
+        worse: the other one.
+        dataset: whose test accuracies are compared.
+        difference: mean of the differences over the seeds that both have, in percentage points.
+        standard_error: of that mean; None with fewer than two seeds.
+        p_value: of Student's paired t-test, two-sided; None with fewer than two seeds or no variation.
+        seeds: how many.
+    """
+
+    better: str
+    worse: str
+    dataset: str
+    difference: float
+    standard_error: float | None
+    p_value: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """The results of an experiment.
+
+    Args:
+        experiment: what was compared.
+        results: title of a row -> seed -> accuracies; a row without any was not searched.
+        about: what else a reader must know: scale, command, versions.
+    """
+
+    experiment: Experiment
+    results: Mapping[str, PerSeed]
+    about: Mapping[str, Any]
+
+    def comparisons(self) -> list[Comparison]:
+        """Return the paired tests of the experiment."""
+        return [
+            compare(better, worse, dataset, self.results[better], self.results[worse])
+            for better, worse in self.experiment.pairs
+            for dataset in DATASETS
+            if set(self.results.get(better, ())) & set(self.results.get(worse, ()))
+        ]
+
+    def markdown(self) -> str:
+        """Return the table for a page."""
+        head = ["", "seeds", *(f"{dataset} test" for dataset in DATASETS), "CIFAR-10 validation", "paper (test)"]
+        lines = [f"## {self.experiment.title}", "", _line(head), _line(["---"] * len(head))]
+        for row in self.experiment.rows:
+            found = self.results.get(row.title, {})
+            ours = [_spread(found, column) for column in (*DATASETS, "cifar10-valid")]
+            paper = " / ".join(_published(*row.paper[dataset]) for dataset in DATASETS if dataset in row.paper)
+            lines.append(_line([row.title, str(len(found)), *ours, paper]))
+        comparisons = self.comparisons()
+        if comparisons:
+            lines += ["", _line(["difference of test accuracies", "data set", "mean", "p (paired t)", "seeds"])]
+            lines.append(_line(["---"] * 5))
+            for c in comparisons:
+                error = "" if c.standard_error is None else f" +- {c.standard_error:.2f}"
+                p = "" if c.p_value is None else f"{c.p_value:.3f}"
+                names = f"{c.better} - {c.worse}"
+                lines.append(_line([names, c.dataset, f"{c.difference:+.2f}{error}", p, str(c.seeds)]))
+        lines += ["", *(f"- {key}: {value}" for key, value in self.about.items()), ""]
+        return "\n".join(lines)
+
+    def csv(self) -> str:
+        """Return one line per row and seed."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["row", "seed", *COLUMNS])
+        for row in self.experiment.rows:
+            for seed, found in sorted(self.results.get(row.title, {}).items()):
+                writer.writerow([row.title, seed, *(f"{found[column]:.4f}" for column in COLUMNS)])
+        return text.getvalue()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "experiment": self.experiment.name,
+            "about": dict(self.about),
+            "rows": [
+                {
+                    "title": row.title,
+                    "pick": asdict(row.pick),
+                    "paper": {dataset: list(numbers) for dataset, numbers in row.paper.items()},
+                    "seeds": {str(seed): found for seed, found in sorted(self.results.get(row.title, {}).items())},
+                }
+                for row in self.experiment.rows
+            ],
+            "comparisons": [asdict(comparison) for comparison in self.comparisons()],
+        }
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the table as Markdown, CSV and JSON; return the files."""
+        texts = {"md": self.markdown(), "csv": self.csv(), "json": json.dumps(self.to_dict(), indent=1) + "\n"}
+        paths = []
+        for suffix, text in texts.items():
+            paths.append(folder / f"{self.experiment.name}.{suffix}")
+            write_text_atomically(paths[-1], text)
+        return paths
+
+
+def compare(better: str, worse: str, dataset: str, one: PerSeed, other: PerSeed) -> Comparison:
+    """Compare two rows on the seeds that both have: the same seed gives both the same data and initial weights."""
+    seeds = sorted(set(one) & set(other))
+    a, b = ([found[seed][dataset] for seed in seeds] for found in (one, other))
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    error = p = None
+    if len(seeds) > 1:
+        error = statistics.stdev(differences) / math.sqrt(len(seeds))
+        p = float(ttest_rel(a, b).pvalue) if error > 0 else None
+    return Comparison(better, worse, dataset, statistics.mean(differences), error, p, len(seeds))
+
+
+def _spread(found: PerSeed, column: str) -> str:
+    values = [accuracies[column] for accuracies in found.values()]
+    if not values:
+        return "not run"
+    deviation = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
+
+
+def _published(mean: float, deviation: float | None) -> str:
+    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} +- {deviation:.2f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,99 @@
+"""`balenas reproduce`: searches in folders of their own, a table from them, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .commands import balenas, real_balenas
+
+SCALE = """
+common:
+  threads: 1
+  space: {name: NasBench201, stem_out_channels: 2, num_modules_per_stack: 1}
+  data: {name: digits, limit: 128, batch_size: 32}
+  evaluator: {epochs: 1}
+searches:
+  darts: {strategy: {name: DARTS, arc_learning_rate: 0.01}}
+  balenas: {strategy: {name: BaLeNAS, num_mc_samples: 1, arc_learning_rate: 0.01}}
+  darts-2nd: {strategy: {name: NoStrategy}}
+proxy_networks: {channels: 2, cells_per_stage: 1, image_size: 8, batch_size: 8}
+"""
+COMMAND = ("reproduce", "table1", "--scale", "scale.yml", "--seeds", "3", "--output", "found", "--table")
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+    """The folder of a finished reproduction; not to be changed."""
+    folder = tmp_path_factory.mktemp("reproduced")
+    (folder / "scale.yml").write_text(SCALE)
+    methods = ("--methods", "darts", "balenas", "zero-cost")
+    ended = real_balenas(*COMMAND, str(data_dir), *methods, "--jobs", "2", folder=folder)
+    assert ended.code == 0, ended.errors
+    (folder / "output.txt").write_text(ended.output)
+    return folder
+
+
+def test_the_table_is_printed_and_written(reproduced: Path) -> None:
+    text = (reproduced / "found" / "table1.md").read_text()
+    assert text in (reproduced / "output.txt").read_text()
+    document = json.loads((reproduced / "found" / "table1.json").read_text())
+    rows = {row["title"]: row["seeds"] for row in document["rows"]}
+    assert set(rows["DARTS 1st"]) == {"3"}
+    assert all(30 < value < 95 for value in rows["BaLeNAS-TF (100)"]["3"].values() if value)
+    assert rows["Zero-cost NAS (1,000)"]["3"]["cifar10"] > 85  # of 1,000 random networks, SynFlow takes a large one
+
+
+def test_an_argmax_row_is_what_the_search_found(reproduced: Path) -> None:
+    run = reproduced / "found" / "searches" / "balenas" / "seed-3"
+    first = json.loads((run / "architectures.json").read_text())[0]
+    document = json.loads((reproduced / "found" / "table1.json").read_text())
+    row = next(row for row in document["rows"] if row["title"] == "BaLeNAS 1st")
+    known = first.get("ground_truth")
+    if known is not None:  # the search's own process had the table too
+        assert row["seeds"]["3"]["cifar10"] == pytest.approx(known["values"]["cifar10"]["test_accuracy"])
+    assert json.loads((run / "manifest.json").read_text())["seed"] == 3
+
+
+def test_it_goes_on_only_when_asked_and_searches_nothing_twice(reproduced: Path, data_dir: Path) -> None:
+    refused = balenas(*COMMAND, str(data_dir), folder=reproduced)
+    assert refused.code == 2
+    assert "add --resume" in refused.errors
+    manifest = reproduced / "found" / "searches" / "darts" / "seed-3" / "manifest.json"
+    before, table = manifest.read_bytes(), (reproduced / "found" / "table1.csv").read_text()
+    again = balenas(
+        *COMMAND, str(data_dir), "--methods", "darts", "balenas", "zero-cost", "--resume", folder=reproduced
+    )
+    assert again.code == 0, again.errors
+    assert manifest.read_bytes() == before
+    assert (reproduced / "found" / "table1.csv").read_text() == table
+
+
+def test_a_failed_search_is_named_and_the_rest_is_told(reproduced: Path, data_dir: Path) -> None:
+    ended = balenas(*COMMAND, str(data_dir), "--methods", "darts", "darts-2nd", "--resume", folder=reproduced)
+    assert ended.code == 2
+    assert "search darts-2nd seed 3 failed and said: strategy 'NoStrategy' is unknown" in ended.errors
+    assert "Traceback" not in ended.errors
+    document = json.loads((reproduced / "found" / "table1.json").read_text())
+    rows = {row["title"]: row["seeds"] for row in document["rows"]}
+    assert rows["DARTS 2nd"] == {}
+    assert set(rows["DARTS 1st"]) == {"3"}
+
+
+def test_another_config_is_refused(reproduced: Path, data_dir: Path) -> None:
+    other = reproduced / "other.yml"
+    other.write_text(SCALE.replace("epochs: 1", "epochs: 2"))
+    words = [word if word != "scale.yml" else "other.yml" for word in COMMAND]
+    ended = balenas(*words, str(data_dir), "--methods", "balenas", "--resume", folder=reproduced)
+    assert ended.code == 2
+    assert "evaluator.epochs was 1, is 2" in ended.errors
+
+
+def test_no_table_no_search(tmp_path: Path) -> None:
+    (tmp_path / "scale.yml").write_text(SCALE)
+    ended = balenas(*COMMAND, str(tmp_path), folder=tmp_path)
+    assert ended.code == 2
+    assert "nb201_full.parquet" in ended.errors
+    assert not (tmp_path / "found").exists()
