@@ -167,7 +167,7 @@ def test_a_mistake_does_not_cost_the_run_to_be_overwritten(copy_of_finished: Pat
 # -- what a config can say --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["DARTS", "GumbelDARTS", "Proxyless", "RandomOneShot"])
+@pytest.mark.parametrize("name", ["DARTS", "SecondOrderDARTS", "GumbelDARTS", "Proxyless", "RandomOneShot"])
 def test_strategies_of_nni_run_and_repeat(name: str, folder: Path) -> None:
     for output in ("one", "other"):
         arguments = ("--set", f"strategy={name}", "--set", "evaluator.epochs=2", "--output", output)
