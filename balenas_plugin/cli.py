@@ -190,10 +190,13 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace) -> int:
     from balenas_plugin.config import load_config
-    from balenas_plugin.run_location import new_run_folder, resumed_run_folder
+    from balenas_plugin.run_location import helps_another, new_run_folder, resumed_run_folder, shared_run_folder
 
     config = load_config(options.config, options.overrides, seed=options.seed)
-    if options.resume:
+    helps = helps_another(config)
+    if helps:
+        folder = shared_run_folder(options.output)
+    elif options.resume:
         folder = resumed_run_folder(config, options.output)
         if folder.finished:
             print(f"{folder.path} is finished already; its architectures:")
@@ -207,13 +210,15 @@ def _search(options: argparse.Namespace) -> int:
             from balenas_plugin.adapters.nni.run import run_search
         run_search(config, folder, resume=options.resume)
     except KeyboardInterrupt:
-        if not folder.manifest.exists():
+        if helps or not folder.manifest.exists():
             raise
         print(f"balenas: stopped. To continue exactly where it was: {_resume(options, folder)}", file=sys.stderr)
         return 130
     finally:
-        folder.release()
-    _print_architectures(folder)
+        if not helps:
+            folder.release()
+    if not helps:
+        _print_architectures(folder)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import count
 from pathlib import Path
 
@@ -10,6 +11,33 @@ from balenas_plugin.errors import FileFormatError, OptionError, StorageError
 from balenas_plugin.run_folder import RunFolder
 
 _RUNS = Path("runs")
+
+FOLDER_VARIABLE = "BALENAS_RUN_FOLDER"
+"""Environment variable in which the first process of a search tells those that it starts the folder of the run."""
+
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+"""Environment variables in which Lightning, torchrun and Slurm number the processes of a search; the first has 0."""
+
+
+def helps_another(config: SearchConfig) -> bool:
+    """Return whether this process was started to search together with a first one, on several devices."""
+    trainer = config.evaluator.trainer
+    several = any(trainer.get(option, 1) not in (1, "1") for option in ("devices", "num_nodes"))
+    return several and any(os.environ.get(name, "0") not in ("", "0") for name in _RANKS)
+
+
+def shared_run_folder(output: Path | None) -> RunFolder:
+    """Return the folder of the run that this process helps with; the first process looks after it.
+
+    Raises:
+        OptionError: the processes were started by something else than the first one, and without --output.
+    """
+    told = os.environ.get(FOLDER_VARIABLE)
+    if told is None and output is None:
+        raise OptionError(
+            "a search whose processes are started by torchrun or Slurm needs --output DIR, the same for all of them"
+        )
+    return RunFolder(Path(told) if told is not None else output)  # type: ignore[arg-type]  # one of them is given
 
 
 def new_run_folder(config: SearchConfig, output: Path | None, *, overwrite: bool) -> RunFolder:

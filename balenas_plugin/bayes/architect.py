@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 Loss = Callable[[], Tensor]
+Average = Callable[[Sequence[Tensor]], list[Tensor]]
+"""Returns the means of tensors over the processes that compute the same on other parts of a batch."""
 
 FINITE_DIFFERENCES = ("central", "one-sided")
 """How the mixed second derivative is taken: as in the reference, or with one evaluation less."""
@@ -43,10 +45,10 @@ class VirtualStep:
     momentum_buffers: Sequence[Tensor | None] = ()
 
 
-def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+def gradients(loss: Tensor, parameters: Sequence[Tensor], *, average: Average = list) -> list[Tensor]:
     """Return d loss / d parameters, with zeros for a parameter that the loss does not depend on."""
     found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    return average([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)])
 
 
 @contextmanager
@@ -81,6 +83,7 @@ def finite_difference_hvp(
     *,
     scale: float = 0.01,
     at_w: Sequence[Tensor] | None = None,
+    average: Average = list,
 ) -> list[Tensor]:
     r"""Return :math:`\nabla^2_{\alpha,w} L_{train} \cdot v` by finite differences along v, one tensor per alpha.
 
@@ -90,6 +93,7 @@ def finite_difference_hvp(
         scale: R ||v||, the length of the displacement.
         at_w: the gradient of L_train in the alphas at the current weights, if it is known: then the difference is
             one-sided, :math:`(g(w + R v) - g(w)) / R`, and costs one evaluation; else central, and costs two.
+        average: of gradients, over processes.
     """
     norm = torch.sqrt(sum((x.detach().square().sum() for x in v), start=torch.zeros((), device=v[0].device)))
     if norm == 0:
@@ -100,7 +104,7 @@ def finite_difference_hvp(
         with torch.no_grad():
             for w, start, direction in zip(weights, w0, v, strict=True):
                 w.copy_(start + sign * radius * direction)
-        return gradients(train_loss(), alphas)
+        return gradients(train_loss(), alphas, average=average)
 
     with restored(weights) as w0:
         plus = displaced(+1)
@@ -118,6 +122,7 @@ def second_order_gradient(
     weights: Sequence[Tensor],
     step: VirtualStep,
     finite_difference: str = "central",
+    average: Average = list,
 ) -> tuple[list[Tensor], Tensor]:
     """Return the second-order architecture gradient at the current alphas, and L_val(w', alpha).
 
@@ -128,6 +133,7 @@ def second_order_gradient(
         weights: network weights; equal before and after, bit for bit.
         step: the virtual weight step.
         finite_difference: one of `FINITE_DIFFERENCES`.
+        average: of gradients, over processes.
 
     Returns:
         One gradient per alpha (same shapes), and the scalar validation loss at w'.
@@ -135,16 +141,16 @@ def second_order_gradient(
     count = len(alphas)
     at_w: Sequence[Tensor] | None = None
     if finite_difference == "one-sided":  # the gradient at w costs next to nothing in the same backward pass
-        found = gradients(train_loss(), [*alphas, *weights])
+        found = gradients(train_loss(), [*alphas, *weights], average=average)
         at_w, train_gradient = found[:count], found[count:]
     else:
-        train_gradient = gradients(train_loss(), weights)
+        train_gradient = gradients(train_loss(), weights, average=average)
     with restored(weights):
         with torch.no_grad():
             for w, new in zip(weights, unrolled_weights(weights, train_gradient, step), strict=True):
                 w.copy_(new)
         loss = val_loss()
-        both = gradients(loss, [*alphas, *weights])
+        both = gradients(loss, [*alphas, *weights], average=average)
     direct, v = both[:count], both[count:]
-    implicit = finite_difference_hvp(train_loss, alphas, weights, v, at_w=at_w)
+    implicit = finite_difference_hvp(train_loss, alphas, weights, v, at_w=at_w, average=average)
     return [d - step.lr * i for d, i in zip(direct, implicit, strict=True)], loss.detach()

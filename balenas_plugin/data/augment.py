@@ -1,4 +1,4 @@
-"""Augment a whole batch of uint8 images at once, with random numbers from torch's global generator only."""
+"""Augment a whole batch of uint8 images at once, where it lies: on the CPU or on another device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 AUGMENTATIONS = ("none", "crop", "crop_flip")
 
 
-def augment(pixels: Tensor, *, augmentation: str) -> Tensor:
+def augment(pixels: Tensor, *, augmentation: str, generator: torch.Generator | None = None) -> Tensor:
     """Return the batch `pixels`, uint8 (B, 3, H, W), randomly cropped and flipped as `augmentation` says.
 
     "crop": pad each side with black by an eighth of the image (at least 1 pixel), then cut out the original size at a
@@ -17,18 +17,21 @@ def augment(pixels: Tensor, *, augmentation: str) -> Tensor:
     4: RandomCrop(32, padding=4) and RandomHorizontalFlip of DARTS (Liu et al., 2019) and NAS-Bench-201 (Dong and Yang,
     2020). Every image has its own draw.
 
-    The random numbers come from torch's global CPU generator, so `torch.set_rng_state` restores the augmentation
-    exactly. How many are drawn depends only on B and `augmentation`.
+    The random numbers come from `generator`, which lies on the device of `pixels`; without one, from torch's global
+    CPU generator, so `torch.set_rng_state` restores the augmentation exactly. How many are drawn depends only on B and
+    `augmentation`.
     """
     if augmentation == "none":
         return pixels
     B, C, H, W = pixels.shape
     pad = padding(min(H, W))
-    top, left = torch.randint(0, 2 * pad + 1, (2, B, 1))
-    rows = top + torch.arange(H)  # (B, H), in the padded image
-    columns = torch.arange(W).expand(B, W)
+    source = torch.device("cpu") if generator is None else generator.device
+    top, left = torch.randint(0, 2 * pad + 1, (2, B, 1), generator=generator, device=source).to(pixels.device)
+    rows = top + torch.arange(H, device=pixels.device)  # (B, H), in the padded image
+    columns = torch.arange(W, device=pixels.device).expand(B, W)
     if augmentation == "crop_flip":
-        columns = torch.where(torch.rand(B, 1) < 0.5, columns.flip(1), columns)
+        mirrored = torch.rand(B, 1, generator=generator, device=source).to(pixels.device) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
     columns = left + columns
     # One gather of flat positions crops and mirrors together: the fastest of five ways tried (index, unfold, ...).
     positions = (rows[:, :, None] * (W + 2 * pad) + columns[:, None, :]).view(B, 1, H * W)

@@ -25,12 +25,15 @@ class DataConfig:
         image_size: side of the square images in pixels, at least 4. None: 8 for digits, 32 for all others. Smaller
             images make trials cheaper: 16 costs a quarter of 32. Both built-in networks halve the side twice, so the
             digits' 8 still works (it ends at 2x2).
-        batch_size: images per batch, for the loaders that the adapter builds.
+        batch_size: images per batch and device, for the loaders that the adapter builds.
         train_fraction: share of the training images that trains the weights w, between 0 and 1; the rest, the
             architecture half, trains alpha.
         augment: "none", "crop" or "crop_flip", applied to the weight half; None: "crop" for digits (a mirrored digit
             is no digit), "crop_flip" for all others.
         num_workers: worker processes per loader; 0 is the fastest for everything held in memory.
+        on_device: keep the images on the device that trains (a GPU, or the CPU) and make the batches there, without a
+            DataLoader. "auto": where the images are in memory, fit on the device, and no workers are asked for. True:
+            the same, and a message says so where it cannot be. False: never.
         download: let torchvision download cifar10 or cifar100 into `root`; other sets ignore it.
         seed: of the split; independent of torch's global generator.
         limit: use only this many training images, after the seeded shuffle, for quick trials; None uses all.
@@ -46,6 +49,7 @@ class DataConfig:
     train_fraction: float = 0.5
     augment: str | None = None
     num_workers: int = 0
+    on_device: bool | str = "auto"
     download: bool = False
     seed: int = 0
     limit: int | None = None
@@ -64,6 +68,13 @@ class DataConfig:
             raise OptionError(
                 f"data option train_fraction is {fraction!r}; allowed is a number between 0 and 1, both excluded: "
                 "0.5 gives half of the training images to the weights and half to the architecture"
+            )
+        if self.on_device not in ("auto", True, False):
+            raise OptionError(f"data option on_device is {self.on_device!r}; allowed: auto, true, false")
+        if self.on_device is True and self.num_workers:
+            raise OptionError(
+                "data option on_device is true, and then there are no loader processes: set num_workers to 0, or "
+                "on_device to false"
             )
         if not isinstance(self.download, bool):
             raise OptionError(f"data option download is {self.download!r}; allowed: true, false")

@@ -7,6 +7,7 @@ it takes the batch apart and stacks it again.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from balenas_plugin.data.augment import augment
-from balenas_plugin.data.images import ImageStore
+from balenas_plugin.data.images import ImageStore, MemoryImages
 
 
 class ImageBatch(Sequence[tuple[Tensor, int]]):
@@ -80,7 +81,34 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
     def __getitems__(self, indices: list[int]) -> ImageBatch:
         """Return the batch of `indices`: one draw of the augmentation for all of it."""
-        numbers = torch.as_tensor(indices, dtype=torch.int64)
+        return ImageBatch(*self.batch(torch.as_tensor(indices, dtype=torch.int64)))
+
+    def batch(self, numbers: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return images, float32 (B, 3, H, W), and labels, int64 (B,), on the device of the set.
+
+        Args:
+            numbers: int64, shape (B,), on that device.
+            generator: of the augmentation, on that device; None: torch's global CPU generator.
+        """
         labels = self.labels[numbers]  # first: an index out of range raises IndexError for any store
-        pixels = augment(self.store.fetch(numbers), augmentation=self.augmentation)
-        return ImageBatch(pixels.float().sub_(self._mean).mul_(self._scale), labels)
+        pixels = augment(self.store.fetch(numbers), augmentation=self.augmentation, generator=generator)
+        return pixels.float().sub_(self._mean).mul_(self._scale), labels
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Size of the images in memory; None if they are read when needed."""
+        return self.store.pixels.nbytes if isinstance(self.store, MemoryImages) else None
+
+    def to(self, device: torch.device) -> ImageSet:
+        """Return a set with the images and labels on `device`; on the device that they are on, nothing is copied.
+
+        Raises:
+            ValueError: the images are not in memory.
+        """
+        if not isinstance(self.store, MemoryImages):
+            raise ValueError("only images in memory can be moved to a device")
+        moved = copy.copy(self)
+        moved.store = MemoryImages(self.store.pixels.to(device))
+        for name in ("labels", "_mean", "_scale"):
+            setattr(moved, name, getattr(self, name).to(device))
+        return moved

@@ -61,7 +61,6 @@ OPTIONS = {
     "trainer's type": ("evaluator.log_every_n_steps=often", "must be int or nothing, got 'often'"),
     "trainer's value": ("evaluator.accelerator=cpuu", "invalid accelerator name"),
     "manual optimisation": ("evaluator.gradient_clip_val=1", "strategy.gradient_clip_val"),
-    "devices": ("evaluator.devices=2", "runs on one device"),
     "validation set": ("data.train_fraction=0.8", "validation set has 26 examples, fewer than one batch of 32"),
     "training set": ("data.train_fraction=0.2", "training set has 26 examples, fewer than one batch of 32"),
     "too much data": ("data.limit=99999", "only 1500 training images"),
@@ -90,6 +89,17 @@ def test_strategies_of_nni_say_that_there_is_nothing_to_search(strategy: str, fo
     space = "space='faulty_spaces:NothingToSearch'"
     ended = balenas("search", "tiny.yml", "--set", space, "--set", f"strategy={strategy}", folder=folder)
     assert "nothing to search" in message_of(ended)
+
+
+def test_strategies_of_nni_search_on_one_device(folder: Path) -> None:
+    options = ("--set", "strategy=DARTS", "--set", "evaluator.devices=2", "--set", "evaluator.accelerator=cpu")
+    ended = balenas("search", "tiny.yml", *options, folder=folder)
+    assert "strategy DARTS searches on one device, got 2" in message_of(ended)
+
+
+def test_processes_that_torchrun_starts_need_a_common_folder(folder: Path) -> None:
+    ended = balenas("search", "tiny.yml", "--set", "evaluator.devices=2", folder=folder, LOCAL_RANK="1")
+    assert "--output DIR, the same for all" in message_of(ended)
 
 
 def test_a_space_that_the_strategy_cannot_search(folder: Path) -> None:

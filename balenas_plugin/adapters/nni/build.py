@@ -13,14 +13,15 @@ from typing import Any, get_args, get_type_hints
 import nni.nas.hub.pytorch
 import pytorch_lightning as pl
 import torch
-from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
+from nni.nas.evaluator.pytorch import Lightning, Trainer
 from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from balenas_plugin.adapters.nni.classification import ClassificationModule
 from balenas_plugin.adapters.nni.construct import construct, written_init
+from balenas_plugin.adapters.nni.image_loaders import search_loaders
 from balenas_plugin.config import EvaluatorConfig, SearchConfig
-from balenas_plugin.data import SearchData, collate
+from balenas_plugin.data import SearchData
 from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.validation import require_keys
@@ -101,20 +102,15 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
     given = {name: value for name, value in evaluator.trainer.items() if name != "enable_progress_bar"}  # see run.py
     _require_types(given)
     trainer = construct("evaluator", _trainer(evaluator, folder, callbacks), given)
-    if trainer.world_size > 1:
-        raise OptionError(f"evaluator.devices: a search runs on one device, got {trainer.world_size} of them")
-    loader_options = {
-        "batch_size": config.data.batch_size,
-        "num_workers": config.data.num_workers,
-        "persistent_workers": False,
-        "collate_fn": collate,
-    }
-    return Lightning(
-        module,
-        trainer,
-        train_dataloaders=DataLoader(data.weight_set, shuffle=True, **loader_options),
-        val_dataloaders=DataLoader(data.architecture_set, shuffle=True, **loader_options),
+    if trainer.world_size > 1 and config.strategy["name"] != "BaLeNAS":
+        raise OptionError(
+            f"evaluator.devices: strategy {config.strategy['name']} searches on one device, got {trainer.world_size} "
+            "of them; only BaLeNAS keeps one architecture over several"
+        )
+    weight_loader, architecture_loader = search_loaders(
+        config.data, data, seed=config.seed, device=trainer.strategy.root_device, tell=trainer.is_global_zero
     )
+    return Lightning(module, trainer, train_dataloaders=weight_loader, val_dataloaders=architecture_loader)
 
 
 def _trainer(evaluator: EvaluatorConfig, folder: RunFolder, callbacks: list[Any]) -> Callable[..., Any]:

@@ -32,7 +32,8 @@ class History(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop rows on disk of epochs that will be computed again."""
-        self._write()
+        if trainer.is_global_zero:
+            self._write()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Expect a validation."""
@@ -43,7 +44,9 @@ class History(pl.Callback):
         self._validated = self._ever_validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add the row of this epoch."""
+        """Add the row of this epoch; of several processes, the first does."""
+        if not trainer.is_global_zero:
+            return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         averaged = {name.removesuffix("_epoch") for name in metrics if name.endswith("_epoch")}
         row: dict[str, Any] = {"epoch": trainer.current_epoch}
@@ -79,7 +82,9 @@ class Progress(pl.Callback):
         self._bar: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the bar where the search stands."""
+        """Open the bar where the search stands, in the first process only."""
+        if not trainer.is_global_zero:
+            return
         batches = int(trainer.num_training_batches)
         self._bar = tqdm(
             total=batches * (trainer.max_epochs or 0),
@@ -94,10 +99,13 @@ class Progress(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the bar."""
-        self._bar.update()
+        if self._bar is not None:
+            self._bar.update()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the epoch's results."""
+        if self._bar is None:
+            return
         shown = {"epoch": f"{trainer.current_epoch + 1}/{trainer.max_epochs}"}
         for name in ("train_acc", "val_acc", "entropy"):
             if name in trainer.callback_metrics:

@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
+from balenas_plugin.adapters.nni.distributed import Ranks
 from balenas_plugin.errors import BalenasError, FileFormatError, StorageError
 
 LAST = "last.ckpt"
@@ -60,7 +61,8 @@ class SearchCheckpoint(Checkpoint):
     def __init__(self, directory: str | Path) -> None:
         super().__init__()
         self.directory = Path(directory)
-        self._restored: dict[str, Any] | None = None
+        self._ranks = Ranks()
+        self._restored: list[dict[str, Any]] = []
         self._metrics: dict[str, torch.Tensor] = {}
 
     @property
@@ -68,11 +70,16 @@ class SearchCheckpoint(Checkpoint):
         """Where the checkpoint is, or will be."""
         return self.directory / LAST
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write where the first process does."""
+        self._ranks = Ranks(trainer.world_size)
+        self.directory = self._ranks.first(self.directory)
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the random states: from here on an uninterrupted run would draw the next epoch's data order."""
-        if self._restored is not None:
-            set_random_states(self._restored)
-            self._restored = None
+        if trainer.global_rank < len(self._restored):  # all of them, unless there were fewer processes
+            set_random_states(self._restored[trainer.global_rank])
+        self._restored = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the metrics (not earlier: Lightning's sanity check resets them)."""
@@ -103,7 +110,8 @@ class SearchCheckpoint(Checkpoint):
         self._metrics = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
         temporary = self.path.with_name(f".{LAST}.tmp")
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            if trainer.is_global_zero:
+                self.directory.mkdir(parents=True, exist_ok=True)
             trainer.save_checkpoint(temporary)
             if trainer.is_global_zero:
                 with temporary.open("rb") as file:
@@ -117,8 +125,8 @@ class SearchCheckpoint(Checkpoint):
             ) from error
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the random states of this moment, and the metrics of this epoch."""
-        return {"random": random_states(), "metrics": self._metrics}
+        """Return the random states of this moment, one for each process, and the metrics of this epoch."""
+        return {"random": self._ranks.gather(random_states()), "metrics": self._metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until training starts."""

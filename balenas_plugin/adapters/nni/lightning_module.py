@@ -20,6 +20,8 @@ from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
+from balenas_plugin.adapters.nni.compilation import CompiledForward
+from balenas_plugin.adapters.nni.distributed import Ranks, without_reducer
 from balenas_plugin.adapters.nni.loaders import number_of_examples, split_batch
 from balenas_plugin.adapters.nni.losses import loss_of
 from balenas_plugin.adapters.nni.memory_format import use_channels_last, use_contiguous, wants_channels_last
@@ -64,6 +66,8 @@ class BaLeNASModule(DartsLightningModule):
         self._channels_last: bool | None = None  # known at the first batch
         self.keeps_example = False
         self._example: Any = None
+        self._ranks = Ranks()
+        self._compiled: CompiledForward | None = None
 
     # -- the posterior ------------------------------------------------------------------------------------------------
 
@@ -84,7 +88,7 @@ class BaLeNASModule(DartsLightningModule):
         alphas = self.arch_parameters()
         if not alphas:
             raise SpaceError("the model space has no choices, so there is nothing to search")
-        seed = int(torch.randint(2**62, ()).item())
+        seed = self._ranks.first(int(torch.randint(2**62, ()).item()))
         self._vadam = VAdam(alphas, noise=SeededNoise(seed), **self.options.vadam_options())
         return self._vadam
 
@@ -143,9 +147,17 @@ class BaLeNASModule(DartsLightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
         if self.keeps_example and self._example is None:
-            self._example = batch["val"]
+            self._example = self._ranks.first(batch["val"])
         if self._channels_last is None:
             self._channels_last = self._try_channels_last(batch["val"], batch_idx)
+        with self._forward(batch_idx):
+            return self._iteration(batch, batch_idx)
+
+    def _forward(self, batch_idx: int) -> AbstractContextManager[None]:
+        """Let the network run compiled inside the block, if that is asked for."""
+        return nullcontext() if self._compiled is None else self._compiled.used(learning=batch_idx == 0)
+
+    def _iteration(self, batch: dict[str, Any], batch_idx: int) -> Any:
         if self.trainer.current_epoch >= self.warmup_epochs:
             self.resample()
             self._architecture_step(batch["train"], batch["val"], batch_idx)
@@ -186,7 +198,7 @@ class BaLeNASModule(DartsLightningModule):
             train_batches = iter(self._batch_per_draw(train_batch))
             loss = self.vadam.step(lambda: self._second_order(next(train_batches), next(val_batches), batch_idx))
         moved = [(a.detach() - b).square().sum() for a, b in zip(self._alphas, before, strict=True)]
-        self.log("arch_loss", loss, on_step=True, on_epoch=True)
+        self.log("arch_loss", self._ranks.mean(loss), on_step=True, on_epoch=True)
         self.log("mu_step", torch.stack(moved).sum().sqrt(), on_step=True, on_epoch=True)
 
     def _batch_per_draw(self, batch: Any) -> list[Any]:
@@ -208,6 +220,7 @@ class BaLeNASModule(DartsLightningModule):
             weights=self._weights,
             step=virtual_step([o for o in self.trainer.optimizers if o is not self._vadam], self._weights),
             finite_difference=self.options.finite_difference,
+            average=self._ranks.averages,
         )
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
@@ -251,7 +264,14 @@ class BaLeNASModule(DartsLightningModule):
             for weight in self._weights:
                 weight.requires_grad_(True)
 
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute gradients, each the mean over the processes of the search."""
+        with without_reducer(self.trainer.model):
+            super().manual_backward(loss, *args, **kwargs)
+        self._ranks.average_gradients([*self._alphas, *self._weights])
+
     def _require_finite(self, loss: Tensor, which: str) -> None:
+        loss = self._ranks.mean(loss)  # so that all processes stop, or none
         if not torch.isfinite(loss).all():
             raise NonFiniteLossError(
                 f"the loss of the {which} step became {loss.item()} in epoch {self.trainer.current_epoch}, "
@@ -260,6 +280,20 @@ class BaLeNASModule(DartsLightningModule):
             )
 
     # -- hooks --------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> Any:
+        """Learn how many processes search together."""
+        self._ranks = Ranks(self.trainer.world_size)
+        self._ranks.seed_apart()
+        return super().setup(stage)
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log; with several processes, what is logged for an epoch only is the mean (sum, ...) over all of them."""
+        on_step = kwargs.get("on_step")
+        epoch_only = not (self.trainer.training if on_step is None else on_step)
+        if self._ranks.several and epoch_only and not kwargs.get("rank_zero_only") and not args:
+            kwargs["sync_dist"] = isinstance(kwargs.get("reduce_fx", "mean"), str)
+        super().log(name, value, *args, **kwargs)
 
     def on_train_start(self) -> Any:
         """Learn N from the validation loader, and which weights are trained."""
@@ -270,6 +304,15 @@ class BaLeNASModule(DartsLightningModule):
         self._weights = [p for p in self.training_module.parameters() if p.requires_grad and id(p) not in alphas]
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise EvaluatorError("precision 16-mixed scales losses, which VAdam cannot undo; use bf16-mixed or 32")
+        if any(alpha.dtype in (torch.bfloat16, torch.float16) for alpha in self._alphas):
+            raise EvaluatorError(
+                f"precision {self.trainer.precision} keeps everything in 16 bits, where a posterior cannot be updated; "
+                "use bf16-mixed, which computes in 16 bits and keeps the weights and the posterior in 32"
+            )
+        if self.options.compile_mode is not None and self._compiled is None:
+            self._compiled = CompiledForward(
+                self._space(), self.options.compile_mode, keeps_gradients=self.options.order == "second"
+            )
         self._set_dataset_size()
         return super().on_train_start()
 
@@ -291,6 +334,7 @@ class BaLeNASModule(DartsLightningModule):
                 f"weights became NaN or infinite at the end of epoch {self.trainer.current_epoch}. The last checkpoint "
                 f"is from before that. {_CURE}"
             )
+        self._ranks.average_buffers(self.training_module)
         return super().on_train_epoch_end()
 
     def on_train_end(self) -> Any:
@@ -299,9 +343,15 @@ class BaLeNASModule(DartsLightningModule):
             use_contiguous(self._space())
         return super().on_train_end()
 
+    def on_validation_start(self) -> Any:
+        """Validate the same network in every process: statistics of batch-norm are each one's own until here."""
+        self._ranks.average_buffers(self.training_module)
+        return super().on_validation_start()
+
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
         """Validate with the evaluator's own step; the alphas hold the mean."""
-        return self.training_module.validation_step(batch, batch_idx)
+        with self._forward(batch_idx):
+            return self.training_module.validation_step(batch, batch_idx)
 
     def on_validation_epoch_start(self) -> Any:
         """Forward to the evaluator's module."""

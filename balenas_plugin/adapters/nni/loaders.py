@@ -7,13 +7,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 
 from balenas_plugin.errors import EvaluatorError
 
 
 def number_of_examples(loader: Any) -> int | None:
-    """Return how many examples one pass over `loader` sees, or None if it cannot tell."""
-    for holder in (getattr(loader, "sampler", None), getattr(loader, "dataset", None)):
+    """Return how many examples one pass over `loader` sees, in all processes together, or None if it cannot tell."""
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(sampler, DistributedSampler):
+        sampler = sampler.dataset  # the sampler's own length is that of one process's share
+    for holder in (sampler, getattr(loader, "dataset", None)):
         try:
             return len(holder)  # type: ignore[arg-type]
         except (TypeError, NotImplementedError):

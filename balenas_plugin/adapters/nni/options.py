@@ -7,6 +7,7 @@ from typing import Any
 
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 
+from balenas_plugin.adapters.nni.compilation import MODES
 from balenas_plugin.bayes.architect import FINITE_DIFFERENCES
 from balenas_plugin.bayes.vadam import validate_options
 from balenas_plugin.errors import OptionError
@@ -44,6 +45,7 @@ class SearchOptions:
     validate_every_n_epochs: int = 1
     fused: bool = True
     channels_last: bool | None = None
+    compile: bool | str = False
 
     def __post_init__(self) -> None:
         require_word("order", self.order, ORDERS)
@@ -57,6 +59,8 @@ class SearchOptions:
         require_flag("fused", self.fused)
         if self.channels_last is not None:
             require_flag("channels_last", self.channels_last)
+        if not isinstance(self.compile, bool):
+            require_word("compile", self.compile, MODES)
         if self.gradient_clip_val is not None:
             require_positive("gradient_clip_val", self.gradient_clip_val)
         if self.dataset_size is not None:
@@ -68,6 +72,11 @@ class SearchOptions:
             raise OptionError(
                 f"antithetic draws come in pairs: num_mc_samples must be at least 2, got {self.num_mc_samples}"
             )
+
+    @property
+    def compile_mode(self) -> str | None:
+        """One of torch.compile's modes, or None not to compile."""
+        return ("default" if self.compile else None) if isinstance(self.compile, bool) else self.compile
 
     def vadam_options(self) -> dict[str, Any]:
         """Return the keyword arguments of `VAdam`; N is 1 until the size of the validation set is known."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from itertools import islice
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+from nni.nas.space import RawFormatModelSpace
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from balenas_plugin.adapters.nni.build import build_evaluator, build_space
@@ -32,6 +35,7 @@ from balenas_plugin.errors import OptionError
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.run_location import FOLDER_VARIABLE
 
 Record = dict[str, Any]
 """One architecture of architectures.json."""
@@ -39,6 +43,8 @@ Record = dict[str, Any]
 
 def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list[Record]:
     """Search, write the folder, and return the architectures found, the best first.
+
+    With several devices every process calls this; all but the first write nothing and return an empty list.
 
     Args:
         config: what to search, on what, how.
@@ -50,6 +56,8 @@ def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list
         KeyboardInterrupt: the user stopped it; it can be resumed.
     """
     _quiet()
+    if config.threads is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))  # or Lightning's DDP chooses a number
     checkpoint = SearchCheckpoint(folder.checkpoints)
     if resume and checkpoint.path.exists():
         require_checkpoint(checkpoint.path)
@@ -66,6 +74,10 @@ def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list
         if config.strategy["name"] == "ENAS":
             raise OptionError("NNI's ENAS keeps its controller's state in memory only, so its runs cannot be resumed")
         evaluator.fit_kwargs.update(ckpt_path=str(checkpoint.path), weights_only=True)
+    if not evaluator.trainer.is_global_zero:
+        _help(space, evaluator, strategy)
+        return []
+    os.environ[FOLDER_VARIABLE] = str(folder.path.resolve())  # for processes that this one starts
     folder.start(config, resumed=resume, data=data.description, device=_device(evaluator))
     torch.manual_seed(config.seed)  # the same draws whatever building the above has used
     with folder.recorded() as entries:
@@ -77,6 +89,12 @@ def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list
             entries["mixed_modules"] = strategy.fusion_report()
         entries["epochs"] = len(history.rows)
     return records
+
+
+def _help(space: ModelSpace, evaluator: Any, strategy: OneShotStrategy) -> None:
+    """Search with the first process, on this one's share of the data; what is found and written is the first's."""
+    strategy.initialize(RawFormatModelSpace.from_model(space, evaluator), SequentialExecutionEngine())
+    strategy.run()
 
 
 def _run_experiment(space: ModelSpace, evaluator: Any, strategy: OneShotStrategy, folder: RunFolder) -> None:
@@ -161,7 +179,9 @@ def _sigmas(posterior: Posterior) -> dict[str, dict[str, float]]:
 
 def _device(evaluator: Any) -> str:
     device = evaluator.trainer.strategy.root_device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    processes = evaluator.trainer.world_size
+    return name if processes == 1 else f"{processes} processes, the first on {name}"
 
 
 def _quiet() -> None:

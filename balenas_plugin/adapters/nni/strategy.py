@@ -22,6 +22,7 @@ from balenas_plugin.adapters.nni.fused import fusing_hooks, fusion_report
 from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
 from balenas_plugin.adapters.nni.loaders import number_of_examples, require_a_batch
 from balenas_plugin.adapters.nni.options import OPTION_NAMES, SearchOptions
+from balenas_plugin.adapters.nni.process_guard import ProcessGuard, require_supported
 from balenas_plugin.adapters.nni.space import exporter_space
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
@@ -67,6 +68,8 @@ class BaLeNAS(DARTS):
         fused: compute the candidates of mixed operations together where they are understood (see `fusion_report`).
         channels_last: keep image tensors in channels-last memory. None: on a CPU and where a GPU computes in 16 bits,
             if the network allows it.
+        compile: run the network's forward and backward through torch.compile: True, or a mode of it ("reduce-overhead"
+            and "max-autotune" capture CUDA graphs on a GPU). What cannot be compiled runs as it is, after a message.
         selection: how `list_models` ranks what was found: a `ProxySelection` (or a dict of its options) for
             BaLeNAS-TF, None for the posterior's own order.
         **kwargs: `mutation_hooks`, and whatever else NNI's one-shot strategies take.
@@ -99,6 +102,7 @@ class BaLeNAS(DARTS):
         validate_every_n_epochs: int = 1,
         fused: bool = True,
         channels_last: bool | None = None,
+        compile: bool | str = False,
         selection: ProxySelection | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -128,6 +132,7 @@ class BaLeNAS(DARTS):
             validate_every_n_epochs=validate_every_n_epochs,
             fused=fused,
             channels_last=channels_last,
+            compile=compile,
         )
         super().__init__(
             arc_learning_rate=arc_learning_rate,
@@ -140,6 +145,7 @@ class BaLeNAS(DARTS):
         self.selection = ProxySelection.of(selection)
         self._pristine: ModelSpace | None = None
         self._checkpoint: SearchCheckpoint | None = None
+        self._guard = ProcessGuard()
 
     # -- what is searched ---------------------------------------------------------------------------------------------
 
@@ -193,6 +199,7 @@ class BaLeNAS(DARTS):
                     f"the evaluator has no {' and no '.join(missing)}: a search needs one loader for the weights "
                     "(train_dataloaders) and one for the architecture (val_dataloaders), or a datamodule with both"
                 )
+        require_supported(evaluator.trainer)
         every, epochs = self.options.validate_every_n_epochs, evaluator.trainer.max_epochs
         if epochs is not None and epochs > 0:
             every = min(every, epochs)  # once at least: NNI's final report asks for the metric
@@ -206,7 +213,13 @@ class BaLeNAS(DARTS):
             folder = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
             self._checkpoint = SearchCheckpoint(Path(trainer.default_root_dir) / "balenas_checkpoints" / folder)
             trainer.callbacks.append(self._checkpoint)
+        if trainer.world_size > 1:
+            trainer.callbacks.insert(0, self._guard)
         return mutated
+
+    def _run(self) -> None:
+        with self._guard.explained():
+            super()._run()
 
     def train_dataloader(
         self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]

@@ -1,0 +1,88 @@
+"""Compile the supernet's forward and backward with torch.compile, or go on without and say why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_logger = logging.getLogger(__name__)
+
+MODES = ("default", "reduce-overhead", "max-autotune")
+"""Modes of torch.compile; the second and the third capture CUDA graphs."""
+
+
+class CompiledForward:
+    """A network's forward, compiled, to be put in the place of its own for a while.
+
+    Shapes are compiled where they are met while learning, in an epoch's first batch; others, such as that of an
+    epoch's last and smaller batch, run as they are: each would be compiled anew. A network that cannot be compiled
+    runs as it is, after one message.
+
+    Args:
+        network: whose forward is compiled when it is first called.
+        mode: one of `MODES`; those that capture CUDA graphs become "default" where there is no GPU.
+        keeps_gradients: whether gradients of one pass are used after the next (second order): CUDA graphs would
+            overwrite them.
+    """
+
+    def __init__(self, network: nn.Module, mode: str, *, keeps_gradients: bool = False) -> None:
+        why = "this is not a GPU" if not _on_gpu(network) else 'order="second" keeps gradients over several passes'
+        self.graphs = mode != "default" and _on_gpu(network) and not keeps_gradients
+        if mode != "default" and not self.graphs:
+            _logger.warning("compile=%r captures CUDA graphs, but %s: compiled without them", mode, why)
+        self._network = network
+        self._eager = network.forward
+        self._compiled = torch.compile(network.forward, mode=mode if self.graphs else None, dynamic=False)
+        self._known: set[Any] = set()
+        self._learning = False
+        self.gave_up = False
+
+    @contextmanager
+    def used(self, *, learning: bool) -> Iterator[None]:
+        """Put it in the place of the network's forward inside the block."""
+        self._learning = learning
+        self._network.forward = self  # type: ignore[assignment]  # a callable, looked up before the class's method
+        try:
+            yield
+        finally:
+            del self._network.forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the network's output."""
+        key = (self._network.training, torch.is_grad_enabled(), *(_shape(value) for value in args))
+        if self.gave_up or not (self._learning or key in self._known):
+            return self._eager(*args, **kwargs)
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        try:
+            output = self._compiled(*args, **kwargs)
+        except Exception as error:  # whatever the compiler's many parts raise
+            if key in self._known:
+                raise  # not the compiler's fault
+            output = self._eager(*args, **kwargs)  # raises if it is the network's own
+            self._give_up(error)
+        self._known.add(key)
+        return output
+
+    def _give_up(self, error: Exception) -> None:
+        self.gave_up = True
+        reason = next((line for line in map(str.strip, str(error).splitlines()) if line), "no reason given")
+        _logger.warning(
+            "compile: %s cannot be compiled, so it runs as it is (%s: %s)",
+            type(self._network).__name__,
+            type(error).__name__,
+            reason[:200],
+        )
+
+
+def _on_gpu(network: nn.Module) -> bool:
+    return any(p.device.type == "cuda" for p in network.parameters())
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value)

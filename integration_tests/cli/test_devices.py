@@ -1,0 +1,75 @@
+"""A search on two devices (CPU processes) from the command line: one folder, one history, one message."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .commands import real_balenas
+from .comparison import assert_same_run
+
+TWO = ("--set", "evaluator.devices=2", "--set", "evaluator.accelerator=cpu", "--set", "data.batch_size=16")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on two devices."""
+    from .conftest import write_config
+
+    folder = tmp_path_factory.mktemp("two")
+    write_config(folder)
+    ended = real_balenas("search", "tiny.yml", *TWO, folder=folder)
+    assert ended.code == 0, ended.errors
+    (folder / "output.txt").write_text(ended.output)
+    return folder / "runs" / "tiny"
+
+
+def test_two_devices_write_one_run(whole: Path) -> None:
+    assert [path.name for path in whole.parent.iterdir()] == ["tiny"]
+    manifest = json.loads((whole / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+    assert manifest["device"] == "2 processes, the first on cpu"
+    assert len(manifest["sessions"]) == 1
+    with (whole / "history.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+    assert len(json.loads((whole / "architectures.json").read_text())) == 3
+    assert len(list((whole / "nni").iterdir())) == 1
+    assert (whole.parents[1] / "output.txt").read_text().count("Everything about this run") == 1
+
+
+def test_control_c_and_resume_end_as_if_nothing_had_been(whole: Path, folder: Path) -> None:
+    command = [str(Path(sys.executable).with_name("balenas")), "search", "tiny.yml", *TWO]
+    environment = {**os.environ, "HOME": str(folder)}
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    run = folder / "runs" / "tiny"
+    deadline = time.monotonic() + 200
+    while not (run / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to both processes
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    if process.returncode == 0:
+        pytest.skip("the search was faster than the signal")
+    assert process.returncode == 130
+    assert errors.count("balenas: stopped. To continue") == 1
+    resumed = real_balenas("search", "tiny.yml", *TWO, "--resume", folder=folder)
+    assert resumed.code == 0, resumed.errors
+    assert_same_run(run, whole)
+
+
+def test_a_loss_that_is_not_finite_is_told_once(folder: Path) -> None:
+    ended = real_balenas("search", "tiny.yml", *TWO, "--set", "evaluator.optimizer.lr=1e30", folder=folder)
+    assert ended.code == 2
+    assert ended.errors.count("balenas: ") == 1
+    assert "became" in ended.errors
+    assert "Traceback" not in ended.errors
