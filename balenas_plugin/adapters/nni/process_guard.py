@@ -70,7 +70,7 @@ class ProcessGuard(pl.Callback):
         signal.signal(signal.SIGTERM, remember)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Average the epoch's metrics now: Lightning does where they are first read, which may be in one process only."""
+        """Average the epoch's metrics: Lightning does where they are first read, which may be in one process only."""
         _ = trainer.callback_metrics
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,0 +1,106 @@
+"""torch.compile as an option: the same search, and one message where it cannot be."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from balenas_plugin.adapters.nni import compilation
+from balenas_plugin.adapters.nni.compilation import CompiledForward
+from balenas_plugin.errors import OptionError
+
+from .searches import classification, loaders, search
+from .spaces import Layers
+
+
+def found(tmp_path, **options):
+    """Return alphas, weights and the module of a search whose last batch of an epoch is smaller."""
+    torch.manual_seed(0)
+    evaluator = classification(tmp_path, max_epochs=2, **loaders(train=20, val=20))
+    strategy = search(Layers(), evaluator, num_mc_samples=2, arc_learning_rate=0.1, **options)
+    return {k: v.clone() for k, v in strategy.supernet.state_dict().items()}, strategy.oneshot_module
+
+
+def assert_close(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
+
+
+def messages(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == compilation.__name__]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_a_compiled_search_is_the_same(order, tmp_path, caplog):
+    plain, _ = found(tmp_path, order=order)
+    compiled, module = found(tmp_path, order=order, compile=True)
+    assert messages(caplog) == []
+    assert not module._compiled.gave_up
+    assert {shape[0] for *_, shape in module._compiled._known} == {8}  # not the last batch, of 4
+    assert_close(plain, compiled)
+    assert "forward" not in vars(module._space())
+
+
+@pytest.mark.parametrize("broken", ["no compiler", "dynamo"])
+def test_a_search_that_cannot_be_compiled_goes_on_and_says_so_once(broken, tmp_path, caplog, monkeypatch):
+    if broken == "dynamo":
+
+        def unable(function, **options):
+            def compiled(*args, **kwargs):
+                raise torch._dynamo.exc.Unsupported("this construct is not supported\nmore of it")
+
+            return compiled
+
+        monkeypatch.setattr(torch, "compile", unable)
+    else:
+        torch._dynamo.reset()
+        monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+        monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    plain, _ = found(tmp_path)
+    fallen, module = found(tmp_path, compile=True)
+    (message,) = messages(caplog)
+    assert message.startswith("compile: Layers cannot be compiled, so it runs as it is (")
+    assert "\n" not in message
+    assert module._compiled.gave_up
+    for name in plain:
+        assert torch.equal(plain[name], fallen[name])
+
+
+def test_an_error_of_the_network_is_the_networks_own(monkeypatch):
+    class Faulty(nn.Module):
+        def forward(self, x):
+            raise ValueError("wrong images")
+
+    network = Faulty()
+    compiled = CompiledForward(network, "default")
+    with compiled.used(learning=True), pytest.raises(ValueError, match="wrong images"):
+        network(torch.zeros(1))
+    assert not compiled.gave_up
+    assert "forward" not in vars(network)
+
+
+def test_cuda_graphs_need_a_gpu_and_one_pass_at_a_time(caplog, monkeypatch):
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: made.append(options["mode"]))
+    network = nn.Linear(2, 2)
+    assert not CompiledForward(network, "reduce-overhead").graphs
+    monkeypatch.setattr(compilation, "_on_gpu", lambda network: True)
+    assert not CompiledForward(network, "max-autotune", keeps_gradients=True).graphs
+    assert CompiledForward(network, "reduce-overhead").graphs
+    assert not CompiledForward(network, "default").graphs
+    assert made == [None, None, "reduce-overhead", None]
+    told = messages(caplog)
+    assert len(told) == 2
+    assert "this is not a GPU" in told[0]
+    assert 'order="second"' in told[1]
+
+
+def test_modes_are_checked(tmp_path):
+    with pytest.raises(OptionError, match="did you mean 'reduce-overhead'"):
+        found(tmp_path, compile="reduced-overhead")
