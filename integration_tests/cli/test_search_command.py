@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from nni.nas.oneshot.pytorch.sampling import has_tianshou
+from PIL import Image
 
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.config import SearchConfig
@@ -239,3 +241,41 @@ def test_selection_ranks_the_architectures_and_survives_a_kill(folder):
     assert resumed.code == 0, resumed.errors
     for name in ("architectures.json", "posterior.json", "history.csv"):
         assert (folder / "whole" / name).read_bytes() == (folder / "killed" / name).read_bytes()
+
+
+# -- options for speed ------------------------------------------------------------------------------------------------
+
+
+def test_gpu_options_fall_back_with_a_message_each(folder: Path) -> None:
+    options = {
+        "evaluator.precision": "bf16-mixed",
+        "strategy.compile": "reduce-overhead",
+        "data": f"{{name: folder, root: {folder / 'pictures'}, image_size: 8, batch_size: 4, on_device: true}}",
+    }
+    _write_pictures(folder / "pictures")
+    arguments = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
+    ended = balenas("search", "tiny.yml", *arguments, folder=folder, CXX="no-such-compiler")
+    assert ended.code == 0, ended.errors
+    assert ended.errors.count("the images are not kept on cpu, because its images are read from files") == 1
+    assert ended.errors.count("compile='reduce-overhead' captures CUDA graphs, but this is not a GPU") == 1
+    assert ended.errors.count("cannot be compiled, so it runs as it is") == 1
+    assert "Traceback" not in ended.errors
+    posterior = Posterior.load(folder / "runs" / "tiny" / "posterior.json")
+    assert {value.dtype for value in posterior.precision.values()} == {torch.float32}
+
+
+def test_images_on_the_device_or_not_are_both_searched_from_the_seed(finished: Path, folder: Path) -> None:
+    ended = balenas("search", "tiny.yml", "--set", "data.on_device=true", folder=folder)
+    assert ended.code == 0, ended.errors
+    run = folder / "runs" / "tiny"
+    assert (run / "history.csv").read_text() == (finished / "history.csv").read_text()  # "auto" did the same
+    ended = balenas("search", "tiny.yml", "--set", "data.on_device=false", "--output", "loader", folder=folder)
+    assert ended.code == 0, ended.errors
+    assert (folder / "loader" / "history.csv").read_text() != (finished / "history.csv").read_text()
+
+
+def _write_pictures(root: Path) -> None:
+    for kind in range(2):
+        (root / f"kind{kind}").mkdir(parents=True)
+        for k in range(8):
+            Image.new("RGB", (8, 8), (20 * k, 100 * kind, 50)).save(root / f"kind{kind}" / f"{k}.png")
