@@ -246,19 +246,38 @@ def test_selection_ranks_the_architectures_and_survives_a_kill(folder):
 # -- options for speed ------------------------------------------------------------------------------------------------
 
 
+SMALL_SPACE = """
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from torch import nn
+
+class Small(ModelSpace):
+    def __init__(self):
+        super().__init__()
+        self.op = LayerChoice({"conv": nn.Conv2d(3, 3, 3, padding=1), "skip": nn.Identity()}, label="op")
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.op(x).mean((2, 3)))
+"""
+
+
 def test_gpu_options_fall_back_with_a_message_each(folder: Path) -> None:
     options = {
         "evaluator.precision": "bf16-mixed",
         "strategy.compile": "reduce-overhead",
+        "space": "small_space:Small",
         "data": f"{{name: folder, root: {folder / 'pictures'}, image_size: 8, batch_size: 4, on_device: true}}",
     }
     _write_pictures(folder / "pictures")
+    (folder / "small_space.py").write_text(SMALL_SPACE)
     arguments = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
-    ended = balenas("search", "tiny.yml", *arguments, folder=folder, CXX="no-such-compiler")
+    ended = balenas(
+        "search", "tiny.yml", *arguments, folder=folder, PATH=str(folder), TORCHINDUCTOR_FORCE_DISABLE_CACHES="1"
+    )
     assert ended.code == 0, ended.errors
     assert ended.errors.count("the images are not kept on cpu, because its images are read from files") == 1
     assert ended.errors.count("compile='reduce-overhead' captures CUDA graphs, but this is not a GPU") == 1
-    assert ended.errors.count("cannot be compiled, so it runs as it is") == 1
+    assert ended.errors.count("compile: Small cannot be compiled, so it runs as it is") == 1
     assert "Traceback" not in ended.errors
     posterior = Posterior.load(folder / "runs" / "tiny" / "posterior.json")
     assert {value.dtype for value in posterior.precision.values()} == {torch.float32}

@@ -42,11 +42,12 @@ def test_a_compiled_search_is_the_same(order, tmp_path, caplog):
     assert messages(caplog) == []
     assert not module._compiled.gave_up
     assert {shape[0] for *_, shape in module._compiled._known} == {8}  # not the last batch, of 4
+    assert len({(training, trained) for training, _, trained, _ in module._compiled._known}) >= 2
     assert_close(plain, compiled)
     assert "forward" not in vars(module._space())
 
 
-@pytest.mark.parametrize("broken", ["no compiler", "dynamo"])
+@pytest.mark.parametrize("broken", ["no compiler", "dynamo", "backward"])
 def test_a_search_that_cannot_be_compiled_goes_on_and_says_so_once(broken, tmp_path, caplog, monkeypatch):
     if broken == "dynamo":
 
@@ -57,6 +58,18 @@ def test_a_search_that_cannot_be_compiled_goes_on_and_says_so_once(broken, tmp_p
             return compiled
 
         monkeypatch.setattr(torch, "compile", unable)
+    elif broken == "backward":
+
+        class Failing(torch.autograd.Function):
+            @staticmethod
+            def forward(context, x):
+                return x.clone()
+
+            @staticmethod
+            def backward(context, gradient):
+                raise RuntimeError("the backward pass cannot be compiled")
+
+        monkeypatch.setattr(torch, "compile", lambda function, **options: lambda x: Failing.apply(function(x)))
     else:
         torch._dynamo.reset()
         monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
@@ -69,6 +82,24 @@ def test_a_search_that_cannot_be_compiled_goes_on_and_says_so_once(broken, tmp_p
     assert module._compiled.gave_up
     for name in plain:
         assert torch.equal(plain[name], fallen[name])
+
+
+def test_compiling_leaves_statistics_and_random_numbers_as_they_were(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    network = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout())
+    x, outputs, states = torch.randn(4, 3), [], []
+    for compiled in (None, CompiledForward(network, "default")):
+        network[0].reset_running_stats()
+        torch.manual_seed(1)
+        if compiled is None:
+            outputs.append(network(x))
+        else:
+            with compiled.used(learning=True):
+                outputs.append(network(x))
+        states.append(network[0].running_mean.clone())
+    assert torch.equal(*outputs)
+    assert torch.equal(*states)
+    assert all(p.grad is None for p in network.parameters())
 
 
 def test_an_error_of_the_network_is_the_networks_own(monkeypatch):

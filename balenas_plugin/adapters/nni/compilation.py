@@ -28,12 +28,14 @@ class CompiledForward:
         mode: one of `MODES`; those that capture CUDA graphs become "default" where there is no GPU.
         keeps_gradients: whether gradients of one pass are used after the next (second order): CUDA graphs would
             overwrite them.
+        tell: whether to say what cannot be done; of several processes one does.
     """
 
-    def __init__(self, network: nn.Module, mode: str, *, keeps_gradients: bool = False) -> None:
+    def __init__(self, network: nn.Module, mode: str, *, keeps_gradients: bool = False, tell: bool = True) -> None:
+        self._tell = tell
         why = "this is not a GPU" if not _on_gpu(network) else 'order="second" keeps gradients over several passes'
         self.graphs = mode != "default" and _on_gpu(network) and not keeps_gradients
-        if mode != "default" and not self.graphs:
+        if mode != "default" and not self.graphs and tell:
             _logger.warning("compile=%r captures CUDA graphs, but %s: compiled without them", mode, why)
         self._network = network
         self._eager = network.forward
@@ -54,23 +56,35 @@ class CompiledForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's output."""
-        key = (self._network.training, torch.is_grad_enabled(), *(_shape(value) for value in args))
-        if self.gave_up or not (self._learning or key in self._known):
+        trained = sum(p.requires_grad for p in self._network.parameters())
+        key = (self._network.training, torch.is_grad_enabled(), trained, *(_shape(value) for value in args))
+        if key not in self._known and self._learning and not self.gave_up:
+            self._try(*args, **kwargs)
+            self._known.add(key)
+        if self.gave_up or key not in self._known:
             return self._eager(*args, **kwargs)
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()
-        try:
-            output = self._compiled(*args, **kwargs)
-        except Exception as error:  # whatever the compiler's many parts raise
-            if key in self._known:
-                raise  # not the compiler's fault
-            output = self._eager(*args, **kwargs)  # raises if it is the network's own
-            self._give_up(error)
-        self._known.add(key)
-        return output
+        return self._compiled(*args, **kwargs)
+
+    def _try(self, *args: Any, **kwargs: Any) -> None:
+        """Compile forward and backward, which torch does when each first runs; leave no other trace of it."""
+        with _undone(self._network):
+            try:
+                output = self._compiled(*args, **kwargs)
+                losses = [value.sum() for value in _tensors(output) if value.requires_grad]
+                if losses:
+                    trained = [p for p in self._network.parameters() if p.requires_grad]
+                    torch.autograd.grad(losses, trained, allow_unused=True)
+            except Exception as error:  # whatever the compiler's many parts raise
+                with torch.no_grad():
+                    self._eager(*args, **kwargs)  # raises if the error is the network's own
+                self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         self.gave_up = True
+        if not self._tell:
+            return
         reason = next((line for line in map(str.strip, str(error).splitlines()) if line), "no reason given")
         _logger.warning(
             "compile: %s cannot be compiled, so it runs as it is (%s: %s)",
@@ -82,6 +96,28 @@ class CompiledForward:
 
 def _on_gpu(network: nn.Module) -> bool:
     return any(p.device.type == "cuda" for p in network.parameters())
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, tuple | list):
+        for part in output:
+            yield from _tensors(part)
+
+
+@contextmanager
+def _undone(network: nn.Module) -> Iterator[None]:
+    """Put buffers (statistics of batch-norm) and random states back when the block ends."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    gpus = range(torch.cuda.device_count()) if _on_gpu(network) else []
+    with torch.random.fork_rng(devices=gpus):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in zip(network.buffers(), before, strict=True):
+                    buffer.copy_(value)
 
 
 def _shape(value: Any) -> Any:

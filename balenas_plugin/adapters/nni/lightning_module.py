@@ -311,7 +311,10 @@ class BaLeNASModule(DartsLightningModule):
             )
         if self.options.compile_mode is not None and self._compiled is None:
             self._compiled = CompiledForward(
-                self._space(), self.options.compile_mode, keeps_gradients=self.options.order == "second"
+                self._space(),
+                self.options.compile_mode,
+                keeps_gradients=self.options.order == "second",
+                tell=self.trainer.is_global_zero,
             )
         self._set_dataset_size()
         return super().on_train_start()
