@@ -272,7 +272,7 @@ def test_gpu_options_fall_back_with_a_message_each(folder: Path) -> None:
     (folder / "small_space.py").write_text(SMALL_SPACE)
     arguments = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
     ended = balenas(
-        "search", "tiny.yml", *arguments, folder=folder, PATH=str(folder), TORCHINDUCTOR_FORCE_DISABLE_CACHES="1"
+        "search", "tiny.yml", *arguments, folder=folder, PATH=str(folder), TORCHINDUCTOR_CACHE_DIR=str(folder)
     )
     assert ended.code == 0, ended.errors
     assert ended.errors.count("the images are not kept on cpu, because its images are read from files") == 1
