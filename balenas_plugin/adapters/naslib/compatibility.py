@@ -130,6 +130,8 @@ def let_runners_resume() -> None:
     from naslib.defaults.trainer import Trainer
     from naslib.utils import get_last_checkpoint
 
+    if hasattr(Trainer.search, "__wrapped__"):
+        return
     original = Trainer.search
 
     @functools.wraps(original)
