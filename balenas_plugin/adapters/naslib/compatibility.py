@@ -20,11 +20,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from balenas_plugin.doctor.imports import NASLIB_EXTRA, NASLIB_VARIABLE
 from balenas_plugin.errors import MissingDependencyError, OptionError
 
-PATH_VARIABLE = "BALENAS_NASLIB_PATH"
 COMMIT = "0b51bc18"
-INSTALL = "pip install 'balenas-plugin[naslib]'"
 
 logger = logging.getLogger("naslib.balenas")  # below NASLib's own, so that it goes to the same files
 
@@ -35,12 +34,12 @@ def import_naslib() -> None:
     Raises:
         MissingDependencyError: there is no NASLib, or something that it imports is missing or broken.
     """
-    place = os.environ.get(PATH_VARIABLE)
+    place = os.environ.get(NASLIB_VARIABLE)
     if place:
         folder = Path(place).expanduser().resolve()
         if not (folder / "naslib").is_dir():
             raise MissingDependencyError(
-                f"{PATH_VARIABLE} is {place!r}, where there is no folder naslib: set it to the root of the clone"
+                f"{NASLIB_VARIABLE} is {place!r}, where there is no folder naslib: set it to the root of the clone"
             )
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
@@ -49,8 +48,8 @@ def import_naslib() -> None:
             "NASLib is not on Python's path. It is not on PyPI; clone it and say where it is:\n"
             "  git clone https://github.com/automl/NASLib\n"
             f"  git -C NASLib checkout {COMMIT}\n"
-            f"  export {PATH_VARIABLE}=$PWD/NASLib\n"
-            f"  {INSTALL}\n"
+            f"  export {NASLIB_VARIABLE}=$PWD/NASLib\n"
+            f"  {NASLIB_EXTRA}\n"
             "See docs/naslib.md."
         )
     _import_with_cures()
@@ -70,7 +69,7 @@ def _import_with_cures() -> None:
                 raise MissingDependencyError(
                     f"NASLib was found at {_location()}, but importing it failed:\n"
                     f"  {type(error).__name__}: {error}\n"
-                    f"What it needs on Python 3.11 and 3.12: {INSTALL}"
+                    f"What it needs on Python 3.11 and 3.12: {NASLIB_EXTRA}"
                 ) from error
             cures.remove(cure)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -156,7 +156,7 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
             with torch.no_grad():
                 logits_val, val_loss = self._evaluate(data_val, "validation")
         self.op_optimizer.zero_grad()
-        with self._weight_step_alphas():
+        with self._weight_step_alphas(), _frozen(self.alphas):
             logits_train, train_loss = self._evaluate(data_train, "training")
             train_loss.backward()
         if self.grad_clip:
@@ -193,7 +193,7 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         if self.options.order == "second":
             loss = self.arch_optimizer.step(second_order)
         else:
-            with self._weights_frozen():
+            with _frozen(self._weights):
                 loss = self.arch_optimizer.step(first_order)
         return torch.stack(logits).mean(0), loss
 
@@ -202,24 +202,13 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         loss = self.loss(logits, batch[1])
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
-                f"the {which} loss became {float(loss)} in epoch {self._epoch}. Lower learning_rate or "
+                f"the {which} loss became {loss.item()} in epoch {self._epoch}. Lower learning_rate or "
                 "arch_learning_rate, or set grad_clip, and resume from the last checkpoint."
             )
         return logits, loss
 
     def _weight_step_alphas(self) -> AbstractContextManager[None]:
         return self.arch_optimizer.sampled() if self.options.weight_step_alpha == "sample" else nullcontext()
-
-    @contextmanager
-    def _weights_frozen(self) -> Iterator[None]:
-        """Compute no weight gradients in the block: the first-order architecture step does not need them."""
-        for weight in self._weights:
-            weight.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for weight in self._weights:
-                weight.requires_grad_(True)
 
     def _virtual_step(self) -> VirtualStep:
         """Return what the weight optimizer's next step would be; its momentum counts if it is SGD's."""
@@ -281,3 +270,15 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         """Return the benchmark's accuracy of the argmax of mu (see `Repairs`), without touching random generators."""
         with random_numbers_kept():  # NASLib's graphs draw their ids
             return super().test_statistics()
+
+
+@contextmanager
+def _frozen(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Compute no gradients for `tensors` in the block: neither step needs those of the other's."""
+    for tensor in tensors:
+        tensor.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for tensor in tensors:
+            tensor.requires_grad_(True)

@@ -4,4 +4,3 @@ Written from the contract in docs/naslib.md, not from NASLib's code: the modules
 search spaces a thousand times smaller, with the breaks that must be coped with.
 """
 
-__version__ = "0.1.0"

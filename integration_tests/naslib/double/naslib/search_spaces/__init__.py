@@ -32,7 +32,7 @@ class NasBench201SearchSpace(Graph):
         assert metric is Metric.TEST_ACCURACY
         if dataset_api is None:
             raise NotImplementedError("Must pass in dataset_api to query NAS-Bench-201")
-        return dataset_api[dataset][self.get_hash()]
+        return dataset_api["nb201_data"][self.get_hash()]["eval_acc1es"][-1]
 
 
 class NasBench301SearchSpace(Graph):
@@ -64,7 +64,7 @@ class NasBench301SearchSpace(Graph):
                 entering = [data for *_, data in sorted(cell.in_edges(node, data=True)) if data.has("alpha")]
                 for data in entering:
                     data.alpha.data[1] = -float("inf")
-                entering.sort(key=lambda data: -float(data.alpha.softmax(-1).max()))
+                entering.sort(key=lambda data: -data.alpha.softmax(-1).max().item())
                 for data in entering[2:]:
                     data.delete()
             cell.remove_edges_from([(u, v) for u, v, data in list(cell.edges(data=True)) if data.removed])

@@ -1,9 +1,11 @@
 """Configs and the command line."""
 
 import argparse
+import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 
@@ -59,6 +61,8 @@ def get_config_from_args(args=None, config_type="nas"):
 
 
 def set_seed(seed):
+    random.seed(seed)
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 
