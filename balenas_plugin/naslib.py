@@ -3,7 +3,7 @@
     from balenas_plugin.naslib import BaLeNASOptimizer
 
 NASLib is found on Python's path or where BALENAS_NASLIB_PATH says; docs/naslib.md tells how to get it.
-"""  # noqa: D415  (the code block is part of the sentence)
+"""
 
 from balenas_plugin.adapters.naslib import BaLeNASOptimizer
 

@@ -206,7 +206,9 @@ def naslib_is_here() -> bool:
 def check_naslib(attempt: Attempt | None, around: Surroundings) -> Finding:
     """Say whether NASLib, which is optional, can be imported."""
     if attempt is None:
-        return Finding("NASLib", "ok", f"absent (optional: docs/naslib.md says how to get it; {NASLIB_VARIABLE} is not set)")
+        return Finding(
+            "NASLib", "ok", f"absent (optional: docs/naslib.md says how to get it; {NASLIB_VARIABLE} is not set)"
+        )
     place = os.environ.get(NASLIB_VARIABLE)
     if place and not (Path(place).expanduser() / "naslib").is_dir():
         cure = f"set {NASLIB_VARIABLE} to the root of the clone, the folder that holds naslib/"

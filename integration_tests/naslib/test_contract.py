@@ -1,4 +1,4 @@
-"""What NASLib asks of an optimizer, and what BaLeNAS promises in it: the same tests for the real NASLib and its double."""
+"""What NASLib asks of an optimizer, and what BaLeNAS promises in it: the same tests for the real one and its double."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def same(a, b):
 
 
 def alphas_at_edges(graph):
-    return [a for a in graph.get_all_edge_data("alpha", private_edge_data=True)]
+    return list(graph.get_all_edge_data("alpha", private_edge_data=True))
 
 
 @pytest.fixture
@@ -74,7 +74,8 @@ def test_step_returns_what_the_trainer_reads(space):
     logits_train, logits_val, train_loss, val_loss = step(optimizer)
     assert logits_train.shape == logits_val.shape == (2, 10)
     assert f"{train_loss:.5f} {val_loss:.5f}"
-    assert torch.isfinite(train_loss.detach()) and torch.isfinite(val_loss.detach())
+    assert torch.isfinite(train_loss.detach())
+    assert torch.isfinite(val_loss.detach())
     assert not same(means, optimizer.alphas)
     assert not same(weights, optimizer.graph.parameters())
     assert all(p.requires_grad for p in optimizer.graph.parameters())
@@ -162,7 +163,9 @@ def test_final_architecture_is_the_argmax_of_the_mean(space):
     found = optimizer.get_final_architecture()
     assert optimizer.get_final_architecture().get_hash() == found.get_hash()  # the means are untouched
     assert found(batch(5)[0]).shape == (2, 10)
-    most_likely = {label: optimizer.posterior.choices[label][int(mu.argmax())] for label, mu in optimizer.posterior.mean.items()}
+    most_likely = {
+        label: optimizer.posterior.choices[label][int(mu.argmax())] for label, mu in optimizer.posterior.mean.items()
+    }
     if space == "nb201":
         assert optimizer.architecture(most_likely).get_hash() == found.get_hash()
 

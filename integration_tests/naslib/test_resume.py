@@ -10,7 +10,7 @@ import yaml
 
 from balenas_plugin.errors import FileFormatError, OptionError
 
-from ..cli.commands import Ended, balenas
+from ..cli.commands import Ended, balenas  # noqa: TID252  (tests are in no package to name)
 from .searches import adapted, step
 from .which import VARIABLE, root
 

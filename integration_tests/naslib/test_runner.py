@@ -10,7 +10,7 @@ import pytest
 from balenas_plugin.adapters.naslib.runner import add_optimizer
 from balenas_plugin.errors import OptionError
 
-from ..cli.commands import Ended, balenas
+from ..cli.commands import Ended, balenas  # noqa: TID252  (tests are in no package to name)
 from .test_resume import run
 from .which import DOUBLE, REAL, VARIABLE, root
 
@@ -104,13 +104,15 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
     script.write_text("from naslib.optimizers import DARTSOptimizer\nd = {'darts': DARTSOptimizer()}\n1 / 0\n")
     ended = launch(script, folder=tmp_path)
     assert ended.code == 1
-    assert "script.py\", line 3" in ended.errors
+    assert 'script.py", line 3' in ended.errors
     assert "ZeroDivisionError" in ended.errors
 
 
 def test_exit_status_of_the_script(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("import sys\nfrom naslib.optimizers import *\nd = {'darts': DARTSOptimizer()}\nsys.exit(len(sys.argv))")
+    script.write_text(
+        "import sys\nfrom naslib.optimizers import *\nd = {'darts': DARTSOptimizer()}\nsys.exit(len(sys.argv))"
+    )
     assert launch(script, "a", "--resume", folder=tmp_path).code == 3
 
 
@@ -119,7 +121,12 @@ def test_naslib_absent(tmp_path: Path) -> None:
     assert f"{VARIABLE} is '{tmp_path}', where there is no folder naslib" in message
     if not REAL:
         ended = balenas("naslib", RUNNER, folder=tmp_path, **{VARIABLE: ""})
-        for line in ("NASLib is not on Python's path", "git clone", "checkout 0b51bc18", "pip install 'balenas-plugin[naslib]'"):
+        for line in (
+            "NASLib is not on Python's path",
+            "git clone",
+            "checkout 0b51bc18",
+            "pip install 'balenas-plugin[naslib]'",
+        ):
             assert line in refused(ended)
 
 

@@ -15,7 +15,14 @@ if not REAL:
 from naslib.predictors.zerocost import ZeroCost
 from naslib.search_spaces import NasBench201SearchSpace
 
-ARCHITECTURES = [(2, 2, 2, 2, 2, 2), (3, 0, 2, 4, 2, 3), (0, 0, 3, 0, 4, 0), (4, 1, 0, 3, 1, 2), (3, 2, 3, 2, 0, 2), (0, 1, 0, 2, 1, 3)]
+ARCHITECTURES = [
+    (2, 2, 2, 2, 2, 2),
+    (3, 0, 2, 4, 2, 3),
+    (0, 0, 3, 0, 4, 0),
+    (4, 1, 0, 3, 1, 2),
+    (3, 2, 3, 2, 0, 2),
+    (0, 1, 0, 2, 1, 3),
+]
 """In NASLib's notation: index of the operation of every edge."""
 
 

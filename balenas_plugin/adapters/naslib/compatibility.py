@@ -156,9 +156,9 @@ def repair_for_runner(names: tuple[str, ...] = ("DARTSOptimizer", "DrNASOptimize
 class Repairs:
     """Methods to put before those of a one-shot optimizer of NASLib (list it first among the bases).
 
-    Both of NASLib's calling styles work: ``Optimizer(config)`` with ``adapt_search_space(space, dataset_api=api)``, as in
-    naslib/runners/nas/runner.py, and ``Optimizer(**config.search)`` with ``adapt_search_space(space, config.dataset)``,
-    as in examples/run_darts.py.
+    Both of NASLib's calling styles work: ``Optimizer(config)`` with ``adapt_search_space(space, dataset_api=api)``, as
+    in naslib/runners/nas/runner.py, and ``Optimizer(**config.search)`` with
+    ``adapt_search_space(space, config.dataset)``, as in examples/run_darts.py.
     """
 
     graph: Any

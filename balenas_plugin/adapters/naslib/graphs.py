@@ -1,7 +1,7 @@
 """Read a NASLib graph: its alphas, their labels, and what they choose from.
 
-NASLib calls an edge by the name of its cell and the numbers of its nodes; the label of its alpha is ``cell/source_target``,
-for example ``normal_cell/1_3``. Copies of a cell share the alphas, and so the label.
+NASLib calls an edge by the name of its cell and the numbers of its nodes; the label of its alpha is
+``cell/source_target``, for example ``normal_cell/1_3``. Copies of a cell share the alphas, and so the label.
 """
 
 from __future__ import annotations

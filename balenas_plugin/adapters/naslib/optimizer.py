@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from balenas_plugin.adapters.naslib.compatibility import Repairs, logger
 from balenas_plugin.adapters.naslib.decisions import one_hot_logits
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha, labelled_alphas
-from balenas_plugin.adapters.naslib.options import SearchOptions, split_options
+from balenas_plugin.adapters.naslib.options import split_options
 from balenas_plugin.adapters.naslib.random_state import random_numbers_kept
 from balenas_plugin.adapters.naslib.search_state import NAME, SearchState
 from balenas_plugin.adapters.naslib.selection import common_notation, exporter_space
@@ -23,7 +23,7 @@ from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.vadam import VAdam
-from balenas_plugin.errors import NonFiniteLossError, OptionError
+from balenas_plugin.errors import NonFiniteLossError
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
 
 Batch = tuple[Tensor, Tensor]

@@ -112,9 +112,10 @@ def _users_fault(error: Exception, script: Path, entries: Sequence[str]) -> Exce
             f"{script} has no {error.args[0]!r}{nearest(str(error.args[0]), entries)} Its optimizers: "
             f"{', '.join(entries)}"
         )
-    if isinstance(error, (AssertionError, ImportError, OSError)) and _BENCHMARKS in {Path(f.filename).name for f in frames}:
+    if isinstance(error, (AssertionError, ImportError, OSError)) and _BENCHMARKS in {
+        Path(f.filename).name for f in frames
+    }:
         return DataError(f"NASLib's benchmark of this search space and data set cannot be opened: {error}")
     if isinstance(error, FileNotFoundError):
         return DataError(f"NASLib did not find a file: {error}")
     return None
-

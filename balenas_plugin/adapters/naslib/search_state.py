@@ -1,4 +1,4 @@
-"""The state of a search as a module of the graph, so that NASLib's checkpoints, which hold the graph alone, hold it too.
+"""The state of a search as a module of the graph, so that NASLib's checkpoints, which hold the graph alone, have it.
 
 Buffers hold the posterior and its noise: ``balenas.<label>.mu``, ``.precision``, ``.step``, the moments of VAdam, and
 ``balenas.noise``. Besides them a state dict has what NASLib forgets: the state of the weights' optimizer, the

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from naslib.search_spaces.core.query_metrics import Metric
 from torch.utils.data import DataLoader, TensorDataset
+
+from naslib.search_spaces.core.query_metrics import Metric
 
 
 class Trainer:
@@ -28,7 +29,9 @@ class Trainer:
             for data_train in train_queue:
                 if self.config.save_arch_weights is True:
                     raise NotImplementedError
-                logits_train, logits_val, train_loss, val_loss = self.optimizer.step(data_train, next(iter(valid_queue)))
+                logits_train, logits_val, train_loss, val_loss = self.optimizer.step(
+                    data_train, next(iter(valid_queue))
+                )
                 print(f"Epoch {epoch}, {train_loss:.5f}, {val_loss:.5f}, {len(logits_train)}, {len(logits_val)}")
             self.scheduler.step()
             self._save(f"model_{epoch:07d}.pth", epoch)

@@ -1,15 +1,16 @@
 """The two benchmark spaces: NAS-Bench-201 with one cell a stage, and a DARTS space of two cells of four nodes."""
 
-from collections import Iterable  # noqa: F401  (the break: gone since Python 3.10)
+from collections import Iterable  # noqa: F401, UP035  (the break: gone since Python 3.10)
+
+from torch import nn
 
 from naslib.search_spaces.core import primitives as ops
 from naslib.search_spaces.core.graph import Graph
 from naslib.search_spaces.core.query_metrics import Metric
-from torch import nn
 
 
 class NasBench201SearchSpace(Graph):
-    OPTIMIZER_SCOPE = ["stage_1", "stage_2", "stage_3"]
+    OPTIMIZER_SCOPE = ["stage_1", "stage_2", "stage_3"]  # noqa: RUF012
     QUERYABLE = True
 
     def __init__(self):
@@ -18,7 +19,9 @@ class NasBench201SearchSpace(Graph):
         self.connect(1, 2, ops.Layers("Stem", nn.Conv2d(3, 2, 3, padding=1, bias=False), nn.BatchNorm2d(2)))
         first = None
         for stage, scope in enumerate(self.OPTIMIZER_SCOPE):
-            cell = _cell("cell", scope, [(i, j) for i in range(1, 5) for j in range(i + 1, 5)], _nb201_operations, first)
+            cell = _cell(
+                "cell", scope, [(i, j) for i in range(1, 5) for j in range(i + 1, 5)], _nb201_operations, first
+            )
             first = first or cell
             self.connect(stage + 2, stage + 3, cell)
         self.connect(5, 6, ops.Layers("Head", nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 10)))
@@ -26,7 +29,9 @@ class NasBench201SearchSpace(Graph):
     def get_hash(self):
         cell = next(self.inner())
         names = [op.get_op_name for op in _nb201_operations()]
-        return tuple(names.index(data.op.get_op_name) for *_, data in sorted(cell.edges(data=True), key=lambda e: e[:2]))
+        return tuple(
+            names.index(data.op.get_op_name) for *_, data in sorted(cell.edges(data=True), key=lambda e: e[:2])
+        )
 
     def query(self, metric, dataset, path=None, dataset_api=None):
         assert metric is Metric.TEST_ACCURACY
@@ -36,7 +41,7 @@ class NasBench201SearchSpace(Graph):
 
 
 class NasBench301SearchSpace(Graph):
-    OPTIMIZER_SCOPE = ["n_stage_1", "r_stage_1"]
+    OPTIMIZER_SCOPE = ["n_stage_1", "r_stage_1"]  # noqa: RUF012
     QUERYABLE = False
 
     def __init__(self):
@@ -71,7 +76,9 @@ class NasBench301SearchSpace(Graph):
 
     def get_hash(self):
         return tuple(
-            (cell.name, u, v, data.op.get_op_name) for cell in self.inner() for u, v, data in sorted(cell.edges(data=True), key=lambda e: e[:2])
+            (cell.name, u, v, data.op.get_op_name)
+            for cell in self.inner()
+            for u, v, data in sorted(cell.edges(data=True), key=lambda e: e[:2])
         )
 
 
@@ -97,5 +104,3 @@ def _nb201_operations():
 
 def _nb301_operations():
     return [ops.Identity(), ops.Zero(), ops.average_pooling("AvgPool"), ops.convolution("SepConv3x3", 2, 3)]
-
-

@@ -85,7 +85,12 @@ class Graph(nn.Module, nx.DiGraph):
 
     def get_all_edge_data(self, key, scope="all", private_edge_data=False):
         graphs = self.in_scope(scope, single_instances=not private_edge_data)
-        return [data.private.get(key, data.shared.get(key)) for g in graphs for *_, data in g.edges(data=True) if data.has(key)]
+        return [
+            data.private.get(key, data.shared.get(key))
+            for g in graphs
+            for *_, data in g.edges(data=True)
+            if data.has(key)
+        ]
 
     def clone(self):
         return copy.deepcopy(self)
@@ -126,7 +131,10 @@ class Graph(nn.Module, nx.DiGraph):
         values = dict(enumerate(x, start=1)) if isinstance(x, list) else {nodes[0]: x}
         for node in nodes:
             if node not in values:
-                inputs = [data.op(values[source], data) for source, _, data in sorted(self.in_edges(node, data=True), key=lambda e: e[0])]
+                inputs = [
+                    data.op(values[source], data)
+                    for source, _, data in sorted(self.in_edges(node, data=True), key=lambda e: e[0])
+                ]
                 subgraph = self.nodes[node].get("subgraph")
                 values[node] = subgraph(inputs * (2 // len(inputs))) if subgraph is not None else sum(inputs)
             if not list(self.successors(node)) and node != nodes[-1]:

@@ -1,9 +1,10 @@
 """First-order DARTS."""
 
 import torch
+from torch import nn
+
 from naslib.optimizers.core.metaclasses import MetaOptimizer
 from naslib.search_spaces.core.primitives import MixedOp
-from torch import nn
 
 
 class DARTSOptimizer(MetaOptimizer):
