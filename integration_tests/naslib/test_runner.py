@@ -81,7 +81,7 @@ def test_not_python(tmp_path: Path) -> None:
 
 def test_unknown_optimizer(tmp_path: Path) -> None:
     message = refused(run(tmp_path, "optimizer", "balenass"))
-    assert "has no 'balenass'; did you mean 'balenas'?" in message
+    assert "knows no 'balenass'; did you mean 'balenas'? It knows darts, drnas, gdas, balenas" in message
 
 
 def test_misspelled_option(tmp_path: Path) -> None:

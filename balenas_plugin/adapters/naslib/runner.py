@@ -33,7 +33,7 @@ def run_script(script: Path, arguments: Sequence[str]) -> None:
         DataError: a file or a package of a benchmark is missing.
     """
     tree = _parse(script)
-    entries = add_optimizer(tree, script)
+    add_optimizer(tree, script)
     code = compile(tree, str(script), "exec")
     sys.argv[0] = str(script)
     bind_arguments(list(arguments))
@@ -42,7 +42,10 @@ def run_script(script: Path, arguments: Sequence[str]) -> None:
     try:
         _execute(code, script)
     except Exception as error:
-        raise _users_fault(error, script, entries) or error from None
+        curable = _users_fault(error, script, _names(tree))
+        if curable is None:
+            raise
+        raise curable from error
 
 
 def _parse(script: Path) -> ast.Module:
@@ -69,12 +72,12 @@ def add_optimizer(tree: ast.Module, script: Path) -> list[str]:
             calls = [v for v in node.values if isinstance(v, ast.Call) and _is_optimizer(v.func)]
             if not calls:
                 continue
-            names += [str(key.value) for key in node.keys if isinstance(key, ast.Constant)]
-            if OPTIMIZER not in names:
-                ours = ast.Call(ast.Name(_CLASS, ast.Load()), calls[0].args, calls[0].keywords)
+            found = [str(key.value) for key in node.keys if isinstance(key, ast.Constant)]
+            if OPTIMIZER not in found:
                 node.keys.append(ast.Constant(OPTIMIZER))
-                node.values.append(ours)
-                names.append(OPTIMIZER)
+                node.values.append(ast.Call(ast.Name(_CLASS, ast.Load()), calls[0].args, calls[0].keywords))
+                found.append(OPTIMIZER)
+            names += found
     if not names:
         raise OptionError(
             f"{script} has no dict of optimizers to which balenas could be added, such as the one in NASLib's "
@@ -82,6 +85,12 @@ def add_optimizer(tree: ast.Module, script: Path) -> list[str]:
         )
     ast.fix_missing_locations(tree)
     return names
+
+
+def _names(tree: ast.Module) -> list[str]:
+    """Return what the dicts of a script name: its optimizers, search spaces and the like."""
+    keys = [key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys]
+    return [str(key.value) for key in keys if isinstance(key, ast.Constant)]
 
 
 def _is_optimizer(called: ast.expr) -> bool:
@@ -93,24 +102,23 @@ def _execute(code: CodeType, script: Path) -> None:
     """Run the code as the main module, with the script's folder first on the path, as Python does."""
     module = ModuleType("__main__")
     module.__dict__.update({"__file__": str(script), _CLASS: BaLeNASOptimizer})
-    previous, folder = sys.modules["__main__"], str(script.resolve().parent)
+    previous, path = sys.modules["__main__"], list(sys.path)
     sys.modules["__main__"] = module
-    sys.path.insert(0, folder)
+    sys.path.insert(0, str(script.resolve().parent))
     try:
         exec(code, module.__dict__)  # the user's own script
     finally:
-        sys.path.remove(folder)
+        sys.path[:] = path
         sys.modules["__main__"] = previous
 
 
-def _users_fault(error: Exception, script: Path, entries: Sequence[str]) -> Exception | None:
+def _users_fault(error: Exception, script: Path, names: Sequence[str]) -> Exception | None:
     """Return an error with a cure for what a user can cure, None for all else, which keeps its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     last = Path(frames[-1].filename)
     if isinstance(error, KeyError) and last == script:
         return OptionError(
-            f"{script} has no {error.args[0]!r}{nearest(str(error.args[0]), entries)} Its optimizers: "
-            f"{', '.join(entries)}"
+            f"{script} knows no {error.args[0]!r}{nearest(str(error.args[0]), names)} It knows {', '.join(names)}"
         )
     if isinstance(error, (AssertionError, ImportError, OSError)) and _BENCHMARKS in {
         Path(f.filename).name for f in frames
