@@ -99,7 +99,8 @@ def test_state_dict_restores_the_posterior(space: str, update: str) -> None:
     for optimizer in (first, second):
         torch.manual_seed(3)
         step(optimizer, seed=2)
-    assert [k for k, v in first.graph.state_dict().items() if not torch.equal(v, second.graph.state_dict()[k])] == []
+    theirs = second.graph.state_dict()
+    assert [key for key, value in first.graph.state_dict().items() if not torch.equal(value, theirs[key])] == []
 
 
 def test_a_checkpoint_without_posterior_is_refused() -> None:
