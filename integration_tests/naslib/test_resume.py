@@ -103,6 +103,14 @@ def test_state_dict_restores_the_posterior(space: str, update: str) -> None:
     assert [key for key, value in first.graph.state_dict().items() if not torch.equal(value, theirs[key])] == []
 
 
+def test_a_finished_search_is_ranked_on_the_batch_that_it_saw() -> None:
+    selection = {"n": 4, "proxy": "snip"}
+    first, second = adapted(selection=selection), adapted(selection=selection, seed=9)
+    step(first)
+    second.graph.load_state_dict(first.graph.state_dict())
+    assert [found.scores for found in first.rank()] == [found.scores for found in second.rank()]
+
+
 def test_a_checkpoint_without_posterior_is_refused() -> None:
     optimizer = adapted()
     weights = {key: v for key, v in optimizer.graph.state_dict().items() if not key.startswith("balenas.")}

@@ -66,7 +66,6 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         self._alphas: list[LabelledAlpha] = []
         self._weights: list[nn.Parameter] = []
         self._handed_out: dict[str, Any] = {}
-        self._example: Batch | None = None
         self._epoch = 0
 
     def _search_options(
@@ -148,8 +147,8 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         Raises:
             NonFiniteLossError: a loss became NaN or infinite.
         """
-        if self._example is None:
-            self._example = (data_val[0].detach().cpu(), data_val[1].detach().cpu())
+        if self._state.example is None:
+            self._state.example = (data_val[0].detach().cpu(), data_val[1].detach().cpu())
         if self._epoch >= self.options.warmup_epochs:
             logits_val, val_loss = self._architecture_step(data_train, data_val)
         else:
@@ -252,7 +251,7 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         Raises:
             OptionError: the exporter does not know the search space.
         """
-        inputs, targets = self._example or (None, None)
+        inputs, targets = self._state.example or (None, None)
         return rank(
             self.posterior,
             self._exporter_space(),
@@ -263,7 +262,8 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         )
 
     def _exporter_space(self) -> Space:
-        image_shape = (3, 32, 32) if self._example is None else tuple(self._example[0].shape[1:])
+        example = self._state.example
+        image_shape = (3, 32, 32) if example is None else tuple(example[0].shape[1:])
         return exporter_space(self.search_space, self._alphas, image_shape, self.architecture)
 
     def test_statistics(self) -> Any:

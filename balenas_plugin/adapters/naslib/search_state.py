@@ -3,6 +3,7 @@
 Buffers hold the posterior and its noise: ``balenas.<label>.mu``, ``.precision``, ``.step``, the moments of VAdam, and
 ``balenas.noise``. Besides them a state dict has what NASLib forgets: the state of the weights' optimizer, the
 learning-rate schedule and the random generators. With all of it a resumed search is the uninterrupted one, bit for bit.
+The first validation batch is kept as well: proxies look at it, also when a finished search is evaluated later.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from balenas_plugin.errors import FileFormatError, OptionError
 NAME = "balenas"
 """Name of the module in the graph."""
 
-_WEIGHTS, _SCHEDULE, _RANDOM = "weights.", "schedule.", "random."
+_WEIGHTS, _SCHEDULE, _RANDOM, _EXAMPLE = "weights.", "schedule.", "random.", "example."
 
 
 class SearchState(nn.Module):
@@ -32,6 +33,8 @@ class SearchState(nn.Module):
         vadam: over them.
         weight_optimizer: of the graph's weights.
         scheduler: returns the schedule of its learning rate, or None while there is none.
+
+    `example` is the batch, images (B, C, H, W) and classes (B,), on the CPU; None before there is one.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class SearchState(nn.Module):
         self._weight_optimizer = weight_optimizer
         self._scheduler = scheduler
         self._random: dict[str, Tensor] | None = None
+        self.example: tuple[Tensor, Tensor] | None = None
         for entry in self._alphas:
             self.add_module(entry.label, nn.Module())
         self._refresh()
@@ -90,6 +94,8 @@ class SearchState(nn.Module):
             rates = torch.tensor(scheduler.get_last_lr(), dtype=torch.float64)
             destination[f"{prefix}{_SCHEDULE}learning_rates"] = rates
             destination[f"{prefix}{_SCHEDULE}last_epoch"] = torch.tensor(scheduler.last_epoch)
+        if self.example is not None:
+            destination[f"{prefix}{_EXAMPLE}inputs"], destination[f"{prefix}{_EXAMPLE}targets"] = self.example
         for name, value in random_tensors().items():
             destination[f"{prefix}{_RANDOM}{name}"] = value
 
@@ -102,6 +108,9 @@ class SearchState(nn.Module):
         self._load_weight_optimizer(_part(found, _WEIGHTS))
         self._load_schedule(_part(found, _SCHEDULE))
         self._random = _part(found, _RANDOM) or None
+        example = _part(found, _EXAMPLE)
+        if example:
+            self.example = (example["inputs"].cpu(), example["targets"].cpu())
         self._refresh()
 
     def _require_same_search(self, found: dict[str, Tensor]) -> None:
