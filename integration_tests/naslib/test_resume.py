@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from .searches import adapted, step
 from .which import VARIABLE, root
 
 SCRIPT = Path(__file__).with_name("script.py")
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "seed": 1,
     "optimizer": "balenas",
     "search_space": "nasbench201",

@@ -11,7 +11,7 @@ from balenas_plugin.adapters.naslib.runner import add_optimizer
 from balenas_plugin.errors import OptionError
 
 from ..cli.commands import Ended, balenas  # noqa: TID252  (tests are in no package to name)
-from .test_resume import run
+from .test_resume import CONFIG, run
 from .which import DOUBLE, REAL, VARIABLE, root
 
 RUNNER = root() / "naslib" / "runners" / "nas" / "runner.py"
@@ -84,8 +84,11 @@ def test_unknown_optimizer(tmp_path: Path) -> None:
     assert "knows no 'balenass'; did you mean 'balenas'? It knows darts, drnas, gdas, balenas" in message
 
 
-def test_misspelled_option(tmp_path: Path) -> None:
-    assert "did you mean 'num_mc_samples'?" in refused(run(tmp_path, "search.num_mc_sample", "3"))
+def test_misspelled_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refused(run(tmp_path, "search.num_mc_sample", "3"))
+    assert "the config has no option 'num_mc_sample'; did you mean 'num_mc_samples'?" in message
+    monkeypatch.setitem(CONFIG["search"], "num_mc_sample", 3)
+    assert "BaLeNASOptimizer has no option 'num_mc_sample'; did you mean 'num_mc" in refused(run(tmp_path))
 
 
 def test_missing_config(tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from naslib import optimizers
 
 from balenas_plugin.adapters.naslib.compatibility import bind_arguments, let_runners_resume, repair_for_runner
 from balenas_plugin.adapters.naslib.optimizer import BaLeNASOptimizer
+from balenas_plugin.adapters.naslib.options import OPTION_NAMES
 from balenas_plugin.errors import DataError, OptionError, nearest
 
 OPTIMIZER = "balenas"
 _CLASS = "_BaLeNASOptimizer"
-_BENCHMARKS = "get_dataset_api.py"
-"""The module of NASLib that opens benchmark files; what is wrong there is for the user to cure."""
+_BENCHMARKS, _PARSER = "get_dataset_api.py", "get_config_from_args"
+"""Where NASLib opens benchmark files and reads the command line; what is wrong there is for the user to cure."""
 
 
 def run_script(script: Path, arguments: Sequence[str]) -> None:
@@ -120,8 +121,13 @@ def _users_fault(error: Exception, script: Path, names: Sequence[str]) -> Except
         return OptionError(
             f"{script} knows no {error.args[0]!r}{nearest(str(error.args[0]), names)} It knows {', '.join(names)}"
         )
+    if isinstance(error, KeyError) and _PARSER in {frame.name for frame in frames}:
+        return OptionError(
+            f"the config has no option {error.args[0]!r}{nearest(str(error.args[0]), OPTION_NAMES)} On the command "
+            "line NASLib takes options that the config file has, so write others there."
+        )
     if isinstance(error, (AssertionError, ImportError, OSError)) and _BENCHMARKS in {
-        Path(f.filename).name for f in frames
+        Path(frame.filename).name for frame in frames
     }:
         return DataError(f"NASLib's benchmark of this search space and data set cannot be opened: {error}")
     if isinstance(error, FileNotFoundError):

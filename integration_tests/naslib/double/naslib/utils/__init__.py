@@ -51,7 +51,10 @@ def get_config_from_args(args=None, config_type="nas"):
     config = load_config(args.config_file)
     for key, text in zip(args.opts[::2], args.opts[1::2], strict=True):
         section, _, name = key.rpartition(".")
-        (config[section] if section else config)[name] = yaml.safe_load(text)
+        if section:
+            config[section][name] = type(config[section][name])(text)  # it must be there
+        else:
+            config[name] = yaml.safe_load(text)
     config.resume = args.resume
     config.search.seed = config.seed
     config.save = f"{config.out_dir}/{config.search_space}/{config.dataset}/{config.optimizer}/{config.seed}"
