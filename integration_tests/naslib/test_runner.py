@@ -6,14 +6,18 @@ import ast
 from pathlib import Path
 
 import pytest
+from naslib import utils
 
+from balenas_plugin.adapters.naslib.options import OPTION_NAMES, SearchOptions
 from balenas_plugin.adapters.naslib.runner import add_optimizer
 from balenas_plugin.errors import OptionError
+from balenas_plugin.naslib import BaLeNASOptimizer
 
 from ..cli.commands import Ended, balenas  # noqa: TID252  (tests are in no package to name)
 from .test_resume import CONFIG, run
 from .which import DOUBLE, REAL, VARIABLE, root
 
+CONFIGS = Path(__file__).parents[2] / "configs" / "naslib"
 RUNNER = root() / "naslib" / "runners" / "nas" / "runner.py"
 
 
@@ -144,3 +148,15 @@ def test_naslib_with_a_dependency_missing(tmp_path: Path) -> None:
 
 def test_the_double_is_not_the_real_one() -> None:
     assert (root() == DOUBLE) is not REAL
+
+
+@pytest.mark.parametrize("name", ["nb201", "nb301"])
+def test_our_configs_hold_valid_options(name: str) -> None:
+    config = utils.load_config(CONFIGS / f"{name}.yml")
+    optimizer = BaLeNASOptimizer(config)
+    assert config["optimizer"] == "balenas"
+    assert optimizer.options == SearchOptions(data_size=25_000)  # the defaults, written out
+    assert set(OPTION_NAMES) - set(config["search"]) == {"betas", "dataset_size", "selection"}
+    assert config["save_arch_weights"] is False
+    assert config["search"]["batch_size"] == 64
+    assert {"epochs", "batch_size", "learning_rate", "auxiliary_weight"} <= set(config["evaluation"])
