@@ -199,7 +199,7 @@ class Repairs:
 
     def get_model_size(self) -> float:
         """Return the millions of parameters without auxiliary heads (NASLib's count breaks with numpy >= 2.4)."""
-        return sum(p.numel() for name, p in self.graph.named_parameters() if "auxiliary" not in name) / 1e6
+        return float(sum(p.numel() for name, p in self.graph.named_parameters() if "auxiliary" not in name)) / 1e6
 
     def get_final_architecture(self) -> Any:
         """Return the graph of the architecture that the logits stand for.
