@@ -100,6 +100,22 @@ def test_one_draw_per_shared_alpha_and_pass(space, passes):
     assert int(optimizer.arch_optimizer.state[optimizer.alphas[0]]["step"]) == 1
 
 
+def test_antithetic_draws_are_pairs(passes):
+    optimizer = adapted(num_mc_samples=2, antithetic=True)
+    mean, seen = copies(optimizer.alphas), passes(optimizer)
+    step(optimizer)
+    for mu, first, second in zip(mean, seen[0], seen[1], strict=True):
+        torch.testing.assert_close(first + second, 2 * mu)
+
+
+def test_one_sided_difference_saves_a_pass(passes):
+    for finite_difference, count in (("central", 5), ("one-sided", 4)):
+        optimizer = adapted(order="second", finite_difference=finite_difference)
+        seen = passes(optimizer)
+        step(optimizer)
+        assert len(seen) == count
+
+
 def test_weights_trained_at_a_draw(passes):
     optimizer = adapted(weight_step_alpha="sample")
     seen = passes(optimizer)
@@ -238,6 +254,9 @@ def test_benchmark_is_queried_after_every_epoch(caplog):
         ({"warmup_epochs": -1}, "warmup_epochs must be a whole number"),
         ({"selection": {"proxy": "synflo"}}, "did you mean 'synflow'"),
         ({"selection": "synflow"}, "selection must be a ProxySelection"),
+        ({"antithetic": True, "num_mc_samples": 1}, "antithetic draws come in pairs"),
+        ({"unrolled": "no"}, "unrolled must be"),
+        ({"finite_difference": "forward"}, "finite_difference must be one of central, one-sided"),
         ({"dataset_size": 0}, "dataset_size must be a positive number"),
     ],
 )

@@ -156,7 +156,13 @@ def test_our_configs_hold_valid_options(name: str) -> None:
     optimizer = BaLeNASOptimizer(config)
     assert config["optimizer"] == "balenas"
     assert optimizer.options == SearchOptions(data_size=25_000)  # the defaults, written out
-    assert set(OPTION_NAMES) - set(config["search"]) == {"betas", "dataset_size", "selection"}
+    assert set(OPTION_NAMES) - set(config["search"]) == {
+        "antithetic",
+        "betas",
+        "dataset_size",
+        "finite_difference",
+        "selection",
+    }
     assert config["save_arch_weights"] is False
     assert config["search"]["batch_size"] == 64
     assert {"epochs", "batch_size", "learning_rate", "auxiliary_weight"} <= set(config["evaluation"])

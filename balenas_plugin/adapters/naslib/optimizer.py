@@ -39,8 +39,10 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
     Args:
         config: NASLib's config; its section `search` then holds the options. Or give them as keyword arguments.
         num_mc_samples: M, draws per architecture step (Table 5).
+        antithetic: draw in pairs on both sides of the mean.
         order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1); NASLib's `unrolled` says
             the same.
+        finite_difference: of the second order: "central", or "one-sided" for one evaluation less.
         update: "vadam", or "newton" for the literal Eq. (17)-(18).
         arch_learning_rate: learning rate of the means, in logits per step.
         betas: moment decays of VAdam; with "newton" the first is the momentum.
@@ -184,6 +186,7 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
                 alphas=self.alphas,
                 weights=self._weights,
                 step=self._virtual_step(),
+                finite_difference=self.options.finite_difference,
             )
             for alpha, gradient in zip(self.alphas, gradients, strict=True):
                 alpha.grad = gradient

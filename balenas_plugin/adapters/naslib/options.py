@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from balenas_plugin.bayes.architect import FINITE_DIFFERENCES
 from balenas_plugin.bayes.vadam import validate_options
 from balenas_plugin.errors import OptionError
 from balenas_plugin.export import ProxySelection
-from balenas_plugin.validation import require_positive, require_whole, require_word
+from balenas_plugin.validation import require_flag, require_positive, require_whole, require_word
 
 ORDERS = ("first", "second")
 WEIGHT_STEP_ALPHAS = ("mean", "sample")
@@ -26,8 +27,10 @@ class SearchOptions:
     """
 
     num_mc_samples: int = 3
+    antithetic: bool = False
     order: str | None = None
     unrolled: bool = False
+    finite_difference: str = "central"
     update: str = "vadam"
     arch_learning_rate: float = 3e-4
     betas: tuple[float, float] = (0.5, 0.999)
@@ -40,8 +43,9 @@ class SearchOptions:
     selection: ProxySelection | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.unrolled, bool):
-            raise OptionError(f"unrolled must be true or false, got {self.unrolled!r}")
+        require_flag("unrolled", self.unrolled)
+        require_flag("antithetic", self.antithetic)
+        require_word("finite_difference", self.finite_difference, FINITE_DIFFERENCES)
         order = ("second" if self.unrolled else "first") if self.order is None else self.order
         require_word("order", order, ORDERS)
         if self.unrolled and order == "first":
@@ -56,6 +60,10 @@ class SearchOptions:
         object.__setattr__(self, "order", order)
         object.__setattr__(self, "selection", ProxySelection.of(given))
         validate_options(self.vadam_options())
+        if self.antithetic and self.num_mc_samples < 2:
+            raise OptionError(
+                f"antithetic draws come in pairs: num_mc_samples must be at least 2, got {self.num_mc_samples}"
+            )
 
     def vadam_options(self) -> dict[str, Any]:
         """Return the keyword arguments of `VAdam`."""
@@ -67,6 +75,7 @@ class SearchOptions:
             "dataset_size": self.dataset_size or self.data_size or _FIRST_AUTHORS_N,
             "num_mc_samples": self.num_mc_samples,
             "update": self.update,
+            "antithetic": self.antithetic,
         }
 
 

@@ -14,6 +14,7 @@ from balenas_plugin.adapters.naslib.graphs import LabelledAlpha
 from balenas_plugin.bayes.decisions import Decision, Sample
 from balenas_plugin.errors import OptionError
 from balenas_plugin.export import NasBench201Space, Space
+from balenas_plugin.export.space import Networks, SeededNetworks
 
 _NB201_OPERATIONS = {
     "Identity": "skip_connect",
@@ -109,6 +110,6 @@ class Nb301Space:
         """Return no notation but the sample itself."""
         return {}
 
-    def fast_rank_value(self, proxy: str, network: nn.Module) -> float | None:
-        """Return None: there is no quicker way."""
-        return None
+    def networks(self, seed: int) -> Networks:
+        """Return the networks as torch's generator initialises them after `seed`."""
+        return SeededNetworks(self, seed)
