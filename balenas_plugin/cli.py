@@ -20,6 +20,7 @@ examples:
   balenas search configs/quickstart.yml --set evaluator.epochs=3 --seed 1 --output runs/trial
   balenas search configs/quickstart.yml --resume  continue the last run of this name after a crash or Ctrl-C
   balenas export runs/quickstart --samples 100 --proxy synflow --top 10
+  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer balenas
   balenas query "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 
 exit codes: 0 done, 2 bad input (one message says what and how to cure it), 130 stopped with Ctrl-C
@@ -42,6 +43,15 @@ examples:
   balenas export runs/quickstart --samples 1000 --candidates enumerate --workers 2
   balenas export runs/quickstart --proxy synflow --proxy naswot --include-probability
   balenas export runs/quickstart --top 1 --format python --format onnx --format svg
+"""
+
+_NASLIB_EXAMPLES = """\
+examples:
+  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml
+  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer darts seed 1
+  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml --resume
+
+NASLib is looked for on Python's path and where BALENAS_NASLIB_PATH says: docs/naslib.md.
 """
 
 
@@ -93,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_export(commands, formatter)
     _add_benchmark(commands, formatter)
     _add_reproduce(commands, formatter)
+    _add_naslib(commands, formatter)
     doctor = commands.add_parser("doctor", help="check the installation and name what is broken, with its cure")
     doctor.set_defaults(run_command=_doctor)
     return parser
@@ -167,6 +178,18 @@ def _add_reproduce(commands: Any, formatter: Any) -> None:
     reproduce.add_argument("--table", type=Path, help="NAS-Bench-201 ground truth (default: in BALENAS_DATA)")
     reproduce.add_argument("--resume", action="store_true", help="go on with the searches that are in --output")
     reproduce.set_defaults(run_command=_reproduce)
+
+
+def _add_naslib(commands: Any, formatter: Any) -> None:
+    naslib = commands.add_parser(
+        "naslib",
+        help="run one of NASLib's own scripts with BaLeNAS among its optimizers",
+        epilog=_NASLIB_EXAMPLES,
+        formatter_class=formatter,
+    )
+    naslib.add_argument("script", type=Path, metavar="SCRIPT", help="e.g. NASLib/naslib/runners/nas/runner.py")
+    naslib.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
+    naslib.set_defaults(run_command=_naslib)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -319,6 +342,15 @@ def _benchmark_import(options: argparse.Namespace) -> int:
     with tqdm(desc="import", unit="arch") as bar:
         report = import_official(options.file, options.output, progress=lambda done: bar.update(done - bar.n))
     print(f"{report.num_architectures} architectures written to {report.table}, sha256 {report.sha256}")
+    return 0
+
+
+def _naslib(options: argparse.Namespace) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NASLib's code warns about newer Pythons, NumPys and torches
+        from balenas_plugin.adapters.naslib.runner import run_script
+
+    run_script(options.script, options.arguments)
     return 0
 
 

@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from .naslib.which import description
+
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in the processes that tests start
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_report_header() -> str:
+    """Say which NASLib the contract tests run with."""
+    return f"NASLib: {description()}"
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from typing import Literal
 from balenas_plugin.doctor.imports import (
     FIND_MISSING,
     NASLIB,
-    NASLIB_PACKAGES,
+    NASLIB_EXTRA,
     NASLIB_VARIABLE,
     Attempt,
     Probe,
@@ -206,14 +206,16 @@ def naslib_is_here() -> bool:
 def check_naslib(attempt: Attempt | None, around: Surroundings) -> Finding:
     """Say whether NASLib, which is optional, can be imported."""
     if attempt is None:
-        return Finding("NASLib", "ok", f"not installed (optional: clone it and set {NASLIB_VARIABLE})")
+        return Finding(
+            "NASLib", "ok", f"absent (optional: docs/naslib.md says how to get it; {NASLIB_VARIABLE} is not set)"
+        )
     place = os.environ.get(NASLIB_VARIABLE)
     if place and not (Path(place).expanduser() / "naslib").is_dir():
         cure = f"set {NASLIB_VARIABLE} to the root of the clone, the folder that holds naslib/"
         return Finding("NASLib", "warning", f"there is no folder naslib in {place}", cure)
     finding = check_import(NASLIB, attempt, around)
     if finding.cure == FIND_MISSING:  # pip cannot know: NASLib is not installed but found on a path
-        return replace(finding, cure=f"pip install {NASLIB_PACKAGES}")
+        return replace(finding, cure=NASLIB_EXTRA)
     return finding
 
 

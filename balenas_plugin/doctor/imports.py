@@ -16,12 +16,7 @@ from typing import Any
 
 TIMEOUT = 300.0  # seconds; a first import of torch from a network file system takes minutes
 NASLIB_VARIABLE = "BALENAS_NASLIB_PATH"
-# Importable together with NASLib's Develop branch (0b51bc18) on Python 3.11: one install, checked.
-NASLIB_PACKAGES = (
-    '"numpy<2.4" "scikit-learn<1.6" scipy fvcore==0.1.5.post20221221 ConfigSpace nasbench-pytorch pytorch-msssim '
-    "scikit-image transforms3d matplotlib seaborn lightgbm xgboost-cpu ngboost pybnn emcee pyro-ppl grakel six "
-    "tensorwatch tornado tqdm"
-)
+NASLIB_EXTRA = "pip install 'balenas-plugin[naslib]'"  # what NASLib needs; it is no package itself
 
 FIND_MISSING = "pip check  # it names what is missing: install that"
 
@@ -53,11 +48,10 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """An import to try: the statement that a user can repeat, what precedes and follows it, and what to report."""
+    """An import to try: the statement that a user can repeat, what follows it, and what to report."""
 
     check: str
     statement: str
-    before: str = ""
     after: str = ""
     report: str = "{}"  # a dict expression
     essential: bool = True  # no search without it
@@ -66,7 +60,7 @@ class Probe:
     def command(self) -> list[str]:
         """The command that tries it, with the Python that runs this one."""
         report = f"import json; print({chr(10) + _REPORT_MARK!r} + json.dumps({self.report}))"
-        return [sys.executable, "-W", "ignore", "-c", "\n".join([self.before, self.statement, self.after, report])]
+        return [sys.executable, "-W", "ignore", "-c", "\n".join([self.statement, self.after, report])]
 
     @property
     def again(self) -> str:
@@ -95,12 +89,6 @@ if DARTS.__name__ == "ImportFailedStrategy":
     import nni.nas.strategy.oneshot as placeholders
     raise ImportError(f"DARTS is an ImportFailedStrategy: {getattr(placeholders, '_import_err', None)!r}")
 """
-# NASLib is a clone, not an installed package, and uses a name that Python 3.10 took away.
-_PREPARE_NASLIB = f"""
-import collections, collections.abc, os, sys
-collections.Iterable = collections.abc.Iterable
-sys.path[:0] = [os.path.expanduser(place) for place in [os.environ.get("{NASLIB_VARIABLE}")] if place]
-"""
 
 TORCH = Probe(check="import torch", statement="import torch", after=_LOOK_AT_DEVICES, report="found")
 TORCHVISION = Probe(
@@ -120,8 +108,9 @@ BALENAS = Probe(check="BaLeNAS for NNI", statement="from balenas_plugin import B
 NNICTL = Probe(check="nnictl", statement="import nni.tools.nnictl.nnictl", essential=False)
 NASLIB = Probe(
     check="NASLib",
-    statement="from naslib.optimizers.oneshot.darts.optimizer import DARTSOptimizer",
-    before=_PREPARE_NASLIB,
+    statement="from balenas_plugin.naslib import BaLeNASOptimizer",
+    after="import naslib, naslib.__version__ as about, pathlib",
+    report="dict(version=f'{about.__version__} in {pathlib.Path(naslib.__file__).parents[1]}')",
     essential=False,
 )
 
@@ -171,11 +160,6 @@ KNOWN = (
         sign=r"No module named 'pkg_resources'",
         meaning="nnictl imports pkg_resources, which setuptools no longer brings",
         packages=("setuptools",),
-    ),
-    Breakage(
-        sign=r"No module named '_?tkinter'",
-        meaning="this Python is built without tkinter, which a module of NASLib imports",
-        advice="use a Python with tkinter (Debian, Ubuntu: apt install python3-tk)",
     ),
     Breakage(
         sign=r"ImportFailedStrategy",

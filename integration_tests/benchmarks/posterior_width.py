@@ -95,9 +95,7 @@ def main() -> None:
         {
             "M = 1": sigma_over_steps(g, dataset_size=25_000, num_mc_samples=1),
             "M = 3, full batches": sigma_over_steps(g, dataset_size=25_000, num_mc_samples=3, spread=0.7),
-            "M = 3, split batch": sigma_over_steps(
-                g * math.sqrt(3), dataset_size=25_000, num_mc_samples=3, spread=1.0
-            ),
+            "M = 3, split batch": sigma_over_steps(g * math.sqrt(3), dataset_size=25_000, num_mc_samples=3, spread=1.0),
         },
         {
             "M = 1": limit(25_000),

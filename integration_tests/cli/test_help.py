@@ -60,6 +60,12 @@ def test_help_of_search_explains_every_option(capsys: pytest.CaptureFixture[str]
     assert "balenas search configs/quickstart.yml --set strategy=DARTS" in text
 
 
+def test_help_of_naslib_shows_how_to_run_its_script(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of("naslib", capsys=capsys)
+    assert "naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml" in text
+    assert "BALENAS_NASLIB_PATH" in text
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

@@ -20,7 +20,7 @@ LAYERS = (
     {"doctor", "export", "ground_truth", "run_folder"},
     {"report", "run_location", "reproduce"},
     {"adapters"},
-    {"cli", "__init__"},
+    {"cli", "naslib", "__init__"},
 )
 """Parts of the package from the bottom up; a part imports only parts of lower layers, and itself."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from balenas_plugin.doctor.imports import (
     BALENAS,
     LIGHTNING,
     NASLIB,
-    NASLIB_PACKAGES,
+    NASLIB_EXTRA,
     NASLIB_VARIABLE,
     NNI,
     NNICTL,
@@ -123,6 +124,8 @@ def machine(node_folder, monkeypatch):
     """Return a function that builds a healthy machine, apart from what it is given."""
     for variable in (DATA_VARIABLE, NASLIB_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
+    find_spec = importlib.util.find_spec  # other tests of this process may have imported a NASLib
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "naslib" else find_spec(name))
 
     def build(attempts=None, *, installed=INSTALLED, node="v18.15.0", **others):
         table_of_attempts = {TORCH: reported(TORCH_REPORT), **(attempts or {})}
@@ -412,10 +415,10 @@ def test_naslib_path(machine, monkeypatch, tmp_path):
     assert "no folder naslib" in findings_of(machine())["NASLib"].detail
     (tmp_path / "naslib").mkdir()
     assert findings_of(machine())["NASLib"] == Finding("NASLib", "ok", "imported")
-    for module, cure in (("ConfigSpace", f"pip install {NASLIB_PACKAGES}"), ("_tkinter", "python3-tk")):
-        found = findings_of(machine({NASLIB: missing(module)}))["NASLib"]
-        assert found.status == "warning"
-        assert cure in found.cure
+    where = reported({"version": "0.1.0 in /home/me/NASLib"})
+    assert findings_of(machine({NASLIB: where}))["NASLib"] == Finding("NASLib", "ok", "0.1.0 in /home/me/NASLib")
+    found = findings_of(machine({NASLIB: missing("ConfigSpace")}))["NASLib"]
+    assert (found.status, found.cure) == ("warning", NASLIB_EXTRA)
 
 
 def test_data(monkeypatch, tmp_path):

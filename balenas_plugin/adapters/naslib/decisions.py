@@ -1,0 +1,104 @@
+"""How NASLib turns logits into an architecture, as independent decisions over the labels of its alphas.
+
+A sample is label -> name of the operation; an edge that is cut has no entry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balenas_plugin.adapters.naslib.graphs import LabelledAlpha
+from balenas_plugin.bayes.decisions import Decision, Logits, OneOf, Outcome, Sample
+from balenas_plugin.bayes.noise import SeededNoise
+from balenas_plugin.bayes.posterior import Posterior
+
+ZERO = "Zero"
+"""What NASLib calls the operation that cuts an edge."""
+
+_KEPT = 2  # edges that enter a node of a DARTS cell
+_DRAWS = 20_000
+
+
+def edge_decisions(alphas: Sequence[LabelledAlpha]) -> list[Decision]:
+    """Return one decision per edge: its largest logit wins, `Zero` included (NAS-Bench-201)."""
+    return [OneOf(entry.label, entry.choices) for entry in alphas]
+
+
+def cell_decisions(alphas: Sequence[LabelledAlpha]) -> list[Decision]:
+    """Return one decision per node of the cells: its two strongest edges (NAS-Bench-301, the DARTS space)."""
+    nodes: dict[tuple[str, int], list[LabelledAlpha]] = {}
+    for entry in alphas:
+        nodes.setdefault((entry.cell, entry.target), []).append(entry)
+    return [
+        StrongestEdges(tuple(entry.label for entry in edges), edges[0].choices)
+        for edges in (sorted(entries, key=lambda entry: entry.source) for entries in nodes.values())
+    ]
+
+
+@dataclass(frozen=True)
+class StrongestEdges:
+    r"""A node of a DARTS cell: the two edges with the largest softmax weight, each with its best operation.
+
+    The weights are those of the softmax over an edge's operations without `Zero`, so edges are compared by how sure
+    each is of its best operation, not by logits as NNI does. Outcomes are tuples of (edge, operation) in edge order.
+
+    Args:
+        labels: of the edges that enter the node, by source.
+        choices: names of the operations of every edge.
+
+    Source: Liu et al. 2019 (DARTS), Sec. 2.4.
+    """
+
+    labels: tuple[str, ...]
+    choices: tuple[str, ...]
+
+    def choose(self, logits: Logits) -> Outcome:
+        """Return the two strongest edges, as (edge, operation)."""
+        return self._choose(torch.stack([logits[label].detach() for label in self.labels])[None])[0]
+
+    def outcomes(self, posterior: Posterior) -> dict[Outcome, float]:
+        """Return outcome -> log of its share among 20,000 seeded draws: the rule has no closed probability."""
+        mean = torch.stack([posterior.mean[label] for label in self.labels])
+        std = torch.stack([posterior.std[label] for label in self.labels])
+        noise = SeededNoise(0)(mean.new_empty(_DRAWS, *mean.shape))
+        counts = Counter(self._choose(mean + noise * std))
+        return {outcome: math.log(n / _DRAWS) for outcome, n in counts.items()}
+
+    def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
+        """Return label -> operation for the edges that are kept."""
+        return {self.labels[edge]: self.choices[operation] for edge, operation in outcome}
+
+    def from_sample(self, sample: Sample) -> Outcome:
+        """Return the kept edges as (edge, operation)."""
+        return tuple(
+            (edge, self.choices.index(sample[label])) for edge, label in enumerate(self.labels) if label in sample
+        )
+
+    def _choose(self, draws: Tensor) -> list[tuple[tuple[int, int], ...]]:
+        """Return the outcome of each draw; `draws` has shape (draws, edges, operations)."""
+        candidates = [i for i, name in enumerate(self.choices) if name != ZERO]
+        weight, operation = draws[..., candidates].log_softmax(-1).max(-1)
+        kept = weight.topk(min(_KEPT, len(self.labels)), dim=-1).indices.sort(-1).values
+        chosen = operation.gather(-1, kept)
+        return [
+            tuple((edge, candidates[best]) for edge, best in zip(edges, operations, strict=True))
+            for edges, operations in zip(kept.tolist(), chosen.tolist(), strict=True)
+        ]
+
+
+def one_hot_logits(sample: Sample, alphas: Sequence[LabelledAlpha]) -> list[Tensor]:
+    """Return logits, one tensor per alpha, from which NASLib's own discretisation makes the architecture `sample`."""
+    logits: list[Tensor] = []
+    for entry in alphas:
+        value: Any = torch.zeros_like(entry.alpha.detach())
+        if entry.label in sample:
+            value[entry.choices.index(sample[entry.label])] = 1
+        logits.append(value)
+    return logits

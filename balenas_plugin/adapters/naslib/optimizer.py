@@ -1,0 +1,287 @@
+"""`BaLeNASOptimizer`: BaLeNAS for NASLib, beside its DARTS, DrNAS and GDAS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from naslib.optimizers.oneshot.darts.optimizer import DARTSOptimizer
+from naslib.utils import load_default_config
+from torch import Tensor, nn
+
+from balenas_plugin.adapters.naslib.compatibility import Repairs, logger
+from balenas_plugin.adapters.naslib.decisions import one_hot_logits
+from balenas_plugin.adapters.naslib.graphs import LabelledAlpha, labelled_alphas
+from balenas_plugin.adapters.naslib.options import split_options
+from balenas_plugin.adapters.naslib.random_state import random_numbers_kept
+from balenas_plugin.adapters.naslib.search_state import NAME, SearchState
+from balenas_plugin.adapters.naslib.selection import common_notation, exporter_space
+from balenas_plugin.bayes.architect import VirtualStep, restored, second_order_gradient
+from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.bayes.noise import SeededNoise
+from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.bayes.vadam import VAdam
+from balenas_plugin.errors import NonFiniteLossError
+from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
+
+Batch = tuple[Tensor, Tensor]
+
+
+class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
+    r"""Learn a distribution over architectures: Bayesian learning for neural architecture search, in NASLib.
+
+    Every architecture parameter alpha has a Gaussian posterior; its mean mu is what the edges hold under `alpha`, and
+    holds a draw only during a pass of the architecture step. Usable wherever NASLib's `DARTSOptimizer` is, in either of
+    its calling styles, with the same search spaces, configs and `Trainer`; a killed search resumes exactly.
+
+    Args:
+        config: NASLib's config; its section `search` then holds the options. Or give them as keyword arguments.
+        num_mc_samples: M, draws per architecture step (Table 5).
+        antithetic: draw in pairs on both sides of the mean.
+        order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1); NASLib's `unrolled` says
+            the same.
+        finite_difference: of the second order: "central", or "one-sided" for one evaluation less.
+        update: "vadam", or "newton" for the literal Eq. (17)-(18).
+        arch_learning_rate: learning rate of the means, in logits per step.
+        betas: moment decays of VAdam; with "newton" the first is the momentum.
+        prior_precision: delta, precision of the prior, in 1/logit^2; in the place of DARTS's `arch_weight_decay`.
+        initial_precision: precision before the first step; 1 means sigma = 1 logit.
+        dataset_size: N, the number of validation examples. None: NASLib's `data_size` if there is one, else 25,000.
+        weight_step_alpha: "mean", or "sample" to train the weights at a draw from the posterior.
+        warmup_epochs: epochs at the start without architecture steps.
+        selection: how `get_final_architecture` selects: a `ProxySelection` (or a dict of its options) for BaLeNAS-TF,
+            None for the argmax of mu.
+        learning_rate, momentum, weight_decay, grad_clip, op_optimizer, loss_criteria: as in `DARTSOptimizer`. Any
+            further option of NASLib's configs is ignored, as NASLib's optimizers do.
+
+    Raises:
+        OptionError: an option has a wrong type or is out of range, or looks like a misspelled one of ours.
+
+    Source: Zhang et al. 2022, "BaLeNAS: Differentiable Architecture Search via the Bayesian Learning Rule".
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.arch_learning_rate = self.options.arch_learning_rate
+        self._alphas: list[LabelledAlpha] = []
+        self._weights: list[nn.Parameter] = []
+        self._handed_out: dict[str, Any] = {}
+        self._epoch = 0
+
+    def _search_options(
+        self, config: Mapping[str, Any] | None, options: dict[str, Any]
+    ) -> tuple[dict[str, Any], str | None]:
+        search, dataset = super()._search_options(config, options)
+        self.options, others = split_options(search, known=load_default_config().get("search", {}))
+        return others, dataset
+
+    # -- what is searched ---------------------------------------------------------------------------------------------
+
+    def adapt_search_space(
+        self, search_space: Any, dataset: str | None = None, scope: Any = None, dataset_api: Any = None
+    ) -> None:
+        """Turn a copy of the search space into a supernet with a posterior over its alphas (see `Repairs`).
+
+        Raises:
+            SpaceError: the space has no choices.
+            OptionError: `selection` does not know the space.
+        """
+        super().adapt_search_space(search_space, dataset, scope, dataset_api)
+        self._alphas = common_notation(search_space, labelled_alphas(self.graph))
+        self._weights = [p for p in self.graph.parameters() if p.requires_grad]
+        noise = SeededNoise(int(torch.randint(2**62, ()).item()))
+        self.arch_optimizer = VAdam(self.alphas, noise=noise, **self.options.vadam_options())
+        self._state = SearchState(self._alphas, self.arch_optimizer, self.op_optimizer, self._scheduler)
+        self.graph.add_module(NAME, self._state)
+        if self.options.selection is not None:
+            self._exporter_space()  # refuse a space that it does not know now, not after the search
+
+    @property
+    def alphas(self) -> list[nn.Parameter]:
+        """The means mu, one tensor per label, in the order of the draws."""
+        return [entry.alpha for entry in self._alphas]
+
+    @property
+    def posterior(self) -> Posterior:
+        """The posterior as it is now (a copy); labels are ``cell/source_target``."""
+        return Posterior(
+            {entry.label: entry.alpha.detach().cpu() for entry in self._alphas},
+            {entry.label: self.arch_optimizer.precision(entry.alpha).detach().cpu() for entry in self._alphas},
+            {entry.label: entry.choices for entry in self._alphas},
+        )
+
+    def before_training(self) -> None:
+        """Move everything to the device, the posterior too."""
+        super().before_training()
+        self.arch_optimizer.load_state_dict(self.arch_optimizer.state_dict())  # moves it to where the means are
+
+    def get_checkpointables(self) -> dict[str, Any]:
+        """Return what a checkpoint is to hold; NASLib's holds the model, which has all in its module `balenas`."""
+        self._handed_out = super().get_checkpointables()
+        return self._handed_out
+
+    def _scheduler(self) -> Any:
+        """Return the schedule of the weights' learning rate: the trainer adds it to the checkpointables."""
+        scheduler = self._handed_out.get("scheduler")
+        return scheduler if getattr(scheduler, "optimizer", None) is self.op_optimizer else None
+
+    def new_epoch(self, epoch: int) -> None:
+        """Log the posterior, and continue with the random numbers of the checkpoint after a resume."""
+        super().new_epoch(epoch)
+        self._epoch = epoch
+        self._state.restore_random_numbers()
+        logger.info("entropy of the posterior: %.4f nats", self.posterior.entropy())
+
+    # -- one iteration ------------------------------------------------------------------------------------------------
+
+    def step(self, data_train: Batch, data_val: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step.
+
+        Args:
+            data_train: images (B, C, H, W) and classes (B,) for the weights.
+            data_val: the same for the architecture.
+
+        Returns:
+            Training logits; validation logits, averaged over the draws; training loss; validation loss, also averaged.
+
+        Raises:
+            NonFiniteLossError: a loss became NaN or infinite.
+        """
+        if self._state.example is None:
+            self._state.example = (data_val[0].detach().cpu(), data_val[1].detach().cpu())
+        if self._epoch >= self.options.warmup_epochs:
+            logits_val, val_loss = self._architecture_step(data_train, data_val)
+        else:
+            with torch.no_grad():
+                logits_val, val_loss = self._evaluate(data_val, "validation")
+        self.op_optimizer.zero_grad()
+        with self._weight_step_alphas(), _frozen(self.alphas):
+            logits_train, train_loss = self._evaluate(data_train, "training")
+            train_loss.backward()
+        if self.grad_clip:
+            nn.utils.clip_grad_norm_(self._weights, self.grad_clip)
+        self.op_optimizer.step()
+        return logits_train, logits_val, train_loss, val_loss
+
+    def _architecture_step(self, data_train: Batch, data_val: Batch) -> tuple[Tensor, Tensor]:
+        logits: list[Tensor] = []
+
+        def first_order() -> Tensor:
+            found, loss = self._evaluate(data_val, "validation")
+            loss.backward()
+            logits.append(found.detach())
+            return loss.detach()
+
+        def second_order() -> Tensor:
+            def val_loss() -> Tensor:
+                found, loss = self._evaluate(data_val, "validation")
+                logits.append(found.detach())
+                return loss
+
+            gradients, loss = second_order_gradient(
+                train_loss=lambda: self._evaluate(data_train, "training")[1],
+                val_loss=val_loss,
+                alphas=self.alphas,
+                weights=self._weights,
+                step=self._virtual_step(),
+                finite_difference=self.options.finite_difference,
+            )
+            for alpha, gradient in zip(self.alphas, gradients, strict=True):
+                alpha.grad = gradient
+            return loss
+
+        if self.options.order == "second":
+            loss = self.arch_optimizer.step(second_order)
+        else:
+            with _frozen(self._weights):
+                loss = self.arch_optimizer.step(first_order)
+        return torch.stack(logits).mean(0), loss
+
+    def _evaluate(self, batch: Batch, which: str) -> tuple[Tensor, Tensor]:
+        logits = self.graph(batch[0])
+        loss = self.loss(logits, batch[1])
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the {which} loss became {loss.item()} in epoch {self._epoch}. Lower learning_rate or "
+                "arch_learning_rate, or set grad_clip, and resume from the last checkpoint."
+            )
+        return logits, loss
+
+    def _weight_step_alphas(self) -> AbstractContextManager[None]:
+        return self.arch_optimizer.sampled() if self.options.weight_step_alpha == "sample" else nullcontext()
+
+    def _virtual_step(self) -> VirtualStep:
+        """Return what the weight optimizer's next step would be; its momentum counts if it is SGD's."""
+        group = self.op_optimizer.param_groups[0]
+        return VirtualStep(
+            lr=group["lr"],
+            momentum=group.get("momentum", 0.0),
+            weight_decay=group["weight_decay"],
+            momentum_buffers=[self.op_optimizer.state[w].get("momentum_buffer") for w in self._weights],
+        )
+
+    # -- what was found -----------------------------------------------------------------------------------------------
+
+    def get_final_architecture(self) -> Any:
+        """Return the graph of the architecture found: by argmax of mu, or as `selection` ranks."""
+        if self.options.selection is None:
+            return super().get_final_architecture()
+        best = self.rank()[0]
+        logger.info("selected: %s", best.choices)
+        return self.architecture(best.choices)
+
+    def architecture(self, sample: Sample) -> Any:
+        """Return the graph of an architecture, with the weights of the search.
+
+        Args:
+            sample: label -> operation, as in `posterior.choices`; in NAS-Bench-301 an edge that is cut has no entry.
+        """
+        with restored(self.alphas):
+            with torch.no_grad():
+                for alpha, logits in zip(self.alphas, one_hot_logits(sample, self._alphas), strict=True):
+                    alpha.copy_(logits)
+            return super().get_final_architecture()
+
+    def rank(self, selection: ProxySelection | None = None, *, progress: bool = False) -> list[RankedArchitecture]:
+        """Rank architectures drawn from the posterior with zero-cost proxies, on the first validation batch seen.
+
+        Args:
+            selection: another one than the optimizer's own.
+            progress: show a progress bar.
+
+        Raises:
+            OptionError: the exporter does not know the search space.
+        """
+        inputs, targets = self._state.example or (None, None)
+        return rank(
+            self.posterior,
+            self._exporter_space(),
+            selection or self.options.selection,
+            inputs=inputs,
+            targets=targets,
+            progress=progress,
+        )
+
+    def _exporter_space(self) -> Space:
+        example = self._state.example
+        image_shape = (3, 32, 32) if example is None else tuple(example[0].shape[1:])
+        return exporter_space(self.search_space, self._alphas, image_shape, self.architecture)
+
+    def test_statistics(self) -> Any:
+        """Return the benchmark's accuracy of the argmax of mu (see `Repairs`), without touching random generators."""
+        with random_numbers_kept():  # NASLib's graphs draw their ids
+            return super().test_statistics()
+
+
+@contextmanager
+def _frozen(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Compute no gradients for `tensors` in the block: neither step needs those of the other's."""
+    for tensor in tensors:
+        tensor.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for tensor in tensors:
+            tensor.requires_grad_(True)

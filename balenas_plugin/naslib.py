@@ -1,0 +1,10 @@
+"""BaLeNAS for NASLib::
+
+    from balenas_plugin.naslib import BaLeNASOptimizer
+
+NASLib is found on Python's path or where BALENAS_NASLIB_PATH says; docs/naslib.md tells how to get it.
+"""
+
+from balenas_plugin.adapters.naslib import BaLeNASOptimizer
+
+__all__ = ["BaLeNASOptimizer"]

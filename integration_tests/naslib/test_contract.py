@@ -1,0 +1,290 @@
+"""What NASLib asks of an optimizer, and what BaLeNAS promises in it: the same tests for the real one and its double."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from naslib.optimizers import DARTSOptimizer
+
+from balenas_plugin.bayes.architect import VirtualStep, second_order_gradient
+from balenas_plugin.errors import NonFiniteLossError, OptionError
+from balenas_plugin.naslib import BaLeNASOptimizer
+
+from .searches import SPACES, Answers, adapted, batch, config, set_means, step
+
+
+def copies(tensors):
+    return [t.detach().clone() for t in tensors]
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def alphas_at_edges(graph):
+    return list(graph.get_all_edge_data("alpha", private_edge_data=True))
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Return a function that records the alphas, as the edges hold them, at every pass of an optimizer's graph."""
+
+    def record(optimizer):
+        seen, forward = [], optimizer.graph.forward
+
+        def recording(*arguments):
+            edges = alphas_at_edges(optimizer.graph)
+            assert {id(a) for a in edges} == {id(a) for a in optimizer.alphas}  # copies of a cell share their alphas
+            seen.append(copies(optimizer.alphas))
+            return forward(*arguments)
+
+        monkeypatch.setattr(optimizer.graph, "forward", recording)
+        return seen
+
+    return record
+
+
+def test_is_a_darts_optimizer():
+    assert issubclass(BaLeNASOptimizer, DARTSOptimizer)
+    optimizer = adapted()
+    assert optimizer.using_step_function
+    assert isinstance(optimizer.op_optimizer, optimizer.get_op_optimizer())
+    assert optimizer.get_checkpointables()["model"] is optimizer.graph
+    assert len(optimizer.architectural_weights) == 6
+    assert 0 < optimizer.get_model_size() < 3
+    assert isinstance(optimizer.get_model_size(), float)
+
+
+def test_both_calling_styles():
+    from_config = BaLeNASOptimizer(config(num_mc_samples=2, arch_learning_rate=0.01))
+    from_config.adapt_search_space(SPACES["nb201"](), dataset_api=None)
+    from_keywords = BaLeNASOptimizer(**config(num_mc_samples=2, arch_learning_rate=0.01).search)
+    from_keywords.adapt_search_space(SPACES["nb201"](), "cifar10")
+    for optimizer in (from_config, from_keywords):
+        assert optimizer.dataset == "cifar10"
+        assert optimizer.grad_clip == 5
+        assert optimizer.arch_optimizer.num_mc_samples == 2
+        assert optimizer.arch_optimizer.param_groups[0]["lr"] == 0.01
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_step_returns_what_the_trainer_reads(space):
+    optimizer = adapted(space)
+    means, weights = copies(optimizer.alphas), copies(optimizer.graph.parameters())
+    logits_train, logits_val, train_loss, val_loss = step(optimizer)
+    assert logits_train.shape == logits_val.shape == (2, 10)
+    assert f"{train_loss:.5f} {val_loss:.5f}"
+    assert torch.isfinite(train_loss.detach())
+    assert torch.isfinite(val_loss.detach())
+    assert not same(means, optimizer.alphas)
+    assert not same(weights, optimizer.graph.parameters())
+    assert all(p.requires_grad for p in optimizer.graph.parameters())
+
+
+def test_alphas_are_not_weights():
+    optimizer = adapted()
+    alphas = {id(a) for a in optimizer.alphas}
+    assert not alphas & {id(p) for p in optimizer.graph.parameters()}
+    assert alphas == {id(a) for a in optimizer.architectural_weights}
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_one_draw_per_shared_alpha_and_pass(space, passes):
+    optimizer = adapted(space, num_mc_samples=2)
+    mean, seen = copies(optimizer.alphas), passes(optimizer)
+    step(optimizer)
+    first, second, weight_step = seen
+    assert not same(first, mean)
+    assert not same(first, second)
+    assert same(weight_step, optimizer.alphas)  # the mean, after the architecture step
+    assert int(optimizer.arch_optimizer.state[optimizer.alphas[0]]["step"]) == 1
+
+
+def test_antithetic_draws_are_pairs(passes):
+    optimizer = adapted(num_mc_samples=2, antithetic=True)
+    mean, seen = copies(optimizer.alphas), passes(optimizer)
+    step(optimizer)
+    for mu, first, second in zip(mean, seen[0], seen[1], strict=True):
+        torch.testing.assert_close(first + second, 2 * mu)
+
+
+def test_one_sided_difference_saves_a_pass(passes):
+    for finite_difference, count in (("central", 5), ("one-sided", 4)):
+        optimizer = adapted(order="second", finite_difference=finite_difference)
+        seen = passes(optimizer)
+        step(optimizer)
+        assert len(seen) == count
+
+
+def test_weights_trained_at_a_draw(passes):
+    optimizer = adapted(weight_step_alpha="sample")
+    seen = passes(optimizer)
+    step(optimizer)
+    assert len(seen) == 2
+    assert not same(seen[1], optimizer.alphas)
+
+
+def test_warmup_trains_the_weights_alone():
+    optimizer = adapted(warmup_epochs=1)
+    mean = copies(optimizer.alphas)
+    optimizer.new_epoch(0)
+    _, logits_val, _, val_loss = step(optimizer)
+    assert logits_val.shape == (2, 10)
+    assert float(val_loss) > 0
+    assert same(mean, optimizer.alphas)
+    optimizer.new_epoch(1)
+    step(optimizer)
+    assert not same(mean, optimizer.alphas)
+
+
+def test_first_order_gradient_is_that_of_the_validation_loss():
+    optimizer = adapted()
+    optimizer.arch_optimizer.noise = torch.zeros_like  # draws are the mean
+    images, classes = batch(1001, side=8)
+    loss = optimizer.loss(optimizer.graph(images), classes)
+    wanted = torch.autograd.grad(loss, optimizer.alphas)
+    optimizer.step(batch(1, side=8), (images, classes))
+    for alpha, gradient in zip(optimizer.alphas, wanted, strict=True):
+        torch.testing.assert_close(alpha.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("option", [{"order": "second"}, {"unrolled": True}])
+def test_second_order_gradient_unrolls_naslibs_weight_step(option):
+    optimizer = adapted(**option, learning_rate=0.02, momentum=0.8, weight_decay=0.01)
+    step(optimizer)  # now there is momentum
+    optimizer.arch_optimizer.noise = torch.zeros_like
+    train, val = batch(1, side=8), batch(1001, side=8)
+    weights = list(optimizer.graph.parameters())
+    buffers = [optimizer.op_optimizer.state[w]["momentum_buffer"] for w in weights]
+    wanted, loss = second_order_gradient(
+        train_loss=lambda: optimizer.loss(optimizer.graph(train[0]), train[1]),
+        val_loss=lambda: optimizer.loss(optimizer.graph(val[0]), val[1]),
+        alphas=optimizer.alphas,
+        weights=weights,
+        step=VirtualStep(lr=0.02, momentum=0.8, weight_decay=0.01, momentum_buffers=buffers),
+    )
+    direct = torch.autograd.grad(optimizer.loss(optimizer.graph(val[0]), val[1]), optimizer.alphas)
+    _, logits_val, _, val_loss = optimizer.step(train, val)
+    assert torch.equal(val_loss, loss)
+    assert logits_val.shape == (2, 10)
+    assert same([alpha.grad for alpha in optimizer.alphas], wanted)
+    assert not same(direct, wanted)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_final_architecture_is_the_argmax_of_the_mean(space):
+    optimizer = adapted(space)
+    step(optimizer)  # leaves the auxiliary head's output in the graph
+    set_means(optimizer, seed=3)
+    found = optimizer.get_final_architecture()
+    assert optimizer.get_final_architecture().get_hash() == found.get_hash()  # the means are untouched
+    assert found(batch(5)[0]).shape == (2, 10)
+    most_likely = {
+        label: optimizer.posterior.choices[label][int(mu.argmax())] for label, mu in optimizer.posterior.mean.items()
+    }
+    if space == "nb201":
+        assert optimizer.architecture(most_likely).get_hash() == found.get_hash()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_our_decisions_in_the_darts_space_are_naslibs(seed):
+    from balenas_plugin.adapters.naslib.decisions import cell_decisions
+    from balenas_plugin.bayes.decisions import Architectures
+
+    optimizer = adapted("nb301")
+    set_means(optimizer, seed)
+    architectures = Architectures(cell_decisions(optimizer._alphas), optimizer.posterior)
+    sample = architectures.discretise(optimizer.posterior.mean)
+    assert "Zero" not in sample.values()
+    theirs = optimizer.get_final_architecture().get_hash()
+    set_means(optimizer, seed + 100)
+    assert optimizer.architecture(sample).get_hash() == theirs
+    assert optimizer.get_final_architecture().get_hash() != theirs
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_selection_takes_the_exporters_best(space):
+    optimizer = adapted(space, selection={"n": 3, "proxy": "synflow"})
+    step(optimizer)
+    set_means(optimizer, seed=0)
+    ranked = optimizer.rank()
+    values = [found.scores["synflow"] for found in ranked]
+    assert values == sorted(values, reverse=True)
+    assert optimizer.get_final_architecture().get_hash() == optimizer.architecture(ranked[0].choices).get_hash()
+
+
+def test_auxiliary_head_can_be_read():
+    optimizer = adapted("nb301")
+    found = optimizer.get_final_architecture()
+    logits = found(batch(5)[0])
+    auxiliary = [value for key, value in found.graph.items() if key.startswith("out_from_")]
+    assert [value.shape for value in auxiliary] == [logits.shape]
+
+
+def test_posterior_in_the_common_notation():
+    posterior = adapted().posterior
+    assert posterior.labels == ("cell/0_1", "cell/0_2", "cell/0_3", "cell/1_2", "cell/1_3", "cell/2_3")
+    assert set(posterior.choices["cell/0_1"]) == {"none", "skip_connect", "conv_1x1", "conv_3x3", "avg_pool_3x3"}
+    assert posterior.std["cell/0_1"].tolist() == [1.0] * 5
+
+
+def test_benchmark_is_queried_after_every_epoch(caplog):
+    optimizer = adapted()
+    assert optimizer.test_statistics() is None
+    optimizer = BaLeNASOptimizer()
+    optimizer.adapt_search_space(SPACES["nb201"](), "cifar10", dataset_api=Answers())
+    before = torch.get_rng_state()
+    assert optimizer.test_statistics() == 90.0
+    assert torch.equal(before, torch.get_rng_state())
+    optimizer._dataset_api = {}
+    assert optimizer.test_statistics() is None
+    assert "KeyError" in caplog.text  # NASLib would hide it
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_mc_sample": 2}, "did you mean 'num_mc_samples'"),
+        ({"num_mc_samples": 0}, "num_mc_samples must be a whole number"),
+        ({"order": "third"}, "order must be one of first, second"),
+        ({"order": "first", "unrolled": True}, "leave one of them out"),
+        ({"arch_learning_rate": "fast"}, "arch_learning_rate must be a positive number"),
+        ({"initial_precision": 0.5}, "is below prior_precision"),
+        ({"weight_step_alpha": "draw"}, "weight_step_alpha must be one of mean, sample"),
+        ({"warmup_epochs": -1}, "warmup_epochs must be a whole number"),
+        ({"selection": {"proxy": "synflo"}}, "did you mean 'synflow'"),
+        ({"selection": "synflow"}, "selection must be a ProxySelection"),
+        ({"antithetic": True, "num_mc_samples": 1}, "antithetic draws come in pairs"),
+        ({"unrolled": "no"}, "unrolled must be"),
+        ({"finite_difference": "forward"}, "finite_difference must be one of central, one-sided"),
+        ({"dataset_size": 0}, "dataset_size must be a positive number"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(OptionError, match=message):
+        BaLeNASOptimizer(**options)
+
+
+def test_other_optimizers_options_are_ignored():
+    BaLeNASOptimizer(tau_max=10, warm_start_epochs=0, epochs=50, k=10, something_of_the_future=1)
+
+
+def test_a_config_needs_its_section():
+    with pytest.raises(OptionError, match="section search"):
+        BaLeNASOptimizer(0.025)
+
+
+def test_dataset_size():
+    assert BaLeNASOptimizer().options.vadam_options()["dataset_size"] == 25_000
+    assert BaLeNASOptimizer(data_size=100).options.vadam_options()["dataset_size"] == 100
+    assert BaLeNASOptimizer(data_size=100, dataset_size=7).options.vadam_options()["dataset_size"] == 7
+
+
+def test_a_loss_that_breaks_is_named():
+    optimizer = adapted()
+    images, classes = batch(1, side=8)
+    mean = copies(optimizer.alphas)
+    with pytest.raises(NonFiniteLossError, match="validation loss became nan"):
+        optimizer.step((images, classes), (images * float("nan"), classes))
+    assert same(mean, optimizer.alphas)
+    assert all(p.requires_grad for p in optimizer.graph.parameters())
