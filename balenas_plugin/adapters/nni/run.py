@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -37,19 +37,22 @@ Record = dict[str, Any]
 """One architecture of architectures.json."""
 
 
-def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list[Record]:
+def run_search(
+    config: SearchConfig, folder: RunFolder, *, resume: bool, callbacks: Sequence[pl.Callback] = ()
+) -> list[Record]:
     """Search, write the folder, and return the architectures found, the best first.
 
     Args:
         config: what to search, on what, how.
         folder: where to write.
         resume: continue from the folder's checkpoint, if it has one yet.
+        callbacks: of Lightning, besides the run's own.
 
     Raises:
         BalenasError: bad input; nothing already saved is lost.
         KeyboardInterrupt: the user stopped it; it can be resumed.
     """
-    _quiet()
+    quiet()
     checkpoint = SearchCheckpoint(folder.checkpoints)
     if resume and checkpoint.path.exists():
         require_checkpoint(checkpoint.path)
@@ -61,7 +64,7 @@ def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list
     strategy = build_strategy(config.strategy)
     history = History(folder, lambda: _describe(strategy, space, folder))
     progress = [Progress()] if config.evaluator.trainer.get("enable_progress_bar", True) else []
-    evaluator = build_evaluator(config, data, folder, [history, *progress, checkpoint])
+    evaluator = build_evaluator(config, data, folder, [history, *progress, *callbacks, checkpoint])
     if resume and checkpoint.path.exists():
         if config.strategy["name"] == "ENAS":
             raise OptionError("NNI's ENAS keeps its controller's state in memory only, so its runs cannot be resumed")
@@ -70,7 +73,7 @@ def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list
     torch.manual_seed(config.seed)  # the same draws whatever building the above has used
     with folder.recorded() as entries:
         _run_experiment(space, evaluator, strategy, folder)
-        records = list(_records(strategy, space, config.top_k))
+        records = list(architecture_records(strategy, space, config.top_k))
         write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
         if isinstance(strategy, BaLeNAS):
             strategy.posterior.save(folder.posterior)
@@ -120,7 +123,8 @@ def _name(space: ModelSpace, sample: dict[str, Any]) -> str:
     return next(iter(notations(space, sample).values()), json.dumps(sample, sort_keys=True))
 
 
-def _records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterator[Record]:
+def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterator[Record]:
+    """Yield what is known of the best architectures that a strategy has found, the best first."""
     if not isinstance(strategy, BaLeNAS):
         sample = strategy.oneshot_module.export()
         yield {"rank": 1, "choices": sample, **_notation_and_truth(space, sample)}
@@ -164,7 +168,7 @@ def _device(evaluator: Any) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silence what NNI and Lightning say about themselves, and errors of theirs that are raised as well."""
     warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|nni|torch\.utils\.data)(\..*)?")
     for name in ("nni", "pytorch_lightning", "lightning", "lightning_fabric", "lightning.pytorch"):
