@@ -1,8 +1,8 @@
 """A search as a trial of any NNI experiment: ``python -m balenas_plugin.adapters.nni.trial CONFIG.yml``.
 
-The parameters that NNI hands to the trial are options of the config by their dotted names (``strategy.num_mc_samples``),
-so a search space in an experiment's YAML file compares whatever `balenas search` can be told. After every epoch the
-trial reports the validation metric of the mean architecture, with the losses, the entropy and sigma beside it.
+NNI's parameters are options of the config by their dotted names (``strategy.num_mc_samples``), so a search space in
+an experiment's YAML file compares whatever `balenas search` can be told. After every epoch the trial reports the
+validation metric of the mean architecture, with the losses, the entropy and sigma beside it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def run_trial(config_path: Path, overrides: Sequence[str] = ()) -> None:
     Raises:
         BalenasError: bad input, or the manager is gone.
     """
-    parameters = nni.get_next_parameter()
+    nni.get_next_parameter()
+    report = TrialReport()
+    parameters = report.parameters
     if not isinstance(parameters, Mapping):
         raise OptionError(f"a trial wants options by name from NNI, got {parameters!r}")
     config = load_config(config_path, [*overrides, *as_overrides(parameters)])
@@ -51,9 +53,9 @@ def run_trial(config_path: Path, overrides: Sequence[str] = ()) -> None:
     else:
         end_predecessor()
         folder = RunFolder(Path(place, OUTPUT))
-    reports = EpochReports(TrialReport())
+    reports = EpochReports(report)
     records = run_search(config, folder, resume=folder.manifest.exists(), callbacks=[reports])
-    reports.report.final(final_metric(reports, records))
+    report.final(final_metric(reports, records))
     print(f"{folder.path}: {json.dumps(records[0]['choices'])}")
 
 

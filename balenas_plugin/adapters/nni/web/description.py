@@ -1,7 +1,7 @@
 """Describe Python objects in JSON so that another process can make them anew: what a trial needs travels as text.
 
-Nothing is pickled. Objects made by something under `nni.trace` (NNI's evaluators, `Trainer`, `DataLoader`, model spaces)
-are described by the name and the arguments of what made them, classes and functions by their name, tensors as tensors.
+Nothing is pickled. Objects made by something under `nni.trace` (NNI's evaluators, `Trainer`, `DataLoader`, spaces) are
+described by the name and the arguments of what made them, classes and functions by their name, tensors as tensors.
 """
 
 from __future__ import annotations

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
+import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +21,9 @@ from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
 from balenas_plugin.errors import ManagerLostError
 from balenas_plugin.ground_truth import headline
 
+_ATTEMPTS = 10
+"""How often to ask the manager for this trial's parameters."""
+
 Metric = Mapping[str, float | str]
 """What NNI shows of a result: a number under "default", and other series by name."""
 
@@ -26,12 +33,16 @@ class TrialReport:
 
     NNI's own `report_intermediate_result` cannot be used during a one-shot search: the engine that runs the search
     takes its place.
+
+    Attributes:
+        parameters: of this trial, as plain values.
     """
 
     def __init__(self) -> None:
         self._channel = get_default_trial_command_channel()
-        record = nni.trial._params  # the only place that keeps the parameters' number
-        self._parameter_id = None if record is None else record["parameter_id"]
+        record = _assigned() or nni.trial._params or {}
+        self._parameter_id = record.get("parameter_id")
+        self.parameters = record.get("parameters")
 
     def intermediate(self, metric: Metric, *, sequence: int) -> None:
         """Report one point of the trial's curve; one that is sent again replaces what was there.
@@ -63,6 +74,23 @@ class TrialReport:
                 f"NNI's manager does not answer any more, so trial {nni.get_trial_id()} of experiment "
                 f"{nni.get_experiment_id()} ends. What it has computed is in its checkpoint: resume the experiment."
             ) from error
+
+
+def _assigned() -> dict[str, Any] | None:
+    """Return the parameters that NNI's page shows for this trial, or None if the manager cannot be asked.
+
+    Where trials run two at a time, NNI gives the next parameters to whichever asks first: what `get_next_parameter`
+    returns may be the other trial's. Each trial that takes what is shown for it keeps page, tuner and results in step.
+    """
+    manager, found, _ = os.environ.get("NNI_TRIAL_COMMAND_CHANNEL", "").rpartition("/env/")
+    if not found or not manager.startswith("http"):
+        return None
+    address = f"{manager}/api/v1/nni/trial-jobs/{nni.get_trial_id()}"
+    for _attempt in range(_ATTEMPTS):
+        with contextlib.suppress(requests.RequestException, ValueError, KeyError, IndexError):
+            return dict(json.loads(requests.get(address, timeout=20).json()["hyperParameters"][0]))
+        time.sleep(0.5)  # the manager notes a trial after it has started it
+    return None
 
 
 class EpochReports(pl.Callback):

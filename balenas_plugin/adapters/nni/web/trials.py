@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
+import nni
 import torch
 from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.execution import SequentialExecutionEngine
@@ -64,11 +66,12 @@ class SearchTrial(ExecutableModelSpace):
         """Search, reporting every epoch, then what was found."""
         with errors_told():
             end_predecessor()
-            reports = EpochReports(TrialReport())
-            found = self.recipe.search(reports)
+            report = TrialReport()
+            reports = EpochReports(report)
+            found = own(self, report).recipe.search(reports)
             # in the place of the last epoch's point: the page shows one point an epoch
-            reports.report.intermediate({**reports.last, KEY: found.to_text()}, sequence=reports.epoch)
-            reports.report.final({**known_of(found.records[0]), "default": reports.last["default"]})
+            report.intermediate({**reports.last, KEY: found.to_text()}, sequence=reports.epoch)
+            report.final({**known_of(found.records[0]), "default": reports.last["default"]})
 
 
 class CandidateTrial(ExecutableModelSpace):
@@ -115,18 +118,31 @@ class CandidateTrial(ExecutableModelSpace):
             end_predecessor()
             quiet()
             report = TrialReport()
-            space, evaluator = self.recipe.build()
-            known = known_of(self.record)
-            if not self.record.get("scores"):
-                known |= synflow(space, evaluator, self.sample)
-            if self.epochs > 0:
-                points = count()
-                known["default"] = train(
-                    RawFormatModelSpace(space, evaluator).freeze(self.sample),
-                    self.epochs,
-                    lambda metric: report.intermediate(metric, sequence=next(points)),
-                )
-            report.final(known)
+            report.final(own(self, report).evaluate(report))
+
+    def evaluate(self, report: TrialReport) -> Metric:
+        """Return what is known of the architecture, after training it if that is asked for."""
+        space, evaluator = self.recipe.build()
+        known = known_of(self.record)
+        if not self.record.get("scores"):
+            known |= synflow(space, evaluator, self.sample)
+        if self.epochs > 0:
+            points = count()
+            known["default"] = train(
+                RawFormatModelSpace(space, evaluator).freeze(self.sample),
+                self.epochs,
+                lambda metric: report.intermediate(metric, sequence=next(points)),
+            )
+        return known
+
+
+Trial = TypeVar("Trial", SearchTrial, CandidateTrial)
+
+
+def own(trial: Trial, report: TrialReport) -> Trial:
+    """Return the trial that this process is, which may not be the one whose parameters NNI has handed to it."""
+    found = nni.load(json.dumps(report.parameters))
+    return found if isinstance(found, type(trial)) else trial
 
 
 def known_of(record: Mapping[str, Any]) -> dict[str, float]:
