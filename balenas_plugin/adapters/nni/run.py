@@ -38,7 +38,12 @@ Record = dict[str, Any]
 
 
 def run_search(
-    config: SearchConfig, folder: RunFolder, *, resume: bool, callbacks: Sequence[pl.Callback] = ()
+    config: SearchConfig,
+    folder: RunFolder,
+    *,
+    resume: bool,
+    callbacks: Sequence[pl.Callback] = (),
+    show_progress: bool = True,
 ) -> list[Record]:
     """Search, write the folder, and return the architectures found, the best first.
 
@@ -47,6 +52,7 @@ def run_search(
         folder: where to write.
         resume: continue from the folder's checkpoint, if it has one yet.
         callbacks: of Lightning, besides the run's own.
+        show_progress: on standard error, unless the config says otherwise.
 
     Raises:
         BalenasError: bad input; nothing already saved is lost.
@@ -63,7 +69,8 @@ def run_search(
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
     history = History(folder, lambda: _describe(strategy, space, folder))
-    progress = [Progress()] if config.evaluator.trainer.get("enable_progress_bar", True) else []
+    show_progress = show_progress and config.evaluator.trainer.get("enable_progress_bar", True)
+    progress = [Progress()] if show_progress else []
     evaluator = build_evaluator(config, data, folder, [history, *progress, *callbacks, checkpoint])
     if resume and checkpoint.path.exists():
         if config.strategy["name"] == "ENAS":

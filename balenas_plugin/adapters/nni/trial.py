@@ -54,7 +54,7 @@ def run_trial(config_path: Path, overrides: Sequence[str] = ()) -> None:
         end_predecessor()
         folder = RunFolder(Path(place, OUTPUT))
     reports = EpochReports(report)
-    records = run_search(config, folder, resume=folder.manifest.exists(), callbacks=[reports])
+    records = run_search(config, folder, resume=folder.manifest.exists(), callbacks=[reports], show_progress=False)
     report.final(final_metric(reports, records))
     print(f"{folder.path}: {json.dumps(records[0]['choices'])}")
 

@@ -19,8 +19,9 @@ from nni.nas.experiment import NasExperiment
 from nni.tools.nnictl.constants import NNI_HOME_DIR
 
 from balenas_plugin.adapters.nni.web.processes import end, end_experiment, manager_processes
+from balenas_plugin.adapters.nni.web.submission import lost
 from balenas_plugin.doctor.checks import Surroundings, check_manager
-from balenas_plugin.errors import ManagerLostError, MissingDependencyError, OptionError, StorageError
+from balenas_plugin.errors import BalenasError, ManagerLostError, MissingDependencyError, OptionError, StorageError
 from balenas_plugin.files import write_atomically
 
 _START_PATIENCE = 120.0
@@ -40,9 +41,20 @@ class _Stopped:
 
     on_started: Callable[[], None] = staticmethod(lambda: None)
 
-    def _run_impl(self, port: int, wait_completion: bool, debug: bool) -> bool | None:
-        """Start; NNI's own would swallow Ctrl-C, and wait for what the strategy has waited for already."""
-        self.start(port, debug)  # type: ignore[attr-defined]
+    def _run_impl(self: Any, port: int, wait_completion: bool, debug: bool) -> bool | None:
+        """Start; NNI's own would swallow Ctrl-C, and wait for what the strategy has waited for already.
+
+        Raises:
+            ManagerLostError: the manager ended, whatever that made fail here.
+        """
+        try:
+            self.start(port, debug)
+        except BalenasError:
+            raise
+        except Exception as error:
+            if self._proc is None or self._proc.poll() is None:
+                raise
+            raise ManagerLostError(lost(self.id)) from error
         return True
 
     def _start_nni_manager(self: Any, port: int, debug: bool, *args: Any, **kwargs: Any) -> None:

@@ -92,7 +92,7 @@ class ConfiguredSearch:
         """Run the search and write its folder."""
         config = SearchConfig.from_dict(self.config)
         folder = RunFolder(Path(self.folder) if self.folder else trial_folder() / "search")
-        records = run_search(config, folder, resume=folder.manifest.exists(), callbacks=[reports])
+        records = run_search(config, folder, resume=folder.manifest.exists(), callbacks=[reports], show_progress=False)
         return Found(
             posterior=Posterior.load(folder.posterior),
             records=records,
@@ -202,7 +202,7 @@ class ScriptedSearch:
             strategy.load_state_dict({"ckpt_path": str(checkpoint.path)})
         strategy.run()
         if strategy.selection is not None:
-            strategy.ranked = strategy.rank(progress=True)
+            strategy.ranked = strategy.rank()
         return Found(
             posterior=strategy.posterior,
             records=list(architecture_records(strategy, space, max(strategy.candidate_trials, 1))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ _POLL = 1.0
 """Seconds between two looks at the trials."""
 _PATIENCE = 60.0
 """Seconds without an answer after which a manager counts as lost, if its process cannot be seen to have ended."""
+
+_TELLING = re.compile(r"balenas: |[\w.]*(Error|Exception|Interrupt|Exit)\b")
+"""A line of standard error that says what went wrong."""
 
 Job = Mapping[str, Any]
 """A trial as NNI's manager describes it."""
@@ -77,7 +81,7 @@ class Submission:
         if ended["status"] != _SUCCEEDED:
             raise TrialFailedError(
                 f"the search, trial {identifier}, ended as {ended['status']}{_reason(ended)} "
-                f"Everything it wrote: {ended.get('logPath', 'see the page')}"
+                f"All that it wrote is in {ended.get('logPath', 'its log')}. Resume to go on from its last epoch."
             )
         return _until(lambda: self._found(identifier))
 
@@ -143,11 +147,15 @@ class Submission:
                 process = self.experiment._proc
                 ended = process is None or process.poll() is not None
                 if ended or time.monotonic() > deadline:
-                    raise ManagerLostError(
-                        f"NNI's manager of experiment {self.experiment.id} has ended. Finished trials are kept: resume "
-                        "the experiment to go on."
-                    ) from error
+                    raise ManagerLostError(lost(self.experiment.id)) from error
                 time.sleep(_POLL)
+
+
+def lost(experiment: str) -> str:
+    """Return what to tell where an experiment's manager is gone."""
+    return (
+        f"NNI's manager of experiment {experiment} has ended. Finished trials are kept: resume the experiment to go on."
+    )
 
 
 def _until(look: Callable[[], Any]) -> Any:
@@ -160,10 +168,13 @@ def _until(look: Callable[[], Any]) -> Any:
 
 
 def _reason(job: Job) -> str:
-    """Return the last line that a trial wrote to its standard error, where it can be read."""
+    """Return why a trial failed, as far as its status and its standard error tell."""
+    if job["status"] == "USER_CANCELED":  # also NNI's word for a process that a signal has killed
+        return ": it was cancelled on the page, or killed, perhaps for want of memory."
     path = Path(job.get("logPath", ""), "trial.stderr")
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return "."
-    return f": {lines[-1].removeprefix('balenas: ').strip()}" if lines else "."
+    told = [line for line in lines if _TELLING.match(line)]
+    return f": {told[-1].removeprefix('balenas: ').strip()}" if told else "."
