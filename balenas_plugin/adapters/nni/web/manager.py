@@ -197,9 +197,10 @@ def require_room(folder: Path) -> None:
         try:
             write_atomically(probe, lambda file, size=size: file.write(os.urandom(size)))
         except StorageError as error:
+            with contextlib.suppress(OSError):
+                place.rmdir()  # made for the probe, and empty
             raise StorageError(
                 f"NNI cannot keep its experiment in {place}: {error.__cause__}. Free some space there or choose "
                 "another place: --output DIR for the run, the environment variable HOME for NNI's list of experiments."
             ) from error
-        finally:
-            probe.unlink(missing_ok=True)
+        probe.unlink(missing_ok=True)

@@ -73,7 +73,7 @@ class Submission:
         if not earlier:
             known = {job["trialJobId"] for job in self._jobs(SearchTrial.kind)}
             self._submit(make())
-            wanted = _until(lambda: [j for j in self._jobs(SearchTrial.kind) if j["trialJobId"] not in known])[0]
+            wanted = self._until(lambda: [j for j in self._jobs(SearchTrial.kind) if j["trialJobId"] not in known])[0]
         else:
             wanted = earlier[-1]
         identifier = wanted["trialJobId"]
@@ -83,7 +83,7 @@ class Submission:
                 f"the search, trial {identifier}, ended as {ended['status']}{_reason(ended)} "
                 f"All that it wrote is in {ended.get('logPath', 'its log')}. Resume to go on from its last epoch."
             )
-        return _until(lambda: self._found(identifier))
+        return self._until(lambda: self._found(identifier))
 
     def candidates(self, trials: Sequence[CandidateTrial]) -> None:
         """Submit the architectures as trials, except those of an earlier session, and wait for all.
@@ -91,19 +91,21 @@ class Submission:
         Raises:
             ManagerLostError: NNI's manager ended.
         """
+        if not trials:
+            return
         there = {job["parameters"]["record"]["rank"] for job in self._jobs(CandidateTrial.kind)}
         for trial in trials:
             if trial.record["rank"] not in there:
                 self._submit(trial)
         wanted = {trial.record["rank"] for trial in trials}
-        _until(lambda: wanted <= {job["parameters"]["record"]["rank"] for job in self._jobs(CandidateTrial.kind)})
+        self._until(lambda: wanted <= {job["parameters"]["record"]["rank"] for job in self._jobs(CandidateTrial.kind)})
         for job in self._wait(lambda job: job["parameters"]["kind"] == CandidateTrial.kind):
             if job["status"] != _SUCCEEDED:
                 _logger.warning("Trial %s ended as %s%s", job["trialJobId"], job["status"], _reason(job))
 
     def _submit(self, trial: Any) -> None:
         self._submitted.append(trial)
-        _until(lambda: self._try_to_submit(trial))
+        self._until(lambda: self._try_to_submit(trial))
 
     def _try_to_submit(self, trial: Any) -> bool:
         try:
@@ -113,10 +115,28 @@ class Submission:
         return True
 
     def _wait(self, which: Callable[[Job], bool]) -> list[Job]:
-        while True:
+        def ended() -> list[Job] | None:
             jobs = [job for job in self._jobs() if which(job)]
-            if all(job["status"] not in _WAITING for job in jobs):
-                return jobs
+            return jobs if all(job["status"] not in _WAITING for job in jobs) else None
+
+        return list(self._until(ended))
+
+    def _until(self, look: Callable[[], Any]) -> Any:
+        """Return the first true answer; NNI shows what was sent to it seconds later.
+
+        Raises:
+            ManagerLostError: the manager ended, or cannot go on.
+        """
+        while True:
+            answer = look()
+            if answer:
+                return answer
+            health = self._ask("/check-status")
+            if health["status"] == "ERROR":
+                raise ManagerLostError(
+                    f"NNI's manager of experiment {self.experiment.id} cannot go on: {'; '.join(health['errors'])}. "
+                    "Mend that (free some disk space, say), then resume the experiment."
+                )
             time.sleep(_POLL)
 
     def _jobs(self, kind: str | None = None) -> Iterator[Job]:
@@ -133,7 +153,7 @@ class Submission:
                 return Found.from_text(value[KEY])
         return None
 
-    def _ask(self, what: str) -> list[Any]:
+    def _ask(self, what: str) -> Any:
         """Ask NNI's manager, again for a while if it does not answer.
 
         Raises:
@@ -142,7 +162,7 @@ class Submission:
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
-                return list(rest.get(self.experiment.port, what, self.experiment.url_prefix))
+                return rest.get(self.experiment.port, what, self.experiment.url_prefix)
             except (requests.RequestException, RuntimeError) as error:
                 process = self.experiment._proc
                 ended = process is None or process.poll() is not None
@@ -156,15 +176,6 @@ def lost(experiment: str) -> str:
     return (
         f"NNI's manager of experiment {experiment} has ended. Finished trials are kept: resume the experiment to go on."
     )
-
-
-def _until(look: Callable[[], Any]) -> Any:
-    """Return the first true answer; NNI shows what was sent to it seconds later."""
-    while True:
-        answer = look()
-        if answer:
-            return answer
-        time.sleep(_POLL)
 
 
 def _reason(job: Job) -> str:
