@@ -16,6 +16,7 @@ EPOCHS = TINY["evaluator"]["epochs"]
 def test_the_overview_shows_name_and_duration(page: Page) -> None:
     text = page.overview()
     assert "BaLeNAS tiny" in text
+    assert "DONE" in text
     assert "Duration" in text
     assert page.wait(lambda: "s" in page._text(".circle-progress, .text.duration-global-color"))
 

@@ -47,6 +47,7 @@ class SearchInTrials:
         epochs = self.strategy.candidate_epochs
         records = found.records[: self.strategy.candidate_trials]
         self.submission.candidates([CandidateTrial(record, self.recipe, epochs) for record in records])
+        self.submission.finish()
 
     def _adopt(self, found: Found) -> None:
         """Give the strategy what the search has found; its weights too, if the trial's files can be read here."""

@@ -15,7 +15,9 @@ from typing import Any
 
 import requests
 from nni.experiment import Experiment, RunMode, launcher, rest
+from nni.nas.execution import training_service
 from nni.nas.experiment import NasExperiment
+from nni.runtime.tuner_command_channel import TunerCommandChannel
 from nni.tools.nnictl.constants import NNI_HOME_DIR
 
 from balenas_plugin.adapters.nni.web.processes import end, end_experiment, manager_processes
@@ -121,8 +123,29 @@ class _Stopped:
             time.sleep(0.5)
 
 
+class _Channel(TunerCommandChannel):
+    """NNI's line to the manager, which does not break at what a resumed manager says of finished trials."""
+
+    def receive(self) -> Any:
+        """Return the next command that NNI's engine knows."""
+        while True:
+            try:
+                return super().receive()
+            except ValueError:  # "Unknown command type: ImportData"
+                continue
+
+
 class SearchExperiment(_Stopped, NasExperiment):
     """A `NasExperiment` whose page may have a prefix (NNI's own cannot) and that cleans up after itself."""
+
+    def execution_engine_factory(self, config: Any) -> Any:
+        """Return NNI's engine with a channel that a resume does not break."""
+        original = training_service.TunerCommandChannel
+        training_service.TunerCommandChannel = _Channel
+        try:
+            return super().execution_engine_factory(config)
+        finally:
+            training_service.TunerCommandChannel = original
 
 
 class ViewedExperiment(_Stopped, Experiment):

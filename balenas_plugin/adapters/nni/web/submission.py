@@ -103,6 +103,11 @@ class Submission:
             if job["status"] != _SUCCEEDED:
                 _logger.warning("Trial %s ended as %s%s", job["trialJobId"], job["status"], _reason(job))
 
+    def finish(self) -> None:
+        """Tell the manager that no trial will follow, so that the page says the experiment is done."""
+        self.experiment.update_max_trial_number(max(1, len(self._ask("/trial-jobs"))))
+        self._until(lambda: self._ask("/check-status")["status"] == "DONE")
+
     def _submit(self, trial: Any) -> None:
         self._submitted.append(trial)
         self._until(lambda: self._try_to_submit(trial))
