@@ -121,9 +121,7 @@ def _add_ui(commands: Any, formatter: Any) -> None:
     what.add_argument("config", type=Path, nargs="?", metavar="CONFIG.yml", help="what to search, on what, how")
     what.add_argument("--view", metavar="ID|RUN_DIR", help="only open the page of a finished experiment")
     ui.add_argument("--port", type=int, default=8080, metavar="P", help="of the page; 0 takes any free one (8080)")
-    ui.add_argument(
-        "--url-prefix", metavar="PATH", help="first part of the page's path (default: one that nobody guesses)"
-    )
+    ui.add_argument("--url-prefix", metavar="PATH", help="start of the page's path (default: one that nobody guesses)")
     ui.add_argument("--concurrency", type=int, default=1, metavar="N", help="trials at a time (1)")
     ui.add_argument("--close", action="store_true", help="end with the search instead of keeping the page open")
     _add_run_options(ui)
@@ -263,10 +261,8 @@ def _ui(options: argparse.Namespace) -> int:
             view_in_ui(options.view, port=options.port, url_prefix=options.url_prefix)
             return 0
         config = load_config(options.config, options.overrides, seed=options.seed)
-        if options.resume:
-            folder = resumed_run_folder(config, options.output)
-        else:
-            folder = new_run_folder(config, options.output, overwrite=options.overwrite)
+        resumed = resumed_run_folder(config, options.output) if options.resume else None
+        folder = resumed or new_run_folder(config, options.output, overwrite=options.overwrite)
         try:
             search_in_ui(
                 config,

@@ -39,7 +39,7 @@ class SearchInTrials:
         """Run the trials.
 
         Raises:
-            TrialFailedError: the search failed; candidates may, without stopping the others.
+            SearchFailedError: the search failed; candidates may, without stopping the others.
             ManagerLostError: NNI's manager ended.
         """
         found = self.submission.search(lambda: SearchTrial(self.recipe))

@@ -62,5 +62,6 @@ def end_predecessor() -> None:
     NNI starts such a trial again under the same name and in the same folder, and knows nothing of the first.
     """
     experiment, trial = os.environ.get("NNI_EXP_ID"), os.environ.get("NNI_TRIAL_JOB_ID")
-    if experiment and trial:
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes that Lightning runs one search in
+    if experiment and trial and first:
         end(list(trial_processes(experiment, trial)))

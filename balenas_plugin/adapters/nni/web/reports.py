@@ -116,7 +116,8 @@ class EpochReports(pl.Callback):
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self.last = {"default": self._default(finite), **finite}
         self.epoch = trainer.current_epoch
-        self.report.intermediate(self.last, sequence=self.epoch)
+        if trainer.is_global_zero:
+            self.report.intermediate(self.last, sequence=self.epoch)
 
     def _default(self, metrics: Mapping[str, float]) -> float:
         if self.reported is not None:

@@ -18,7 +18,7 @@ from nni.nas.experiment import NasExperiment
 
 from balenas_plugin.adapters.nni.web.found import KEY, Found
 from balenas_plugin.adapters.nni.web.trials import CandidateTrial, SearchTrial
-from balenas_plugin.errors import ManagerLostError, TrialFailedError
+from balenas_plugin.errors import ManagerLostError, SearchFailedError
 
 _logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Submission:
             make: called if a trial has to be submitted.
 
         Raises:
-            TrialFailedError: it failed, or was cancelled.
+            SearchFailedError: it failed, or was cancelled.
             ManagerLostError: NNI's manager ended.
         """
         earlier = [job for job in self._jobs(SearchTrial.kind) if job["status"] in (*_WAITING, _SUCCEEDED)]
@@ -79,7 +79,7 @@ class Submission:
         identifier = wanted["trialJobId"]
         (ended,) = self._wait(lambda job: job["trialJobId"] == identifier)
         if ended["status"] != _SUCCEEDED:
-            raise TrialFailedError(
+            raise SearchFailedError(
                 f"the search, trial {identifier}, ended as {ended['status']}{_reason(ended)} "
                 f"All that it wrote is in {ended.get('logPath', 'its log')}. Resume to go on from its last epoch."
             )

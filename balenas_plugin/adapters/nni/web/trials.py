@@ -12,7 +12,6 @@ from itertools import count
 from typing import Any, TypeVar
 
 import nni
-import torch
 from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.nn.pytorch import ModelSpace
@@ -166,11 +165,10 @@ def synflow(space: ModelSpace, evaluator: Lightning, sample: Mapping[str, Any]) 
             view = exporter_space(space, [], tuple(images.shape[1:]))
         case _:  # not images: proxies have nothing to look at
             return {}
-    torch.manual_seed(ProxySelection().seed)
-    network = view.build(dict(sample))
-    value = view.fast_rank_value("synflow", network)
+    networks = view.networks(ProxySelection().seed)
+    value = networks.fast_rank_value("synflow", dict(sample))
     if value is None:
-        value = rank_value("synflow", network, images, None)
+        value = rank_value("synflow", networks.build(dict(sample)), images, None)
     return {"synflow": value} if math.isfinite(value) else {}
 
 

@@ -31,7 +31,7 @@ from balenas_plugin.adapters.nni.web.processes import end_experiment, manager_pr
 from balenas_plugin.adapters.nni.web.recipes import ConfiguredSearch
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import load_search_data
-from balenas_plugin.errors import FileFormatError, OptionError, TrialFailedError, nearest
+from balenas_plugin.errors import FileFormatError, OptionError, SearchFailedError, nearest
 from balenas_plugin.files import refused_writes_told, write_text_atomically
 from balenas_plugin.run_folder import RunFolder
 
@@ -88,7 +88,7 @@ def search_in_ui(
     with _stopped_afterwards(experiment), refused_writes_told(folder.path):
         try:
             (experiment.resume if resume else experiment.run)(port)
-        except TrialFailedError as error:
+        except SearchFailedError as error:
             if not close:
                 print(f"balenas: {error}\n{_STAYS}", file=sys.stderr, flush=True)
                 _watch(experiment)
