@@ -19,6 +19,7 @@ examples:
   balenas search configs/quickstart.yml           search NAS-Bench-201 on bundled images, minutes on a laptop
   balenas search configs/quickstart.yml --set evaluator.epochs=3 --seed 1 --output runs/trial
   balenas search configs/quickstart.yml --resume  continue the last run of this name after a crash or Ctrl-C
+  balenas ui configs/quickstart.yml               the same search, watched in NNI's web page
   balenas export runs/quickstart --samples 100 --proxy synflow --top 10
   balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer balenas
   balenas query "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
@@ -34,6 +35,15 @@ examples:
   balenas search configs/quickstart.yml --output runs/trial --overwrite
 
 The run's folder then holds config.yml, manifest.json, history.csv, posterior.json, architectures.json and checkpoints/.
+"""
+
+
+_UI_EXAMPLES = """\
+examples:
+  balenas ui configs/quickstart.yml                 search, and watch it at the address that is printed
+  balenas ui configs/quickstart.yml --port 8081 --set strategy.candidate_epochs=5     train what it finds, briefly
+  balenas ui configs/quickstart.yml --resume        go on after a crash or Ctrl-C
+  balenas ui --view runs/quickstart                 open the page of a finished search again
 """
 
 
@@ -83,23 +93,10 @@ def build_parser() -> argparse.ArgumentParser:
         "search", help="run a search from a YAML file", epilog=_SEARCH_EXAMPLES, formatter_class=formatter
     )
     search.add_argument("config", type=Path, metavar="CONFIG.yml", help="what to search, on what, how (see configs/)")
-    search.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="A.B=VALUE",
-        dest="overrides",
-        help="override one option; repeatable",
-    )
-    search.add_argument("--seed", type=int, help="seed of everything random, instead of the config's")
-    search.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder of the run (default: runs/<name>, numbered when it exists)"
-    )
-    existing = search.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="continue an interrupted run, exactly")
-    existing.add_argument("--overwrite", action="store_true", help="replace the run that is in --output")
+    _add_run_options(search)
     search.set_defaults(run_command=_search)
 
+    _add_ui(commands, formatter)
     _add_export(commands, formatter)
     _add_benchmark(commands, formatter)
     _add_reproduce(commands, formatter)
@@ -107,6 +104,39 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check the installation and name what is broken, with its cure")
     doctor.set_defaults(run_command=_doctor)
     return parser
+
+
+def _add_run_options(command: Any) -> None:
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=VALUE",
+        dest="overrides",
+        help="override one option; repeatable",
+    )
+    command.add_argument("--seed", type=int, help="seed of everything random, instead of the config's")
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder of the run (default: runs/<name>, numbered when it exists)"
+    )
+    existing = command.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="continue an interrupted run, exactly")
+    existing.add_argument("--overwrite", action="store_true", help="replace the run that is in --output")
+
+
+def _add_ui(commands: Any, formatter: Any) -> None:
+    ui = commands.add_parser(
+        "ui", help="search, and watch it in NNI's web page", epilog=_UI_EXAMPLES, formatter_class=formatter
+    )
+    what = ui.add_mutually_exclusive_group(required=True)
+    what.add_argument("config", type=Path, nargs="?", metavar="CONFIG.yml", help="what to search, on what, how")
+    what.add_argument("--view", metavar="ID|RUN_DIR", help="only open the page of a finished experiment")
+    ui.add_argument("--port", type=int, default=8080, metavar="P", help="of the page; 0 takes any free one (8080)")
+    ui.add_argument("--url-prefix", metavar="PATH", help="start of the page's path (default: one that nobody guesses)")
+    ui.add_argument("--concurrency", type=int, default=1, metavar="N", help="trials at a time (1)")
+    ui.add_argument("--close", action="store_true", help="end with the search instead of keeping the page open")
+    _add_run_options(ui)
+    ui.set_defaults(run_command=_ui)
 
 
 def _add_export(commands: Any, formatter: Any) -> None:
@@ -245,9 +275,46 @@ def _search(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ui(options: argparse.Namespace) -> int:
+    from balenas_plugin.config import load_config
+    from balenas_plugin.run_location import new_run_folder, resumed_run_folder
+    from balenas_plugin.validation import require_whole
+
+    require_whole("--concurrency", options.concurrency, least=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from balenas_plugin.adapters.nni.web.ui import search_in_ui, stopped_by_signals, view_in_ui
+    with stopped_by_signals():
+        if options.view is not None:
+            view_in_ui(options.view, port=options.port, url_prefix=options.url_prefix)
+            return 0
+        config = load_config(options.config, options.overrides, seed=options.seed)
+        resumed = resumed_run_folder(config, options.output) if options.resume else None
+        folder = resumed or new_run_folder(config, options.output, overwrite=options.overwrite)
+        try:
+            search_in_ui(
+                config,
+                folder,
+                port=options.port,
+                url_prefix=options.url_prefix,
+                concurrency=options.concurrency,
+                resume=options.resume,
+                show=lambda: _print_architectures(folder),
+                close=options.close,
+            )
+        except KeyboardInterrupt:
+            if not folder.config.exists():
+                raise
+            print(f"balenas: stopped. To continue: {_resume(options, folder)}", file=sys.stderr)
+            return 130
+        finally:
+            folder.release()
+    return 0
+
+
 def _resume(options: argparse.Namespace, folder: Any) -> str:
     """Return the command that resumes the search."""
-    words = ["balenas", "search", str(options.config)]
+    words = ["balenas", options.command, str(options.config)]
     for override in options.overrides:
         words += ["--set", override]
     if options.seed is not None:

@@ -46,6 +46,10 @@ class SearchFailedError(BalenasError, RuntimeError):
     """A search that was started in another process failed there."""
 
 
+class ManagerLostError(BalenasError, ConnectionError):
+    """NNI's manager, which runs the trials and serves the web page, could not be started or has ended."""
+
+
 class MissingDependencyError(BalenasError, ImportError):
     """An optional dependency is not installed."""
 

@@ -122,13 +122,9 @@ class Posterior:
             {label: dict(zip(self.choices[label], log_win[label].tolist(), strict=True)) for label in self.labels}, k
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write the posterior as JSON, whole or not at all; floats are exact.
-
-        Raises:
-            StorageError: the file could not be written.
-        """
-        document = {
+    def to_document(self) -> dict[str, Any]:
+        """Return the posterior as plain values for JSON; floats are exact."""
+        return {
             "format": FORMAT,
             "version": VERSION,
             "dtype": str(next(iter(self.mean.values())).dtype).removeprefix("torch."),
@@ -141,7 +137,14 @@ class Posterior:
                 for label in self.labels
             },
         }
-        write_text_atomically(Path(path), json.dumps(document, indent=1) + "\n")
+
+    def save(self, path: str | Path) -> None:
+        """Write the posterior as JSON, whole or not at all; floats are exact.
+
+        Raises:
+            StorageError: the file could not be written.
+        """
+        write_text_atomically(Path(path), json.dumps(self.to_document(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Posterior:
@@ -161,12 +164,17 @@ class Posterior:
                 f"{path} has posterior version {document.get('version')!r}; this package reads {VERSION}"
             )
         try:
-            return cls._from_document(document)
+            return cls.from_document(document)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"{path} is damaged: {error}") from error
 
     @classmethod
-    def _from_document(cls, document: dict[str, Any]) -> Posterior:
+    def from_document(cls, document: dict[str, Any]) -> Posterior:
+        """Return the posterior that `to_document` gave, on the CPU.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: the document is damaged.
+        """
         dtypes = {
             "float32": torch.float32,
             "float64": torch.float64,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -55,6 +55,17 @@ class RankedArchitecture:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; infinities become None."""
         return {key: _finite(value) for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RankedArchitecture:
+        """Return the record that `to_dict` gave.
+
+        Raises:
+            TypeError: a value is missing, or there is one too many.
+        """
+        impossible = {"log_probability": -math.inf} if values.get("log_probability") is None else {}
+        scores = {proxy: -math.inf if score is None else score for proxy, score in values["scores"].items()}
+        return cls(**{**values, **impossible, "scores": scores})
 
 
 def rank(

@@ -1,4 +1,6 @@
-"""How wide VAdam's posterior becomes: sigma over the steps, for several N, precisions and M. Draws docs/images/sigma_*.svg.
+"""How wide the posterior of VAdam becomes: sigma over the steps, for several N, precisions and M.
+
+Draws docs/images/sigma_*.svg.
 
     python integration_tests/benchmarks/posterior_width.py --output docs/images
 

@@ -103,7 +103,7 @@ def arrange_stop(at: str, count: int, happen: Callable[[], None]) -> None:
         "checkpoint half written": lambda: after(pl.Trainer, "save_checkpoint", tear),
         "checkpoint written beside": lambda: before(Path, "replace", stop_before_replacing),
         "checkpoint in place": lambda: after(SearchCheckpoint, "on_train_epoch_end", stop),
-        "architectures": lambda: before(run, "_records", stop),
+        "architectures": lambda: before(run, "architecture_records", stop),
     }
     points[at]()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +13,17 @@ from tqdm import tqdm
 
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.run_folder import RunFolder
+
+
+def averaged_metrics(logged: Mapping[str, Any]) -> dict[str, float]:
+    """Return what was logged in an epoch by plain name, in order of the names: averages, not single steps or labels."""
+    metrics = {name: float(value) for name, value in logged.items()}
+    averaged = {name.removesuffix("_epoch") for name in metrics if name.endswith("_epoch")}
+    return {
+        name.removesuffix("_epoch"): metrics[name]
+        for name in sorted(metrics)
+        if "/" not in name and not name.endswith("_step") and name not in averaged
+    }
 
 
 class History(pl.Callback):
@@ -47,13 +58,11 @@ class History(pl.Callback):
         """Add the row of this epoch; of several processes, the first does."""
         if not trainer.is_global_zero:
             return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        averaged = {name.removesuffix("_epoch") for name in metrics if name.endswith("_epoch")}
         row: dict[str, Any] = {"epoch": trainer.current_epoch}
-        for name in sorted(metrics):
+        for name, value in averaged_metrics(trainer.callback_metrics).items():
             stale = name.startswith("val_") and self._ever_validated and not self._validated  # of an earlier epoch
-            if "/" not in name and not name.endswith("_step") and name not in averaged and not stale:
-                row[name.removesuffix("_epoch")] = metrics[name]
+            if not stale:
+                row[name] = value
         self.rows.append({**row, **self.describe()})
         self._write()
 

@@ -45,6 +45,9 @@ class BaLeNASModule(DartsLightningModule):
         **overrides: single options, in the place of `options`.
     """
 
+    EXAMPLE = "balenas_example"
+    """Key in a checkpoint of the batch that proxies look at."""
+
     def __init__(
         self, training_module: LightningModule, options: SearchOptions | None = None, **overrides: Any
     ) -> None:
@@ -68,6 +71,7 @@ class BaLeNASModule(DartsLightningModule):
         self._example: Any = None
         self._ranks = Ranks()
         self._compiled: CompiledForward | None = None
+        self._adopted: Posterior | None = None
 
     # -- the posterior ------------------------------------------------------------------------------------------------
 
@@ -99,8 +103,23 @@ class BaLeNASModule(DartsLightningModule):
             raise EvaluatorError("the search has not started, so there is no posterior yet: run the experiment first")
         return self._vadam
 
+    def adopt(self, posterior: Posterior, example: Any = None) -> None:
+        """Take the place of the module of a search that ran in another process.
+
+        Args:
+            posterior: that it learned.
+            example: see `example`.
+        """
+        self._adopted = posterior
+        self._example = example
+        with torch.no_grad():
+            for label, alpha in self.named_arch_parameters().items():
+                alpha.copy_(posterior.mean[label])
+
     def posterior(self) -> Posterior:
         """Return the posterior as it is now (a copy)."""
+        if self._adopted is not None:
+            return self._adopted
         alphas = self.named_arch_parameters()
         return Posterior(
             {label: alpha.detach().cpu() for label, alpha in alphas.items()},
@@ -136,11 +155,11 @@ class BaLeNASModule(DartsLightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the batch that proxies look at, so that a resumed search ranks on the same one."""
         if self._example is not None:
-            checkpoint[_EXAMPLE] = list(self.example())
+            checkpoint[self.EXAMPLE] = list(self.example())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back the batch that proxies look at."""
-        self._example = checkpoint.get(_EXAMPLE)
+        self._example = checkpoint.get(self.EXAMPLE)
 
     # -- one iteration ------------------------------------------------------------------------------------------------
 
@@ -364,8 +383,6 @@ class BaLeNASModule(DartsLightningModule):
         """Forward to the evaluator's module (NNI's report intermediate results here)."""
         return self.training_module.on_validation_epoch_end()
 
-
-_EXAMPLE = "balenas_example"
 
 _CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."
 

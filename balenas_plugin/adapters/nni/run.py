@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -41,7 +41,14 @@ Record = dict[str, Any]
 """One architecture of architectures.json."""
 
 
-def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list[Record]:
+def run_search(
+    config: SearchConfig,
+    folder: RunFolder,
+    *,
+    resume: bool,
+    callbacks: Sequence[pl.Callback] = (),
+    show_progress: bool = True,
+) -> list[Record]:
     """Search, write the folder, and return the architectures found, the best first.
 
     With several devices every process calls this; all but the first write nothing and return an empty list.
@@ -50,12 +57,14 @@ def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list
         config: what to search, on what, how.
         folder: where to write.
         resume: continue from the folder's checkpoint, if it has one yet.
+        callbacks: of Lightning, besides the run's own.
+        show_progress: on standard error, unless the config says otherwise.
 
     Raises:
         BalenasError: bad input; nothing already saved is lost.
         KeyboardInterrupt: the user stopped it; it can be resumed.
     """
-    _quiet()
+    quiet()
     if config.threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))  # or Lightning's DDP chooses a number
     checkpoint = SearchCheckpoint(folder.checkpoints)
@@ -68,8 +77,9 @@ def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
     history = History(folder, lambda: _describe(strategy, space, folder))
-    progress = [Progress()] if config.evaluator.trainer.get("enable_progress_bar", True) else []
-    evaluator = build_evaluator(config, data, folder, [history, *progress, checkpoint])
+    show_progress = show_progress and config.evaluator.trainer.get("enable_progress_bar", True)
+    progress = [Progress()] if show_progress else []
+    evaluator = build_evaluator(config, data, folder, [history, *progress, *callbacks, checkpoint])
     if resume and checkpoint.path.exists():
         if config.strategy["name"] == "ENAS":
             raise OptionError("NNI's ENAS keeps its controller's state in memory only, so its runs cannot be resumed")
@@ -82,7 +92,7 @@ def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list
     torch.manual_seed(config.seed)  # the same draws whatever building the above has used
     with folder.recorded() as entries:
         _run_experiment(space, evaluator, strategy, folder)
-        records = list(_records(strategy, space, config.top_k))
+        records = list(architecture_records(strategy, space, config.top_k))
         write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
         if isinstance(strategy, BaLeNAS):
             strategy.posterior.save(folder.posterior)
@@ -138,7 +148,8 @@ def _name(space: ModelSpace, sample: dict[str, Any]) -> str:
     return next(iter(notations(space, sample).values()), json.dumps(sample, sort_keys=True))
 
 
-def _records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterator[Record]:
+def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterator[Record]:
+    """Yield what is known of the best architectures that a strategy has found, the best first."""
     if not isinstance(strategy, BaLeNAS):
         sample = strategy.oneshot_module.export()
         yield {"rank": 1, "choices": sample, **_notation_and_truth(space, sample)}
@@ -184,7 +195,7 @@ def _device(evaluator: Any) -> str:
     return name if processes == 1 else f"{processes} processes, the first on {name}"
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silence what NNI and Lightning say about themselves, and errors of theirs that are raised as well."""
     warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|nni|torch\.utils\.data)(\..*)?")
     for name in ("nni", "pytorch_lightning", "lightning", "lightning_fabric", "lightning.pytorch"):

@@ -8,12 +8,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nni.nas.evaluator.pytorch import Lightning, LightningModule
+from nni.nas.execution import ExecutionEngine, TrainingServiceExecutionEngine
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import DARTS
-from nni.nas.space import RawFormatModelSpace
+from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
@@ -29,6 +30,11 @@ from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import EvaluatorError, OptionError, SpaceError, nearest
 from balenas_plugin.export import ProxySelection, RankedArchitecture, rank
+from balenas_plugin.validation import require_whole
+
+if TYPE_CHECKING:
+    from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials
+    from balenas_plugin.adapters.nni.web.recipes import Recipe
 
 
 class FoundModel(RawFormatModelSpace):
@@ -72,6 +78,9 @@ class BaLeNAS(DARTS):
             and "max-autotune" capture CUDA graphs on a GPU). What cannot be compiled runs as it is, after a message.
         selection: how `list_models` ranks what was found: a `ProxySelection` (or a dict of its options) for
             BaLeNAS-TF, None for the posterior's own order.
+        candidate_trials: in an experiment with NNI's training-service engine, and so with its web page, the search is a
+            trial; so many of the best architectures it finds then become trials of their own.
+        candidate_epochs: train each of them so long; 0 only reports what the search knows of them.
         **kwargs: `mutation_hooks`, and whatever else NNI's one-shot strategies take.
 
     Raises:
@@ -104,14 +113,17 @@ class BaLeNAS(DARTS):
         channels_last: bool | None = None,
         compile: bool | str = False,
         selection: ProxySelection | dict[str, Any] | None = None,
+        candidate_trials: int = 10,
+        candidate_epochs: int = 0,
         **kwargs: Any,
     ) -> None:
         others = ("mutation_hooks", "model_space", "engine")
+        own = (*OPTION_NAMES, "selection", "candidate_trials", "candidate_epochs")
         for name in kwargs:
             if name not in others:
-                raise OptionError(
-                    f"BaLeNAS has no option {name!r}{nearest(name, (*OPTION_NAMES, 'selection', *others))}"
-                )
+                raise OptionError(f"BaLeNAS has no option {name!r}{nearest(name, (*own, *others))}")
+        require_whole("candidate_trials", candidate_trials, least=0)
+        require_whole("candidate_epochs", candidate_epochs, least=0)
         self.options = SearchOptions(
             num_mc_samples=num_mc_samples,
             mc_batches=mc_batches,
@@ -143,6 +155,13 @@ class BaLeNAS(DARTS):
             **kwargs,
         )
         self.selection = ProxySelection.of(selection)
+        self.candidate_trials = candidate_trials
+        self.candidate_epochs = candidate_epochs
+        self.recipe: Recipe | None = None
+        """How a trial makes the search anew; None: from a description of the space, the evaluator and the options."""
+        self.ranked: list[RankedArchitecture] | None = None
+        """The ranking of a search that ran in a trial."""
+        self._trials: SearchInTrials | None = None
         self._pristine: ModelSpace | None = None
         self._checkpoint: SearchCheckpoint | None = None
         self._guard = ProcessGuard()
@@ -159,6 +178,27 @@ class BaLeNAS(DARTS):
         """Return NNI's hooks for DARTS, behind those that fuse."""
         hooks: list[Any] = super().default_mutation_hooks()
         return [*fusing_hooks(), *hooks] if self.options.fused else hooks
+
+    def _initialize(self, model_space: ExecutableModelSpace, engine: ExecutionEngine) -> RawFormatModelSpace:
+        """Prepare the search: in this process with NNI's sequential engine, in a trial with its training services."""
+        if not isinstance(engine, TrainingServiceExecutionEngine):
+            return super()._initialize(model_space, engine)
+        from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials
+
+        self._trials = SearchInTrials(self, engine)
+        space = copy.deepcopy(self._trials.experiment.model_space)
+        self._model_space = RawFormatModelSpace(space, self._trials.experiment.evaluator)
+        evaluator = self.mutate_evaluator(self._trials.experiment.evaluator)
+        self._mutated_model_space = RawFormatModelSpace(self.mutate_model(space), evaluator)
+        self._mutated_model_space.status = ModelStatus.Frozen
+        return self._mutated_model_space
+
+    def _run(self) -> None:
+        """Run the search."""
+        if self._trials is None:
+            super()._run()
+        else:
+            self._trials.run()
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         """Turn the model space into a supernet in place.
@@ -285,6 +325,8 @@ class BaLeNAS(DARTS):
             OptionError: the strategy was made without a `selection`, so it kept no copy of the space.
             EvaluatorError: a batch of the validation loader is not (images, labels).
         """
+        if selection is None and self.ranked is not None:
+            return self.ranked
         if self._pristine is None:
             raise OptionError(
                 "the strategy keeps what ranking needs only if it is made with selection=ProxySelection(...)"

@@ -1,0 +1,74 @@
+"""`BaLeNAS` under NNI's training-service engine: the search as a trial, then what it found as trials."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from nni.nas.execution import TrainingServiceExecutionEngine
+
+from balenas_plugin.adapters.nni.checkpoint import require_checkpoint
+from balenas_plugin.adapters.nni.web.found import Found
+from balenas_plugin.adapters.nni.web.recipes import ScriptedSearch
+from balenas_plugin.adapters.nni.web.submission import Submission
+from balenas_plugin.adapters.nni.web.trials import CandidateTrial, SearchTrial
+
+if TYPE_CHECKING:
+    from balenas_plugin.adapters.nni.strategy import BaLeNAS
+
+
+class SearchInTrials:
+    """One run of a strategy in an experiment with a manager; made before the strategy changes anything.
+
+    Args:
+        strategy: whose search it is; afterwards it stands as if it had searched in this process.
+        engine: of the experiment.
+    """
+
+    def __init__(self, strategy: BaLeNAS, engine: TrainingServiceExecutionEngine) -> None:
+        self.strategy = strategy
+        self.submission = Submission(engine)
+        self.experiment = self.submission.experiment
+        self.recipe = strategy.recipe or ScriptedSearch.of(
+            self.experiment.model_space, self.experiment.evaluator, _options(strategy), folder=self.submission.folder
+        )
+
+    def run(self) -> None:
+        """Run the trials.
+
+        Raises:
+            SearchFailedError: the search failed; candidates may, without stopping the others.
+            ManagerLostError: NNI's manager ended.
+        """
+        found = self.submission.search(lambda: SearchTrial(self.recipe))
+        self._adopt(found)
+        epochs = self.strategy.candidate_epochs
+        records = found.records[: self.strategy.candidate_trials]
+        self.submission.candidates([CandidateTrial(record, self.recipe, epochs) for record in records])
+        self.submission.finish()
+
+    def _adopt(self, found: Found) -> None:
+        """Give the strategy what the search has found; its weights too, if the trial's files can be read here."""
+        module = self.strategy.oneshot_module
+        module.set_model(self.strategy.supernet)
+        example = None
+        path = None if found.checkpoint is None else Path(found.checkpoint)
+        if path is not None and path.exists():
+            require_checkpoint(path)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            module.load_state_dict(checkpoint["state_dict"])
+            example = checkpoint.get(module.EXAMPLE)
+        module.adopt(found.posterior, example)
+        self.strategy.ranked = None if found.ranking is None else list(found.ranking)
+
+
+def _options(strategy: BaLeNAS) -> dict[str, Any]:
+    """Return the strategy's arguments."""
+    options = {field.name: getattr(strategy.options, field.name) for field in fields(strategy.options)}
+    return options | {
+        "selection": None if strategy.selection is None else asdict(strategy.selection),
+        "mutation_hooks": list(strategy.extra_mutation_hooks),
+        "candidate_trials": strategy.candidate_trials,
+    }

@@ -1,0 +1,216 @@
+"""The work of `balenas ui`: a search, or a finished one, in NNI's web page."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from nni.experiment.config import ExperimentConfig
+from nni.nas.experiment.config import NasExperimentConfig
+from nni.tools.nnictl.config_utils import Experiments
+
+from balenas_plugin.adapters.nni.build import build_evaluator, build_space
+from balenas_plugin.adapters.nni.nni_strategies import build_strategy
+from balenas_plugin.adapters.nni.run import quiet
+from balenas_plugin.adapters.nni.strategy import BaLeNAS
+from balenas_plugin.adapters.nni.web.manager import (
+    SearchExperiment,
+    ViewedExperiment,
+    free_port,
+    require_manager,
+    require_room,
+)
+from balenas_plugin.adapters.nni.web.processes import end_experiment, manager_processes
+from balenas_plugin.adapters.nni.web.recipes import ConfiguredSearch
+from balenas_plugin.config import SearchConfig
+from balenas_plugin.data import load_search_data
+from balenas_plugin.errors import FileFormatError, OptionError, SearchFailedError, nearest
+from balenas_plugin.files import refused_writes_told, write_text_atomically
+from balenas_plugin.run_folder import RunFolder
+
+NOTE = "experiment.json"
+"""File in a run's folder that names its experiment."""
+
+EXPOSED = (
+    "NNI's web server listens on every network interface and asks for no password: whoever knows this address can\n"
+    "stop the experiment and run programs as you. Keep it to yourself, or let a firewall close the port to others."
+)
+
+
+_STAYS = "The page stays open until Ctrl-C."
+
+
+def search_in_ui(
+    config: SearchConfig,
+    folder: RunFolder,
+    *,
+    port: int,
+    url_prefix: str | None,
+    concurrency: int,
+    resume: bool,
+    show: Callable[[], None],
+    close: bool,
+) -> None:
+    """Search in an experiment with a web page, and keep the page open until Ctrl-C.
+
+    Args:
+        config: what to search, on what, how.
+        folder: of the run; the experiment is kept inside it.
+        port: of the page; 0 for any free one.
+        url_prefix: first part of the page's path; None for one that nobody guesses.
+        concurrency: how many trials run at a time.
+        resume: continue the folder's experiment.
+        show: called when the search has ended well.
+        close: end with the search instead of keeping the page open.
+
+    Raises:
+        BalenasError: bad input, no room, no port, a failed search, a lost manager; nothing is left running.
+        KeyboardInterrupt: the user stopped the search; nothing is left running.
+    """
+    quiet()
+    identifier = _noted(folder) if resume else None
+    if identifier is not None:
+        end_experiment(identifier)  # what a killed session has left
+    require_manager()
+    port = free_port(port)
+    experiment = _experiment(config, folder, concurrency, identifier)
+    require_room(folder.path / "nni")
+    write_text_atomically(folder.config, config.to_yaml())
+    write_text_atomically(folder.path / NOTE, json.dumps({"experiment": experiment.id}) + "\n")
+    _prepare_page(experiment, port, url_prefix)
+    with _stopped_afterwards(experiment), refused_writes_told(folder.path):
+        try:
+            (experiment.resume if resume else experiment.run)(port)
+        except SearchFailedError as error:
+            if not close:
+                print(f"balenas: {error}\n{_STAYS}", file=sys.stderr, flush=True)
+                _watch(experiment)
+            raise
+        show()
+        if not close:
+            print(_STAYS, flush=True)
+            _watch(experiment)
+
+
+def view_in_ui(wanted: str, *, port: int, url_prefix: str | None) -> None:
+    """Show the page of a finished experiment until Ctrl-C.
+
+    Args:
+        wanted: NNI's identifier of it, or the folder of a run.
+        port: see `search_in_ui`.
+        url_prefix: likewise.
+
+    Raises:
+        OptionError: there is no such experiment, or it is running.
+    """
+    quiet()
+    identifier = _noted(RunFolder(Path(wanted))) if Path(wanted).is_dir() else wanted
+    known = Experiments().get_all_experiments()
+    if identifier not in known:
+        raise OptionError(
+            f"NNI knows no experiment {identifier!r}{nearest(identifier, known)} Give an identifier (nnictl experiment "
+            "list --all shows them) or the folder of a run that `balenas ui` started."
+        )
+    if any(manager_processes(identifier)):
+        raise OptionError(f"experiment {identifier} is running, on port {known[identifier]['port']}: open its own page")
+    require_manager()
+    port = free_port(port)
+    place = Path(known[identifier]["logDir"])
+    if not (place / identifier / "db" / "nni.sqlite").exists():
+        raise OptionError(f"{place / identifier}, where experiment {identifier} was kept, is not there any more")
+    config = ExperimentConfig(
+        "local",
+        trial_command="none",
+        trial_concurrency=1,
+        search_space={},
+        experiment_working_directory=place,
+        experiment_name=known[identifier]["experimentName"],
+        log_level="warning",
+    )
+    experiment = ViewedExperiment(config, id=identifier)
+    experiment.tags = tuple(known[identifier].get("tag") or ())
+    experiment._action = "view"
+    _prepare_page(experiment, port, url_prefix)
+    with _stopped_afterwards(experiment):
+        experiment.start(port)
+        print(_STAYS, flush=True)
+        _watch(experiment)
+
+
+def _watch(experiment: Any) -> None:
+    with suppress(KeyboardInterrupt):
+        experiment.watch()
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let SIGTERM stop the block as Ctrl-C does, and Ctrl-C do so where a script's `&` has had it ignored."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _experiment(config: SearchConfig, folder: RunFolder, concurrency: int, identifier: str | None) -> SearchExperiment:
+    data = load_search_data(config.data)  # here only to refuse bad input before anything is started
+    space = build_space(config.space, num_classes=data.num_classes)
+    strategy = build_strategy(config.strategy)
+    if not isinstance(strategy, BaLeNAS):
+        raise OptionError(
+            f"balenas ui searches with BaLeNAS, got strategy {config.strategy['name']}. NNI's page shows any strategy "
+            "as a trial: see configs/nni."
+        )
+    evaluator = build_evaluator(config, data, folder, [])
+    nni_config = NasExperimentConfig("ts", "raw", "local", trial_concurrency=concurrency)
+    nni_config.experiment_name = f"BaLeNAS {config.name}"
+    nni_config.experiment_working_directory = folder.path / "nni"
+    nni_config.log_level = "warning"
+    nni_config._trial_command_params = {"envs": "PYTHONWARNINGS=ignore"}
+    strategy.recipe = ConfiguredSearch(config=config.to_dict(), folder=str(folder.path.resolve()))
+    return SearchExperiment(space, evaluator, strategy, nni_config, id=identifier)
+
+
+def _prepare_page(experiment: Any, port: int, url_prefix: str | None) -> None:
+    """Give the page its address, and print it when it can be opened."""
+    experiment.url_prefix = secrets.token_hex(12) if url_prefix is None else url_prefix.strip("/") or None
+    os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), "localhost,127.0.0.1")))
+    path = f"{experiment.url_prefix}/" if experiment.url_prefix else ""
+
+    def tell() -> None:
+        print(f"Experiment {experiment.id}: http://127.0.0.1:{port}/{path}oview\n{EXPOSED}", flush=True)
+
+    experiment.on_started = tell
+
+
+@contextmanager
+def _stopped_afterwards(experiment: Any) -> Iterator[None]:
+    """Stop the experiment when the block ends, however."""
+    try:
+        yield
+    finally:
+        print("Stopping the experiment ...", file=sys.stderr, flush=True)
+        experiment.stop()
+
+
+def _noted(folder: RunFolder) -> str:
+    path = folder.path / NOTE
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["experiment"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(
+            f"cannot read {path}: {error}. Only a run that `balenas ui` started can be resumed or viewed there; "
+            "`balenas search` resumes its own."
+        ) from error

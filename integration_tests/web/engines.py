@@ -1,0 +1,99 @@
+"""A user's script: the same search with NNI's sequential engine and with its training-service engine.
+
+The space and the data are classes and tensors of this very script. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import nni
+import torch
+from nni.nas.evaluator.pytorch import Classification, DataLoader
+from nni.nas.experiment import NasExperiment
+from nni.nas.experiment.config import NasExperimentConfig
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace, MutableConv2d
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from balenas_plugin import BaLeNAS
+
+EXAMPLES, CLASSES, BATCH = 48, 4, 16
+
+
+class Space(ModelSpace):
+    """A layer choice, a width choice, and dropout between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = {"conv3": nn.Conv2d(4, 4, 3, padding=1), "conv1": nn.Conv2d(4, 4, 1), "skip": nn.Identity()}
+        self.stem = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.layer = LayerChoice(layers, label="layer")
+        self.dropout = nn.Dropout(0.5)
+        self.expand = MutableConv2d(4, nni.choice("width", [4, 8]), 1)
+        self.head = MutableConv2d(nni.choice("width", [4, 8]), CLASSES, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.dropout(self.layer(self.stem(images)))
+        return self.head(self.expand(features)).mean(dim=(2, 3))
+
+
+def images(seed: int) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(EXAMPLES, 1, 6, 6, generator=generator)
+    return TensorDataset(pixels, torch.randint(CLASSES, (EXAMPLES,), generator=generator))
+
+
+def search(engine: str, model_format: str, port: int, selection: dict[str, Any] | None) -> dict[str, Any]:
+    torch.manual_seed(7)
+    space = Space()
+    evaluator = Classification(
+        num_classes=CLASSES,
+        learning_rate=0.01,
+        train_dataloaders=DataLoader(images(0), batch_size=BATCH, shuffle=True),
+        val_dataloaders=DataLoader(images(1), batch_size=BATCH, shuffle=True),
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    strategy = BaLeNAS(
+        arc_learning_rate=0.05,
+        weight_step_alpha="sample",
+        num_mc_samples=2,
+        selection=selection,
+        candidate_trials=1,
+        candidate_epochs=2,
+    )
+    config = NasExperimentConfig(engine, model_format, "local", trial_concurrency=1)
+    config.experiment_working_directory = Path("experiments")
+    experiment = NasExperiment(space, evaluator, strategy, config)
+    experiment.run(port)
+    jobs = experiment.list_trial_jobs() if engine == "ts" else []
+    found = {
+        "architectures": experiment.export_top_models(4, formatter="dict"),
+        "weights": [
+            [float(p.double().sum()) for p in network.parameters()]
+            for network in experiment.export_top_models(2, formatter="instance")
+        ],
+        "posterior": strategy.posterior.to_document(),
+        "trials": [{"status": job.status, "final": job.finalMetricData[-1].data} for job in jobs],
+        "search_space": experiment.get_experiment_profile()["params"]["searchSpace"] if engine == "ts" else None,
+    }
+    experiment.stop()
+    return found
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    selection = {"n": 20, "proxy": "params"} if "selection" in sys.argv else None
+    sequential = search("sequential", "raw", 0, selection)
+    print(json.dumps([sequential, search("ts", sys.argv[1], int(sys.argv[2]), selection)]))
+
+
+if __name__ == "__main__":
+    main()
