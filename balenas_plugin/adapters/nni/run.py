@@ -22,6 +22,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from balenas_plugin.adapters.nni.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.callbacks import History, Progress
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.diagnostics import Diagnostics
 from balenas_plugin.adapters.nni.nni_strategies import build_strategy
 from balenas_plugin.adapters.nni.space import notations
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
@@ -60,8 +61,9 @@ def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
     history = History(folder, lambda: _describe(strategy, space, folder))
+    watch = [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []
     progress = [Progress()] if config.evaluator.trainer.get("enable_progress_bar", True) else []
-    evaluator = build_evaluator(config, data, folder, [history, *progress, checkpoint])
+    evaluator = build_evaluator(config, data, folder, [history, *watch, *progress, checkpoint])
     if resume and checkpoint.path.exists():
         if config.strategy["name"] == "ENAS":
             raise OptionError("NNI's ENAS keeps its controller's state in memory only, so its runs cannot be resumed")
