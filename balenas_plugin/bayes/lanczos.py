@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from balenas_plugin.bayes.hessian import joined, twice_differentiable_gradient
+
 Multiply = Callable[[Tensor], Tensor]
 """v of shape (n,) -> H v of shape (n,)."""
 
@@ -22,15 +24,48 @@ def hessian_product(loss: Callable[[], Tensor], alphas: Sequence[Tensor]) -> Mul
     Args:
         loss: evaluates the scalar loss at the current alphas, twice differentiable.
         alphas: architecture parameters (logits), flattened and joined in the order given; n entries in all.
+
+    Raises:
+        NoSecondDerivativeError: an operation of the loss can be differentiated only once.
     """
     inputs = list(alphas)
-    gradient = _joined(torch.autograd.grad(loss(), inputs, create_graph=True, allow_unused=True), inputs)
+    gradient = twice_differentiable_gradient(loss, inputs)
 
     def multiply(vector: Tensor) -> Tensor:
         projected = gradient @ vector  # d/d alpha (g^T v) = H v (Pearlmutter 1994)
         if not projected.requires_grad:
             return torch.zeros_like(vector)
-        return _joined(torch.autograd.grad(projected, inputs, retain_graph=True, allow_unused=True), inputs)
+        return joined(torch.autograd.grad(projected, inputs, retain_graph=True, allow_unused=True), inputs)
+
+    return multiply
+
+
+def difference_product(loss: Callable[[], Tensor], alphas: Sequence[Tensor], *, step: float = 0.05) -> Multiply:
+    """Return v -> (d2 loss / d alpha2) v by central differences of the gradient: for losses without second derivatives.
+
+    Args:
+        loss: as of `hessian_product`, but differentiable once is enough.
+        alphas: moved along v and put back.
+        step: length of the move, in logits; the error is of the order of its square.
+    """
+    inputs = list(alphas)
+
+    def gradient_at(shift: Tensor) -> Tensor:
+        before = [alpha.detach().clone() for alpha in inputs]
+        try:
+            with torch.no_grad():
+                for alpha, part in zip(inputs, torch.split(shift, [a.numel() for a in inputs]), strict=True):
+                    alpha += part.view_as(alpha)
+            return joined(torch.autograd.grad(loss(), inputs, allow_unused=True), inputs)
+        finally:
+            with torch.no_grad():
+                for alpha, value in zip(inputs, before, strict=True):
+                    alpha.copy_(value)
+
+    def multiply(vector: Tensor) -> Tensor:
+        shift = vector * (step / vector.norm())
+        difference: Tensor = (gradient_at(shift) - gradient_at(-shift)) * (vector.norm() / (2 * step))
+        return difference
 
     return multiply
 
@@ -89,10 +124,3 @@ def _ritz(diagonal: Sequence[Tensor], off_diagonal: Sequence[Tensor]) -> tuple[T
         matrix = matrix + torch.diag(beside, 1) + torch.diag(beside, -1)
     values, vectors = torch.linalg.eigh(matrix)
     return values, vectors
-
-
-def _joined(gradients: Sequence[Tensor | None], inputs: Sequence[Tensor]) -> Tensor:
-    """Return the gradients as one vector; zeros where the loss does not depend on an input."""
-    return torch.cat(
-        [torch.zeros_like(a).flatten() if g is None else g.flatten() for a, g in zip(inputs, gradients, strict=True)]
-    )

@@ -117,7 +117,7 @@ def _rising(records: Sequence[Record], options: DiagnosticsOptions) -> Alarm | N
         message=f"The validation loss becomes sharp in the architecture: the largest eigenvalue has grown by a factor "
         f"of {growth:.2f} over {options.window} measurements (the early-stopping rule allows {options.factor:g}). "
         "The discrete architecture may be much worse than the supernet.",
-        cure="Stop here (diagnostics.stop_by: eigenvalue does), lower arc_learning_rate, or regularise the weights more.",
+        cure="Stop here (diagnostics.stop_by: eigenvalue does), lower arc_learning_rate, or raise weight_decay.",
     )
 
 

@@ -42,41 +42,45 @@ def cells_of(sample: Mapping[str, Any]) -> dict[str, list[CellEdge]]:
         if found is not None and isinstance(chosen, str) and int(found["source"]) < int(found["target"]):
             edge = CellEdge(int(found["source"]), int(found["target"]), chosen, label)
             cells.setdefault(found["cell"], []).append(edge)
-    return {
-        name: sorted(edges, key=lambda e: (e.target, e.source, e.label)) for name, edges in cells.items() if edges
-    }
+    return {name: sorted(edges, key=lambda e: (e.target, e.source, e.label)) for name, edges in cells.items() if edges}
 
 
 def depth(edges: Sequence[CellEdge]) -> int:
-    """Return the number of operations on the longest path from an input of the cell; `none` is no connection.
+    """Return the number of operations on the longest path from an input to an output; `none` is no connection.
+
+    Outputs are the nodes that no edge leaves: where NNI's cells join all nodes, the longest path ends in one of those.
 
     Source: Shu, Wang and Cai 2020, "Understanding Architectures Learnt by Cell-based Neural Architecture Search".
     """
     longest: dict[int, int] = {}
-    inputs = _inputs(edges)
-    for edge in sorted(edges, key=lambda e: (e.target, e.source)):  # sources come before their targets
-        reachable = edge.source in inputs or edge.source in longest
-        if edge.operation != NO_CONNECTION and reachable:
-            length = longest.get(edge.source, 0) + 1
-            longest[edge.target] = max(longest.get(edge.target, 0), length)
+    for edge in _live(edges):  # ordered, so a source's own length is known before it is used
+        longest[edge.target] = max(longest.get(edge.target, 0), longest.get(edge.source, 0) + 1)
     return max(longest.values(), default=0)
 
 
 def width(edges: Sequence[CellEdge]) -> float:
     """Return the width in units of the channels C: each node counts by the share of its inputs that are the cell's own.
 
-    A node fed by the cell's inputs alone counts 1, one fed by other nodes alone counts 0.
+    A node fed by the cell's inputs alone counts 1, one fed by other nodes alone 0; what reaches no output does not.
 
     Source: Shu, Wang and Cai 2020, "Understanding Architectures Learnt by Cell-based Neural Architecture Search".
     """
-    inputs = _inputs(edges)
+    inputs = {edge.source for edge in edges} - {edge.target for edge in edges}
     sources: dict[int, list[int]] = {}
-    for edge in edges:
-        if edge.operation != NO_CONNECTION:
-            sources.setdefault(edge.target, []).append(edge.source)
+    for edge in _live(edges):
+        sources.setdefault(edge.target, []).append(edge.source)
     return sum(sum(s in inputs for s in given) / len(given) for given in sources.values())
 
 
-def _inputs(edges: Sequence[CellEdge]) -> set[int]:
-    """Return the nodes that nothing leads to, connected or not."""
-    return {edge.source for edge in edges} - {edge.target for edge in edges}
+def _live(edges: Sequence[CellEdge]) -> list[CellEdge]:
+    """Return the edges on a connected path from an input to an output, ordered by target."""
+    sources, targets = {edge.source for edge in edges}, {edge.target for edge in edges}
+    connected = sorted((e for e in edges if e.operation != NO_CONNECTION), key=lambda e: (e.target, e.source))
+    fed, used = sources - targets, targets - sources
+    for edge in connected:
+        if edge.source in fed:
+            fed.add(edge.target)
+    for edge in sorted(connected, key=lambda e: -e.source):
+        if edge.target in used:
+            used.add(edge.source)
+    return [edge for edge in connected if edge.source in fed and edge.target in used]

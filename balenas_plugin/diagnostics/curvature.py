@@ -5,6 +5,7 @@ Source: Zela et al. 2020, "Understanding and Robustifying Differentiable Archite
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,13 @@ import torch
 from torch import Tensor
 
 from balenas_plugin.bayes.hessian import architecture_hessian, largest_eigenvalue
-from balenas_plugin.bayes.lanczos import hessian_product, hutchinson_trace, lanczos_largest_eigenvalue
+from balenas_plugin.bayes.lanczos import (
+    Multiply,
+    difference_product,
+    hessian_product,
+    hutchinson_trace,
+    lanczos_largest_eigenvalue,
+)
 
 EXACT_UP_TO = 64
 """Architecture parameters up to which the whole Hessian is computed: NAS-Bench-201 has 30, the DARTS space 224."""
@@ -27,8 +34,10 @@ class Curvature:
     Args:
         eigenvalue: the largest (signed).
         trace: the sum of all.
-        method: "exact" (one backward pass a parameter), or "lanczos" (the trace is then Hutchinson's estimate).
-        products: Hessian-vector products computed; each costs about a forward and a backward pass of the batch.
+        method: "exact" (the whole matrix), or "lanczos" (the trace is then Hutchinson's estimate); with
+            " by differences" where the loss can be differentiated only once.
+        products: Hessian-vector products computed; each costs about a forward and a backward pass of the batch, twice
+            that by differences.
     """
 
     eigenvalue: float
@@ -43,36 +52,46 @@ def measure_curvature(
     """Return the curvature of the mean of `losses`, one of each validation batch.
 
     Args:
-        losses: each evaluates a scalar loss at the current alphas, twice differentiable.
+        losses: each evaluates a scalar loss at the current alphas.
         alphas: architecture parameters (logits), n in all.
         exact_up_to: compute the whole Hessian up to this n.
         seed: of Lanczos' first vector and of the trace's signs, in generators of their own.
     """
     n = sum(alpha.numel() for alpha in alphas)
-    if n <= exact_up_to:
-        hessian = sum(architecture_hessian(loss, alphas) for loss in losses) / len(losses)
-        assert isinstance(hessian, Tensor)
-        # float64: the eigenvalue of a given matrix should not depend on the solver's rounding
-        hessian = hessian.double().cpu()
-        if not torch.isfinite(hessian).all():
-            return Curvature(eigenvalue=float("nan"), trace=float("nan"), method="exact", products=n * len(losses))
-        return Curvature(
-            eigenvalue=largest_eigenvalue(hessian),
-            trace=float(hessian.trace()),
-            method="exact",
-            products=n * len(losses),
-        )
-    products = [hessian_product(loss, alphas) for loss in losses]  # the graphs of all batches are held at once
+    like = torch.cat([alpha.detach().flatten() for alpha in alphas])
+    try:
+        if n <= exact_up_to:
+            return _of_matrix(_mean([architecture_hessian(loss, alphas) for loss in losses]), len(losses), "exact")
+        products = [hessian_product(loss, alphas) for loss in losses]  # the graphs of all batches are held at once
+        return _by_lanczos(products, like, seed, "lanczos")
+    except RuntimeError:  # torch says in many ways that there is no second derivative
+        products = [difference_product(loss, alphas) for loss in losses]
+        if n > exact_up_to:
+            return _by_lanczos(products, like, seed, "lanczos by differences")
+        columns = [_mean([multiply(axis) for multiply in products]) for axis in torch.eye(n).to(like)]
+        return _of_matrix(torch.stack(columns), len(losses), "exact by differences")
 
+
+def _of_matrix(hessian: Tensor, batches: int, method: str) -> Curvature:
+    used = len(hessian) * batches
+    if not torch.isfinite(hessian).all():
+        return Curvature(eigenvalue=math.nan, trace=math.nan, method=method, products=used)
+    hessian = hessian.double().cpu()  # so that the solver adds no rounding of its own
+    eigenvalue = largest_eigenvalue((hessian + hessian.T) / 2)
+    return Curvature(eigenvalue=eigenvalue, trace=float(hessian.trace()), method=method, products=used)
+
+
+def _by_lanczos(products: Sequence[Multiply], like: Tensor, seed: int, method: str) -> Curvature:
     def multiply(vector: Tensor) -> Tensor:
-        total = products[0](vector)
-        for product in products[1:]:
-            total = total + product(vector)
-        return total.detach() / len(products)
+        return _mean([product(vector).detach() for product in products])
 
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(n, generator=generator).to(alphas[0])
+    start = torch.randn(len(like), generator=generator).to(like)
     eigenvalue, steps = lanczos_largest_eigenvalue(multiply, start)
-    trace = hutchinson_trace(multiply, start, num_samples=_TRACE_SAMPLES, generator=generator)
-    used = (steps + _TRACE_SAMPLES) * len(losses)
-    return Curvature(eigenvalue=eigenvalue, trace=trace, method="lanczos", products=used)
+    trace = hutchinson_trace(multiply, like, num_samples=_TRACE_SAMPLES, generator=generator)
+    used = (steps + _TRACE_SAMPLES) * len(products)
+    return Curvature(eigenvalue=eigenvalue, trace=trace, method=method, products=used)
+
+
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(tensors)).mean(0)

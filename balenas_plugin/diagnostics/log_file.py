@@ -126,8 +126,14 @@ def plain(value: Any, *, digits: int = 9) -> Any:
     return value
 
 
+def as_written(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what reading `entry` back will give: plain containers only, which a checkpoint can hold as well."""
+    found: dict[str, Any] = json.loads(_line(entry))
+    return found
+
+
 def _line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry, separators=(",", ":"), allow_nan=False) + "\n"
+    return json.dumps(entry, separators=(",", ":"), allow_nan=False, default=str) + "\n"
 
 
 def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:

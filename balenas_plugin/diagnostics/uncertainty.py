@@ -35,8 +35,7 @@ class Belief:
         if self.precision is None:
             return {label: logits.double().softmax(-1) for label, logits in self.logits.items()}
         return {
-            label: log_win_probability(mean, self.precision[label].rsqrt()).exp()
-            for label, mean in self.logits.items()
+            label: log_win_probability(mean, self.precision[label].rsqrt()).exp() for label, mean in self.logits.items()
         }
 
     def entropy(self) -> float | None:
@@ -74,9 +73,7 @@ def entropy_of(probability: Tensor) -> float:
     return float(torch.special.entr(probability.double()).sum())
 
 
-def draw_outcomes(
-    belief: Belief, decisions: Sequence[Decision], *, count: int, seed: int
-) -> list[tuple[Outcome, ...]]:
+def draw_outcomes(belief: Belief, decisions: Sequence[Decision], *, count: int, seed: int) -> list[tuple[Outcome, ...]]:
     """Return `count` architectures drawn from a belief, as one outcome per decision; the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     found = []

@@ -4,6 +4,7 @@
 # its own circular import and leaves placeholders in the place of DARTS and the others.
 import nni.nas.strategy  # noqa: F401
 
+from balenas_plugin.adapters.nni.diagnostics import Diagnostics
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
 
-__all__ = ["BaLeNAS"]
+__all__ = ["BaLeNAS", "Diagnostics"]

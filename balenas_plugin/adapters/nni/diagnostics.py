@@ -20,7 +20,7 @@ from balenas_plugin.adapters.nni.probing import accuracy_at, curvature_of
 from balenas_plugin.adapters.nni.search_state import header_of, search_state
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.diagnostics import DiagnosticsOptions, SearchState, alarms_of, stop_reason, summarise
-from balenas_plugin.diagnostics.log_file import append_record, plain, write_log
+from balenas_plugin.diagnostics.log_file import append_record, as_written, plain, write_log
 from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.ground_truth import accuracies_of
 
@@ -122,6 +122,7 @@ class Diagnostics(pl.Callback):
         reason = stop_reason(records, self.options) if epoch >= warmup else None
         if reason is not None:
             record["stopped"] = reason
+        record = as_written(record)
         self._write(state, module, record)
         self._tell(record)
         _log(trainer, record, state)
@@ -129,7 +130,8 @@ class Diagnostics(pl.Callback):
     def _write(self, state: SearchState, module: BaseOneShotLightningModule, record: dict[str, Any]) -> None:
         first = self._header is None
         if first:
-            self._header = {**header_of(state, module), "options": asdict(self.options), "seed": self.seed}
+            header = {**header_of(state, module), "options": asdict(self.options), "seed": self.seed}
+            self._header = as_written(header)
         before = {alarm["kind"] for alarm in (self.records[-1] if self.records else {}).get("alarms", [])}
         self._new_alarms = [alarm for alarm in record.get("alarms", []) if alarm["kind"] not in before]
         self.records.append(record)

@@ -12,6 +12,11 @@ import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from nni.nas.oneshot.pytorch.supermodule.differentiable import GumbelSoftmax
+from nni.nas.oneshot.pytorch.supermodule.proxyless import (
+    ProxylessMixedInput,
+    ProxylessMixedLayer,
+    ProxylessMixedRepeat,
+)
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -23,6 +28,7 @@ from balenas_plugin.diagnostics import Curvature, measure_curvature
 from balenas_plugin.diagnostics.curvature import EXACT_UP_TO
 from balenas_plugin.errors import EvaluatorError
 
+_PATHS = (ProxylessMixedInput, ProxylessMixedLayer, ProxylessMixedRepeat)
 _EXACT_UP_TO = {"auto": EXACT_UP_TO, "exact": 10**9, "lanczos": 0}
 
 
@@ -99,10 +105,10 @@ def curvature_of(
 
     Raises:
         EvaluatorError: the search has no logits that a loss depends on smoothly, or no fixed data.
-        RuntimeError: an operation of the network has no second derivative, or the memory does not suffice.
+        RuntimeError: the network cannot be evaluated here, e.g. for lack of memory.
     """
     alphas = list(architecture_parameters(module.model).values())
-    paths = [part for part in module.modules() if hasattr(part, "_sample_idx") or hasattr(part, "_sampled")]
+    paths = any(isinstance(part, _PATHS) for part in module.modules())
     if not isinstance(module, DartsLightningModule) or not alphas or paths:
         raise EvaluatorError("the strategy samples paths, so its loss has no second derivative in the logits")
     with undisturbed(module, seed=seed):
@@ -111,12 +117,13 @@ def curvature_of(
         module.requires_grad_(False)
         for alpha in alphas:
             alpha.requires_grad_(True)
-        losses = [_loss(module, batch) for batch in batches]
+        losses = [_loss(module, batch, seed) for batch in batches]
         return measure_curvature(losses, alphas, exact_up_to=_EXACT_UP_TO[method], seed=seed)
 
 
-def _loss(module: BaseOneShotLightningModule, batch: Any) -> Callable[[], Tensor]:
+def _loss(module: BaseOneShotLightningModule, batch: Any, seed: int) -> Callable[[], Tensor]:
     def loss() -> Tensor:
+        torch.manual_seed(seed)  # the same dropout whenever it is asked
         outputs = module.training_module.training_step(batch, 0)
         value = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if not isinstance(value, Tensor) or value.numel() != 1:
@@ -157,7 +164,7 @@ def accuracy_at(
 def _set_path(parts: Sequence[Any], sample: Sample | None) -> None:
     memo = dict(sample or {})
     for part in parts:
-        if hasattr(part, "_sampled") and sample is not None:
+        if isinstance(part, _PATHS) and sample is not None:
             part.resample(memo=memo)  # takes what memo says, and draws nothing
 
 

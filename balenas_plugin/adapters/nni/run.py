@@ -61,7 +61,9 @@ def run_search(config: SearchConfig, folder: RunFolder, *, resume: bool) -> list
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
     history = History(folder, lambda: _describe(strategy, space, folder))
-    watch = [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []
+    watch = (
+        [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []
+    )
     progress = [Progress()] if config.evaluator.trainer.get("enable_progress_bar", True) else []
     evaluator = build_evaluator(config, data, folder, [history, *watch, *progress, checkpoint])
     if resume and checkpoint.path.exists():
