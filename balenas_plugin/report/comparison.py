@@ -9,7 +9,11 @@ from typing import Any
 from balenas_plugin.report.plots import Line, Picture, dot_chart, line_chart, mean_and_deviation
 from balenas_plugin.report.reading import NOT_KNOWN, RunData, Series, at, flattened, number, shortened
 
-_NOT_SETTINGS = ("name", "seed")
+_NOT_SETTINGS = ("name", "seed", "top_k", "evaluator.logger", "evaluator.enable_progress_bar")
+"""What two runs of one search may differ in."""
+
+_MAX_CURVES = 8
+"""Groups whose curves are drawn: more lines cannot be told apart."""
 
 
 @dataclass(frozen=True)
@@ -17,11 +21,13 @@ class Group:
     """Runs with the same settings.
 
     Args:
-        label: what tells it from the other groups.
+        label: its strategy, numbered where several groups share it.
+        details: the settings that the others with this strategy have otherwise.
         runs: one a seed.
     """
 
     label: str
+    details: str
     runs: list[RunData]
 
 
@@ -73,32 +79,31 @@ _CURVES = (
 
 
 def groups_of(runs: Sequence[RunData]) -> list[Group]:
-    """Return the runs grouped by their settings; a group is named by its strategy and by what differs from others."""
-    settings = [_compared(run) for run in runs]
-    differing = [
-        key for key in dict.fromkeys(k for s in settings for k in s) if len({s.get(key) for s in settings}) > 1
-    ]
-    found: dict[tuple[tuple[str, str], ...], Group] = {}
-    for run, own in zip(runs, settings, strict=True):
-        key = tuple(sorted(own.items()))
-        shown = [f"{name.rpartition('.')[2]}={own.get(name, '-')}" for name in differing if name != "strategy.name"]
-        same_strategy = len({r.strategy for r in runs}) == 1
-        label = run.strategy if not shown or not same_strategy else f"{run.strategy} {', '.join(shown)}"
-        found.setdefault(key, Group(shortened(label, 60), [])).runs.append(run)
-    return _distinctly_named(list(found.values()))
+    """Return the runs grouped by their settings, but for those that do not change a search."""
+    found: dict[tuple[tuple[str, str], ...], list[RunData]] = {}
+    for run in runs:
+        found.setdefault(tuple(sorted(_compared(run).items())), []).append(run)
+    strategies = [members[0].strategy for members in found.values()]
+    groups = []
+    for place, (settings, members) in enumerate(found.items(), start=1):
+        strategy = members[0].strategy
+        alike = [dict(other) for other, name in zip(found, strategies, strict=True) if name == strategy]
+        differing = [key for key, value in settings if any(other.get(key) != value for other in alike)]
+        own = dict(settings)
+        details = ", ".join(f"{key.rpartition('.')[2]} {own[key]}" for key in differing)
+        label = shortened(strategy, 40)
+        if len(alike) > 1:
+            label = f"{label} {strategies[:place].count(strategy)}"
+        groups.append(Group(label, shortened(details, 160), members))
+    return groups
 
 
 def _compared(run: RunData) -> dict[str, str]:
-    return {key: value for key, value in flattened(run.settings).items() if key not in _NOT_SETTINGS}
-
-
-def _distinctly_named(groups: list[Group]) -> list[Group]:
-    """Return the groups with names made distinct by a run's folder where their strategies are the same."""
-    labels = [group.label for group in groups]
-    return [
-        group if labels.count(group.label) == 1 else Group(f"{group.label} ({group.runs[0].name})", group.runs)
-        for group in groups
-    ]
+    return {
+        key: value
+        for key, value in flattened(run.settings).items()
+        if key not in _NOT_SETTINGS and (not key.startswith("diagnostics.") or key == "diagnostics.stop_by")
+    }
 
 
 def comparison_table(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
@@ -107,7 +112,8 @@ def comparison_table(groups: Sequence[Group]) -> tuple[list[str], list[list[str]
     heads = ["settings", "runs", *(f"{m.name}{', ' + m.unit if m.unit else ''}" for m in measures)]
     rows = []
     for group in groups:
-        cells = [group.label, str(len(group.runs))]
+        name = f"{group.label}: {group.details}" if group.details else group.label
+        cells = [name, str(len(group.runs))]
         for measure in measures:
             values = [value for run in group.runs if (value := measure.of(run)) is not None]
             cells.append(_mean(values, measure.digits))
@@ -143,12 +149,13 @@ def comparison_pictures(groups: Sequence[Group]) -> Iterator[Picture]:
                 size=(4.8, 1.3 + 0.42 * len(rows)),
             )
     for key, title, unit, factor in _CURVES:
-        lines = [line for group in groups if (line := _mean_line(group, key, factor)) is not None]
+        lines = [line for group in groups[:_MAX_CURVES] if (line := _mean_line(group, key, factor)) is not None]
         if lines:
             yield Picture(
                 name=f"curve {key}",
                 title=title,
-                caption="The mean over runs, with a standard deviation to each side.",
+                caption="The mean over runs, with a standard deviation to each side."
+                + (f" The first {_MAX_CURVES} rows of the table." if len(groups) > _MAX_CURVES else ""),
                 alt=" ".join(
                     f"{line.label}: {line.series.values[0]:.3g} in epoch {line.series.epochs[0]}, "
                     f"{line.series.values[-1]:.3g} in epoch {line.series.epochs[-1]}."

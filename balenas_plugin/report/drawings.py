@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,8 @@ def _draw_choices(sample: Mapping[str, Any], probabilities: Mapping[str, float])
 
 
 def _rendered(draw: Any) -> tuple[bytes, bytes]:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name may hold letters that the font lacks
         svg, png = draw(Path(folder, "drawing.svg")), draw(Path(folder, "drawing.png"))
         return svg.read_bytes(), png.read_bytes()
 

@@ -31,6 +31,10 @@ from balenas_plugin.report.reading import NOT_KNOWN, RunData, at, flattened, num
 from balenas_plugin.report.run_pictures import MAX_LABELS, logit_pictures, probability_pictures, run_pictures
 
 _TOP = 20
+
+MAX_DETAILED = 8
+"""Runs up to which a page draws every choice of each; it would grow to tens of megabytes."""
+
 _DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "ImageNet16-120": "ImageNet16-120"}
 
 
@@ -82,7 +86,8 @@ def write_report(folders: Sequence[Path], output: Path, *, pictures: Path | None
     runs = [read_run(folder) for folder in folders]
     album = _Album(pictures)
     compared = _comparison(runs, album) if len(runs) > 1 else None
-    sections = [_section(run, position, album) for position, run in enumerate(runs, start=1)]
+    detailed = len(runs) <= MAX_DETAILED
+    sections = [_section(run, position, album, detailed) for position, run in enumerate(runs, start=1)]
     page = (
         _environment()
         .get_template("page.html.jinja")
@@ -93,6 +98,7 @@ def write_report(folders: Sequence[Path], output: Path, *, pictures: Path | None
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             version=__version__,
             max_labels=MAX_LABELS,
+            detailed=detailed,
         )
     )
     write_text_atomically(output, page)
@@ -158,7 +164,7 @@ def _comparison(runs: Sequence[RunData], album: _Album) -> dict[str, Any]:
     }
 
 
-def _section(run: RunData, position: int, album: _Album) -> RunSection:
+def _section(run: RunData, position: int, album: _Album, detailed: bool) -> RunSection:
     prefix = f"{position:02d} {run.name}"
     choices = run.log.header.get("choices")
     heads, rows = _ranking(run)
@@ -169,9 +175,9 @@ def _section(run: RunData, position: int, album: _Album) -> RunSection:
         alarms=_alarms(run),
         drawings=list(album.drawings(run, prefix)),
         pictures=[album.show(picture, prefix) for picture in run_pictures(run)],
-        probabilities=[album.show(picture, prefix) for picture in probability_pictures(run)],
-        logits=[album.show(picture, prefix) for picture in logit_pictures(run)],
-        left_out=max(0, len(choices) - MAX_LABELS) if isinstance(choices, dict) else 0,
+        probabilities=[album.show(picture, prefix) for picture in probability_pictures(run) if detailed],
+        logits=[album.show(picture, prefix) for picture in logit_pictures(run) if detailed],
+        left_out=max(0, len(choices) - MAX_LABELS) if detailed and isinstance(choices, dict) else 0,
         heads=heads,
         rows=rows,
         settings=flattened(run.settings),
@@ -235,9 +241,7 @@ def _ranking(run: RunData) -> tuple[list[str], list[list[str]]]:
     columns.append(("architecture", notation_of))
     if any("probability" in record for record in records):
         columns.append(("probability", lambda r: in_text(r.get("probability"), "{:.3g}")))
-    for proxy in sorted(
-        {str(key) for r in records for key in (r.get("scores") or {}) if isinstance(r["scores"], dict)}
-    ):
+    for proxy in sorted({str(key) for r in records if isinstance(r.get("scores"), dict) for key in r["scores"]}):
         columns.append((proxy, lambda r, proxy=proxy: in_text(at(r, ("scores", proxy)), "{:.4g}")))
     for dataset, name in _DATASETS.items():
         keys = ("ground_truth", "values", dataset, "test_accuracy")

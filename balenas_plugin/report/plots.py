@@ -6,6 +6,8 @@ The same data gives the same bytes, whatever the user's matplotlib settings are.
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +35,9 @@ _STYLES: tuple[tuple[object, str, str], ...] = (
     ((0, (3, 2, 1, 2)), "*", "#8c6d00"),
 )
 """Line, marker, colour; the first two tell lines apart without the third."""
+
+_LABELS = 1.3
+"""Inches at the right for the labels of lines."""
 
 _LABEL_GAP = 0.075
 """Least distance of two labels, as a share of the height."""
@@ -78,18 +83,24 @@ class Picture:
     def render(self, kind: str) -> bytes:
         """Return the picture as "svg" or "png"."""
         with _settings():
-            figure = Figure(figsize=self.size, dpi=160, facecolor="white", layout="constrained")
+            figure = Figure(figsize=self.size, dpi=160, facecolor="white")
             (FigureCanvasSVG if kind == "svg" else FigureCanvasAgg)(figure)
             self.draw(figure)
             file = io.BytesIO()
             metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
             figure.savefig(file, format=kind, metadata=metadata)
-        return file.getvalue()
+        return _compact(file.getvalue()) if kind == "svg" else file.getvalue()
+
+
+def _compact(svg: bytes) -> bytes:
+    """Return an SVG whose paths have two decimals, a fiftieth of a pixel at most, instead of six."""
+    return re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), svg)
 
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name may hold letters that the font lacks
         mpl.rcdefaults()
         mpl.rcParams.update(
             {
@@ -101,6 +112,7 @@ def _settings() -> Iterator[None]:
                 "axes.linewidth": 0.8,
                 "axes.edgecolor": "0.25",
                 "axes.grid": True,
+                "axes.axisbelow": True,
                 "grid.color": "0.88",
                 "grid.linewidth": 0.6,
                 "lines.linewidth": 1.5,
@@ -127,7 +139,7 @@ def line_chart(
     """
 
     def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
+        axes = _axes(figure, right=_LABELS if len(lines) > 1 else 0.12)
         for number, line in enumerate(lines):
             _draw_line(axes, line, number)
         if rule is not None:
@@ -142,6 +154,40 @@ def line_chart(
             axes.set_ylim(*limits)
         if len(lines) > 1:
             _label_ends(axes, lines)
+
+    return draw
+
+
+def _axes(figure: Figure, *, left: float = 0.78, right: float = 0.12, bottom: float = 0.48, top: float = 0.1) -> Axes:
+    """Return axes with margins in inches, the same in every chart, so that charts beside each other line up."""
+    width, height = figure.get_size_inches()
+    return figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height))
+
+
+def strip_chart(lines: Sequence[Line], *, unit: str) -> Callable[[Figure], None]:
+    """Return what draws every line with its band in a strip of its own, all of one scale, so that bands do not mix."""
+
+    def draw(figure: Figure) -> None:
+        width, height = figure.get_size_inches()
+        edges = [v for line in lines for v in (*line.series.values, *(line.low or ()), *(line.high or ()))]
+        low, high = min(edges), max(edges)
+        margin = 0.06 * (high - low) or 0.5
+        strip = (height - 0.58) / len(lines)
+        for number, line in enumerate(lines):
+            bottom = height - 0.1 - strip * (number + 1)
+            axes = figure.add_axes((0.78 / width, bottom / height, 1 - (0.78 + _LABELS) / width, 0.88 * strip / height))
+            axes.axhline(0, color="0.6", linewidth=0.7)
+            _draw_line(axes, line, number)
+            axes.set_ylim(low - margin, high + margin)
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+            axes.tick_params(labelbottom=number == len(lines) - 1, labelsize=8)
+            _, _, color = _STYLES[number % len(_STYLES)]
+            end = (line.series.values[-1] - low + margin) / (high - low + 2 * margin)
+            label = shortened(line.label, 22)
+            axes.text(1.03, end, label, transform=axes.transAxes, va="center", fontsize=8.5, color=color)
+        axes.set_xlabel("epoch")
+        figure.text(0.05 / width, 0.5, unit, rotation=90, va="center")
 
     return draw
 
@@ -174,26 +220,17 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
         places[k] = min(places[k], limit)
     for (end, number), place in zip(sorted(ends), places, strict=True):
         _, marker, color = _STYLES[number % len(_STYLES)]
-        axes.annotate(
-            shortened(lines[number].label, 22),
-            xy=(1.0, end),
-            xytext=(1.075, place),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            va="center",
-            fontsize=8.5,
-            color=color,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 1},
-            annotation_clip=False,
-        )
-        axes.plot([1.05], [place], marker=marker, color=color, transform=axes.transAxes, clip_on=False, markersize=4.5)
+        ours = {"color": color, "transform": axes.transAxes, "clip_on": False}
+        axes.plot([1.005, 1.045], [end, place], linewidth=0.6, **ours)
+        axes.plot([1.07], [place], marker=marker, markersize=4.5, **ours)
+        axes.text(1.1, place, shortened(lines[number].label, 22), va="center", fontsize=8.5, **ours)
 
 
 def dot_chart(groups: Sequence[tuple[str, Sequence[float]]], *, unit: str) -> Callable[[Figure], None]:
     """Return what draws one row a group: a dot a seed, the mean as a bar, and one standard deviation to each side."""
 
     def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
+        axes = _axes(figure, left=1.75)
         for row, (_, values) in enumerate(groups):
             mean, spread = mean_and_deviation(values)
             if spread is not None:

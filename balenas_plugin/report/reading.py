@@ -129,8 +129,9 @@ def flattened(settings: object, where: str = "") -> dict[str, str]:
 
 
 def shortened(text: str, length: int) -> str:
-    """Return `text` in one line of at most `length` characters."""
-    line = " ".join(text.split())
+    """Return `text` in one line of at most `length` characters, all of them visible."""
+    line = " ".join(text[: 4 * length].split())
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     return line if len(line) <= length else line[: length - 1] + "…"
 
 

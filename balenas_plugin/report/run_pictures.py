@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from balenas_plugin.report.plots import Line, Picture, line_chart
+from balenas_plugin.report.plots import Line, Picture, line_chart, strip_chart
 from balenas_plugin.report.reading import RunData, Series, at, number, numbers, shortened
 
 MAX_LABELS = 32
 """Choices whose probabilities and logits are drawn; a report of a space with more says so."""
+
+MAX_CANDIDATES = 8
+"""Candidates of a choice that are drawn: those that end highest."""
 
 _SMALL = (4.4, 2.6)
 
@@ -26,7 +29,7 @@ def run_pictures(run: RunData) -> Iterator[Picture]:
 def probability_pictures(run: RunData) -> Iterator[Picture]:
     """Yield one picture a choice: the probability that each candidate wins."""
     for label, names in choices_of(run):
-        lines = _lines(names, [_of_label(run, "probabilities", label, k) for k in range(len(names))])
+        lines = _foremost(_lines(names, [_of_label(run, "probabilities", label, k) for k in range(len(names))]))
         if lines:
             yield Picture(
                 name=f"probability {label}",
@@ -41,7 +44,7 @@ def probability_pictures(run: RunData) -> Iterator[Picture]:
 def logit_pictures(run: RunData) -> Iterator[Picture]:
     """Yield one picture a choice: the posterior mean of each logit, within one sigma where there is a posterior."""
     for label, names in choices_of(run):
-        lines = []
+        lines: list[Line] = []
         for k, name in enumerate(names):
             series = _of_label(run, "logits", label, k)
             precision = _of_label(run, "precision", label, k)
@@ -52,14 +55,15 @@ def logit_pictures(run: RunData) -> Iterator[Picture]:
                 high = [m + s for m, s in zip(series.values, sigma, strict=True)]
             if series:
                 lines.append(Line(label=name, series=series, low=low, high=high))
+        lines = _foremost(lines)
         if lines:
             yield Picture(
                 name=f"logits {label}",
                 title=label,
                 caption="",
                 alt=f"Logits of {label}, posterior mean and sigma. {_described(lines, '{:.2f}')}",
-                draw=line_chart(lines, unit="logit"),
-                size=_SMALL,
+                draw=strip_chart(lines, unit="logit"),
+                size=(_SMALL[0], 0.9 + 0.55 * len(lines)),
             )
 
 
@@ -84,6 +88,12 @@ def _of_label(run: RunData, key: str, label: str, k: int) -> Series:
 
 def _lines(names: Sequence[str], series: Sequence[Series]) -> list[Line]:
     return [Line(label=name, series=values) for name, values in zip(names, series, strict=True) if values]
+
+
+def _foremost(lines: list[Line]) -> list[Line]:
+    """Return the lines that end highest, as many as can be told apart, in the order given."""
+    last = sorted(lines, key=lambda line: -line.series.values[-1])[:MAX_CANDIDATES]
+    return [line for line in lines if line in last]
 
 
 def _described(lines: Sequence[Line], form: str) -> str:
@@ -135,8 +145,8 @@ def _ground_truth(run: RunData) -> Picture | None:
     return Picture(
         name="ground_truth",
         title="Ground truth, which the search never sees",
-        caption="Test accuracy on CIFAR-10 in the benchmark's table. Current: the architecture of this epoch. Draws: the "
-        "median of the architectures drawn from what is learned, and the band from the 10th to the 90th percentile.",
+        caption="Test accuracy on CIFAR-10 in the benchmark's table. Current: the architecture of this epoch. Draws: "
+        "the median of the architectures drawn from what is learned, and the band from 10 to 90 percent.",
         alt=_described(lines, "{:.2f} %"),
         draw=line_chart(lines, unit="percent, test"),
     )
