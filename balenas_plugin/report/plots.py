@@ -168,28 +168,35 @@ def strip_chart(lines: Sequence[Line], *, unit: str) -> Callable[[Figure], None]
     """Return what draws every line with its band in a strip of its own, all of one scale, so that bands do not mix."""
 
     def draw(figure: Figure) -> None:
-        width, height = figure.get_size_inches()
+        axes = _axes(figure, right=_LABELS)
         edges = [v for line in lines for v in (*line.series.values, *(line.low or ()), *(line.high or ()))]
         low, high = min(edges), max(edges)
-        margin = 0.06 * (high - low) or 0.5
-        strip = (height - 0.58) / len(lines)
+        margin = 0.08 * (high - low) or 0.5
+        height = high - low + 2 * margin
+        ticks = [t for t in MaxNLocator(nbins=3).tick_values(low, high) if low - margin < t < high + margin]
         for number, line in enumerate(lines):
-            bottom = height - 0.1 - strip * (number + 1)
-            axes = figure.add_axes((0.78 / width, bottom / height, 1 - (0.78 + _LABELS) / width, 0.88 * strip / height))
-            axes.axhline(0, color="0.6", linewidth=0.7)
-            _draw_line(axes, line, number)
-            axes.set_ylim(low - margin, high + margin)
-            axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-            axes.tick_params(labelbottom=number == len(lines) - 1, labelsize=8)
-            _, _, color = _STYLES[number % len(_STYLES)]
-            end = (line.series.values[-1] - low + margin) / (high - low + 2 * margin)
-            label = shortened(line.label, 22)
-            axes.text(1.03, end, label, transform=axes.transAxes, va="center", fontsize=8.5, color=color)
+            shift = -number * height
+            _draw_line(axes, _shifted(line, shift), number)
+            axes.axhline(shift + high + margin, color="0.35", linewidth=0.8)
+            color = _STYLES[number % len(_STYLES)][2]
+            ours = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8.5, "color": color}
+            axes.text(1.03, shift + line.series.values[-1], shortened(line.label, 22), **ours)
+        places = [t - number * height for number in range(len(lines)) for t in ticks]
+        axes.set_yticks(places, [f"{t:g}" for _ in lines for t in ticks], fontsize=7.5)
+        axes.set_ylim(high + margin - len(lines) * height, high + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.set_xlabel("epoch")
-        figure.text(0.05 / width, 0.5, unit, rotation=90, va="center")
+        axes.set_ylabel(unit)
 
     return draw
+
+
+def _shifted(line: Line, shift: float) -> Line:
+    def moved(values: Sequence[float] | None) -> list[float] | None:
+        return None if values is None else [value + shift for value in values]
+
+    series = Series(line.series.epochs, moved(line.series.values) or [])
+    return Line(label=line.label, series=series, low=moved(line.low), high=moved(line.high))
 
 
 def _draw_line(axes: Axes, line: Line, number: int) -> None:
