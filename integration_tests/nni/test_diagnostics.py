@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from nni.nas.evaluator.pytorch import DataLoader
 from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.hub.pytorch import NasBench201
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from nni.nas.space import RawFormatModelSpace
 from nni.nas.strategy import DARTS, GumbelDARTS, Proxyless, RandomOneShot
@@ -27,7 +28,7 @@ from balenas_plugin.diagnostics import read_log
 from balenas_plugin.errors import EvaluatorError
 
 from . import spaces
-from .searches import VAL_MARK, classification, random_data
+from .searches import VAL_MARK, classification, loaders, random_data
 
 CLASSES = spaces.CLASSES
 
@@ -150,6 +151,28 @@ def test_lanczos_and_exact_agree_on_the_same_search(tmp_path):
         _, log = run(STRATEGIES["BaLeNAS"](), tmp_path / method, curvature=method, curvature_every_n_epochs=1)
         found[method] = [record["eigenvalue"] for record in log.records]
     assert found["lanczos"] == pytest.approx(found["exact"], rel=1e-3, abs=1e-7)
+
+
+def test_fused_supernets_have_the_same_curvature(tmp_path):
+    """The fused modules write their own backward passes, which must be differentiable again, and rightly so."""
+    found = {}
+    for fused in (True, False):
+        pl.seed_everything(3, verbose=False)
+        images = {"shape": (3, 8, 8), "train": 8, "val": 8, "batch_size": 4}
+        evaluator = classification(
+            tmp_path,
+            learning_rate=0.01,
+            callbacks=[Diagnostics("d.jsonl", {"curvature_every_n_epochs": 1, "draws": 0})],
+            **loaders(**images),
+        )
+        space = NasBench201(4, 1, num_labels=CLASSES)
+        strategy = BaLeNAS(fused=fused)
+        strategy.initialize(RawFormatModelSpace(space, evaluator), SequentialExecutionEngine())
+        strategy.run()
+        (found[fused],) = read_log(Path("d.jsonl")).records
+    assert found[True]["curvature"] == found[False]["curvature"] == {"method": "exact", "products": 30}
+    for name in ("eigenvalue", "trace"):
+        assert found[True][name] == pytest.approx(found[False][name], rel=2e-3, abs=1e-6)
 
 
 def test_the_accuracy_of_darts_is_the_validation_accuracy_at_its_softmax(tmp_path):
