@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,13 +44,16 @@ class SearchState:
         """Return what the largest logits decide."""
         return tuple(decision.choose(self.belief.logits) for decision in self.decisions)
 
+    @cached_property
+    def _posterior(self) -> Posterior:
+        """What decisions ask for the order of a cell node's operations; its precisions do not matter there."""
+        return Posterior(self.belief.logits, {k: torch.ones_like(v) for k, v in self.belief.logits.items()})
+
     def sample(self, outcomes: Sequence[Outcome]) -> Sample:
         """Return an architecture as a mapping."""
-        precision = self.belief.precision or {k: torch.ones_like(v) for k, v in self.belief.logits.items()}
-        posterior = Posterior(self.belief.logits, precision)  # orders a cell node's operations
         sample: Sample = {}
         for decision, outcome in zip(self.decisions, outcomes, strict=True):
-            sample.update(decision.to_sample(outcome, posterior))
+            sample.update(decision.to_sample(outcome, self._posterior))
         return sample
 
 
