@@ -73,7 +73,7 @@ def summarise(state: SearchState, *, draws: int, seed: int, truths: Truths = lam
         record["precision"] = _lists(belief.precision)
     if broken:
         return {**record, "not_finite": broken}
-    probabilities = belief.probabilities()
+    probabilities = belief.of_candidates(state.decisions).probabilities()
     record["probabilities"] = plain({label: p.tolist() for label, p in probabilities.items()}, digits=6)
     if belief.precision is not None:
         sigma = torch.cat([p.double().rsqrt() for p in belief.precision.values()])

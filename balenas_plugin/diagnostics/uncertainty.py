@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.decisions import Decision, Outcome
+from balenas_plugin.bayes.decisions import CellNode, Decision, Outcome
 from balenas_plugin.bayes.order_statistics import log_win_probability
 from balenas_plugin.bayes.posterior import gaussian_entropy
 
@@ -29,6 +29,19 @@ class Belief:
 
     logits: dict[str, Tensor]
     precision: dict[str, Tensor] | None = None
+
+    def of_candidates(self, decisions: Sequence[Decision]) -> Belief:
+        """Return the belief over what can be chosen: without the last logit that NNI's cells give to each edge."""
+        sizes = {
+            label: len(decision.op_names)
+            for decision in decisions
+            if isinstance(decision, CellNode)
+            for label in decision.labels
+        }
+        return Belief(
+            logits={label: logits[: sizes.get(label)] for label, logits in self.logits.items()},
+            precision=self.precision and {label: p[: sizes.get(label)] for label, p in self.precision.items()},
+        )
 
     def probabilities(self) -> dict[str, Tensor]:
         """Return label -> probability of each candidate, shape (K,), float64, adding up to 1."""

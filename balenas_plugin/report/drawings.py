@@ -12,7 +12,7 @@ from typing import Any
 from balenas_plugin.diagnostics import CellEdge, cells_of
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.export.drawing import Choice, Edge, draw_architecture, draw_choices
-from balenas_plugin.report.reading import RunData, at, in_one_line, number, numbers, shortened
+from balenas_plugin.report.reading import NOT_KNOWN, RunData, at, in_one_line, number, numbers, shortened
 
 _MAX_CHOICES = 60
 
@@ -47,7 +47,7 @@ def drawings_of(run: RunData) -> list[Drawing]:
         for name, edges in cells.items():
             found.append(_draw_cell(shortened(name, 40), edges, probabilities))
         drawn = {edge.label for edges in cells.values() for edge in edges}
-        inputs = {label for label in sample if any(_input_label(edge) == label for e in cells.values() for edge in e)}
+        inputs = {_input_label(edge) for edges in cells.values() for edge in edges}
         others = {label: value for label, value in sample.items() if label not in drawn | inputs}
         if others:
             found.append(_draw_choices(others, probabilities))
@@ -67,11 +67,15 @@ def _architecture(run: RunData) -> tuple[dict[str, Any], dict[str, float]]:
         sample, known = record.get("architecture"), None
     if not isinstance(sample, dict):
         return {}, {}
+    edges = {edge.label: edge for cell in cells_of(sample).values() for edge in cell}
     probabilities = {}
-    for label in sample:
-        value = _winning(known, label) if isinstance(known, dict) else _learned(run, label, sample[label])
-        if value is None:
-            value = _learned(run, label, sample[label])
+    for label, chosen in sample.items():
+        value = _learned(run, label, chosen)
+        if value is None and label in edges:  # an operation of NNI's cells: how sure it is of its edge
+            edge = edges[label]
+            value = _learned(run, f"{label.rpartition('/')[0]}/{edge.target}_{edge.source}", edge.operation)
+        if value is None and isinstance(known, dict):
+            value = _winning(known, label)
         if value is not None and 0 <= value <= 1 + 1e-6:
             probabilities[label] = min(value, 1.0)
     return sample, probabilities
@@ -143,7 +147,22 @@ def _rendered(draw: Any) -> tuple[bytes, bytes]:
 
 def notation_of(record: Mapping[str, Any]) -> str:
     """Return an architecture in one line: the space's own notation, or its choices."""
-    notation = record.get("notation")
+    notation, sample = record.get("notation"), record.get("choices", record.get("architecture"))
     texts: Iterator[object] = iter(notation.values() if isinstance(notation, dict) else ())
     name = next(texts, None)
-    return shortened(str(name), 400) if name is not None else shortened(in_one_line(record.get("choices")), 400)
+    if name is None and isinstance(sample, dict):
+        name = _written(sample)
+    return shortened(str(name if name is not None else NOT_KNOWN), 600)
+
+
+def _written(sample: Mapping[str, Any]) -> str:
+    """Return a sample in the manner of NAS-Bench-201: cells as |operation~input|, a plus sign between nodes."""
+    cells, parts = cells_of(sample), []
+    labels = {label for cell in cells.values() for edge in cell for label in (edge.label, _input_label(edge))}
+    for name, cell in cells.items():
+        nodes = {edge.target: "" for edge in cell}
+        for edge in cell:
+            nodes[edge.target] += f"{edge.operation}~{edge.source}|"
+        parts.append(f"{name} {'+'.join(f'|{text}' for text in nodes.values())}")
+    parts += [f"{label}={in_one_line(value)}" for label, value in sample.items() if label not in labels]
+    return ", ".join(parts)

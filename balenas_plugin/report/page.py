@@ -198,7 +198,7 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
     if accuracy:
         yield "validation accuracy", f"{100 * accuracy.values[-1]:.2f} %, of the supernet after the last epoch"
     found: Any = run.architectures[0] if run.architectures else (run.records[-1] if run.records else {})
-    if found.get("notation") or found.get("choices"):
+    if found.get("notation") or found.get("choices") or found.get("architecture"):
         yield "architecture", notation_of(found)
     probability = number(found.get("probability"))
     if probability is not None:

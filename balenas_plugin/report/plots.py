@@ -113,6 +113,7 @@ def _settings() -> Iterator[None]:
                 "axes.edgecolor": "0.25",
                 "axes.grid": True,
                 "axes.axisbelow": True,
+                "axes.formatter.useoffset": False,
                 "grid.color": "0.88",
                 "grid.linewidth": 0.6,
                 "lines.linewidth": 1.5,

@@ -197,6 +197,16 @@ def test_draws_follow_the_probabilities_with_and_without_a_posterior():
         assert ((shares - expected).abs() < 5 * (expected * (1 - expected) / 4000).sqrt()).all()
 
 
+def test_the_logit_of_edges_that_are_not_chosen_is_no_candidate():
+    node = CellNode("cell", 2, ("cell/2_0", "cell/2_1"), 2, ("conv", "skip"))
+    logits = {"cell/2_0": torch.tensor([0.0, 0.0, 9.0]), "cell/2_1": torch.zeros(3), "other": torch.zeros(3)}
+    for precision in (None, {label: torch.ones(3) for label in logits}):
+        belief = Belief(logits=logits, precision=precision).of_candidates([node, OneOf("other", (1, 2, 3))])
+        probabilities = belief.probabilities()
+        assert probabilities["cell/2_0"].tolist() == pytest.approx([0.5, 0.5])
+        assert probabilities["other"].tolist() == pytest.approx([1 / 3] * 3)
+
+
 def test_draws_have_a_generator_of_their_own():
     belief, decisions = gaussian(a=4, b=4), [OneOf("a", tuple("wxyz")), TopSet("b", 2)]
     torch.manual_seed(0)

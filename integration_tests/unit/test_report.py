@@ -397,3 +397,22 @@ def test_the_command_writes_beside_the_run_or_where_told(tmp_path, capsys, monke
     assert "pictures to pictures" in capsys.readouterr().out
     assert main(["report", str(one), "--output", str(tmp_path / "deep" / "page.html")]) == 0
     assert (tmp_path / "deep" / "page.html").exists()
+
+
+def test_cells_of_nni_are_written_and_drawn_with_the_probability_of_each_edge(drawn, tmp_path):
+    folder = make_run(tmp_path / "run", labels={"normal/2_0": ["conv", "skip"], "normal/2_1": ["conv", "skip"]})
+    architectures = json.loads((folder / "architectures.json").read_text())
+    sample = {
+        "normal/op_2_0": "skip",
+        "normal/input_2_0": [1],
+        "normal/op_2_1": "conv",
+        "normal/input_2_1": [0],
+        "depth": 3,
+    }
+    architectures[0].update(choices=sample, winning_probability={"normal/2_0+normal/2_1": 0.125})
+    (folder / "architectures.json").write_text(json.dumps(architectures))
+    page, _ = page_of(folder)
+    assert "normal |conv~0|skip~1|, depth=3" in page.text
+    cell, choices = (image["alt"] for image in page.all("img")[:2])
+    assert "0 to 2: conv, probability 0.50" in cell  # of the edge, not 0.12 of the node
+    assert "depth: 3" in choices
