@@ -107,7 +107,7 @@ def _draws(state: SearchState, count: int, seed: int, truths: Truths) -> dict[st
     shapes = {outcomes: _shape(state, outcomes, sample) for outcomes, sample in distinct.items()}
     entry: dict[str, Any] = {"count": count, "distinct": len(distinct)}
     for name in ("skip_ratio", "parameter_free_share", "depth", "width"):
-        values = [shapes[outcomes][name] for outcomes in drawn if shapes[outcomes][name] is not None]
+        values = [value for outcomes in drawn if (value := shapes[outcomes][name]) is not None]
         if values:
             entry[name] = plain(sum(values) / len(values))
     truth = truths(list(distinct.values()))

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -180,7 +181,12 @@ def strip_chart(lines: Sequence[Line], *, unit: str) -> Callable[[Figure], None]
             _draw_line(axes, _shifted(line, shift), number)
             axes.axhline(shift + high + margin, color="0.35", linewidth=0.8)
             color = _STYLES[number % len(_STYLES)][2]
-            ours = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8.5, "color": color}
+            ours: dict[str, Any] = {
+                "transform": axes.get_yaxis_transform(),
+                "va": "center",
+                "fontsize": 8.5,
+                "color": color,
+            }
             axes.text(1.03, shift + line.series.values[-1], shortened(line.label, 22), **ours)
         places = [t - number * height for number in range(len(lines)) for t in ticks]
         axes.set_yticks(places, [f"{t:g}" for _ in lines for t in ticks], fontsize=7.5)
@@ -228,7 +234,7 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
         places[k] = min(places[k], limit)
     for (end, number), place in zip(sorted(ends), places, strict=True):
         _, marker, color = _STYLES[number % len(_STYLES)]
-        ours = {"color": color, "transform": axes.transAxes, "clip_on": False}
+        ours: dict[str, Any] = {"color": color, "transform": axes.transAxes, "clip_on": False}
         axes.plot([1.005, 1.045], [end, place], linewidth=0.6, **ours)
         axes.plot([1.07], [place], marker=marker, markersize=4.5, **ours)
         axes.text(1.1, place, shortened(lines[number].label, 22), va="center", fontsize=8.5, **ours)

@@ -176,7 +176,7 @@ class Diagnostics(pl.Callback):
             return {}
         try:
             accuracy = accuracy_at(module, trainer, sample, seed=self.seed)
-        except EvaluatorError:
+        except (EvaluatorError, RuntimeError):  # a measurement is not worth a search
             return {}
         return {} if accuracy is None else {"val_acc": plain(accuracy)}
 

@@ -95,7 +95,7 @@ def fixed_batches(loader: Any, trainer: pl.Trainer) -> Iterator[Any]:
     batch_size = getattr(loader, "batch_size", None) or 64
     again = DataLoader(dataset, batch_size=batch_size, collate_fn=getattr(loader, "collate_fn", None))
     for batch in again:
-        yield trainer.strategy.batch_to_device(batch)
+        yield trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
 
 
 def curvature_of(
