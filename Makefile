@@ -1,5 +1,6 @@
 # make search   from nothing to the result of a real search (configs/quickstart.yml)
 # make test     from nothing to all tests passed
+# make docs     the documentation as a site, in site/
 # make check    what CI runs: tests, lint, types
 
 PYTHON := $(shell for p in python3 python3.12 python3.11; do \
@@ -7,13 +8,16 @@ PYTHON := $(shell for p in python3 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: search test check lint clean
+.PHONY: search test docs check lint clean
 
 search: $(VENV)/installed
 	$(BIN)/balenas search configs/quickstart.yml
 
 test: $(VENV)/installed-with-tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+docs: $(VENV)/installed-with-tests
+	$(BIN)/mkdocs build --strict
 
 check: test lint
 
@@ -35,4 +39,4 @@ $(VENV):
 	"$(PYTHON)" -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

@@ -22,6 +22,7 @@ examples:
   balenas ui configs/quickstart.yml               the same search, watched in NNI's web page
   balenas export runs/quickstart --samples 100 --proxy synflow --top 10
   balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer balenas
+  balenas report runs/quickstart                  one page that shows the whole search
   balenas query "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 
 exit codes: 0 done, 2 bad input (one message says what and how to cure it), 130 stopped with Ctrl-C
@@ -64,6 +65,14 @@ examples:
 NASLib is looked for on Python's path and where BALENAS_NASLIB_PATH says: docs/naslib.md.
 """
 
+_REPORT_EXAMPLES = """\
+examples:
+  balenas report runs/quickstart                          writes runs/quickstart/report.html
+  balenas report runs/a runs/b runs/c --output compared.html --png pictures
+
+The page is one file that loads nothing. Runs that differ in their seed alone are averaged.
+"""
+
 
 _REPRODUCE_EXAMPLES = """\
 examples:
@@ -98,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_ui(commands, formatter)
     _add_export(commands, formatter)
+    _add_report(commands, formatter)
     _add_benchmark(commands, formatter)
     _add_reproduce(commands, formatter)
     _add_naslib(commands, formatter)
@@ -174,6 +184,21 @@ def _add_export(commands: Any, formatter: Any) -> None:
     export.add_argument("--workers", type=int, default=1, metavar="W", help="processes that score in parallel (1)")
     export.add_argument("--table", type=Path, help="NAS-Bench-201 ground truth to add (default: in BALENAS_DATA)")
     export.set_defaults(run_command=_export)
+
+
+def _add_report(commands: Any, formatter: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="write a page about one run, or several side by side",
+        epilog=_REPORT_EXAMPLES,
+        formatter_class=formatter,
+    )
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="folders of searches, finished or not")
+    report.add_argument(
+        "--output", type=Path, metavar="FILE", help="the page (RUN_DIR/report.html; report.html for several runs)"
+    )
+    report.add_argument("--png", type=Path, metavar="DIR", help="write every picture there as a PNG as well")
+    report.set_defaults(run_command=_report)
 
 
 def _add_benchmark(commands: Any, formatter: Any) -> None:
@@ -376,6 +401,16 @@ def _reproduce(options: argparse.Namespace) -> int:
         return 130
     print(table.markdown())
     print(f"written to {output / experiment.name}.md, .csv and .json")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from balenas_plugin.report import write_report
+
+    output = options.output or (options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html"))
+    written = write_report(options.runs, output, pictures=options.png)
+    pictures = f", and {len(written) - 1} pictures to {options.png}" if options.png else ""
+    print(f"report written to {output}{pictures}")
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from balenas_plugin.data import DataConfig
+from balenas_plugin.diagnostics import DiagnosticsOptions
 from balenas_plugin.errors import OptionError
 from balenas_plugin.validation import require_keys, require_whole, require_word
 
@@ -71,6 +72,7 @@ class SearchConfig:
         data: which images.
         strategy: name of a one-shot strategy and its options.
         evaluator: how the supernet is trained.
+        diagnostics: what is watched, and when to stop early.
         top_k: how many architectures architectures.json lists.
         threads: CPU threads of torch; None leaves torch's own choice. Small networks run best with one, and the last
             digits of a result depend on it.
@@ -82,6 +84,7 @@ class SearchConfig:
     data: DataConfig = field(default_factory=DataConfig)
     strategy: Mapping[str, Any] = field(default_factory=lambda: {"name": "BaLeNAS"})
     evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
+    diagnostics: DiagnosticsOptions = field(default_factory=DiagnosticsOptions)
     top_k: int = 10
     threads: int | None = None
 
@@ -104,6 +107,7 @@ class SearchConfig:
             "space": dict(self.space),
             "strategy": dict(self.strategy),
             "data": asdict(self.data),
+            "diagnostics": asdict(self.diagnostics),
             "evaluator": {
                 **{
                     k: dict(v) if isinstance(v, Mapping) else v
@@ -137,6 +141,8 @@ class SearchConfig:
         if "data" in values:
             require_keys("data", values["data"], tuple(f.name for f in fields(DataConfig)))
             values["data"] = DataConfig(**values["data"])
+        if "diagnostics" in values:
+            values["diagnostics"] = DiagnosticsOptions.of(values["diagnostics"])
         if "evaluator" in values:
             own = tuple(f.name for f in fields(EvaluatorConfig) if f.name != "trainer")
             given = dict(values["evaluator"])

@@ -3,6 +3,7 @@
 config.yml           the resolved config
 manifest.json        versions, seed, command, times, data
 history.csv          one row an epoch
+diagnostics.jsonl    one JSON object an epoch (see diagnostics/log_file.py)
 posterior.json       the posterior after the last epoch
 architectures.json   the architectures found
 checkpoints/         from which the search resumes
@@ -60,6 +61,11 @@ class RunFolder:
     def history(self) -> Path:
         """One row an epoch."""
         return self.path / "history.csv"
+
+    @property
+    def diagnostics(self) -> Path:
+        """One JSON object an epoch."""
+        return self.path / "diagnostics.jsonl"
 
     @property
     def posterior(self) -> Path:

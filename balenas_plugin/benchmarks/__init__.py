@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from balenas_plugin.benchmarks.benchmark import Architecture, Benchmark, GroundTruth, canonical
-from balenas_plugin.benchmarks.measures import DATASETS, METRICS
+from balenas_plugin.benchmarks.measures import DATASETS, METRICS, RANKED_BY
 from balenas_plugin.benchmarks.official_api import OfficialApiBenchmark
 from balenas_plugin.benchmarks.official_file import ImportReport, import_official
 from balenas_plugin.benchmarks.opening import BACKENDS, find_table, open_benchmark
@@ -12,6 +12,7 @@ __all__ = [
     "BACKENDS",
     "DATASETS",
     "METRICS",
+    "RANKED_BY",
     "Architecture",
     "Benchmark",
     "GroundTruth",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-RESULTS = ("history.csv", "posterior.json", "architectures.json")
+RESULTS = ("history.csv", "diagnostics.jsonl", "posterior.json", "architectures.json")
 
 
 def differences(one: Any, other: Any, where: str = "") -> Iterator[str]:

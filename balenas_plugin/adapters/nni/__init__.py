@@ -8,6 +8,7 @@ with warnings.catch_warnings():  # NNI warns about every class of a torch newer 
     warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module")
     import nni.nas.strategy  # noqa: F401
 
+    from balenas_plugin.adapters.nni.diagnostics import Diagnostics
     from balenas_plugin.adapters.nni.strategy import BaLeNAS
 
-__all__ = ["BaLeNAS"]
+__all__ = ["BaLeNAS", "Diagnostics"]

@@ -25,6 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from balenas_plugin.adapters.nni.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.callbacks import History, Progress
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.diagnostics import Diagnostics
 from balenas_plugin.adapters.nni.nni_strategies import build_strategy
 from balenas_plugin.adapters.nni.space import notations
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
@@ -79,7 +80,10 @@ def run_search(
     history = History(folder, lambda: _describe(strategy, space, folder))
     show_progress = show_progress and config.evaluator.trainer.get("enable_progress_bar", True)
     progress = [Progress()] if show_progress else []
-    evaluator = build_evaluator(config, data, folder, [history, *progress, *callbacks, checkpoint])
+    watch = (
+        [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []
+    )
+    evaluator = build_evaluator(config, data, folder, [history, *watch, *progress, *callbacks, checkpoint])
     if resume and checkpoint.path.exists():
         if config.strategy["name"] == "ENAS":
             raise OptionError("NNI's ENAS keeps its controller's state in memory only, so its runs cannot be resumed")

@@ -1,0 +1,146 @@
+"""Say in plain language what goes wrong in a search, and decide when to stop it early."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from balenas_plugin.diagnostics.options import DiagnosticsOptions
+
+Record = Mapping[str, Any]
+"""The diagnostics of one epoch (see `log_file`)."""
+
+MAX_SKIP_RATIO = 3 / 8
+"""More than 3 skips among the 8 operations of a cell make poor networks (Zhang et al. 2022, Sec. 4.2.3)."""
+
+_STANDSTILL = 0.02
+"""Logits: what moved less over a whole window has changed no softmax probability by more than half a percent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """Something a user should know: what kind, what was seen, and what to do."""
+
+    kind: str
+    message: str
+    cure: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def alarms_of(records: Sequence[Record], options: DiagnosticsOptions, *, warmup_epochs: int = 0) -> list[Alarm]:
+    """Return the alarms that hold after the last of `records`.
+
+    Args:
+        records: of all epochs so far, in order.
+        options: for the rule on the eigenvalue.
+        warmup_epochs: at the start, in which logits are not meant to move.
+    """
+    searched = [record for record in records if record["epoch"] >= warmup_epochs]
+    found = [
+        _not_finite(records[-1]),
+        _skips(searched),
+        _rising(records, options),
+        _standing_still(searched, options.window),
+    ]
+    return [alarm for alarm in found if alarm is not None]
+
+
+def eigenvalue_growth(records: Sequence[Record], window: int) -> float | None:
+    """Return how much the smoothed largest eigenvalue has grown over `window` measurements; None if not known yet.
+
+    The mean of the last `window` measurements over the mean of the `window` before them (Zela et al. 2020, Sec. 4.3:
+    stop when the reverse, lambda(i - k) / lambda(i), is below 0.75, that is growth above 1.33; the released code and
+    this package's default say 1.3). None where the earlier mean is not positive: there is no ratio.
+    """
+    measured = [value for record in records if (value := record.get("eigenvalue")) is not None]
+    if len(measured) < 2 * window:
+        return None
+    now, before = sum(measured[-window:]) / window, sum(measured[-2 * window : -window]) / window
+    return now / before if before > 0 else None
+
+
+def stop_reason(records: Sequence[Record], options: DiagnosticsOptions) -> str | None:
+    """Return why the search should stop after the last of `records`, None if it should not."""
+    if options.stop_by == "eigenvalue":
+        growth = eigenvalue_growth(records, options.window)
+        if growth is not None and growth > options.factor:
+            return (
+                f"the largest eigenvalue, smoothed over {options.window} measurements, has grown by a factor of "
+                f"{growth:.2f}, more than {options.factor:g}"
+            )
+    if options.stop_by == "entropy":
+        entropy = records[-1].get("choice_entropy")
+        if entropy is not None and entropy < options.entropy_threshold:
+            return (
+                f"the choices are decided: their entropy is {entropy:.1%} of its maximum, below "
+                f"{options.entropy_threshold:.0%}"
+            )
+    return None
+
+
+def _not_finite(record: Record) -> Alarm | None:
+    broken = record.get("not_finite") or []
+    if not broken:
+        return None
+    return Alarm(
+        kind="nan",
+        message=f"NaN or infinite: {', '.join(broken)}. Nothing that follows means anything.",
+        cure="Lower the learning rate of the weights or arc_learning_rate, or set gradient_clip_val.",
+    )
+
+
+def _skips(records: Sequence[Record]) -> Alarm | None:
+    ratios = [record.get("skip_ratio") for record in records[-2:]]  # of one epoch alone, it may be chance
+    if len(ratios) < 2 or any(ratio is None or ratio <= MAX_SKIP_RATIO for ratio in ratios):
+        return None
+    ratio = ratios[-1]
+    return Alarm(
+        kind="skips",
+        message=f"{ratio:.0%} of the chosen operations are skip connections: the search is collapsing. Networks with "
+        "more than 3 of 8 are usually poor.",
+        cure="Lengthen warmup_epochs, lower arc_learning_rate, or search for fewer epochs; with BaLeNAS, "
+        "weight_step_alpha: sample explores more. An earlier epoch may hold a better architecture.",
+    )
+
+
+def _rising(records: Sequence[Record], options: DiagnosticsOptions) -> Alarm | None:
+    growth = eigenvalue_growth(records, options.window)
+    if growth is None or growth <= options.factor:
+        return None
+    return Alarm(
+        kind="eigenvalue",
+        message=f"The validation loss becomes sharp in the architecture: the largest eigenvalue has grown by a factor "
+        f"of {growth:.2f} over {options.window} measurements (the early-stopping rule allows {options.factor:g}). "
+        "The discrete architecture may be much worse than the supernet.",
+        cure="Stop here (diagnostics.stop_by: eigenvalue does), lower arc_learning_rate, or raise weight_decay.",
+    )
+
+
+def _standing_still(records: Sequence[Record], window: int) -> Alarm | None:
+    if len(records) <= window:
+        return None
+    before, now = records[-1 - window].get("logits"), records[-1].get("logits")
+    if not before or not now:
+        return None
+    moves = [
+        abs(new - old)
+        for label in now
+        if label in before
+        for old, new in zip(before[label], now[label], strict=False)
+        if old is not None and new is not None
+    ]
+    largest = max(moves, default=math.inf)
+    if largest >= _STANDSTILL:
+        return None
+    return Alarm(
+        kind="standstill",
+        message=f"The logits hardly move: at most {largest:.2g} in the last {window} epochs. The architecture is still "
+        "the one that chance began with.",
+        cure="Raise arc_learning_rate (it bounds the move of a step; a short search needs more than the paper's 3e-4), "
+        "or search for more epochs.",
+    )

@@ -1,0 +1,146 @@
+"""diagnostics.jsonl: one JSON object a line, the first about the search, then one an epoch.
+
+Epochs are appended, each flushed to disk as one line, so the file can be read while the search runs and after a crash:
+a line that was cut short is ignored, and written again on resume. Numbers that are not finite are null.
+
+First line::
+
+    format, version     "balenas-diagnostics", 1
+    strategy            name of the search module's class
+    choices             label -> names of the candidates
+    kinds               label -> kind of each candidate: none, skip, parameter-free, parametric
+    options             of the diagnostics
+    seed                of the draws and of Lanczos' first vector
+
+Every other line (a key is left out where there is nothing to say)::
+
+    epoch               from 0
+    val_acc             validation accuracy of the supernet at the mean, 0 to 1
+    logits, precision   label -> numbers: posterior mean in logits, 1/sigma^2 in 1/logit^2 (BaLeNAS only)
+    probabilities       label -> winning probability of each candidate (softmax where there is no posterior)
+    entropy             of the posterior, nats (BaLeNAS only)
+    sigma               {"mean", "least", "most"} over all logits (BaLeNAS only)
+    choice_entropy      of the choices, as a share of its maximum: 1 undecided, 0 decided
+    architecture        the current one: label -> choice;  notation: the space's own names of it
+    skip_ratio, parameter_free_share    of its operations
+    cells               cell -> {"depth", "width"} of it
+    eigenvalue, trace   of d2 L_val / d alpha2, in 1/logit^2;  curvature: {"method", "products"}
+    ground_truth        {"unseen_by_search": true, "table", "accuracy": data set -> percent} of the architecture
+    draws               {"count", "distinct", "skip_ratio", "parameter_free_share", "depth", "width": means over draws,
+                        "ground_truth": as above, with one percent a draw}
+    not_finite          what is NaN or infinite
+    alarms              [{"kind", "message", "cure"}] that hold after this epoch
+    stopped             why the search was stopped after this epoch
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from balenas_plugin.errors import FileFormatError
+from balenas_plugin.files import refused_writes_told, write_text_atomically
+
+FORMAT = "balenas-diagnostics"
+VERSION = 1
+MAX_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class DiagnosticsLog:
+    """The content of a diagnostics.jsonl.
+
+    Args:
+        header: of the search.
+        records: one an epoch, in order; their epochs are whole numbers.
+    """
+
+    header: dict[str, Any]
+    records: list[dict[str, Any]]
+
+
+def write_log(path: Path, header: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
+    """Write the whole file, whole or not at all.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    write_text_atomically(path, "".join(_line(entry) for entry in ({**header_entry(), **header}, *records)))
+
+
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one epoch and flush it to disk.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    with refused_writes_told(path), path.open("ab") as file:
+        file.write(_line(record).encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def header_entry() -> dict[str, Any]:
+    """Return what says that a file is one of these."""
+    return {"format": FORMAT, "version": VERSION}
+
+
+def read_log(path: Path) -> DiagnosticsLog:
+    """Read a file that may have been written by anyone; a last line that was cut short is left out.
+
+    Raises:
+        FileFormatError: it is missing, not of this format, or damaged.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise FileFormatError(f"{path} is larger than {MAX_BYTES // 2**20} MiB; it is no diagnostics of a search")
+        text = path.read_text(encoding="utf-8", errors="strict")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"cannot read the diagnostics {path}: {error}") from error
+    lines = text.split("\n")
+    entries = [_parsed(path, number, line) for number, line in enumerate(lines[:-1], start=1)]
+    if not entries or entries[0].get("format") != FORMAT:
+        raise FileFormatError(f"{path} is not a file of diagnostics (its first line does not say {FORMAT!r})")
+    if entries[0].get("version") != VERSION:
+        raise FileFormatError(f"{path} has version {entries[0].get('version')!r}; this package reads {VERSION}")
+    for number, record in enumerate(entries[1:], start=2):
+        epoch = record.get("epoch")
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+            raise FileFormatError(f"{path}, line {number}: epoch is {epoch!r}; it must be a whole number")
+    return DiagnosticsLog(entries[0], entries[1:])
+
+
+def plain(value: Any, *, digits: int = 9) -> Any:
+    """Return containers of numbers for JSON: rounded to significant `digits`, null where they are not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry, digits=digits) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry, digits=digits) for entry in value]
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    return value
+
+
+def as_written(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what reading `entry` back will give: plain containers only, which a checkpoint can hold as well."""
+    found: dict[str, Any] = json.loads(_line(entry))
+    return found
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, separators=(",", ":"), allow_nan=False, default=str) + "\n"
+
+
+def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line, parse_constant=lambda name: None)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}, line {number}, is not JSON: {error}") from error
+    if not isinstance(entry, dict):
+        raise FileFormatError(f"{path}, line {number}, is not a JSON object")
+    return entry

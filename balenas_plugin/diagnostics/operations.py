@@ -1,0 +1,60 @@
+"""What kind of operation a candidate is, and how much of an architecture is skip connections (Fig. 2 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from balenas_plugin.bayes.decisions import CellNode, Decision, OneOf, Outcome
+
+NONE, SKIP, PARAMETER_FREE, PARAMETRIC = "none", "skip", "parameter-free", "parametric"
+
+Kinds = Mapping[str, Sequence[str]]
+"""label -> the kind of each of its candidates; labels that choose no operation (inputs, depths, widths) are absent."""
+
+_SKIP_WORDS = ("skip", "identity")
+_NONE_WORDS = ("none", "zero")
+
+
+def kind_of(name: str, *, is_identity: bool, num_parameters: int) -> str:
+    """Return the kind of a candidate operation.
+
+    Args:
+        name: as the space calls it; "none" and "zero" are no connection, "skip..." and "identity" are skips.
+        is_identity: whether it returns its input.
+        num_parameters: trainable ones. A skip that reduces (with a convolution) is still a skip.
+    """
+    word = name.lower()
+    if word in _NONE_WORDS:
+        return NONE
+    if is_identity or any(part in word for part in _SKIP_WORDS):
+        return SKIP
+    return PARAMETRIC if num_parameters else PARAMETER_FREE
+
+
+def chosen_kinds(decisions: Iterable[Decision], outcomes: Iterable[Outcome], kinds: Kinds) -> list[str]:
+    """Return the kinds of the operations of one architecture: `outcomes` are what `decisions` decided."""
+    found = []
+    for decision, outcome in zip(decisions, outcomes, strict=True):
+        if isinstance(decision, OneOf) and decision.label in kinds:
+            found.append(kinds[decision.label][outcome])
+        elif isinstance(decision, CellNode):
+            found += [
+                kinds[decision.labels[source]][operation]
+                for source, operation in outcome
+                if decision.labels[source] in kinds
+            ]
+    return found
+
+
+def skip_ratio(kinds: Sequence[str]) -> float | None:
+    """Return the share of skip connections among operations, from 0 to 1; None without operations (Fig. 2)."""
+    return _share(kinds, (SKIP,))
+
+
+def parameter_free_share(kinds: Sequence[str]) -> float | None:
+    """Return the share of operations without weights (none, skips, pooling), from 0 to 1; None without operations."""
+    return _share(kinds, (NONE, SKIP, PARAMETER_FREE))
+
+
+def _share(kinds: Sequence[str], wanted: tuple[str, ...]) -> float | None:
+    return sum(kind in wanted for kind in kinds) / len(kinds) if kinds else None

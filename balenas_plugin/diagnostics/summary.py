@@ -1,0 +1,135 @@
+"""The figures of one epoch that follow from a belief alone: no data, no weights, no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from balenas_plugin.bayes.decisions import Decision, Outcome, Sample
+from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.diagnostics.cells import cells_of, depth, width
+from balenas_plugin.diagnostics.log_file import plain
+from balenas_plugin.diagnostics.operations import Kinds, chosen_kinds, parameter_free_share, skip_ratio
+from balenas_plugin.diagnostics.uncertainty import Belief, choice_entropy, draw_outcomes
+
+Truths = Callable[[Sequence[Sample]], Mapping[str, Any] | None]
+"""Samples -> {"unseen_by_search", "table", "accuracy": data set -> one percent a sample}, or None without a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchState:
+    """What a search has learned by now.
+
+    Args:
+        belief: over the choices.
+        decisions: that make up an architecture, over the labels of `belief`.
+        choices: label -> names of the candidates.
+        kinds: of the candidates that are operations.
+        has_argmax: whether the largest logits are the architecture found; random sampling has none.
+        notations: of an architecture in the space's own terms.
+    """
+
+    belief: Belief
+    decisions: Sequence[Decision]
+    choices: Mapping[str, Sequence[str]]
+    kinds: Kinds = field(default_factory=dict)
+    has_argmax: bool = True
+    notations: Callable[[Sample], Mapping[str, str]] = lambda sample: {}
+
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Return what the largest logits decide."""
+        return tuple(decision.choose(self.belief.logits) for decision in self.decisions)
+
+    @cached_property
+    def _posterior(self) -> Posterior:
+        """What decisions ask for the order of a cell node's operations; its precisions do not matter there."""
+        return Posterior(self.belief.logits, {k: torch.ones_like(v) for k, v in self.belief.logits.items()})
+
+    def sample(self, outcomes: Sequence[Outcome]) -> Sample:
+        """Return an architecture as a mapping."""
+        sample: Sample = {}
+        for decision, outcome in zip(self.decisions, outcomes, strict=True):
+            sample.update(decision.to_sample(outcome, self._posterior))
+        return sample
+
+
+def summarise(state: SearchState, *, draws: int, seed: int, truths: Truths = lambda samples: None) -> dict[str, Any]:
+    """Return the record of one epoch, but for what needs data: accuracy and curvature.
+
+    Args:
+        state: of the search.
+        draws: how many architectures to draw.
+        seed: of the draws.
+        truths: looks architectures up in a table; whatever it knows, the search does not see it.
+    """
+    belief = state.belief
+    broken = [f"logits of {label}" for label, logits in belief.logits.items() if not torch.isfinite(logits).all()]
+    record: dict[str, Any] = {"logits": _lists(belief.logits)}
+    if belief.precision is not None:
+        record["precision"] = _lists(belief.precision)
+    if broken:
+        return {**record, "not_finite": broken}
+    probabilities = belief.of_candidates(state.decisions).probabilities()
+    record["probabilities"] = plain({label: p.tolist() for label, p in probabilities.items()}, digits=6)
+    if belief.precision is not None:
+        sigma = torch.cat([p.double().rsqrt() for p in belief.precision.values()])
+        spread = {"mean": float(sigma.mean()), "least": float(sigma.min()), "most": float(sigma.max())}
+        record.update(entropy=plain(belief.entropy()), sigma=plain(spread))
+    record["choice_entropy"] = plain(choice_entropy(probabilities))
+    if state.has_argmax:
+        record.update(_architecture(state, truths))
+    if draws:
+        record["draws"] = _draws(state, draws, seed, truths)
+    return record
+
+
+def _architecture(state: SearchState, truths: Truths) -> dict[str, Any]:
+    outcomes = state.outcomes()
+    sample = state.sample(outcomes)
+    entry = {"architecture": sample, "notation": dict(state.notations(sample)), **_shape(state, outcomes, sample)}
+    cells = {name: {"depth": depth(edges), "width": width(edges)} for name, edges in cells_of(sample).items()}
+    if cells:
+        entry["cells"] = plain(cells)
+    truth = truths([sample])
+    if truth is not None:
+        accuracy = {name: values[0] for name, values in truth["accuracy"].items()}
+        entry["ground_truth"] = {**truth, "accuracy": plain(accuracy, digits=6)}
+    return {key: value for key, value in entry.items() if value is not None and key not in ("depth", "width")}
+
+
+def _draws(state: SearchState, count: int, seed: int, truths: Truths) -> dict[str, Any]:
+    drawn = draw_outcomes(state.belief, state.decisions, count=count, seed=seed)
+    distinct = {outcomes: state.sample(outcomes) for outcomes in dict.fromkeys(drawn)}
+    shapes = {outcomes: _shape(state, outcomes, sample) for outcomes, sample in distinct.items()}
+    entry: dict[str, Any] = {"count": count, "distinct": len(distinct)}
+    for name in ("skip_ratio", "parameter_free_share", "depth", "width"):
+        values = [value for outcomes in drawn if (value := shapes[outcomes][name]) is not None]
+        if values:
+            entry[name] = plain(sum(values) / len(values))
+    truth = truths(list(distinct.values()))
+    if truth is not None:
+        place = {outcomes: position for position, outcomes in enumerate(distinct)}
+        accuracy = {name: [values[place[o]] for o in drawn] for name, values in truth["accuracy"].items()}
+        entry["ground_truth"] = {**truth, "accuracy": plain(accuracy, digits=6)}
+    return entry
+
+
+def _shape(state: SearchState, outcomes: Sequence[Outcome], sample: Sample) -> dict[str, float | None]:
+    """Return the shares of kinds, and depth and width averaged over cells, of one architecture."""
+    kinds = chosen_kinds(state.decisions, outcomes, state.kinds)
+    cells = list(cells_of(sample).values())
+    return {
+        "skip_ratio": plain(skip_ratio(kinds)),
+        "parameter_free_share": plain(parameter_free_share(kinds)),
+        "depth": sum(map(depth, cells)) / len(cells) if cells else None,
+        "width": sum(map(width, cells)) / len(cells) if cells else None,
+    }
+
+
+def _lists(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[float | None]]:
+    found: dict[str, list[float | None]] = plain({label: tensor.double().tolist() for label, tensor in tensors.items()})
+    return found

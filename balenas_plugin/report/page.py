@@ -1,0 +1,256 @@
+"""The page of a report: one HTML file that opens from disk, with no network, in any browser.
+
+Jinja2 escapes every text, pictures are `<img>`s with data in them (an SVG in an `<img>` runs no scripts), and a content
+security policy forbids the page to load or run anything: the folders of runs may come from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from balenas_plugin import __version__
+from balenas_plugin.errors import OptionError
+from balenas_plugin.files import write_atomically, write_text_atomically
+from balenas_plugin.report.comparison import (
+    comparison_pictures,
+    comparison_table,
+    groups_of,
+    settings_that_differ,
+)
+from balenas_plugin.report.drawings import drawings_of, notation_of
+from balenas_plugin.report.plots import Picture
+from balenas_plugin.report.reading import NOT_KNOWN, RunData, at, flattened, number, read_run, shortened
+from balenas_plugin.report.run_pictures import MAX_LABELS, logit_pictures, probability_pictures, run_pictures
+
+_TOP = 20
+
+MAX_DETAILED = 8
+"""Runs up to which a page draws every choice of each; it would grow to tens of megabytes."""
+
+_DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "ImageNet16-120": "ImageNet16-120"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture on the page: where its data is, what stands around it, and how wide it is in CSS pixels."""
+
+    title: str
+    caption: str
+    alt: str
+    source: str
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """What the page says of one run; texts are not escaped yet."""
+
+    name: str
+    anchor: str
+    facts: list[tuple[str, str]]
+    alarms: list[dict[str, str]]
+    drawings: list[Shown]
+    pictures: list[Shown]
+    probabilities: list[Shown]
+    logits: list[Shown]
+    left_out: int
+    heads: list[str]
+    rows: list[list[str]]
+    settings: dict[str, str]
+
+
+def write_report(folders: Sequence[Path], output: Path, *, pictures: Path | None = None) -> list[Path]:
+    """Write a page about the runs in these folders; return the files written.
+
+    Args:
+        folders: of runs, finished or not.
+        output: the page.
+        pictures: a folder to write every picture to as a PNG as well; None writes none.
+
+    Raises:
+        FileFormatError: a folder is not that of a run, or a file in it is damaged.
+        OptionError: no folder is given, or one twice.
+        StorageError: a file could not be written.
+    """
+    if not folders:
+        raise OptionError("give at least one folder of a run")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise OptionError("a folder is given twice; a run compared with itself says nothing")
+    runs = [read_run(folder) for folder in folders]
+    album = _Album(pictures)
+    compared = _comparison(runs, album) if len(runs) > 1 else None
+    detailed = len(runs) <= MAX_DETAILED
+    sections = [_section(run, position, album, detailed) for position, run in enumerate(runs, start=1)]
+    page = (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
+            runs=sections,
+            compared=compared,
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            version=__version__,
+            max_labels=MAX_LABELS,
+            detailed=detailed,
+        )
+    )
+    write_text_atomically(output, page)
+    return [output, *album.written]
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("balenas_plugin.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+class _Album:
+    """Renders pictures for the page, and as PNGs where that was asked for.
+
+    Args:
+        folder: of the PNGs, or None.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.written: list[Path] = []
+
+    def show(self, picture: Picture, prefix: str) -> Shown:
+        """Return a chart as the page shows it."""
+        self._keep(f"{prefix} {picture.name}", lambda: picture.render("png"))
+        return Shown(picture.title, picture.caption, picture.alt, _data(picture.render("svg")))
+
+    def drawings(self, run: RunData, prefix: str) -> Iterator[Shown]:
+        """Yield the drawings of an architecture as the page shows them."""
+        for drawing in drawings_of(run):
+            self._keep(f"{prefix} {drawing.name}", lambda png=drawing.png: png)
+            yield Shown(drawing.title, "", drawing.alt, _data(drawing.svg))
+
+    def _keep(self, name: str, png: Any) -> None:
+        if self.folder is None:
+            return
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:100]
+        path = self.folder / f"{stem}.png"
+        data = png()
+        write_atomically(path, lambda file: file.write(data))
+        self.written.append(path)
+
+
+def _data(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
+
+
+def _comparison(runs: Sequence[RunData], album: _Album) -> dict[str, Any]:
+    groups = groups_of(runs)
+    heads, rows = comparison_table(groups)
+    differing = settings_that_differ(runs)
+    return {
+        "heads": heads,
+        "rows": rows,
+        "pictures": [album.show(picture, "compared") for picture in comparison_pictures(groups)],
+        "names": [run.name for run in runs],
+        "differing": differing,
+    }
+
+
+def _section(run: RunData, position: int, album: _Album, detailed: bool) -> RunSection:
+    prefix = f"{position:02d} {run.name}"
+    choices = run.log.header.get("choices")
+    heads, rows = _ranking(run)
+    return RunSection(
+        name=run.name,
+        anchor=f"run-{position}",
+        facts=list(_facts(run)),
+        alarms=_alarms(run),
+        drawings=list(album.drawings(run, prefix)),
+        pictures=[album.show(picture, prefix) for picture in run_pictures(run)],
+        probabilities=[album.show(picture, prefix) for picture in probability_pictures(run) if detailed],
+        logits=[album.show(picture, prefix) for picture in logit_pictures(run) if detailed],
+        left_out=max(0, len(choices) - MAX_LABELS) if detailed and isinstance(choices, dict) else 0,
+        heads=heads,
+        rows=rows,
+        settings=flattened(run.settings),
+    )
+
+
+def _facts(run: RunData) -> Iterator[tuple[str, str]]:
+    """Yield what stands first: what was searched, how it ended, what was found."""
+    yield "strategy", run.strategy
+    yield "seed", shortened(str(run.manifest.get("seed", NOT_KNOWN)), 20)
+    yield "status", shortened(str(run.manifest.get("status", "unknown")), 40)
+    epochs = len(run.records) or len(run.history)
+    yield "epochs", str(epochs)
+    stopped = next((r["stopped"] for r in reversed(run.records) if isinstance(r.get("stopped"), str)), None)
+    if stopped is not None:
+        yield "stopped early", shortened(stopped, 200)
+    accuracy = run.series("val_acc")
+    if accuracy:
+        yield "validation accuracy", f"{100 * accuracy.values[-1]:.2f} %, of the supernet after the last epoch"
+    found: Any = run.architectures[0] if run.architectures else (run.records[-1] if run.records else {})
+    if found.get("notation") or found.get("choices") or found.get("architecture"):
+        yield "architecture", notation_of(found)
+    probability = number(found.get("probability"))
+    if probability is not None:
+        yield "its probability", f"{probability:.3g} under the posterior"
+    for dataset, name in _DATASETS.items():
+        truth = number(at(found, ("ground_truth", "values", dataset, "test_accuracy")))
+        rank = number(at(found, ("ground_truth", "rank", dataset)))
+        if truth is not None:
+            place = f", rank {rank:.0f} of {at(found, ('ground_truth', 'num_architectures'))}" if rank else ""
+            yield f"{name}, test", f"{truth:.2f} %{place} (unseen by the search)"
+
+
+def _alarms(run: RunData) -> list[dict[str, str]]:
+    """Return each kind of alarm once: what it said last, and in which epochs it rang."""
+    found: dict[str, dict[str, str]] = {}
+    epochs: dict[str, list[int]] = {}
+    for record in run.records:
+        given = record.get("alarms")
+        for alarm in given if isinstance(given, list) else []:
+            if isinstance(alarm, dict) and all(isinstance(alarm.get(k), str) for k in ("kind", "message", "cure")):
+                kind = shortened(alarm["kind"], 40)
+                found[kind] = {k: shortened(alarm[k], 600) for k in ("message", "cure")}
+                epochs.setdefault(kind, []).append(record["epoch"])
+    for kind, alarm in found.items():
+        first, last = epochs[kind][0], epochs[kind][-1]
+        count = len(epochs[kind])
+        alarm["when"] = f"in epoch {first}" if count == 1 else f"in {count} epochs, from {first} to {last}"
+        alarm["now"] = "yes" if run.records and last == run.records[-1]["epoch"] else ""
+    return list(found.values())
+
+
+def _ranking(run: RunData) -> tuple[list[str], list[list[str]]]:
+    """Return the ranked architectures as a table."""
+    records = run.architectures[:_TOP]
+    if not records:
+        return [], []
+    columns: list[tuple[str, Any]] = [("rank", lambda r: in_text(r.get("rank"), "{:.0f}"))]
+    if any("chosen_by" in record for record in records):
+        columns.append(("chosen by", lambda r: shortened(str(r.get("chosen_by", NOT_KNOWN)), 60)))
+    columns.append(("architecture", notation_of))
+    if any("probability" in record for record in records):
+        columns.append(("probability", lambda r: in_text(r.get("probability"), "{:.3g}")))
+    for proxy in sorted({str(key) for r in records if isinstance(r.get("scores"), dict) for key in r["scores"]}):
+        columns.append((proxy, lambda r, proxy=proxy: in_text(at(r, ("scores", proxy)), "{:.4g}")))
+    for dataset, name in _DATASETS.items():
+        keys = ("ground_truth", "values", dataset, "test_accuracy")
+        if any(number(at(record, keys)) is not None for record in records):
+            columns.append((f"{name}, % (unseen)", lambda r, keys=keys: in_text(at(r, keys), "{:.2f}")))
+    return [head for head, _ in columns], [[cell(record) for _, cell in columns] for record in records]
+
+
+def in_text(value: object, form: str) -> str:
+    """Return a number in a form, or a dash."""
+    found = number(value)
+    return NOT_KNOWN if found is None else form.format(found)

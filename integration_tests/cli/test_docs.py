@@ -1,0 +1,86 @@
+"""Every command and example of the documentation runs as it is printed, on a search made small; the site builds."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .commands import balenas
+from .conftest import TINY
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+ELSEWHERE = ("balenas doctor",)
+"""Run by test_help.py and test_doctor.py; it takes half a minute."""
+
+_BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+
+
+def examples(page: str) -> list[tuple[str, str]]:
+    """Return (language, text) of each command and each script of a page, in order."""
+    found = []
+    for language, block in _BLOCK.findall((DOCS / page).read_text(encoding="utf-8")):
+        found += (
+            [(language, line) for line in block.splitlines() if line.strip()]
+            if language == "sh"
+            else [(language, block)]
+        )
+    return found
+
+
+@pytest.fixture
+def place(folder: Path, finished: Path) -> Path:
+    """A working directory with configs/quickstart.yml, made small, and a run of it in runs/quickstart."""
+    (folder / "configs").mkdir()
+    small = {**TINY, "name": "quickstart", "diagnostics": {"curvature": "lanczos"}}
+    (folder / "configs" / "quickstart.yml").write_text(yaml.safe_dump(small), encoding="utf-8")
+    shutil.copytree(finished, folder / "runs" / "quickstart")
+    return folder
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)])
+def test_commands_and_scripts_of_a_page(page: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if any("--output runs/quickstart" in text for _, text in examples(page)):
+        shutil.rmtree(place / "runs")
+    for number, (language, text) in enumerate(examples(page)):
+        if text in ELSEWHERE:
+            continue
+        if language == "sh":
+            command, *words = shlex.split(text)
+            assert command == "balenas", text
+            ended = balenas(*words, folder=place)
+        else:
+            script = place / f"example{number}.py"
+            script.write_text(text, encoding="utf-8")
+            ended = balenas(folder=place, script=script)
+        assert ended.code == 0, (text, ended.errors)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed: pip install '.[docs]'")
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 0, ended.stderr
+    for page in PAGES:
+        name = page.removesuffix(".md")
+        built = tmp_path / "site" / ("index.html" if name == "index" else f"{name}/index.html")
+        assert built.exists(), page
+    reference = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
+    for name in ("BaLeNAS", "Diagnostics", "DiagnosticsOptions", "Posterior", "curvature_every_n_epochs"):
+        assert name in reference
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
+    assert sorted(re.findall(r": (\S+\.md)", navigation)) == PAGES

@@ -1,0 +1,395 @@
+"""The diagnostics of real searches, with BaLeNAS and with NNI's own strategies: right, and without a trace."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from nni.nas.evaluator.pytorch import DataLoader
+from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.hub.pytorch import NasBench201
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from nni.nas.space import RawFormatModelSpace
+from nni.nas.strategy import DARTS, GumbelDARTS, Proxyless, RandomOneShot
+from pytorch_lightning.loggers import Logger
+from torch import Tensor, nn
+
+from balenas_plugin import BaLeNAS, Diagnostics
+from balenas_plugin.adapters.nni.checkpoint import random_states
+from balenas_plugin.adapters.nni.probing import undisturbed
+from balenas_plugin.adapters.nni.supernet import architecture_parameters
+from balenas_plugin.bayes.noise import SeededNoise
+from balenas_plugin.diagnostics import read_log
+from balenas_plugin.errors import EvaluatorError
+
+from . import spaces
+from .searches import VAL_MARK, classification, loaders, random_data
+
+CLASSES = spaces.CLASSES
+
+
+class Space(ModelSpace):
+    """Two choices, with everything in between that a careless measurement would disturb: batch-norm and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = LayerChoice(
+            {"linear": nn.Linear(8, 8), "skip": nn.Identity(), "tanh": nn.Sequential(nn.Linear(8, 8), nn.Tanh())},
+            label="first",
+        )
+        self.norm = nn.BatchNorm1d(8)
+        self.drop = nn.Dropout(0.3)
+        self.second = LayerChoice({"linear": nn.Linear(8, 8), "skip": nn.Identity()}, label="second")
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.drop(torch.tanh(self.norm(self.first(x))))))
+
+
+def run(strategy: Any, folder: Path, *, space: type[ModelSpace] = Space, epochs: int = 3, **options: Any) -> Any:
+    """Search with diagnostics, if there are `options` for them; return the strategy and what was written."""
+    callbacks = [Diagnostics(folder / "d.jsonl", options)] if options else []
+    pl.seed_everything(3, verbose=False)
+    evaluator = classification(folder, max_epochs=epochs, callbacks=callbacks)
+    strategy.initialize(RawFormatModelSpace(space(), evaluator), SequentialExecutionEngine())
+    strategy.run()
+    return strategy, (read_log(folder / "d.jsonl") if options else None)
+
+
+STRATEGIES = {
+    "BaLeNAS": lambda: BaLeNAS(arc_learning_rate=0.05, num_mc_samples=2, weight_step_alpha="sample"),
+    "BaLeNAS with warm-up": lambda: BaLeNAS(arc_learning_rate=0.05, warmup_epochs=1),
+    "DARTS": lambda: DARTS(arc_learning_rate=0.05),
+    "DARTS with warm-up": lambda: DARTS(arc_learning_rate=0.05, warmup_epochs=1),
+    "GumbelDARTS": lambda: GumbelDARTS(arc_learning_rate=0.05, temperature=(2.0, 0.5)),
+    "Proxyless": lambda: Proxyless(arc_learning_rate=0.05),
+    "RandomOneShot": RandomOneShot,
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_search_is_the_same_with_diagnostics_and_without(name, tmp_path, monkeypatch):
+    import nni.mutable.mutable
+
+    from balenas_plugin.adapters.nni.nni_strategies import _order_by_label, _seeded_random_state
+
+    monkeypatch.setattr(nni.mutable.mutable, "RandomState", _seeded_random_state)
+    ends = []
+    for options in ({}, {"curvature_every_n_epochs": 1, "draws": 7}):
+        strategy = STRATEGIES[name]()
+        if not isinstance(strategy, BaLeNAS):
+            _order_by_label(strategy)
+        strategy, _ = run(strategy, tmp_path / str(len(ends)), **options)
+        random = random_states()
+        ends.append({**strategy.supernet.state_dict(), "torch": random["torch"], "numpy": random["numpy"][0]})
+    assert ends[0].keys() == ends[1].keys()
+    for key, value in ends[0].items():
+        assert torch.equal(value, ends[1][key]), key
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_is_written_of_every_strategy(name, tmp_path):
+    strategy, log = run(STRATEGIES[name](), tmp_path, curvature_every_n_epochs=1, draws=9)
+    assert [record["epoch"] for record in log.records] == [0, 1, 2]
+    assert log.header["choices"] == {"first": ["linear", "skip", "tanh"], "second": ["linear", "skip"]}
+    assert log.header["kinds"]["first"] == ["parametric", "skip", "parametric"]
+    for record in log.records:
+        assert 0 <= record["val_acc"] <= 1
+        assert record["draws"]["count"] == 9
+        assert all(sum(p) == pytest.approx(1, abs=1e-5) for p in record["probabilities"].values())
+        assert ("eigenvalue" in record) == (name.split()[0] in ("BaLeNAS", "DARTS", "GumbelDARTS"))
+        assert ("entropy" in record) == name.startswith("BaLeNAS")
+        assert ("architecture" in record) == (name != "RandomOneShot")
+    if name.startswith("BaLeNAS"):
+        posterior = strategy.posterior
+        last = log.records[-1]
+        assert last["entropy"] == pytest.approx(posterior.entropy(), rel=1e-6)
+        assert last["architecture"] == next(strategy.iterate_samples()).sample
+        for label, mean in posterior.mean.items():
+            assert last["logits"][label] == pytest.approx(mean.tolist(), rel=1e-6)
+            assert last["precision"][label] == pytest.approx(posterior.precision[label].tolist(), rel=1e-6)
+    elif name.startswith("DARTS"):
+        assert log.records[-1]["architecture"] == strategy.oneshot_module.export()
+
+
+def test_the_eigenvalue_against_finite_differences_on_the_finished_search(tmp_path):
+    """Another way: gradients of the loss by plain `backward`, differences between them, and NumPy-style eigenvalues."""
+    strategy, log = run(DARTS(arc_learning_rate=0.1), tmp_path, epochs=2, curvature_every_n_epochs=1)
+    supernet = strategy.supernet.double()
+    validation = random_data(16, mark=VAL_MARK, seed=1)
+    x, y = (torch.stack(column) for column in zip(*(validation[i] for i in range(8)), strict=True))
+    alphas = list(architecture_parameters(supernet).values())
+    start = torch.cat([alpha.detach().clone() for alpha in alphas])
+
+    def gradient(flat: Tensor) -> Tensor:
+        with torch.no_grad():
+            for alpha, value in zip(alphas, flat.split([len(a) for a in alphas]), strict=True):
+                alpha.copy_(value)
+        supernet.zero_grad()
+        torch.manual_seed(0)  # the measurement's dropout
+        supernet.train()
+        F.cross_entropy(supernet(x.double()), y).backward()
+        return torch.cat([alpha.grad.clone() for alpha in alphas])
+
+    step = 1e-5
+    columns = [(gradient(start + step * e) - gradient(start - step * e)) / (2 * step) for e in torch.eye(5).double()]
+    numeric = torch.stack(columns, 1)
+    measured = log.records[-1]
+    assert measured["curvature"] == {"method": "exact", "products": 5}
+    assert measured["eigenvalue"] == pytest.approx(float(torch.linalg.eigvals(numeric).real.max()), rel=1e-3, abs=1e-6)
+    assert measured["trace"] == pytest.approx(float(numeric.trace()), rel=1e-3, abs=1e-6)
+
+
+def test_lanczos_and_exact_agree_on_the_same_search(tmp_path):
+    found = {}
+    for method in ("exact", "lanczos"):
+        _, log = run(STRATEGIES["BaLeNAS"](), tmp_path / method, curvature=method, curvature_every_n_epochs=1)
+        found[method] = [record["eigenvalue"] for record in log.records]
+    assert found["lanczos"] == pytest.approx(found["exact"], rel=1e-3, abs=1e-7)
+
+
+def test_fused_supernets_have_the_same_curvature(tmp_path):
+    """The fused modules write their own backward passes, which must be differentiable again, and rightly so."""
+    found = {}
+    for fused in (True, False):
+        pl.seed_everything(3, verbose=False)
+        images = {"shape": (3, 8, 8), "train": 8, "val": 8, "batch_size": 4}
+        evaluator = classification(
+            tmp_path,
+            learning_rate=0.01,
+            callbacks=[Diagnostics("d.jsonl", {"curvature_every_n_epochs": 1, "draws": 0})],
+            **loaders(**images),
+        )
+        space = NasBench201(4, 1, num_labels=CLASSES)
+        strategy = BaLeNAS(fused=fused)
+        strategy.initialize(RawFormatModelSpace(space, evaluator), SequentialExecutionEngine())
+        strategy.run()
+        (found[fused],) = read_log(Path("d.jsonl")).records
+    assert found[True]["curvature"] == found[False]["curvature"] == {"method": "exact", "products": 30}
+    for name in ("eigenvalue", "trace"):
+        assert found[True][name] == pytest.approx(found[False][name], rel=2e-3, abs=1e-6)
+
+
+def test_the_accuracy_of_darts_is_the_validation_accuracy_at_its_softmax(tmp_path):
+    strategy, log = run(DARTS(arc_learning_rate=0.1), tmp_path, curvature="off")
+    supernet = strategy.supernet.eval()
+    x, y = random_data(16, mark=VAL_MARK, seed=1).tensors
+    with torch.no_grad():
+        expected = float((supernet(x).argmax(1) == y).float().mean())
+    assert log.records[-1]["val_acc"] == pytest.approx(expected)
+
+
+def test_validate_off_leaves_the_accuracy_out(tmp_path):
+    _, log = run(DARTS(), tmp_path, validate=False)
+    assert all("val_acc" not in record for record in log.records)
+
+
+def test_draws_follow_the_posterior(tmp_path):
+    strategy, log = run(STRATEGIES["BaLeNAS"](), tmp_path, draws=4000, curvature="off")
+    posterior, noise = strategy.posterior, SeededNoise(1)
+    skips = torch.tensor(
+        [[float(posterior.sample(noise)[k].argmax() == 1) for k in ("first", "second")] for _ in range(4000)]
+    )
+    error = math.sqrt(2 * 0.5 * 0.5 / 2 / 4000)
+    assert log.records[-1]["draws"]["skip_ratio"] == pytest.approx(float(skips.mean()), abs=5 * error)
+
+
+@pytest.mark.parametrize("space", [spaces.FactoryCell, spaces.LooseEndCell, spaces.PlainCell])
+@pytest.mark.parametrize("strategy", [BaLeNAS, DARTS, RandomOneShot])
+def test_cells(space, strategy, tmp_path):
+    _, log = run(strategy(), tmp_path, space=space, epochs=1, curvature_every_n_epochs=1)
+    (record,) = log.records
+    assert record["draws"]["depth"] >= 1
+    assert 0 <= record["draws"]["skip_ratio"] <= 1
+    if strategy is not RandomOneShot:
+        assert record["cells"]["cell"]["depth"] >= 1
+        assert math.isfinite(record["eigenvalue"])
+
+
+@pytest.mark.parametrize("space", [spaces.Inputs, spaces.Depth, spaces.SharedLabel, spaces.NestedLayers])
+def test_other_spaces(space, tmp_path):
+    _, log = run(BaLeNAS(), tmp_path, space=space, epochs=1, curvature_every_n_epochs=1)
+    (record,) = log.records
+    assert record["draws"]["distinct"] > 1
+    assert math.isfinite(record["eigenvalue"])
+    assert ("skip_ratio" in record) == (space is not spaces.Inputs)
+
+
+def test_the_loader_is_not_asked(tmp_path):
+    """A loader whose shuffling has a generator of its own would draw another order after being looked into."""
+    ends = []
+    for options in ({}, {"curvature_every_n_epochs": 1}):
+        torch.manual_seed(3)
+        generator = torch.Generator().manual_seed(11)
+        folder = tmp_path / str(len(ends))
+        callbacks = [Diagnostics(folder / "d.jsonl", options)] if options else []
+        evaluator = classification(
+            folder,
+            max_epochs=3,
+            callbacks=callbacks,
+            train_dataloaders=DataLoader(random_data(16, mark=1.0), batch_size=8),
+            val_dataloaders=DataLoader(
+                random_data(16, mark=VAL_MARK, seed=1), batch_size=8, shuffle=True, generator=generator
+            ),
+        )
+        strategy = DARTS(arc_learning_rate=0.05)
+        strategy.initialize(RawFormatModelSpace(Space(), evaluator), SequentialExecutionEngine())
+        strategy.run()
+        ends.append(generator.get_state())
+    assert torch.equal(*ends)
+
+
+def test_undisturbed_restores_everything_even_after_a_failure(tmp_path):
+    strategy, _ = run(GumbelDARTS(), tmp_path, epochs=1)
+    module = strategy.oneshot_module
+    module.set_model(strategy.supernet)
+    module.training_module.norm_seen = strategy.supernet.norm
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    modes = [part.training for part in module.modules()]
+    flags = [p.requires_grad for p in module.parameters()]
+    softmax = strategy.supernet.first._softmax
+    random, log = random_states()["torch"], vars(module.training_module).get("log")
+
+    def disturb() -> None:
+        with undisturbed(module, seed=9):
+            assert strategy.supernet.first._softmax is not softmax
+            module.train()
+            module.requires_grad_(False)
+            module.training_module(torch.randn(8, 8))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        disturb()
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert [part.training for part in module.modules()] == modes
+    assert [p.requires_grad for p in module.parameters()] == flags
+    assert strategy.supernet.first._softmax is softmax
+    assert torch.equal(random_states()["torch"], random)
+    assert vars(module.training_module).get("log") is log
+    assert "log_dict" not in vars(module.training_module)
+
+
+class Once(torch.autograd.Function):
+    """Doubles, and can be differentiated once: autograd leaves its part out of a Hessian without a word."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+class OnlyOnce(Space):
+    def forward(self, x: Tensor) -> Tensor:
+        return Once.apply(super().forward(x))
+
+
+class AsOften(Space):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+@pytest.mark.parametrize("method", ["exact", "lanczos"])
+def test_a_loss_without_second_derivative_is_measured_by_differences(method, tmp_path):
+    found = {}
+    for space in (OnlyOnce, AsOften):
+        options = {"curvature": method, "curvature_every_n_epochs": 1}
+        _, log = run(DARTS(arc_learning_rate=0.1), tmp_path / space.__name__, space=space, epochs=2, **options)
+        found[space] = log.records
+    assert [r["curvature"]["method"] for r in found[OnlyOnce]] == [f"{method} by differences"] * 2
+    assert [r["curvature"]["method"] for r in found[AsOften]] == [method] * 2
+    for once, often in zip(found[OnlyOnce], found[AsOften], strict=True):
+        assert once["eigenvalue"] == pytest.approx(often["eigenvalue"], rel=0.02)
+        assert once["trace"] == pytest.approx(often["trace"], rel=0.05, abs=0.01)
+
+
+# -- alarms, stopping, loggers ----------------------------------------------------------------------------------------
+
+
+def test_early_stopping_by_entropy_ends_the_search(tmp_path, capsys):
+    strategy, log = run(
+        STRATEGIES["BaLeNAS"](), tmp_path, epochs=6, curvature="off", stop_by="entropy", entropy_threshold=2.0
+    )
+    assert len(log.records) == 1
+    assert "decided" in log.records[0]["stopped"]
+    assert "stopped early" in capsys.readouterr().err
+    assert len(list(strategy.list_models(limit=2))) == 2  # what was found can be had
+
+
+def test_early_stopping_by_eigenvalue_ends_the_search(tmp_path):
+    options = {"curvature_every_n_epochs": 1, "stop_by": "eigenvalue", "window": 1, "factor": 1e-9}
+    _, log = run(DARTS(arc_learning_rate=0.1), tmp_path, epochs=6, **options)
+    stopped = [record for record in log.records if "stopped" in record]
+    assert stopped == log.records[-1:]
+    assert len(log.records) < 6
+
+
+def test_an_alarm_is_told_once(tmp_path, capsys):
+    _, log = run(BaLeNAS(arc_learning_rate=1e-6), tmp_path, epochs=5, curvature="off", window=2)
+    rung = [[alarm["kind"] for alarm in record.get("alarms", [])] for record in log.records]
+    assert rung[0] == []
+    assert all("standstill" in kinds for kinds in rung[2:])
+    assert capsys.readouterr().err.count("hardly move") == 1
+
+
+def test_a_broken_search_is_told(tmp_path, capsys):
+    """NNI's DARTS goes on with NaN weights."""
+    torch.manual_seed(0)
+    evaluator = classification(tmp_path, max_epochs=2, learning_rate=1e30, callbacks=[Diagnostics("d.jsonl")])
+    strategy = DARTS()
+    strategy.initialize(RawFormatModelSpace(Space(), evaluator), SequentialExecutionEngine())
+    strategy.run()
+    last = read_log(Path("d.jsonl")).records[-1]
+    assert "weights" in last["not_finite"]
+    assert "nan" in [alarm["kind"] for alarm in last["alarms"]]
+    assert "NaN or infinite" in capsys.readouterr().err
+
+
+class Remembering(Logger):
+    """A logger that keeps what it is given."""
+
+    name, version = "remembering", 0
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, list[tuple[int, float]]] = {}
+
+    def log_metrics(self, metrics: Any, step: Any = None) -> None:
+        for name, value in metrics.items():
+            self.metrics.setdefault(name, []).append((step, value))
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Keep nothing."""
+
+
+def test_loggers_get_the_numbers(tmp_path):
+    logger = Remembering()
+    evaluator = classification(
+        tmp_path, max_epochs=2, logger=logger, callbacks=[Diagnostics("d.jsonl", {"curvature_every_n_epochs": 1})]
+    )
+    strategy = BaLeNAS()
+    strategy.initialize(RawFormatModelSpace(Space(), evaluator), SequentialExecutionEngine())
+    strategy.run()
+    records = read_log(Path("d.jsonl")).records
+    for name in ("entropy", "eigenvalue", "skip_ratio"):
+        assert [value for _, value in logger.metrics[f"diagnostics/{name}"]] == [r[name] for r in records]
+    assert "diagnostics/probability/first/skip" in logger.metrics
+    assert not any("diagnostics" in name for name in evaluator.trainer.callback_metrics)
+
+
+def test_it_is_refused_outside_of_a_one_shot_search(tmp_path):
+    class Plain(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    evaluator = classification(tmp_path, callbacks=[Diagnostics("d.jsonl")])
+    evaluator.module.set_model(nn.Linear(8, CLASSES))
+    with pytest.raises(EvaluatorError, match="watches one-shot searches"):
+        evaluator.trainer.fit(evaluator.module, evaluator.train_dataloaders, evaluator.val_dataloaders)
