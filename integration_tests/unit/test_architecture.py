@@ -140,7 +140,7 @@ def test_a_wrong_import_is_noticed(module: str, line: str) -> None:
         ("bayes/x.py", "import math, torch.nn\nfrom balenas_plugin.bayes.vadam import VAdam"),
         ("adapters/nni/x.py", "import nni\nfrom balenas_plugin import __version__\nfrom .checkpoint import LAST"),
         ("adapters/nni/x.py", "from balenas_plugin.adapters.nni.checkpoint import LAST"),
-        ("cli.py", "from balenas_plugin.adapters.nni.run import run_search"),
+        ("cli/search.py", "from balenas_plugin.adapters.nni.run import run_search"),
     ],
 )
 def test_right_imports_are_not(module: str, line: str) -> None:

@@ -1,0 +1,70 @@
+"""The `balenas` command: one module a subcommand; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from balenas_plugin import __version__
+from balenas_plugin.cli.benchmark import add_benchmark
+from balenas_plugin.cli.export import add_export
+from balenas_plugin.cli.naslib import add_naslib
+from balenas_plugin.cli.report import add_report
+from balenas_plugin.cli.reproduce import add_reproduce
+from balenas_plugin.cli.search import add_search
+from balenas_plugin.cli.ui import add_ui
+from balenas_plugin.errors import BalenasError
+
+_EXAMPLES = """\
+examples:
+  balenas doctor                                  is everything installed that a search needs?
+  balenas search configs/quickstart.yml           search NAS-Bench-201 on bundled images, minutes on a laptop
+  balenas search configs/quickstart.yml --set evaluator.epochs=3 --seed 1 --output runs/trial
+  balenas search configs/quickstart.yml --resume  continue the last run of this name after a crash or Ctrl-C
+  balenas ui configs/quickstart.yml               the same search, watched in NNI's web page
+  balenas export runs/quickstart --samples 100 --proxy synflow --top 10
+  balenas report runs/quickstart                  one page that shows the whole search
+  balenas reproduce table1 --seeds 0-3            is BaLeNAS better than DARTS? search and see
+  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer balenas
+  balenas query "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+
+exit codes: 0 done, 2 bad input (one message says what and how to cure it), 130 stopped with Ctrl-C
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="balenas",
+        description="Search neural architectures by learning a distribution over them (BaLeNAS).",
+        epilog=_EXAMPLES,
+        formatter_class=formatter,
+    )
+    parser.add_argument("--version", action="version", version=f"balenas {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (add_search, add_ui, add_export, add_report, add_benchmark, add_reproduce, add_naslib):
+        add(commands, formatter)
+    doctor = commands.add_parser("doctor", help="check the installation and name what is broken, with its cure")
+    doctor.set_defaults(run_command=_doctor)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return int(options.run_command(options))
+    except BalenasError as error:
+        print(f"balenas: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("balenas: stopped.", file=sys.stderr)
+        return 130
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from balenas_plugin.doctor import run_doctor
+
+    return run_doctor()

@@ -1,0 +1,55 @@
+"""`balenas query` and `balenas benchmark`: ground truth of NAS-Bench-201."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_benchmark(commands: Any, formatter: Any) -> None:
+    """Add `balenas query` and `balenas benchmark import`."""
+    query = commands.add_parser("query", help="print all that NAS-Bench-201 knows of an architecture")
+    query.add_argument("architecture", metavar="ARCH", help="NAS-Bench-201's string, in quotes")
+    query.add_argument("--dataset", help="cifar10-valid, cifar10, cifar100 or ImageNet16-120 (all)")
+    query.add_argument("--table", type=Path, help="the table, or its folder (default: in BALENAS_DATA)")
+    query.set_defaults(run_command=_query)
+    benchmark = commands.add_parser("benchmark", help="work with ground-truth tables")
+    actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
+    importing = actions.add_parser("import", help="turn the official file into the compact table, in little memory")
+    importing.add_argument("file", type=Path, metavar="FILE", help="NAS-Bench-201's .pth, or NATS-Bench's folder")
+    importing.add_argument("--output", type=Path, default=Path("nb201_full.parquet"), help="(nb201_full.parquet)")
+    importing.set_defaults(run_command=_benchmark_import)
+
+
+def _query(options: argparse.Namespace) -> int:
+    from balenas_plugin.benchmarks import open_benchmark
+
+    truth = open_benchmark(options.table).describe(options.architecture).to_dict()
+    if options.dataset is not None:
+        from balenas_plugin.benchmarks import DATASETS
+        from balenas_plugin.validation import require_word
+
+        require_word("--dataset", options.dataset, tuple(DATASETS))
+    print(truth["architecture"] if truth["index"] is None else f"{truth['architecture']}  (index {truth['index']})")
+    for dataset, metrics in truth["values"].items():
+        if options.dataset in (None, dataset):
+            print(f"\n{dataset}")
+            for metric, value in metrics.items():
+                print(f"  {metric:24}{value:12.4f}")
+            if dataset in truth["rank"]:
+                ranked_by = truth["ranked_by"][dataset]
+                print(f"  {'rank by ' + ranked_by:24}{truth['rank'][dataset]:12} of {truth['num_architectures']}")
+                print(f"  {'regret':24}{truth['regret'][dataset]:12.4f}")
+    return 0
+
+
+def _benchmark_import(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from balenas_plugin.benchmarks import import_official
+
+    with tqdm(desc="import", unit="arch") as bar:
+        report = import_official(options.file, options.output, progress=lambda done: bar.update(done - bar.n))
+    print(f"{report.num_architectures} architectures written to {report.table}, sha256 {report.sha256}")
+    return 0

@@ -1,0 +1,87 @@
+"""`balenas export`: rank what a run has learned, and write networks to train."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+_EXAMPLES = """\
+examples:
+  balenas export runs/quickstart                          BaLeNAS-TF: 100 draws ranked by SynFlow
+  balenas export runs/quickstart --samples 1000 --candidates enumerate --workers 2
+  balenas export runs/quickstart --proxy synflow --proxy naswot --include-probability
+  balenas export runs/quickstart --top 1 --format python --format onnx --format svg
+"""
+
+
+def add_export(commands: Any, formatter: Any) -> None:
+    """Add `balenas export`."""
+    export = commands.add_parser(
+        "export",
+        help="rank what a run has learned with zero-cost proxies, and write networks to train",
+        epilog=_EXAMPLES,
+        formatter_class=formatter,
+    )
+    export.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a finished search")
+    export.add_argument(
+        "--samples", type=int, default=100, metavar="N", help="draws, or architectures enumerated (100)"
+    )
+    export.add_argument(
+        "--proxy", action="append", metavar="NAME", help="zero-cost proxy (synflow); repeat it to average their ranks"
+    )
+    export.add_argument(
+        "--candidates", default="sample", metavar="sample|enumerate", help="draw from q, or its most probable"
+    )
+    export.add_argument(
+        "--include-probability", action="store_true", help="average in the rank by posterior probability"
+    )
+    export.add_argument("--top", type=int, default=10, metavar="K", help="how many to show and write (10)")
+    export.add_argument(
+        "--format",
+        action="append",
+        choices=("json", "csv", "python", "onnx", "svg"),
+        help="what to write; repeatable (json and csv)",
+    )
+    export.add_argument("--output", type=Path, metavar="DIR", help="where to write (RUN_DIR/export)")
+    export.add_argument("--seed", type=int, default=0, help="of the draws and initialisations (0)")
+    export.add_argument("--seeds", type=int, default=1, metavar="S", help="initialisations scored per architecture (1)")
+    export.add_argument("--max-params", type=float, metavar="P", help="leave out larger networks")
+    export.add_argument("--max-flops", type=float, metavar="F", help="leave out costlier networks (per image)")
+    export.add_argument("--workers", type=int, default=1, metavar="W", help="processes that score in parallel (1)")
+    export.add_argument("--table", type=Path, help="NAS-Bench-201 ground truth to add (default: in BALENAS_DATA)")
+    export.set_defaults(run_command=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from balenas_plugin.export import ProxySelection
+    from balenas_plugin.run_folder import RunFolder
+    from balenas_plugin.validation import require_whole
+
+    require_whole("--top", options.top, least=1)
+    selection = ProxySelection(
+        n=options.samples,
+        proxy=options.proxy or "synflow",
+        candidates=options.candidates,
+        include_probability=options.include_probability,
+        seeds=options.seeds,
+        seed=options.seed,
+        max_params=options.max_params,
+        max_flops=options.max_flops,
+        workers=options.workers,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from balenas_plugin.adapters.nni.export import FinishedRun, write_exports
+    run = FinishedRun.load(RunFolder(options.run))
+    ranked = run.rank(selection, table=options.table, progress=True)[: options.top]
+    print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {selection.proxies[0]:>11}  architecture")
+    for found in ranked:
+        name = next(iter(found.notation.values()), str(found.choices))
+        value = found.scores[selection.proxies[0]]
+        print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {value:11.5g}  {name}")
+    output = options.output or options.run / "export"
+    written = write_exports(run, ranked, options.format or ["json", "csv"], output)
+    print(f"\n{len(written)} files written to {output}")
+    return 0

@@ -1,0 +1,64 @@
+"""`balenas reproduce`: the paper's tables, searched again."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+_EXAMPLES = """\
+examples:
+  balenas reproduce table1 --seeds 0-3 --jobs 2             two searches at a time
+  balenas reproduce table1 --methods darts balenas zero-cost --seeds 0,1
+  balenas reproduce table5 --resume                         go on after Ctrl-C; searches that tables share run once
+  balenas reproduce table1 --scale paper --table ~/data     the paper's sizes, for one GPU
+
+Needs the NAS-Bench-201 table (--table, or in the folder that BALENAS_DATA names) and, at small scale, the CIFAR-10
+parquet files there.
+"""
+
+
+def add_reproduce(commands: Any, formatter: Any) -> None:
+    """Add `balenas reproduce`."""
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="search again what a table of the paper reports, and write it beside the paper's numbers",
+        epilog=_EXAMPLES,
+        formatter_class=formatter,
+    )
+    reproduce.add_argument("experiment", choices=("table1", "table2", "table4", "table5"), help="which table")
+    reproduce.add_argument(
+        "--scale", default="small", metavar="small|paper|FILE.yml", help="how large (small; see configs/reproduce/)"
+    )
+    reproduce.add_argument("--seeds", default="0-3", help='e.g. "0-3" or "0,2" (0-3)')
+    reproduce.add_argument("--methods", nargs="+", metavar="NAME", help="only these, e.g. darts balenas (all)")
+    reproduce.add_argument("--output", type=Path, metavar="DIR", help="where to search and write (reproduce/<scale>)")
+    reproduce.add_argument("--jobs", type=int, default=1, metavar="J", help="searches at a time (1)")
+    reproduce.add_argument("--table", type=Path, help="NAS-Bench-201 ground truth (default: in BALENAS_DATA)")
+    reproduce.add_argument("--resume", action="store_true", help="go on with the searches that are in --output")
+    reproduce.set_defaults(run_command=_reproduce)
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from balenas_plugin.errors import OptionError
+    from balenas_plugin.reproduce.run import experiment_of, reproduce, seeds_of
+    from balenas_plugin.reproduce.scales import load_scale
+    from balenas_plugin.validation import require_whole
+
+    require_whole("--jobs", options.jobs, least=1)
+    scale, seeds = load_scale(options.scale), seeds_of(options.seeds)
+    experiment = experiment_of(options.experiment, options.methods)
+    output = options.output or Path("reproduce") / scale.name
+    if (output / "searches").exists() and not options.resume:
+        raise OptionError(
+            f"{output} holds searches already: add --resume to go on with them, or choose another --output"
+        )
+    try:
+        table = reproduce(experiment, scale, seeds, output, table=options.table, jobs=options.jobs)
+    except KeyboardInterrupt:
+        print("balenas: stopped. The same command with --resume goes on where it was.", file=sys.stderr)
+        return 130
+    print(table.markdown())
+    print(f"written to {output / experiment.name}.md, .csv and .json")
+    return 0

@@ -1,0 +1,106 @@
+"""`balenas search`: run a search from a YAML file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+_EXAMPLES = """\
+examples:
+  balenas search configs/quickstart.yml
+  balenas search configs/quickstart.yml --set strategy.num_mc_samples=1 --set data.name=cifar10 --set data.root=~/data
+  balenas search configs/quickstart.yml --set strategy=DARTS      one of NNI's own strategies, for comparison
+  balenas search configs/quickstart.yml --output runs/trial --overwrite
+
+The run's folder then holds config.yml, manifest.json, history.csv, posterior.json, architectures.json and checkpoints/.
+"""
+
+
+def add_search(commands: Any, formatter: Any) -> None:
+    """Add `balenas search`."""
+    search = commands.add_parser(
+        "search", help="run a search from a YAML file", epilog=_EXAMPLES, formatter_class=formatter
+    )
+    search.add_argument("config", type=Path, metavar="CONFIG.yml", help="what to search, on what, how (see configs/)")
+    add_run_options(search)
+    search.set_defaults(run_command=_search)
+
+
+def add_run_options(command: Any) -> None:
+    """Add the options that say where a run goes and how it starts."""
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=VALUE",
+        dest="overrides",
+        help="override one option; repeatable",
+    )
+    command.add_argument("--seed", type=int, help="seed of everything random, instead of the config's")
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder of the run (default: runs/<name>, numbered when it exists)"
+    )
+    existing = command.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="continue an interrupted run, exactly")
+    existing.add_argument("--overwrite", action="store_true", help="replace the run that is in --output")
+
+
+def _search(options: argparse.Namespace) -> int:
+    from balenas_plugin.config import load_config
+    from balenas_plugin.run_location import helps_another, new_run_folder, resumed_run_folder, shared_run_folder
+
+    config = load_config(options.config, options.overrides, seed=options.seed)
+    helps = helps_another(config)
+    if helps:
+        folder = shared_run_folder(options.output)
+    elif options.resume:
+        folder = resumed_run_folder(config, options.output)
+        if folder.finished:
+            print(f"{folder.path} is finished already; its architectures:")
+            print_architectures(folder)
+            return 0
+    else:
+        folder = new_run_folder(config, options.output, overwrite=options.overwrite)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
+            from balenas_plugin.adapters.nni.run import run_search
+        run_search(config, folder, resume=options.resume)
+    except KeyboardInterrupt:
+        if helps or not folder.manifest.exists():
+            raise
+        print(f"balenas: stopped. To continue exactly where it was: {resume_command(options, folder)}", file=sys.stderr)
+        return 130
+    finally:
+        if not helps:
+            folder.release()
+    if not helps:
+        print_architectures(folder)
+    return 0
+
+
+def resume_command(options: argparse.Namespace, folder: Any) -> str:
+    """Return the command that resumes the search."""
+    words = ["balenas", options.command, str(options.config)]
+    for override in options.overrides:
+        words += ["--set", override]
+    if options.seed is not None:
+        words += ["--seed", str(options.seed)]
+    return shlex.join([*words, "--output", str(folder.path), "--resume"])
+
+
+def print_architectures(folder: Any) -> None:
+    """Print the architectures that a run has found."""
+    records = folder.read_architectures()
+    print(f"\n{'rank':>4}  {'probability':>11}  architecture")
+    for record in records:
+        name = next(iter(record["notation"].values()), None) or json.dumps(record["choices"])
+        probability = f"{record['probability']:11.3g}" if "probability" in record else " " * 11
+        mark = "  <- argmax of the mean" if record.get("chosen_by") == "argmax of the mean" else ""
+        print(f"{record['rank']:>4}  {probability}  {name}{mark}")
+    print(f"\nEverything about this run: {folder.path}")

@@ -1,0 +1,72 @@
+"""`balenas ui`: search, and watch it in NNI's web page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from balenas_plugin.cli.search import add_run_options, print_architectures, resume_command
+
+_EXAMPLES = """\
+examples:
+  balenas ui configs/quickstart.yml                 search, and watch it at the address that is printed
+  balenas ui configs/quickstart.yml --port 8081 --set strategy.candidate_epochs=5     train what it finds, briefly
+  balenas ui configs/quickstart.yml --resume        go on after a crash or Ctrl-C
+  balenas ui --view runs/quickstart                 open the page of a finished search again
+"""
+
+
+def add_ui(commands: Any, formatter: Any) -> None:
+    """Add `balenas ui`."""
+    ui = commands.add_parser(
+        "ui", help="search, and watch it in NNI's web page", epilog=_EXAMPLES, formatter_class=formatter
+    )
+    what = ui.add_mutually_exclusive_group(required=True)
+    what.add_argument("config", type=Path, nargs="?", metavar="CONFIG.yml", help="what to search, on what, how")
+    what.add_argument("--view", metavar="ID|RUN_DIR", help="only open the page of a finished experiment")
+    ui.add_argument("--port", type=int, default=8080, metavar="P", help="of the page; 0 takes any free one (8080)")
+    ui.add_argument("--url-prefix", metavar="PATH", help="start of the page's path (default: one that nobody guesses)")
+    ui.add_argument("--concurrency", type=int, default=1, metavar="N", help="trials at a time (1)")
+    ui.add_argument("--close", action="store_true", help="end with the search instead of keeping the page open")
+    add_run_options(ui)
+    ui.set_defaults(run_command=_ui)
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from balenas_plugin.config import load_config
+    from balenas_plugin.run_location import new_run_folder, resumed_run_folder
+    from balenas_plugin.validation import require_whole
+
+    require_whole("--concurrency", options.concurrency, least=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from balenas_plugin.adapters.nni.web.ui import search_in_ui, stopped_by_signals, view_in_ui
+    with stopped_by_signals():
+        if options.view is not None:
+            view_in_ui(options.view, port=options.port, url_prefix=options.url_prefix)
+            return 0
+        config = load_config(options.config, options.overrides, seed=options.seed)
+        resumed = resumed_run_folder(config, options.output) if options.resume else None
+        folder = resumed or new_run_folder(config, options.output, overwrite=options.overwrite)
+        try:
+            search_in_ui(
+                config,
+                folder,
+                port=options.port,
+                url_prefix=options.url_prefix,
+                concurrency=options.concurrency,
+                resume=options.resume,
+                show=lambda: print_architectures(folder),
+                close=options.close,
+            )
+        except KeyboardInterrupt:
+            if not folder.config.exists():
+                raise
+            print(f"balenas: stopped. To continue: {resume_command(options, folder)}", file=sys.stderr)
+            return 130
+        finally:
+            folder.release()
+    return 0
