@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,7 @@ from torch.utils.data import TensorDataset  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from balenas_plugin import BaLeNAS  # noqa: E402
+from balenas_plugin.errors import MissingDependencyError  # noqa: E402
 
 BASELINE = "NNI DARTS"
 WARM_UP = 3
@@ -91,6 +93,37 @@ def search(strategy: Any, options: argparse.Namespace, iterations: int) -> list[
     return stopwatch.seconds()
 
 
+def naslib_darts(options: argparse.Namespace, iterations: int) -> list[float]:
+    """Return the seconds of each step but the first of NASLib's DARTS on its own supernet, which is C 16, N 5."""
+    from naslib import optimizers, search_spaces
+
+    torch.manual_seed(0)
+    optimizer = optimizers.DARTSOptimizer()
+    optimizer.adapt_search_space(search_spaces.NasBench201SearchSpace(), "cifar10")
+    optimizer.before_training()
+    images = torch.randn(options.batch_size, 3, options.image_size, options.image_size, device=options.device)
+    data = images, torch.randint(0, 10, (options.batch_size,), device=options.device)
+    seconds = []
+    for _ in range(max(2, iterations // 4)):  # each takes as long as many of the others'
+        start = time.perf_counter()
+        optimizer.step(data, data)
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def naslib_is_comparable(options: argparse.Namespace) -> bool:
+    """Return whether NASLib is importable and its supernet has the sizes asked for."""
+    if (options.space, options.channels, options.cells) != ("NasBench201", 16, 5):
+        return False
+    try:
+        from balenas_plugin.naslib import BaLeNASOptimizer  # noqa: F401  (makes NASLib importable)
+    except MissingDependencyError:
+        print("NASLib is not importable (BALENAS_NASLIB_PATH), so its DARTS is left out")
+        return False
+    logging.getLogger("naslib").setLevel(logging.ERROR)
+    return True
+
+
 def flops_of_an_iteration(options: argparse.Namespace) -> float:
     """Return the floating-point operations of the convolutions and products of one iteration of BaLeNAS, M = 1."""
     counts = []
@@ -107,15 +140,20 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         for name, make in CANDIDATES.items()
         if name == BASELINE or not options.only or name.strip() in options.only
     }
-    seconds: dict[str, list[float]] = {name: [] for name in chosen}
+    runs: dict[str, Callable[[int], list[float]]] = {
+        name: lambda iterations, make=make: search(make(), options, iterations) for name, make in chosen.items()
+    }
+    if naslib_is_comparable(options):
+        runs["NASLib DARTS"] = lambda iterations: naslib_darts(options, iterations)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(options.rounds):
-        for name, make in chosen.items():
-            seconds[name] += search(make(), options, options.iterations)
+        for name, run in runs.items():
+            seconds[name] += run(options.iterations)
     memory = {}
-    for name, make in chosen.items():
+    for name, run in runs.items():
         peak = PeakMemory()
         with peak.watched(options.device):
-            search(make(), options, 3)
+            run(3)
         memory[name] = peak.mebibytes
 
     medians = {name: statistics.median(values) for name, values in seconds.items()}
