@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from nni.nas.evaluator.pytorch import DataLoader
+from pytorch_lightning.strategies import FSDPStrategy
 from torch import Tensor
 
 from balenas_plugin.adapters.nni.distributed import Ranks
 from balenas_plugin.adapters.nni.loaders import number_of_examples
+from balenas_plugin.adapters.nni.process_guard import require_supported
 from balenas_plugin.errors import EvaluatorError
 
 from .ranks import CASES, EXAMPLES
@@ -211,14 +214,12 @@ def test_dataset_size_is_of_the_whole_set_when_a_sampler_gives_shares():
     assert number_of_examples(DataLoader(examples, batch_size=2, sampler=sampler)) == 10
 
 
-@pytest.mark.parametrize(
-    ("strategy", "told"),
-    [("ddp_spawn", "starts processes by spawn"), ("ddp_fork", "by fork"), ("fsdp", "FSDPStrategy")],
-)
-def test_other_ways_of_using_several_devices_are_refused(strategy, told, tmp_path):
-    try:
-        evaluator = classification(tmp_path, devices=2, strategy=strategy)
-    except Exception as error:  # Lightning itself refuses some without a GPU
-        pytest.skip(f"Lightning refuses it: {error}")
+@pytest.mark.parametrize(("strategy", "told"), [("ddp_spawn", "processes by spawn"), ("ddp_fork", "by fork")])
+def test_processes_that_end_with_the_training_are_refused(strategy, told, tmp_path):
     with pytest.raises(EvaluatorError, match=told):
-        prepare(Layers(), evaluator)
+        prepare(Layers(), classification(tmp_path, devices=2, strategy=strategy))
+
+
+def test_a_network_in_parts_is_refused():
+    with pytest.raises(EvaluatorError, match=r'strategy="ddp", got FSDPStrategy'):
+        require_supported(SimpleNamespace(strategy=FSDPStrategy(), world_size=2))
