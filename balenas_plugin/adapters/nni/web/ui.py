@@ -175,6 +175,11 @@ def _experiment(config: SearchConfig, folder: RunFolder, concurrency: int, ident
             "as a trial: see configs/nni."
         )
     evaluator = build_evaluator(config, data, folder, [])
+    if evaluator.trainer.world_size > 1:
+        raise OptionError(
+            f"balenas ui searches on one device, got {evaluator.trainer.world_size} (evaluator.devices). `balenas search` "
+            "uses several."
+        )
     nni_config = NasExperimentConfig("ts", "raw", "local", trial_concurrency=concurrency)
     nni_config.experiment_name = f"BaLeNAS {config.name}"
     nni_config.experiment_working_directory = folder.path / "nni"
