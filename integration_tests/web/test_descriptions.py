@@ -115,7 +115,7 @@ def test_a_recipe_for_another_machine_carries_small_tensors_and_refuses_large_on
         return ScriptedSearch.of(space, evaluator, {"num_mc_samples": 2}, folder=None)
 
     sent = json.loads(json.dumps(recipe(dataset()).to_json()))
-    assert "pickle" not in json.dumps(sent)
+    assert "//" not in sent["tensors"]  # what NNI takes for a comment
     made_space, made_evaluator = recipe_from_json(sent).build()
     assert type(made_space).__name__ == "NasBench201"
     images, _ = next(iter(made_evaluator.train_dataloaders))

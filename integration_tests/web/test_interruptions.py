@@ -63,6 +63,14 @@ def test_a_search_survives_its_trial_and_its_manager(folder: Path) -> None:
     assert epochs == list(range(EPOCHS))
     assert json.loads((folder / "run/manifest.json").read_text())["status"] == "finished"
     assert "rank  probability" in program.output
+    assert "Traceback" not in program.errors
+
+    program = balenas_ui("--view", "run", "--port", 0, folder=folder)
+    experiment = Experiment.of(program)
+    assert experiment.identifier == identifier
+    assert [trial["status"] for trial in experiment.trials()] == ["USER_CANCELED", "SUCCEEDED"]
+    assert program.stop() == 0
+    assert not list(processes_of(identifier))
 
 
 def test_a_killed_command_is_resumed_and_control_c_leaves_nothing(folder: Path) -> None:

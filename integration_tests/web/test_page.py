@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
 from .conftest import TINY, Shown
 from .pages import Page
+from .programs import Program
 
 LABELS = ["cell/0_1", "cell/0_2", "cell/1_2", "cell/0_3", "cell/1_3", "cell/2_3"]
 EPOCHS = TINY["evaluator"]["epochs"]
@@ -67,6 +69,14 @@ def test_the_trials_say_what_the_run_folder_says(shown: Shown) -> None:
     assert [point["default"] for point in curve] == pytest.approx(accuracies)
     assert all({"entropy", "sigma", "train_loss", "val_loss"} <= set(point) for point in curve)
     assert search["final"]["default"] == pytest.approx(accuracies[-1])
+
+
+def test_the_search_is_the_one_of_balenas_search(shown: Shown) -> None:
+    command = [sys.executable, "-m", "balenas_plugin.cli", "search", "tiny.yml", "--output", "plain"]
+    program = Program(command, folder=shown.folder)
+    assert program.ended() == 0, program.errors
+    for name in ("posterior.json", "architectures.json", "history.csv"):
+        assert (shown.folder / "plain" / name).read_text() == (shown.folder / "runs/tiny" / name).read_text()
 
 
 def test_the_address_cannot_be_guessed(shown: Shown) -> None:

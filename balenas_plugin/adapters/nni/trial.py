@@ -41,7 +41,8 @@ def run_trial(config_path: Path, overrides: Sequence[str] = ()) -> None:
     Raises:
         BalenasError: bad input, or the manager is gone.
     """
-    nni.get_next_parameter()
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes that Lightning starts, one may ask NNI
+        nni.get_next_parameter()
     report = TrialReport()
     parameters = report.parameters
     if not isinstance(parameters, Mapping):
@@ -55,8 +56,9 @@ def run_trial(config_path: Path, overrides: Sequence[str] = ()) -> None:
         folder = RunFolder(Path(place, OUTPUT))
     reports = EpochReports(report)
     records = run_search(config, folder, resume=folder.manifest.exists(), callbacks=[reports], show_progress=False)
-    report.final(final_metric(reports, records))
-    print(f"{folder.path}: {json.dumps(records[0]['choices'])}")
+    if records:
+        report.final(final_metric(reports, records))
+        print(f"{folder.path}: {json.dumps(records[0]['choices'])}")
 
 
 def as_overrides(parameters: Mapping[str, Any]) -> Iterator[str]:

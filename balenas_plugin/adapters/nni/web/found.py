@@ -34,14 +34,14 @@ class Found:
     checkpoint: str | None = None
 
     def to_text(self) -> str:
-        """Return everything as one short line: compressed JSON in base64; floats are exact."""
+        """Return everything as one short line, exactly: compressed JSON in base64 (without //, NNI's comment)."""
         document = {
             "posterior": self.posterior.to_document(),
             "records": list(self.records),
             "ranking": None if self.ranking is None else [ranked.to_dict() for ranked in self.ranking],
             "checkpoint": self.checkpoint,
         }
-        return base64.b64encode(zlib.compress(json.dumps(document).encode("utf-8"), level=9)).decode("ascii")
+        return base64.urlsafe_b64encode(zlib.compress(json.dumps(document).encode("utf-8"), level=9)).decode("ascii")
 
     @classmethod
     def from_text(cls, text: str) -> Found:
@@ -51,7 +51,7 @@ class Found:
             FileFormatError: the text is damaged.
         """
         try:
-            document = json.loads(zlib.decompress(base64.b64decode(text)))
+            document = json.loads(zlib.decompress(base64.urlsafe_b64decode(text)))
             ranking = document["ranking"]
             return cls(
                 posterior=Posterior.from_document(document["posterior"]),

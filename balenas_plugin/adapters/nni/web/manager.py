@@ -18,6 +18,7 @@ from nni.experiment import Experiment, RunMode, launcher, rest
 from nni.nas.execution import training_service
 from nni.nas.experiment import NasExperiment
 from nni.runtime.tuner_command_channel import TunerCommandChannel
+from nni.runtime.tuner_command_channel.command_type import Terminate
 from nni.tools.nnictl.constants import NNI_HOME_DIR
 
 from balenas_plugin.adapters.nni.web.processes import end, end_experiment, manager_processes
@@ -124,15 +125,17 @@ class _Stopped:
 
 
 class _Channel(TunerCommandChannel):
-    """NNI's line to the manager, which does not break at what a resumed manager says of finished trials."""
+    """NNI's line to the manager, which breaks neither at what a resumed manager says of finished trials nor with it."""
 
     def receive(self) -> Any:
-        """Return the next command that NNI's engine knows."""
+        """Return the next command that NNI's engine knows; the last one when the manager is gone."""
         while True:
             try:
                 return super().receive()
             except ValueError:  # "Unknown command type: ImportData"
                 continue
+            except Exception:  # whatever the lost connection raises; who waits for the trials tells of it
+                return Terminate()
 
 
 class SearchExperiment(_Stopped, NasExperiment):

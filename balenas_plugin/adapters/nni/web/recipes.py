@@ -178,7 +178,7 @@ class ScriptedSearch:
                 f"the data holds {packed.tell()} bytes of tensors, more than travel to a trial on another machine "
                 f"({_INLINE}): let the trial load it itself, by a data set class under @nni.trace"
             )
-        return replace(recipe, tensors=base64.b64encode(packed.getvalue()).decode("ascii"))
+        return replace(recipe, tensors=base64.urlsafe_b64encode(packed.getvalue()).decode("ascii"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as plain values."""
@@ -238,7 +238,7 @@ class ScriptedSearch:
     def _rebuilding(self, start: Mapping[str, Any] | None) -> Rebuilding:
         if start is not None:
             return Rebuilding(list(start["tensors"]), self.script)
-        packed = base64.b64decode(self.tensors or "")
+        packed = base64.urlsafe_b64decode(self.tensors or "")
         tensors = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True) if packed else []
         script = self.script
         if script is not None and not Path(script).exists():

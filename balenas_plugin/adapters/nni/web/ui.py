@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nni.experiment.config import ExperimentConfig
+from nni.experiment.config import AlgorithmConfig, ExperimentConfig
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.tools.nnictl.config_utils import Experiments
 
@@ -130,6 +130,7 @@ def view_in_ui(wanted: str, *, port: int, url_prefix: str | None) -> None:
         trial_command="none",
         trial_concurrency=1,
         search_space={},
+        tuner=AlgorithmConfig(name="Random"),  # NNI insists; what is viewed has its own
         experiment_working_directory=place,
         experiment_name=known[identifier]["experimentName"],
         log_level="warning",
@@ -174,6 +175,11 @@ def _experiment(config: SearchConfig, folder: RunFolder, concurrency: int, ident
             "as a trial: see configs/nni."
         )
     evaluator = build_evaluator(config, data, folder, [])
+    if evaluator.trainer.world_size > 1:
+        raise OptionError(
+            f"balenas ui searches on one device, got {evaluator.trainer.world_size} (evaluator.devices). `balenas search` "
+            "uses several."
+        )
     nni_config = NasExperimentConfig("ts", "raw", "local", trial_concurrency=concurrency)
     nni_config.experiment_name = f"BaLeNAS {config.name}"
     nni_config.experiment_working_directory = folder.path / "nni"
