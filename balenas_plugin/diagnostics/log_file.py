@@ -15,7 +15,8 @@ First line::
 Every other line (a key is left out where there is nothing to say)::
 
     epoch               from 0
-    val_acc             validation accuracy of the supernet at the mean, 0 to 1
+    val_acc             validation accuracy of the supernet, 0 to 1: at the mean (BaLeNAS), at the softmax (DARTS,
+                        GumbelDARTS), of the strongest path (Proxyless), of random paths (RandomOneShot)
     logits, precision   label -> numbers: posterior mean in logits, 1/sigma^2 in 1/logit^2 (BaLeNAS only)
     probabilities       label -> winning probability of each candidate (softmax where there is no posterior)
     entropy             of the posterior, nats (BaLeNAS only)
@@ -49,6 +50,7 @@ from balenas_plugin.files import refused_writes_told, write_text_atomically
 FORMAT = "balenas-diagnostics"
 VERSION = 1
 MAX_BYTES = 256 * 2**20
+MAX_EPOCH = 10**9
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ def read_log(path: Path) -> DiagnosticsLog:
         raise FileFormatError(f"{path} has version {entries[0].get('version')!r}; this package reads {VERSION}")
     for number, record in enumerate(entries[1:], start=2):
         epoch = record.get("epoch")
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise FileFormatError(f"{path}, line {number}: epoch is {epoch!r}; it must be a whole number")
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or not 0 <= epoch < MAX_EPOCH:
+            raise FileFormatError(f"{path}, line {number}: epoch is {str(epoch)[:40]}; it must be a whole number")
     return DiagnosticsLog(entries[0], entries[1:])
 
 

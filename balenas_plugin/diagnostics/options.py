@@ -51,8 +51,8 @@ class DiagnosticsOptions:
         for name in ("enabled", "validate"):
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(f"diagnostics.{name} must be true or false, got {getattr(self, name)!r}")
-        if self.curvature in (False,):  # YAML 1.1 reads `off` as false
-            object.__setattr__(self, "curvature", "off")
+        if isinstance(self.curvature, bool):  # YAML 1.1 reads `off` as false, and `on` as true
+            object.__setattr__(self, "curvature", "auto" if self.curvature else "off")
         require_word("diagnostics.curvature", self.curvature, CURVATURES)
         require_word("diagnostics.stop_by", self.stop_by, STOP_RULES)
         for name, least in (

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,13 @@ NOT_KNOWN = "\N{EN DASH}"
 
 _MAX_BYTES = 64 * 2**20
 _MAX_SETTINGS = 200
+
+_LARGEST = 1e100
+"""Larger numbers are taken for damage: no chart could show them beside others."""
+
+_BOUNDED = reprlib.Repr()
+_BOUNDED.maxlevel, _BOUNDED.maxlist, _BOUNDED.maxdict, _BOUNDED.maxother = 3, 20, 20, 80
+"""Aliases make a YAML file of a kilobyte a list of a billion entries."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +101,14 @@ def read_run(path: Path) -> RunData:
 
 
 def number(value: object) -> float | None:
-    """Return a finite number, or None for anything else."""
+    """Return a finite number of a sensible size, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         found = float(value)
     except (ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) else None
+    return found if math.isfinite(found) and abs(found) <= _LARGEST else None
 
 
 def numbers(value: object) -> list[float | None]:
@@ -124,7 +132,7 @@ def flattened(settings: object, where: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and name.count(".") < 8:
             waiting[:0] = [(f"{name}.{key}" if name else str(key), entry) for key, entry in list(value.items())[:100]]
         else:
-            found[name] = shortened(str(value), 200)
+            found[name] = shortened(str(value) if isinstance(value, str | int | float) else _BOUNDED.repr(value), 200)
     return found
 
 
@@ -147,7 +155,7 @@ def _text(path: Path) -> str:
 def _settings(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(_text(path))
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: of a date or a number that cannot be
         raise FileFormatError(f"cannot read {path}: {yaml_problem(error)}") from error
     if not isinstance(document, dict):
         raise FileFormatError(f"{path} is not the config of a run")

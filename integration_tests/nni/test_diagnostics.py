@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from balenas_plugin import BaLeNAS, Diagnostics
 from balenas_plugin.adapters.nni.checkpoint import random_states
 from balenas_plugin.adapters.nni.probing import undisturbed
+from balenas_plugin.adapters.nni.search_state import search_state
 from balenas_plugin.adapters.nni.supernet import architecture_parameters
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.diagnostics import read_log
@@ -197,6 +199,19 @@ def test_draws_follow_the_posterior(tmp_path):
     )
     error = math.sqrt(2 * 0.5 * 0.5 / 2 / 4000)
     assert log.records[-1]["draws"]["skip_ratio"] == pytest.approx(float(skips.mean()), abs=5 * error)
+
+
+def test_the_controller_of_enas_says_its_probabilities(tmp_path):
+    """Without tianshou, which NNI's ENAS needs: its module keeps what its controller last said in `_generator`."""
+    strategy, _ = run(RandomOneShot(), tmp_path, epochs=1)
+    module = strategy.oneshot_module
+    module.set_model(strategy.supernet)
+    module._generator = SimpleNamespace(sample_logits=None)
+    assert search_state(module) is None
+    module._generator.sample_logits = {"first": [0.7, 0.2, 0.1], "second": [0.4, 0.6]}
+    state = search_state(module)
+    assert state.belief.probabilities()["first"].tolist() == pytest.approx([0.7, 0.2, 0.1])
+    assert state.sample(state.outcomes()) == {"first": "linear", "second": "skip"}
 
 
 @pytest.mark.parametrize("space", [spaces.FactoryCell, spaces.LooseEndCell, spaces.PlainCell])

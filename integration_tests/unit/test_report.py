@@ -259,7 +259,7 @@ def test_statistics_against_numpy_and_the_standard_library():
         assert quantile(sorted(values), share) == pytest.approx(np.quantile(values, share))
 
 
-@pytest.mark.parametrize("value", [None, True, "x", [], {}, float("nan"), float("inf"), "nan", 10**400])
+@pytest.mark.parametrize("value", [None, True, "x", [], {}, float("nan"), float("inf"), "nan", 10**400, 1e101])
 def test_what_is_no_number_is_left_out(value):
     assert number(value) is None
 
@@ -321,6 +321,10 @@ def test_nothing_in_a_folder_becomes_markup(text, tmp_path):
         ("manifest.json", "[]"),
         ("config.yml", "!!python/object/apply:os.system ['true']"),
         ("config.yml", "- a list"),
+        ("config.yml", "seed: " + "9" * 5000),
+        ("config.yml", "day: 2026-99-99"),
+        ("manifest.json", '{"sessions": [], "seed": ' + "9" * 5000 + "}"),
+        ("diagnostics.jsonl", '{"format": "balenas-diagnostics", "version": 1}\n{"epoch": 1' + "0" * 300 + "}\n"),
         ("config.yml", "a: [" * 3000),
         ("architectures.json", '[{"rank": 1}]'),
         ("diagnostics.jsonl", '{"format": "x"}\n'),
@@ -372,19 +376,25 @@ def test_a_cell_with_a_circle_is_not_drawn(tmp_path):
 
 
 def test_a_file_of_many_aliases_takes_no_time(tmp_path):
-    """The billion laughs: nine levels of ten aliases each."""
-    lines = ["a0: &a0 [lol, lol]"]
-    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 4)]
+    """The billion laughs, of lists and of mappings, and lists and mappings that hold themselves."""
+    lines = ["a0: &a0 [lol, lol]", "b0: &b0 {x: lol}", "c: &c [*c]", "d: &d {x: *d, y: *d}"]
+    for k in range(1, 11):
+        lines.append(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]")
+        lines.append(f"b{k}: &b{k} {{{', '.join(f'k{n}: *b{k - 1}' for n in range(10))}}}")
     folder = make_run(tmp_path / "run")
     (folder / "config.yml").write_text("\n".join(lines))
-    assert len(flattened(read_run(folder).settings)) <= 200
+    found = flattened(read_run(folder).settings)
+    assert len(found) <= 200
+    assert max(map(len, found.values())) <= 200
+    page_of(folder, make_run(tmp_path / "other"))
 
 
 def test_charts_take_one_point_and_wide_ranges(drawn):
-    for values in ([0.5], [1e-9, 1e9], [0.0, 0.0]):
+    for values in ([0.5], [1e-9, 1e9], [0.0, 0.0], [-1e100, 1e100], [1e-300, 2e-300]):
         line = Line(label="x", series=Series(list(range(len(values))), values))
-        picture = Picture(name="x", title="x", caption="", alt="x", draw=line_chart([line, line], unit="u"))
-        assert picture.render("svg").startswith(b"<?xml")
+        for draw in (line_chart([line, line], unit="u"), strip_chart([line, line], unit="u")):
+            picture = Picture(name="x", title="x", caption="", alt="x", draw=draw)
+            assert picture.render("svg").startswith(b"<?xml")
 
 
 def test_the_command_writes_beside_the_run_or_where_told(tmp_path, capsys, monkeypatch):
