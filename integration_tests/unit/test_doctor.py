@@ -494,7 +494,7 @@ def test_real_import_through_a_torchvision_that_does_not_match(tmp_path, monkeyp
 
 def test_real_placeholder_is_found():
     hidden = "import sys; sys.modules['nni.nas.oneshot.pytorch.strategy'] = None"
-    attempt = run_command(replace(NNI, before=hidden).command)
+    attempt = run_command(replace(NNI, statement=f"{hidden}; {NNI.statement}").command)
     assert not attempt.worked
     assert "placeholders in the place of DARTS" in explain(attempt, again="", wanted=LIBRARIES).detail
 

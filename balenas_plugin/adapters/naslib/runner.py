@@ -129,7 +129,8 @@ def _users_fault(error: Exception, script: Path, names: Sequence[str]) -> Except
     if isinstance(error, (AssertionError, ImportError, OSError)) and _BENCHMARKS in {
         Path(frame.filename).name for frame in frames
     }:
-        return DataError(f"NASLib's benchmark of this search space and data set cannot be opened: {error}")
+        said = " ".join(str(error).split())
+        return DataError(f"NASLib's benchmark of this search space and data set cannot be opened: {said}")
     if isinstance(error, FileNotFoundError):
         return DataError(f"NASLib did not find a file: {error}")
     return None
