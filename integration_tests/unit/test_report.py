@@ -270,7 +270,7 @@ HOSTILE = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
     "'; background: url(//evil.example/x)",
-    "{{ 7 * 7 }} {% for x in y %}",
+    "{{ 7919 * 7907 }} {% for x in y %}",
     r"$\frac{1}{$ \textbf{x} & % # _ ^",
     "</style></title></svg>",
     "\u202eright to left\u0000\u0007",
@@ -310,7 +310,7 @@ def test_nothing_in_a_folder_becomes_markup(text, tmp_path):
     assert {tag for tag, _ in page.elements} <= allowed
     names = {name for _, attributes in harmless.elements for name in attributes}
     assert {name for _, attributes in page.elements for name in attributes} <= names
-    assert "49 " not in page.text
+    assert str(7919 * 7907) not in page.text
     assert len(source) < 3_000_000
 
 
