@@ -30,14 +30,13 @@ _BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", flags=re.DOTALL | re.MULTILIN
 
 
 def examples(page: str) -> list[tuple[str, str]]:
-    """Return (language, text) of each command and each script of a page, in order."""
+    """Return (language, text) of each command and each script of a page, in order; scripts begin with their imports."""
     found = []
     for language, block in _BLOCK.findall((DOCS / page).read_text(encoding="utf-8")):
-        found += (
-            [(language, line) for line in block.splitlines() if line.strip()]
-            if language == "sh"
-            else [(language, block)]
-        )
+        if language == "sh":
+            found += [(language, line) for line in block.splitlines() if line.strip()]
+        elif block.startswith(("import ", "from ")):
+            found.append((language, block))
     return found
 
 
