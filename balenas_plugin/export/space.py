@@ -55,8 +55,9 @@ class Networks(Protocol):
 def initialised_anew(network: nn.Module) -> nn.Module:
     """Draw the weights of every layer again, from torch's global generator; return the network."""
     for module in network.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
     return network
 
 
