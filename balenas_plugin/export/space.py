@@ -52,6 +52,15 @@ class Networks(Protocol):
         """Return what `rank_value` would for `build(sample)`, if there is a quicker way to it, else None."""
 
 
+def initialised_anew(network: nn.Module) -> nn.Module:
+    """Draw the weights of every layer again, from torch's global generator; return the network."""
+    for module in network.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return network
+
+
 @dataclass(frozen=True)
 class SeededNetworks:
     """Networks that a space builds after torch's generator was seeded: all that any space can do."""

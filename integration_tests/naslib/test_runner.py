@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,18 @@ def test_naslib_with_a_dependency_missing(tmp_path: Path) -> None:
 
 def test_the_double_is_not_the_real_one() -> None:
     assert (root() == DOUBLE) is not REAL
+
+
+@pytest.mark.skipif(REAL, reason="it trains on CIFAR-10; see docs/naslib.md")
+def test_script_of_the_documentation(tmp_path: Path) -> None:
+    text = (CONFIGS.parents[1] / "docs" / "naslib.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```py\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    script = tmp_path / "this_file.py"
+    script.write_text(block)
+    command = ["--config-file", CONFIGS / "nb301.yml", "search.epochs", "1"]
+    ended = balenas(*command, folder=tmp_path, script=script, **{VARIABLE: str(root())})
+    assert ended.code == 0, ended.errors
+    assert "Evaluation finished" in ended.output
 
 
 @pytest.mark.parametrize("name", ["nb201", "nb301"])

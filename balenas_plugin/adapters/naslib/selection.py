@@ -14,7 +14,7 @@ from balenas_plugin.adapters.naslib.graphs import LabelledAlpha
 from balenas_plugin.bayes.decisions import Decision, Sample
 from balenas_plugin.errors import OptionError
 from balenas_plugin.export import NasBench201Space, Space
-from balenas_plugin.export.space import Networks, SeededNetworks
+from balenas_plugin.export.space import Networks, SeededNetworks, initialised_anew
 
 _NB201_OPERATIONS = {
     "Identity": "skip_connect",
@@ -100,11 +100,7 @@ class Nb301Space:
 
     def build(self, sample: Sample) -> nn.Module:
         """Return a freshly initialised network."""
-        network = self._discretise(sample)
-        for module in network.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-        return network
+        return initialised_anew(self._discretise(sample))
 
     def notations(self, sample: Sample) -> dict[str, str]:
         """Return no notation but the sample itself."""

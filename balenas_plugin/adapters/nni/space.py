@@ -12,7 +12,7 @@ from torch import nn
 
 from balenas_plugin.bayes.decisions import Decision, Sample
 from balenas_plugin.errors import SpaceError
-from balenas_plugin.export.space import NasBench201Space, Networks, SeededNetworks, Space
+from balenas_plugin.export.space import NasBench201Space, Networks, SeededNetworks, Space, initialised_anew
 from balenas_plugin.search_spaces import nasbench201
 
 
@@ -42,10 +42,7 @@ class NniSpace:
             network = copy.deepcopy(self.model_space.freeze(dict(sample)))
         except (NotImplementedError, RuntimeError, ValueError, KeyError) as error:
             raise SpaceError(f"{type(self.model_space).__name__} cannot be frozen to {sample}: {error}") from error
-        for module in network.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-        return network
+        return initialised_anew(network)
 
     def notations(self, sample: Sample) -> dict[str, str]:
         """Return no notation but the sample itself."""

@@ -195,10 +195,11 @@ class BaLeNAS(DARTS):
 
     def _run(self) -> None:
         """Run the search."""
-        if self._trials is None:
-            super()._run()
-        else:
+        if self._trials is not None:
             self._trials.run()
+            return
+        with self._guard.explained():
+            super()._run()
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         """Turn the model space into a supernet in place.
@@ -256,10 +257,6 @@ class BaLeNAS(DARTS):
         if trainer.world_size > 1:
             trainer.callbacks.insert(0, self._guard)
         return mutated
-
-    def _run(self) -> None:
-        with self._guard.explained():
-            super()._run()
 
     def train_dataloader(
         self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]

@@ -177,7 +177,7 @@ def _experiment(config: SearchConfig, folder: RunFolder, concurrency: int, ident
     evaluator = build_evaluator(config, data, folder, [])
     if evaluator.trainer.world_size > 1:
         raise OptionError(
-            f"balenas ui searches on one device, got {evaluator.trainer.world_size} (evaluator.devices); "
+            f"balenas ui searches on one device, got {evaluator.trainer.world_size} (evaluator.devices). "
             "`balenas search` uses several."
         )
     nni_config = NasExperimentConfig("ts", "raw", "local", trial_concurrency=concurrency)

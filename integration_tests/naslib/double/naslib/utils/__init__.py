@@ -63,6 +63,10 @@ def get_config_from_args(args=None, config_type="nas"):
     return config
 
 
+def setup_logger(path):
+    Path(path).touch()
+
+
 def set_seed(seed):
     random.seed(seed)
     np.random.seed(seed)
