@@ -43,6 +43,16 @@ class Shown:
     experiment: Experiment
 
 
+@pytest.fixture(autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    """Stop what a failed test has left; the shared page is older than any test that looks at it."""
+    before = len(Program.started)
+    yield
+    for program in Program.started[before:]:
+        if program.process.poll() is None:
+            program.stop()
+
+
 @pytest.fixture(scope="session")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     """A finished experiment of `balenas ui`, two trials at a time, with its page still open."""

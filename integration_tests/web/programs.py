@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import requests
@@ -52,7 +52,11 @@ class Program:
         folder: to work in; what it prints goes to files there.
     """
 
+    started: ClassVar[list[Program]] = []
+    """All of them, for the clean-up after a test that failed."""
+
     def __init__(self, command: list[str], *, folder: Path) -> None:
+        self.started.append(self)
         self.files = [folder / f".{name}.{time.monotonic_ns()}" for name in ("out", "err")]
         self.out, self.err = (path.open("w") for path in self.files)
         self.process = subprocess.Popen(

@@ -22,12 +22,7 @@ from balenas_plugin.errors import ManagerLostError, SearchFailedError
 
 _logger = logging.getLogger(__name__)
 
-_WAITING = (
-    "WAITING",
-    "RUNNING",
-    "UNKNOWN",
-    "ADD_RESUMED",
-)  # the last one is what NNI says of a trial it will start again
+_WAITING = ("WAITING", "RUNNING", "UNKNOWN", "ADD_RESUMED")  # the last: a resumed manager will start it again
 _SUCCEEDED = "SUCCEEDED"
 _POLL = 1.0
 """Seconds between two looks at the trials."""
