@@ -56,7 +56,9 @@ def test_a_failed_trial_tells_why_and_a_killed_manager_loses_nothing(folder: Pat
 
         until(lambda: len(experiment.curve(good["trialJobId"])) >= 2, what="the second epoch")
         (first,) = (p for p in processes_of(identifier) if p.environ().get("NNI_TRIAL_JOB_ID") == good["trialJobId"])
-        manager_of(identifier).kill()
+        manager = manager_of(identifier)
+        manager.kill()
+        manager.wait(timeout=60)  # NNI resumes only what has ended, and until it is reaped it counts as running
         nnictl("resume", identifier, "--port", port, folder=folder)
         experiment = Experiment(f"http://localhost:{port}/oview")
         until(lambda: experiment.ask("check-status")["status"] == "DONE", what="the end")
