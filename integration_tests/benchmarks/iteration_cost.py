@@ -183,7 +183,7 @@ def scale(options: argparse.Namespace) -> list[dict[str, Any]]:
         "num_mc_samples": (1, 2, 3, 4),
     }
     records = []
-    print(f"{'':36}{'BaLeNAS ms':>11}{'split ms':>10}{'DARTS ms':>10}")
+    print("".join(f"{name:>15}" for name in base) + f"{'BaLeNAS ms':>12}{'split ms':>10}{'DARTS ms':>10}")
     for size, values in varied.items():
         for value in values:
             given = {**base, size: value}
@@ -200,8 +200,8 @@ def scale(options: argparse.Namespace) -> list[dict[str, Any]]:
                     seconds[name] += search(make(), trial, options.iterations)
             medians = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
             records.append({**given, "milliseconds": medians})
-            print(f"{', '.join(f'{k} {v}' for k, v in given.items()):36.36}".ljust(36), end="")
-            print(f"{medians['BaLeNAS']:11.1f}{medians['split']:10.1f}{medians['DARTS']:10.1f}")
+            print("".join(f"{number:15}" for number in given.values()), end="")
+            print(f"{medians['BaLeNAS']:12.1f}{medians['split']:10.1f}{medians['DARTS']:10.1f}")
     return records
 
 
