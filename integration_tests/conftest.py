@@ -13,6 +13,13 @@ from .naslib.which import description
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in the processes that tests start
 
+
+@pytest.fixture(autouse=True)
+def no_seed_of_an_earlier_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what Lightning's `seed_everything` left in the environment: its distributed sampler would use it."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -34,7 +34,8 @@ TOGETHER = [*EQUAL, "noisy", "ranked", "resumed"]
 
 def start(*cases: str, folder: Path) -> subprocess.Popen[str]:
     """Start the program of two processes; Lightning starts the second one from the first."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "WORLD_SIZE")}
+    lightnings = ("LOCAL_RANK", "WORLD_SIZE", "PL_GLOBAL_SEED")  # the last would seed the sampler of two processes only
+    environment = {name: value for name, value in os.environ.items() if name not in lightnings}
     environment.update(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore", HOME=str(folder))
     return subprocess.Popen(
         [sys.executable, "-m", "integration_tests.nni.ranks", *cases, "2", str(folder)],
