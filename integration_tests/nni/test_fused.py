@@ -10,13 +10,22 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.hub.pytorch import DARTS, NasBench201
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
-from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell, DifferentiableMixedLayer
+from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+from nni.nas.oneshot.pytorch.supermodule.differentiable import (
+    DifferentiableMixedCell,
+    DifferentiableMixedLayer,
+    GumbelSoftmax,
+)
+from nni.nas.space import RawFormatModelSpace
 from torch import Tensor, nn
 
 from balenas_plugin import BaLeNAS
 from balenas_plugin.adapters.nni.fused import FusedMixedCell, FusedMixedLayer, FusedNasBench201Cell, fusion_report
+from balenas_plugin.adapters.nni.nni_strategies import build_strategy
+from balenas_plugin.adapters.nni.supernet import architecture_parameters
 from balenas_plugin.errors import OptionError
 
 from .searches import classification, loaders, search
@@ -278,6 +287,49 @@ def test_a_network_that_needs_the_default_format_is_searched_in_it(tmp_path, cap
 def test_a_space_without_convolutions_is_left_alone(tmp_path, caplog) -> None:
     search(Layers(), classification(tmp_path))
     assert "channels_last" not in caplog.text
+
+
+def alphas_of_nni(folder: Any, name: str, **options: Any) -> tuple[dict[str, Tensor], OneShotStrategy]:
+    """Return what one of NNI's own strategies learns about NAS-Bench-201, and the strategy."""
+    torch.manual_seed(5)
+    strategy = build_strategy({"name": name, "arc_learning_rate": 0.05, **options})
+    evaluator = classification(folder, max_epochs=2, precision="64-true", **loaders(train=24, val=24, shape=IMAGE))
+    space = NasBench201(4, 1, num_labels=CLASSES)
+    strategy.initialize(RawFormatModelSpace(space, evaluator), SequentialExecutionEngine())
+    strategy.run()
+    return {k: v.detach() for k, v in architecture_parameters(strategy.supernet).items()}, strategy
+
+
+@pytest.mark.parametrize("name", ["DARTS", "SecondOrderDARTS"])
+def test_nnis_own_strategies_find_the_same_however_they_are_computed(name, tmp_path) -> None:
+    expected, plain = alphas_of_nni(tmp_path, name, fused=False, channels_last=False)
+    given, fast = alphas_of_nni(tmp_path, name)
+    assert set(fusion_report(plain.supernet).values()) == {"as NNI does: not fused"}
+    assert set(fusion_report(fast.supernet).values()) == {"fused"}
+    assert all(p.is_contiguous() for p in fast.supernet.parameters())
+    for label, alpha in expected.items():
+        torch.testing.assert_close(given[label], alpha, rtol=1e-7, atol=1e-7)
+
+
+def test_gumbel_softmax_draws_once_for_each_edge_of_a_fused_cell(tmp_path, monkeypatch) -> None:
+    draws: list[int] = []
+    draw = GumbelSoftmax.forward
+    monkeypatch.setattr(GumbelSoftmax, "forward", lambda self, x: draws.append(len(x)) or draw(self, x))
+    counts = []
+    for fused in (False, True):
+        draws.clear()
+        _, strategy = alphas_of_nni(tmp_path, "GumbelDARTS", fused=fused, temperature=[5.0, 0.5])
+        counts.append(len(draws))
+    assert set(fusion_report(strategy.supernet).values()) == {"fused"}
+    assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("option", ["fused", "channels_last"])
+def test_the_options_are_flags_for_nnis_strategies_too(option: str) -> None:
+    with pytest.raises(OptionError, match=f"{option} must be true or false, got 'yes'"):
+        build_strategy({"name": "DARTS", option: "yes"})
+    with pytest.raises(OptionError, match=f"has no option '{option}'"):
+        build_strategy({"name": "Proxyless", option: True})
 
 
 @pytest.mark.parametrize("name", ["fused", "channels_last"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -64,6 +66,31 @@ def use_contiguous(network: nn.Module) -> None:
     """Put the weights of `network` back into torch's default memory format, in which they are saved and exported."""
     for p in network.parameters():
         p.data = p.data.contiguous()
+
+
+class ChannelsLast(pl.Callback):
+    """Keep the network of one of NNI's own one-shot modules in channels-last memory while it trains.
+
+    Args:
+        given: the user's option, see `wants_channels_last`.
+    """
+
+    def __init__(self, given: bool | None) -> None:
+        self.given = given
+        self._in_use: bool | None = None  # known at the first batch
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Try it on the images of the first batch."""
+        if self._in_use is None:
+            network = pl_module.training_module
+            wanted = wants_channels_last(network, self.given, reduced_precision="16" in str(trainer.precision))
+            images = batch["train"][0]
+            self._in_use = wanted and use_channels_last(network, lambda: network(images))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Leave the weights in the default memory format."""
+        if self._in_use:
+            use_contiguous(pl_module.training_module)
 
 
 @contextmanager

@@ -7,26 +7,39 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import nni.mutable.mutable
-import nni.nas.strategy
 import numpy as np
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from nni.nas.oneshot.pytorch.sampling import has_tianshou
-from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+from nni.nas.oneshot.pytorch.strategy import (  # nni.nas.strategy holds placeholders if it is imported after this
+    DARTS,
+    ENAS,
+    GumbelDARTS,
+    OneShotStrategy,
+    Proxyless,
+    RandomOneShot,
+)
 
 from balenas_plugin.adapters.nni.construct import construct
+from balenas_plugin.adapters.nni.fused import fusing_hooks
+from balenas_plugin.adapters.nni.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.second_order_darts import SecondOrderDARTS
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
 from balenas_plugin.errors import BalenasError, MissingDependencyError, OptionError, SpaceError, nearest
+from balenas_plugin.validation import require_flag
 
 STRATEGIES: dict[str, type[OneShotStrategy]] = {
     "BaLeNAS": BaLeNAS,
     "SecondOrderDARTS": SecondOrderDARTS,
-    **{
-        name: getattr(nni.nas.strategy, name) for name in ("DARTS", "GumbelDARTS", "Proxyless", "RandomOneShot", "ENAS")
-    },
+    **{strategy.__name__: strategy for strategy in (DARTS, GumbelDARTS, Proxyless, RandomOneShot, ENAS)},
 }
+
+FUSIBLE = ("DARTS", "GumbelDARTS", "SecondOrderDARTS")
+"""NNI's strategies whose supernet is a weighted sum, which is computed as fast as BaLeNAS's: equal to rounding.
+
+A comparison of methods then compares the methods, not the kernels. ``fused: false, channels_last: false`` is NNI's own.
+"""
 
 _PYTHON_OBJECTS = ("mutation_hooks", "filter", "policy_fn", "penalty")
 """Options that take objects, which no config can hold."""
@@ -58,17 +71,42 @@ def build_strategy(options: Mapping[str, Any]) -> OneShotStrategy:
         arguments.setdefault("reward_metric_name", "val_acc")
     if name == "GumbelDARTS" and "temperature" in arguments:
         arguments["temperature"] = _temperature(arguments["temperature"])
+    fused, channels_last = _acceleration(arguments) if name in FUSIBLE else (False, False)
     strategy = construct(
         f"strategy {name}", STRATEGIES[name], arguments, inherited=_inherited_options(STRATEGIES[name])
     )
+    if fused:
+        strategy.extra_mutation_hooks = fusing_hooks()
     if not isinstance(strategy, BaLeNAS):
         _require_no_negative(name, arguments)
+        _keep_channels_last(strategy, channels_last)
         nni.mutable.mutable.RandomState = _seeded_random_state
         _order_by_label(strategy)
         if name == "ENAS":
             _mark_batches(strategy)
     _refuse_clearly(strategy, name)
     return strategy
+
+
+def _acceleration(arguments: dict[str, Any]) -> tuple[bool, bool | None]:
+    """Take `fused` and `channels_last` out of the options; they mean what they mean for `BaLeNAS`."""
+    fused, channels_last = arguments.pop("fused", True), arguments.pop("channels_last", None)
+    require_flag("fused", fused)
+    if channels_last is not None:
+        require_flag("channels_last", channels_last)
+    return fused, channels_last
+
+
+def _keep_channels_last(strategy: OneShotStrategy, given: bool | None) -> None:
+    """Give the search module the callback that puts its images into channels-last memory."""
+    configure = strategy.configure_oneshot_module
+
+    def configured(training_module: Any) -> Any:
+        module = configure(training_module)
+        module.configure_callbacks = lambda: [ChannelsLast(given)]
+        return module
+
+    strategy.configure_oneshot_module = configured
 
 
 def _require_no_negative(name: str, arguments: Mapping[str, Any]) -> None:
