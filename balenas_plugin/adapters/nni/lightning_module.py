@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
@@ -25,7 +26,7 @@ from balenas_plugin.adapters.nni.distributed import Ranks, without_reducer
 from balenas_plugin.adapters.nni.fused import fusion_report
 from balenas_plugin.adapters.nni.loaders import number_of_examples, split_batch
 from balenas_plugin.adapters.nni.losses import loss_of
-from balenas_plugin.adapters.nni.memory_format import use_channels_last, use_contiguous, wants_channels_last
+from balenas_plugin.adapters.nni.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.metrics import Metrics
 from balenas_plugin.adapters.nni.options import SearchOptions
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
@@ -67,7 +68,6 @@ class BaLeNASModule(DartsLightningModule):
         self._weights: list[nn.Parameter] = []
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
-        self._channels_last: bool | None = None  # known at the first batch
         self.keeps_example = False
         self._example: Any = None
         self._ranks = Ranks()
@@ -168,8 +168,6 @@ class BaLeNASModule(DartsLightningModule):
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
         if self.keeps_example and self._example is None:
             self._example = self._ranks.first(batch["val"])
-        if self._channels_last is None:
-            self._channels_last = self._try_channels_last(batch["val"], batch_idx)
         with self._forward(batch_idx):
             return self._iteration(batch, batch_idx)
 
@@ -192,11 +190,6 @@ class BaLeNASModule(DartsLightningModule):
             self.log_probs(self.export_probs())
             self.log_dict(self.posterior_metrics())
         return outputs
-
-    def _try_channels_last(self, batch: Any, batch_idx: int) -> bool:
-        network, precision = self._space(), str(self.trainer.precision)
-        wanted = wants_channels_last(network, self.options.channels_last, reduced_precision="16" in precision)
-        return wanted and use_channels_last(network, lambda: self._silent_loss(batch, 2 * batch_idx))
 
     def resample(self) -> dict[str, Any]:
         """Resample modules that need it (the user's own may); like NNI's, but without walking the model each time."""
@@ -301,6 +294,12 @@ class BaLeNASModule(DartsLightningModule):
 
     # -- hooks --------------------------------------------------------------------------------------------------------
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Search in channels-last memory where that is wanted and possible."""
+        return [
+            ChannelsLast(self._space(), self.options.channels_last, lambda batch: self._silent_loss(batch["val"], 0))
+        ]
+
     def setup(self, stage: str) -> Any:
         """Learn how many processes search together."""
         self._ranks = Ranks(self.trainer.world_size)
@@ -360,12 +359,6 @@ class BaLeNASModule(DartsLightningModule):
             )
         self._ranks.average_buffers(self.training_module)
         return super().on_train_epoch_end()
-
-    def on_train_end(self) -> Any:
-        """Leave the weights in the default memory format."""
-        if self._channels_last:
-            use_contiguous(self._space())
-        return super().on_train_end()
 
     def on_validation_start(self) -> Any:
         """Validate the same network in every process: statistics of batch-norm are each one's own until here."""

@@ -69,28 +69,33 @@ def use_contiguous(network: nn.Module) -> None:
 
 
 class ChannelsLast(pl.Callback):
-    """Keep the network of one of NNI's own one-shot modules in channels-last memory while it trains.
+    """Keep the network of a one-shot module in channels-last memory while it trains.
 
     Args:
+        network: see `use_channels_last`.
         given: the user's option, see `wants_channels_last`.
+        run_once: runs the network on a batch of the search, ``{"train": ..., "val": ...}``.
     """
 
-    def __init__(self, given: bool | None) -> None:
-        self.given = given
+    def __init__(self, network: nn.Module, given: bool | None, run_once: Callable[[Any], object]) -> None:
+        self._network = network
+        self._given = given
+        self._run_once = run_once
         self._in_use: bool | None = None  # known at the first batch
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Try it on the images of the first batch."""
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Try it on the first batch."""
         if self._in_use is None:
-            network = pl_module.training_module
-            wanted = wants_channels_last(network, self.given, reduced_precision="16" in str(trainer.precision))
-            images = batch["train"][0]
-            self._in_use = wanted and use_channels_last(network, lambda: network(images))
+            reduced = "16" in str(trainer.precision)
+            wanted = wants_channels_last(self._network, self._given, reduced_precision=reduced)
+            self._in_use = wanted and use_channels_last(self._network, lambda: self._run_once(batch))
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the weights in the default memory format."""
         if self._in_use:
-            use_contiguous(pl_module.training_module)
+            use_contiguous(self._network)
 
 
 @contextmanager

@@ -103,7 +103,8 @@ def _keep_channels_last(strategy: OneShotStrategy, given: bool | None) -> None:
 
     def configured(training_module: Any) -> Any:
         module = configure(training_module)
-        module.configure_callbacks = lambda: [ChannelsLast(given)]
+        network = module.training_module
+        module.configure_callbacks = lambda: [ChannelsLast(network, given, lambda batch: network(batch["train"][0]))]
         return module
 
     strategy.configure_oneshot_module = configured
