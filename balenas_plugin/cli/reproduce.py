@@ -1,4 +1,4 @@
-"""`balenas reproduce`: the paper's tables, searched again."""
+"""`balenas reproduce`: the paper's tables and figures, searched again."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ examples:
   balenas reproduce table1 --seeds 0-3 --jobs 2             two searches at a time
   balenas reproduce table1 --methods darts balenas zero-cost --seeds 0,1
   balenas reproduce table5 --resume                         go on after Ctrl-C; searches that tables share run once
+  balenas reproduce fig2 --resume                           skip connections over the epochs, from the same searches
   balenas reproduce table1 --scale paper --table ~/data     the paper's sizes, for one GPU
 
-Needs the NAS-Bench-201 table (--table, or in the folder that BALENAS_DATA names) and, at small scale, the CIFAR-10
-parquet files there.
+fig1   test error of the current architecture (argmax) over the epochs, on NAS-Bench-201: DARTS, GDAS, BaLeNAS
+fig2   share of skip connections over the epochs: DARTS, longer DARTS, BaLeNAS with M = 1 and 3
+fig3   largest eigenvalue of d2 L_val / d alpha2 over the epochs: DARTS, BaLeNAS
+A figure is written as Markdown, CSV, JSON, SVG and PNG.
+
+Needs the NAS-Bench-201 table (--table, or in the folder that BALENAS_DATA names; fig2 and fig3 do not) and, at small
+scale, the CIFAR-10 parquet files there.
 """
 
 
@@ -23,11 +29,15 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
     """Add `balenas reproduce`."""
     reproduce = commands.add_parser(
         "reproduce",
-        help="search again what a table of the paper reports, and write it beside the paper's numbers",
+        help="search again what a table or figure of the paper reports, and write it beside the paper's numbers",
         epilog=_EXAMPLES,
         formatter_class=formatter,
     )
-    reproduce.add_argument("experiment", choices=("table1", "table2", "table4", "table5"), help="which table")
+    reproduce.add_argument(
+        "experiment",
+        choices=("table1", "table2", "table4", "table5", "fig1", "fig2", "fig3"),
+        help="which table or figure",
+    )
     reproduce.add_argument(
         "--scale", default="small", metavar="small|paper|FILE.yml", help="how large (small; see configs/reproduce/)"
     )
@@ -55,10 +65,10 @@ def _reproduce(options: argparse.Namespace) -> int:
             f"{output} holds searches already: add --resume to go on with them, or choose another --output"
         )
     try:
-        table = reproduce(experiment, scale, seeds, output, table=options.table, jobs=options.jobs)
+        found, files = reproduce(experiment, scale, seeds, output, table=options.table, jobs=options.jobs)
     except KeyboardInterrupt:
         print("balenas: stopped. The same command with --resume goes on where it was.", file=sys.stderr)
         return 130
-    print(table.markdown())
-    print(f"written to {output / experiment.name}.md, .csv and .json")
+    print(found.markdown())
+    print(f"written to {', '.join(map(str, files))}")
     return 0

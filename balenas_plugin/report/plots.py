@@ -38,7 +38,19 @@ _STYLES: tuple[tuple[object, str, str], ...] = (
 """Line, marker, colour; the first two tell lines apart without the third."""
 
 _LABELS = 1.3
-"""Inches at the right for the labels of lines."""
+"""Inches at the right for the labels of lines, unless one is longer."""
+
+_LETTER = 0.073
+"""Inches that a letter of a label is wide, at most on average."""
+
+_LABEL_PLACE = 1.1
+"""Where labels begin, as a share of the axes' width; their markers stand before them."""
+
+_LEFT = 0.78
+"""Inches at the left for the numbers of the axis and its unit."""
+
+_LABEL_LENGTH = 22
+"""Letters of a label that are shown."""
 
 _LABEL_GAP = 0.075
 """Least distance of two labels, as a share of the height."""
@@ -130,6 +142,7 @@ def line_chart(
     unit: str,
     limits: tuple[float, float] | None = None,
     rule: tuple[float, str] | None = None,
+    heading: Sequence[str] = (),
 ) -> Callable[[Figure], None]:
     """Return what draws lines over epochs, each labelled at its end.
 
@@ -138,10 +151,12 @@ def line_chart(
         unit: of the values, beside the axis.
         limits: of the axis.
         rule: a value to be marked by a thin line, and what it is.
+        heading: lines of text above the axes, the first a title, for a picture that stands alone.
     """
 
     def draw(figure: Figure) -> None:
-        axes = _axes(figure, right=_LABELS if len(lines) > 1 else 0.12)
+        axes = _axes(figure, right=_room(figure, lines), top=0.1 + 0.2 * len(heading))
+        _write_heading(figure, heading)
         for number, line in enumerate(lines):
             _draw_line(axes, line, number)
         if rule is not None:
@@ -160,10 +175,26 @@ def line_chart(
     return draw
 
 
-def _axes(figure: Figure, *, left: float = 0.78, right: float = 0.12, bottom: float = 0.48, top: float = 0.1) -> Axes:
+def _room(figure: Figure, lines: Sequence[Line]) -> float:
+    """Return the inches that labels need at the right of the axes; one line has none."""
+    if len(lines) < 2:
+        return 0.12
+    text = _LETTER * max(len(shortened(line.label, _LABEL_LENGTH)) for line in lines)
+    offset = _LABEL_PLACE - 1
+    return max(_LABELS, (text + offset * (figure.get_size_inches()[0] - _LEFT)) / _LABEL_PLACE)
+
+
+def _axes(figure: Figure, *, left: float = _LEFT, right: float = 0.12, bottom: float = 0.48, top: float = 0.1) -> Axes:
     """Return axes with margins in inches, the same in every chart, so that charts beside each other line up."""
     width, height = figure.get_size_inches()
     return figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height))
+
+
+def _write_heading(figure: Figure, heading: Sequence[str]) -> None:
+    width, height = figure.get_size_inches()
+    for number, text in enumerate(heading):
+        weight, size = ("bold", 9.5) if number == 0 else ("normal", 8)
+        figure.text(0.1 / width, 1 - (0.1 + 0.2 * number) / height, text, va="top", weight=weight, fontsize=size)
 
 
 def strip_chart(lines: Sequence[Line], *, unit: str) -> Callable[[Figure], None]:
@@ -187,7 +218,7 @@ def strip_chart(lines: Sequence[Line], *, unit: str) -> Callable[[Figure], None]
                 "fontsize": 8.5,
                 "color": color,
             }
-            axes.text(1.03, shift + line.series.values[-1], shortened(line.label, 22), **ours)
+            axes.text(1.03, shift + line.series.values[-1], shortened(line.label, _LABEL_LENGTH), **ours)
         places = [t - number * height for number in range(len(lines)) for t in ticks]
         axes.set_yticks(places, [f"{t:g}" for _ in lines for t in ticks], fontsize=7.5)
         axes.set_ylim(high + margin - len(lines) * height, high + margin)
@@ -220,6 +251,8 @@ def _draw_line(axes: Axes, line: Line, number: int) -> None:
 def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
     """Write each label right of its line's end, moved apart where they would touch."""
     low, high = axes.get_ylim()
+    left, edge = axes.get_xlim()
+    last = max(line.series.epochs[-1] for line in lines if line.series)
     ends = [
         (min(max((line.series.values[-1] - low) / (high - low), 0), 1), number)
         for number, line in enumerate(lines)
@@ -232,12 +265,16 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
     for k in range(len(places) - 1, -1, -1):
         limit = places[k + 1] - _LABEL_GAP if k + 1 < len(places) else places[k] - excess
         places[k] = min(places[k], limit)
+    axes.set_xlim(left, edge)  # which the thin lines to the edge would move
     for (end, number), place in zip(sorted(ends), places, strict=True):
         _, marker, color = _STYLES[number % len(_STYLES)]
+        line = lines[number].series
+        if line.epochs[-1] < last:
+            axes.plot([line.epochs[-1], edge], [line.values[-1]] * 2, ":", color=color, linewidth=0.7, alpha=0.7)
         ours: dict[str, Any] = {"color": color, "transform": axes.transAxes, "clip_on": False}
         axes.plot([1.005, 1.045], [end, place], linewidth=0.6, **ours)
         axes.plot([1.07], [place], marker=marker, markersize=4.5, **ours)
-        axes.text(1.1, place, shortened(lines[number].label, 22), va="center", fontsize=8.5, **ours)
+        axes.text(_LABEL_PLACE, place, shortened(lines[number].label, _LABEL_LENGTH), va="center", fontsize=8.5, **ours)
 
 
 def dot_chart(groups: Sequence[tuple[str, Sequence[float]]], *, unit: str) -> Callable[[Figure], None]:

@@ -1,6 +1,6 @@
-"""What each table and figure compares, and the paper's own numbers.
+"""What each table compares, and the paper's own numbers.
 
-Source: Zhang et al. 2022, Tables 1, 2, 4 and 5, Figures 1 to 3.
+Source: Zhang et al. 2022, Tables 1, 2, 4 and 5.
 """
 
 from __future__ import annotations
@@ -54,21 +54,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One table or figure.
+    """One table.
 
     Args:
         name: on the command line.
         title: what it shows.
-        rows: its lines; a figure's are its curves.
+        rows: its lines.
         pairs: titles of rows whose difference is tested.
-        curve: column of the searches' histories that a figure draws; None for a table.
     """
 
     name: str
     title: str
     rows: Sequence[Row]
     pairs: Sequence[tuple[str, str]] = ()
-    curve: str | None = None
 
     def with_methods(self, methods: Sequence[str] | None) -> Experiment:
         """Return the experiment with some methods only."""
@@ -77,7 +75,7 @@ class Experiment:
         rows = [row for row in self.rows if row.method in methods]
         titles = {row.title for row in rows}
         pairs = [pair for pair in self.pairs if titles.issuperset(pair)]
-        return Experiment(self.name, self.title, rows, pairs, self.curve)
+        return Experiment(self.name, self.title, rows, pairs)
 
 
 def _paper(*numbers: tuple[float, float | None]) -> dict[str, tuple[float, float | None]]:

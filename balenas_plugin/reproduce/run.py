@@ -1,29 +1,36 @@
-"""Reproduce a table: search what it needs, choose, look up, write."""
+"""Reproduce a table or a figure: search what it needs, choose, look up, write."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from balenas_plugin import __version__
-from balenas_plugin.benchmarks import open_benchmark
+from balenas_plugin.benchmarks import Benchmark, open_benchmark
+from balenas_plugin.config import SearchConfig
+from balenas_plugin.diagnostics import read_log
 from balenas_plugin.errors import OptionError, SearchFailedError, nearest
+from balenas_plugin.reproduce.charts import Chart
 from balenas_plugin.reproduce.experiments import EXPERIMENTS, Experiment
+from balenas_plugin.reproduce.figures import FIGURES, Figure, values_of
 from balenas_plugin.reproduce.picks import Picker
 from balenas_plugin.reproduce.scales import Scale
 from balenas_plugin.reproduce.searches import Search, run_searches, searches_of
 from balenas_plugin.reproduce.tables import Table
 
+Finished = Mapping[tuple[str, int], Search]
+"""Name of a search and seed -> the search that has ended."""
 
-def experiment_of(name: str, methods: Sequence[str] | None) -> Experiment:
-    """Return an experiment, with some methods only if they are given.
+
+def experiment_of(name: str, methods: Sequence[str] | None) -> Experiment | Figure:
+    """Return a table's or a figure's experiment, with some methods only if they are given.
 
     Raises:
         OptionError: it has no such method.
     """
-    experiment = EXPERIMENTS[name]
+    experiment = FIGURES[name] if name in FIGURES else EXPERIMENTS[name]
     known = list(dict.fromkeys(row.method for row in experiment.rows))
     for method in methods or ():
         if method not in known:
@@ -49,46 +56,90 @@ def seeds_of(text: str) -> list[int]:
 
 
 def reproduce(
-    experiment: Experiment, scale: Scale, seeds: Sequence[int], output: Path, *, table: Path | None, jobs: int
-) -> Table:
-    """Run the searches that are missing, and return the table; what was found before is kept.
+    experiment: Experiment | Figure,
+    scale: Scale,
+    seeds: Sequence[int],
+    output: Path,
+    *,
+    table: Path | None,
+    jobs: int,
+) -> tuple[Table | Chart, list[Path]]:
+    """Run the searches that are missing; return the table or the figure, and its files. What was found before is kept.
 
     Raises:
-        BalenasError: bad input, or a search failed. The table is written all the same, with what there is.
+        BalenasError: bad input, or a search failed. The files are written all the same, with what there is.
         KeyboardInterrupt: the user stopped; calling it again goes on.
     """
+    found: Table | Chart
+    if isinstance(experiment, Figure):
+        found, failure = _draw(experiment, scale, seeds, output, table=table, jobs=jobs)
+    else:
+        found, failure = _tabulate(experiment, scale, seeds, output, table=table, jobs=jobs)
+    files = found.write(output)
+    if failure is not None:
+        raise failure
+    return found, files
+
+
+def _tabulate(
+    experiment: Experiment, scale: Scale, seeds: Sequence[int], output: Path, *, table: Path | None, jobs: int
+) -> tuple[Table, SearchFailedError | None]:
     benchmark = open_benchmark(table)  # first: without it the searches would be for nothing
-    names = list(dict.fromkeys(row.search for row in experiment.rows if row.search is not None))
-    searches = searches_of(output, [scale.config(name, seed) for seed in seeds for name in names])
-    failure: SearchFailedError | None = None
-    try:
-        run_searches(searches, jobs=jobs)
-    except SearchFailedError as error:
-        failure = error
-    by_name = {(s.config.name, s.config.seed): s for s in searches if s.folder.finished}
+    finished, failure = _search(_configs(experiment, scale, seeds), output, jobs=jobs)
     config = scale.config(next(iter(scale.searches)), seeds[0])
     picker = Picker(output / "picks", benchmark, scale.proxy_networks, config.data, workers=jobs)
     results = {
         row.title: {
-            seed: picker.accuracies(row, _search(by_name, row.search, seed), seed)
+            seed: picker.accuracies(row, None if row.search is None else finished[row.search, seed], seed)
             for seed in seeds
-            if row.search is None or (row.search, seed) in by_name
+            if row.search is None or (row.search, seed) in finished
         }
         for row in experiment.rows
     }
-    about = {
+    return Table(experiment, results, _about(scale, seeds, benchmark)), failure
+
+
+def _draw(
+    figure: Figure, scale: Scale, seeds: Sequence[int], output: Path, *, table: Path | None, jobs: int
+) -> tuple[Chart, SearchFailedError | None]:
+    configs = _configs(figure, scale, seeds)
+    figure.require_measured(configs)
+    benchmark = open_benchmark(table) if figure.quantity.looked_up else None
+    finished, failure = _search(configs, output, jobs=jobs)
+    logs = {key: read_log(search.folder.diagnostics) for key, search in finished.items()}
+    results = {
+        row.title: {
+            seed: values_of(figure.quantity, logs[row.search, seed].records, benchmark)
+            for seed in seeds
+            if (row.search, seed) in logs
+        }
+        for row in figure.rows
+    }
+    return Chart(figure, results, _about(scale, seeds, benchmark)), failure
+
+
+def _configs(experiment: Experiment | Figure, scale: Scale, seeds: Sequence[int]) -> list[SearchConfig]:
+    """Return the searches that an experiment needs, seed by seed."""
+    names = list(dict.fromkeys(row.search for row in experiment.rows if row.search is not None))
+    return [scale.config(name, seed) for seed in seeds for name in names]
+
+
+def _search(configs: Sequence[SearchConfig], output: Path, *, jobs: int) -> tuple[Finished, SearchFailedError | None]:
+    """Run the searches that are missing; return those that have ended, and what went wrong with the others."""
+    searches = searches_of(output, configs)
+    failure = None
+    try:
+        run_searches(searches, jobs=jobs)
+    except SearchFailedError as error:
+        failure = error
+    return {(s.config.name, s.config.seed): s for s in searches if s.folder.finished}, failure
+
+
+def _about(scale: Scale, seeds: Sequence[int], benchmark: Benchmark | None) -> dict[str, str]:
+    return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "scale": scale.name,
         "seeds": ", ".join(map(str, seeds)),
-        "ground truth": benchmark.name,
+        "ground truth": "none: nothing is looked up" if benchmark is None else benchmark.name,
         "version": f"balenas_plugin {__version__}",
     }
-    found = Table(experiment, results, about)
-    found.write(output)
-    if failure is not None:
-        raise failure
-    return found
-
-
-def _search(by_name: dict[tuple[str, int], Search], name: str | None, seed: int) -> Search | None:
-    return None if name is None else by_name[name, seed]

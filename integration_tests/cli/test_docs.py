@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from balenas_plugin.cli import build_parser
+
 from .commands import balenas
 from .conftest import TINY
 
@@ -22,6 +24,9 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 ELSEWHERE = ("balenas doctor",)
 """Its checks are run by test_doctor.py; all of them take half a minute."""
+
+TAKES_HOURS = "balenas reproduce "
+"""How commands begin that are only parsed here; test_reproduce_command.py runs them at a tiny scale."""
 
 NEEDS_NASLIB = ("naslib.md",)
 """Pages whose scripts need a clone of NASLib, which no registry has."""
@@ -58,8 +63,11 @@ def test_commands_and_scripts_of_a_page(page: str, place: Path) -> None:
         if text in ELSEWHERE:
             continue
         if language == "sh":
-            command, *words = shlex.split(text)
+            command, *words = shlex.split(text, comments=True)
             assert command == "balenas", text
+            if text.startswith(TAKES_HOURS):
+                build_parser().parse_args(words)
+                continue
             ended = balenas(*words, folder=place)
         else:
             script = place / f"example{number}.py"

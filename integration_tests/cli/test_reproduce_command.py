@@ -1,4 +1,4 @@
-"""`balenas reproduce`: searches in folders of their own, a table from them, and going on after a stop."""
+"""`balenas reproduce`: searches in folders of their own, tables and figures from them, and going on after a stop."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ common:
   space: {name: NasBench201, stem_out_channels: 2, num_modules_per_stack: 1}
   data: {name: digits, limit: 128, batch_size: 32}
   evaluator: {epochs: 1}
+  diagnostics: {curvature_every_n_epochs: 1}
 searches:
   darts: {strategy: {name: DARTS, arc_learning_rate: 0.01}}
   balenas: {strategy: {name: BaLeNAS, num_mc_samples: 1, arc_learning_rate: 0.01}}
   darts-2nd: {strategy: {name: NoStrategy}}
+  gdas: {strategy: {name: NoStrategy}}
 proxy_networks: {channels: 2, cells_per_stage: 1, image_size: 8, batch_size: 8}
 """
 COMMAND = ("reproduce", "table1", "--scale", "scale.yml", "--seeds", "3", "--output", "found", "--table")
@@ -80,6 +82,57 @@ def test_a_failed_search_is_named_and_the_rest_is_told(reproduced: Path, data_di
     rows = {row["title"]: row["seeds"] for row in document["rows"]}
     assert rows["DARTS 2nd"] == {}
     assert set(rows["DARTS 1st"]) == {"3"}
+
+
+def manifests(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in (folder / "found" / "searches").rglob("manifest.json")}
+
+
+def test_a_figure_takes_the_searches_of_the_table(reproduced: Path, data_dir: Path) -> None:
+    before = manifests(reproduced)
+    words = ["fig3" if word == "table1" else word for word in COMMAND]
+    ended = balenas(*words, str(data_dir), "--resume", folder=reproduced)
+    assert ended.code == 0, ended.errors
+    assert manifests(reproduced) == before
+    files = {kind: reproduced / "found" / f"fig3.{kind}" for kind in ("md", "csv", "json", "svg", "png")}
+    assert files["md"].read_text() in ended.output
+    assert all(str(path.relative_to(reproduced)) in ended.output for path in files.values())
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in files["svg"].read_bytes()
+    record = json.loads((reproduced / "found/searches/darts/seed-3/diagnostics.jsonl").read_text().splitlines()[1])
+    row, seed, epoch, value = files["csv"].read_text().splitlines()[1].split(",")
+    assert (row, seed, epoch) == ("DARTS 1st", "3", "0")
+    assert float(value) == pytest.approx(record["eigenvalue"], rel=1e-5)
+    about = json.loads(files["json"].read_text())["about"]
+    assert about["command"].endswith("--resume")
+    assert (about["scale"], about["seeds"]) == ("scale", "3")
+
+
+def test_a_figure_tells_what_was_not_run(reproduced: Path, data_dir: Path) -> None:
+    words = ["fig1" if word == "table1" else word for word in COMMAND]
+    ended = balenas(*words, str(data_dir), "--resume", folder=reproduced)
+    assert ended.code == 2
+    assert "search gdas seed 3 failed and said: strategy 'NoStrategy' is unknown" in ended.errors
+    assert "Traceback" not in ended.errors
+    text = (reproduced / "found" / "fig1.md").read_text()
+    assert "| GDAS | 0 | not run |" in text
+    document = json.loads((reproduced / "found" / "fig1.json").read_text())
+    errors = {row["title"]: row["mean"]["values"] for row in document["rows"]}
+    table = json.loads((reproduced / "found" / "table1.json").read_text())
+    accuracies = next(row["seeds"]["3"] for row in table["rows"] if row["title"] == "DARTS 1st")
+    assert errors["DARTS 1st"] == [pytest.approx(100 - accuracies["cifar10"])]  # its only epoch is its last
+    assert (reproduced / "found" / "fig1.png").exists()
+
+
+def test_a_figure_that_cannot_be_drawn_is_refused_first(reproduced: Path) -> None:
+    (reproduced / "flat.yml").write_text(SCALE.replace("curvature_every_n_epochs: 1", "curvature: off"))
+    ended = balenas("reproduce", "fig3", "--scale", "flat.yml", "--output", "flat", folder=reproduced)
+    assert ended.code == 2
+    assert "set diagnostics.curvature to auto" in ended.errors
+    assert not (reproduced / "flat").exists()
+    ended = balenas("reproduce", "fig2", "--scale", "scale.yml", "--output", "flat", folder=reproduced)
+    assert ended.code == 2
+    assert "has no search 'darts-long'; did you mean 'darts" in ended.errors
 
 
 def test_another_config_is_refused(reproduced: Path, data_dir: Path) -> None:

@@ -19,7 +19,8 @@ LAYERS = (
     {"benchmarks", "diagnostics", "proxies"},
     {"config"},
     {"doctor", "export", "ground_truth", "run_folder"},
-    {"report", "run_location", "reproduce"},
+    {"report", "run_location"},
+    {"reproduce"},
     {"adapters"},
     {"cli", "naslib", "__init__"},
 )

@@ -1,0 +1,211 @@
+"""What each figure draws: which searches, and which number of every epoch of theirs.
+
+Source: Zhang et al. 2022, Figures 1 to 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from balenas_plugin.benchmarks import Benchmark
+from balenas_plugin.config import SearchConfig
+from balenas_plugin.errors import OptionError
+from balenas_plugin.report.reading import at, number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A number of every epoch.
+
+    Args:
+        name: what it is, in which unit.
+        unit: the same in short, beside the axis.
+        digits: after the point, in tables.
+        keys: where a line of diagnostics.jsonl holds it.
+        factor: from the file's unit to this one.
+        looked_up: the file holds an architecture there, whose test error on CIFAR-10 the benchmark tells.
+        curvature: it is measured in some epochs only, as `diagnostics.curvature` and its kin say.
+        least: that it can be; None for no bound.
+    """
+
+    name: str
+    unit: str
+    digits: int
+    keys: tuple[str, ...]
+    factor: float = 1.0
+    looked_up: bool = False
+    curvature: bool = False
+    least: float | None = None
+
+    def of(self, record: Mapping[str, Any], benchmark: Benchmark | None) -> float | None:
+        """Return the number of one epoch; None where it was not measured, or was not finite.
+
+        Raises:
+            SpaceError: the file holds a malformed architecture.
+            DataError: the benchmark does not hold the architecture.
+        """
+        found = at(record, self.keys)
+        if self.looked_up:
+            if benchmark is None or not isinstance(found, str):
+                return None
+            return 100 - benchmark.query(found, "cifar10", "test_accuracy")
+        value = number(found)
+        return None if value is None else self.factor * value
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a figure: the mean over seeds.
+
+    Args:
+        title: stands at its end.
+        search: whose epochs they are.
+        method: its name for `--methods`.
+    """
+
+    title: str
+    search: str
+    method: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure.
+
+    Args:
+        name: on the command line.
+        title: what it shows.
+        about: under the title: how it differs from the paper's.
+        rows: its curves.
+        quantity: what they show.
+        notes: what a reader must know of the numbers.
+        rule: a value to be marked, and what it is.
+    """
+
+    name: str
+    title: str
+    about: str
+    rows: Sequence[Curve]
+    quantity: Quantity
+    notes: Sequence[str]
+    rule: tuple[float, str] | None = None
+
+    def with_methods(self, methods: Sequence[str] | None) -> Figure:
+        """Return the figure with some methods only."""
+        return self if methods is None else replace(self, rows=[row for row in self.rows if row.method in methods])
+
+    def require_measured(self, configs: Sequence[SearchConfig]) -> None:
+        """Raise unless these searches write what the figure draws: better now than when they have ended.
+
+        Raises:
+            OptionError: one does not.
+        """
+        for config in configs:
+            options, epochs = config.diagnostics, config.evaluator.epochs
+            problem = None
+            if not options.enabled:
+                problem = "writes no diagnostics: set diagnostics.enabled to true"
+            elif self.quantity.curvature and options.curvature == "off":
+                problem = "does not measure the curvature: set diagnostics.curvature to auto"
+            elif self.quantity.curvature and options.curvature_every_n_epochs > epochs:
+                problem = (
+                    f"ends before the curvature is measured: set diagnostics.curvature_every_n_epochs to {epochs} at "
+                    f"most, got {options.curvature_every_n_epochs}"
+                )
+            elif self.quantity.looked_up and config.space["name"] != "NasBench201":
+                problem = (
+                    f"searches the space {config.space['name']}, which the benchmark does not hold: NasBench201 does"
+                )
+            if problem is not None:
+                raise OptionError(f"{self.name} cannot be drawn: search {config.name} of the scale {problem}")
+
+
+def values_of(
+    quantity: Quantity, records: Sequence[Mapping[str, Any]], benchmark: Benchmark | None
+) -> dict[int, float]:
+    """Return epoch -> value, of the epochs of one search that have one; of an epoch told twice, the later."""
+    found = {record["epoch"]: quantity.of(record, benchmark) for record in records}
+    return {epoch: value for epoch, value in sorted(found.items()) if value is not None}
+
+
+TEST_ERROR = Quantity(
+    name="test error on CIFAR-10 in percent",
+    unit="test error, percent",
+    digits=2,
+    keys=("notation", "nasbench201"),
+    looked_up=True,
+    least=0.0,
+)
+SKIP_RATIO = Quantity(
+    name="skip connections in percent of the chosen operations",
+    unit="skip connections, percent",
+    digits=1,
+    keys=("skip_ratio",),
+    factor=100.0,
+    least=0.0,
+)
+EIGENVALUE = Quantity(
+    name="largest eigenvalue of d2 L_val / d alpha2 in 1/logit^2",
+    unit="largest eigenvalue, 1 / logit\N{SUPERSCRIPT TWO}",
+    digits=4,
+    keys=("eigenvalue",),
+    curvature=True,
+)
+
+FIGURE_1 = Figure(
+    name="fig1",
+    title="Anytime test error on NAS-Bench-201",
+    about="As the paper's Fig. 1, which is on NAS-Bench-1Shot1",
+    rows=[
+        Curve("DARTS 1st", "darts", "darts"),
+        Curve("GDAS", "gdas", "gdas"),
+        Curve("BaLeNAS 1st", "balenas", "balenas"),
+    ],
+    quantity=TEST_ERROR,
+    notes=[
+        "The paper's Fig. 1 is on space 3 of NAS-Bench-1Shot1, whose data this package does not have. This is the same "
+        "question on another benchmark, NAS-Bench-201: do not compare the percentages with the paper's.",
+        "Each value is the benchmark's test error of the architecture that the search would return if it ended with "
+        "this epoch (the argmax). It is looked up afterwards; no search sees it.",
+    ],
+)
+
+FIGURE_2 = Figure(
+    name="fig2",
+    title="Skip connections over the search",
+    about="As the paper's Fig. 2, in the cell of NAS-Bench-201",
+    rows=[
+        Curve("DARTS 1st", "darts", "darts"),
+        Curve("DARTS 1st, longer", "darts-long", "darts-long"),
+        Curve("BaLeNAS, M = 1", "balenas-m1", "balenas-m1"),
+        Curve("BaLeNAS, M = 3", "balenas", "balenas"),
+    ],
+    quantity=SKIP_RATIO,
+    notes=[
+        "The paper's Fig. 2 is of the normal cell of the DARTS space, 8 operations. Here it is the cell of "
+        "NAS-Bench-201: 6 operations, of which one skip is 16.7 %.",
+        "Of the current architecture, the argmax. The thin line is 3 of 8, above which networks are usually poor "
+        "(Zhang et al. 2022, Sec. 4.2.3).",
+    ],
+    rule=(37.5, "3 of 8"),
+)
+
+FIGURE_3 = Figure(
+    name="fig3",
+    title="Largest eigenvalue of the Hessian over the search",
+    about="As the paper's Fig. 3, in the space of NAS-Bench-201",
+    rows=[
+        Curve("DARTS 1st", "darts", "darts"),
+        Curve("BaLeNAS 1st", "balenas", "balenas"),
+    ],
+    quantity=EIGENVALUE,
+    notes=[
+        "The paper's Fig. 3 is in the DARTS space. Absolute values depend on the space and the data: compare curves.",
+        "Of d2 L_val / d alpha2 on the same validation batches every time, at the current alpha (BaLeNAS: at the "
+        "posterior mean), every `diagnostics.curvature_every_n_epochs`.",
+    ],
+)
+
+FIGURES = {figure.name: figure for figure in (FIGURE_1, FIGURE_2, FIGURE_3)}
