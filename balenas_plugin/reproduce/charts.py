@@ -204,12 +204,13 @@ def _few_epochs(curves: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _limits(figure: Figure, lines: Sequence[Line]) -> tuple[float, float] | None:
-    """Return the limits of the axis where the quantity has a least value, which a band may not go below."""
-    if figure.quantity.least is None:
+    """Return the limits of the axis where the quantity has bounds, which a band may not leave."""
+    if figure.quantity.bounds is None:
         return None
+    least, most = figure.quantity.bounds
     edges = [value for line in lines for value in (*line.series.values, *(line.high or ()))]
-    height = max([*edges, *([figure.rule[0]] if figure.rule else [])]) - figure.quantity.least
-    return figure.quantity.least - 0.02 * height, figure.quantity.least + 1.06 * height
+    height = min(max([*edges, *([figure.rule[0]] if figure.rule else [])]), most) - least or 1.0
+    return least - 0.02 * height, least + 1.04 * height
 
 
 def _spread(curve: MeanCurve, place: int, digits: int) -> str:

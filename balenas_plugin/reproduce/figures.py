@@ -27,7 +27,7 @@ class Quantity:
         factor: from the file's unit to this one.
         looked_up: the file holds an architecture there, whose test error on CIFAR-10 the benchmark tells.
         curvature: it is measured in some epochs only, as `diagnostics.curvature` and its kin say.
-        least: that it can be; None for no bound.
+        bounds: that it cannot leave, nor its band in a chart; None for none.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Quantity:
     factor: float = 1.0
     looked_up: bool = False
     curvature: bool = False
-    least: float | None = None
+    bounds: tuple[float, float] | None = None
 
     def of(self, record: Mapping[str, Any], benchmark: Benchmark | None) -> float | None:
         """Return the number of one epoch; None where it was not measured, or was not finite.
@@ -136,7 +136,7 @@ TEST_ERROR = Quantity(
     digits=2,
     keys=("notation", "nasbench201"),
     looked_up=True,
-    least=0.0,
+    bounds=(0.0, 100.0),
 )
 SKIP_RATIO = Quantity(
     name="skip connections in percent of the chosen operations",
@@ -144,7 +144,7 @@ SKIP_RATIO = Quantity(
     digits=1,
     keys=("skip_ratio",),
     factor=100.0,
-    least=0.0,
+    bounds=(0.0, 100.0),
 )
 EIGENVALUE = Quantity(
     name="largest eigenvalue of d2 L_val / d alpha2 in 1/logit^2",
