@@ -181,7 +181,8 @@ def _room(figure: Figure, lines: Sequence[Line]) -> float:
         return 0.12
     text = _LETTER * max(len(shortened(line.label, _LABEL_LENGTH)) for line in lines)
     offset = _LABEL_PLACE - 1
-    return max(_LABELS, (text + offset * (figure.get_size_inches()[0] - _LEFT)) / _LABEL_PLACE)
+    width = float(figure.get_size_inches()[0])
+    return max(_LABELS, (text + offset * (width - _LEFT)) / _LABEL_PLACE)
 
 
 def _axes(figure: Figure, *, left: float = _LEFT, right: float = 0.12, bottom: float = 0.48, top: float = 0.1) -> Axes:

@@ -16,6 +16,7 @@ from balenas_plugin.files import write_atomically, write_text_atomically
 from balenas_plugin.report.plots import Line, Picture, line_chart, mean_and_deviation
 from balenas_plugin.report.reading import NOT_KNOWN, Series
 from balenas_plugin.reproduce.figures import Curve, Figure
+from balenas_plugin.reproduce.tables import markdown_line
 
 PerSeed = Mapping[int, Mapping[int, float]]
 """Seed -> epoch -> value."""
@@ -78,9 +79,9 @@ class Chart:
         lines += ["mean +- standard deviation over seeds; epochs count from 0.", ""]
         if epochs:
             lines += [f"![{self._described()}]({figure.name}.svg)", ""]
-        lines += [_line(head), _line(["---"] * len(head))]
+        lines += [markdown_line(head), markdown_line(["---"] * len(head))]
         for row, curve in curves:
-            lines.append(_line([row.title, str(curve.seeds), *self._cells(row, curve, epochs)]))
+            lines.append(markdown_line([row.title, str(curve.seeds), *self._cells(row, curve, epochs)]))
         lines += ["", *(f"- {note}" for note in figure.notes)]
         lines += [*(f"- {key}: {value}" for key, value in self.about.items()), ""]
         return "\n".join(lines)
@@ -220,10 +221,6 @@ def _spread(curve: MeanCurve, place: int, digits: int) -> str:
 
 def _write(content: bytes, file: BinaryIO) -> None:
     file.write(content)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _capital(text: str) -> str:

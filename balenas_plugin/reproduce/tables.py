@@ -71,21 +71,21 @@ class Table:
     def markdown(self) -> str:
         """Return the table for a page."""
         head = ["", "seeds", *(f"{dataset} test" for dataset in DATASETS), "CIFAR-10 validation", "paper (test)"]
-        lines = [f"## {self.experiment.title}", "", _line(head), _line(["---"] * len(head))]
+        lines = [f"## {self.experiment.title}", "", markdown_line(head), markdown_line(["---"] * len(head))]
         for row in self.experiment.rows:
             found = self.results.get(row.title, {})
             ours = [_spread(found, column) for column in (*DATASETS, "cifar10-valid")]
             paper = " / ".join(_published(*row.paper[dataset]) for dataset in DATASETS if dataset in row.paper)
-            lines.append(_line([row.title, str(len(found)), *ours, paper]))
+            lines.append(markdown_line([row.title, str(len(found)), *ours, paper]))
         comparisons = self.comparisons()
         if comparisons:
-            lines += ["", _line(["difference of test accuracies", "data set", "mean", "p (paired t)", "seeds"])]
-            lines.append(_line(["---"] * 5))
+            lines += ["", markdown_line(["difference of test accuracies", "data set", "mean", "p (paired t)", "seeds"])]
+            lines.append(markdown_line(["---"] * 5))
             for c in comparisons:
                 error = "" if c.standard_error is None else f" +- {c.standard_error:.2f}"
                 p = "" if c.p_value is None else f"{c.p_value:.3f}"
                 names = f"{c.better} - {c.worse}"
-                lines.append(_line([names, c.dataset, f"{c.difference:+.2f}{error}", p, str(c.seeds)]))
+                lines.append(markdown_line([names, c.dataset, f"{c.difference:+.2f}{error}", p, str(c.seeds)]))
         lines += ["", *(f"- {key}: {value}" for key, value in self.about.items()), ""]
         return "\n".join(lines)
 
@@ -150,5 +150,6 @@ def _published(mean: float, deviation: float | None) -> str:
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f} +- {deviation:.2f}"
 
 
-def _line(cells: Sequence[str]) -> str:
+def markdown_line(cells: Sequence[str]) -> str:
+    """Return a line of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
