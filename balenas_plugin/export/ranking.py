@@ -17,6 +17,7 @@ from balenas_plugin.export.candidates import Candidate, drawn_candidates, enumer
 from balenas_plugin.export.scoring import score_candidates
 from balenas_plugin.export.selection import ProxySelection
 from balenas_plugin.export.space import Space
+from balenas_plugin.export.supernet import Supernet
 
 _BOOTSTRAPS = 1000
 
@@ -32,7 +33,8 @@ class RankedArchitecture:
         probability: P(architecture) under the posterior, exact.
         log_probability: the same, in nats.
         times_drawn: how many of the n draws gave it; 0 if it was enumerated.
-        scores: proxy -> the number it was ranked by, higher is better (SynFlow: its logarithm), mean over seeds.
+        scores: proxy -> the number it was ranked by, higher is better (SynFlow: its logarithm; the supernet's accuracy:
+            from 0 to 1), mean over seeds.
         winning_probability: decision -> probability of what was chosen.
         stability: share of bootstrap repetitions in which it comes first, over draws (if sampled) and seeds.
         params: parameters, where a constraint asked for them.
@@ -75,9 +77,10 @@ def rank(
     *,
     inputs: Tensor | None = None,
     targets: Tensor | None = None,
+    supernet: Supernet | None = None,
     progress: bool = False,
 ) -> list[RankedArchitecture]:
-    """Rank architectures from a posterior with zero-cost proxies; the best comes first.
+    """Rank architectures from a posterior with zero-cost proxies or the supernet's accuracy; the best comes first.
 
     Args:
         posterior: of a search in `space`.
@@ -85,11 +88,12 @@ def rank(
         selection: which candidates, scored how; the paper's BaLeNAS-TF by default.
         inputs: a batch of images, shape (B, C, H, W), for the proxies that look at data; ones if none is given.
         targets: its labels, shape (B,), for the proxies that need them.
+        supernet: of the search, for a selection by its accuracy.
         progress: show a progress bar.
 
     Raises:
         SpaceError: the posterior is of another space, or no candidate meets the constraints.
-        OptionError: a proxy needs labels that were not given.
+        OptionError: a proxy needs labels that were not given, or the supernet's accuracy a supernet.
 
     Source: Zhang et al. 2022, Sec. 3.3 and Table 4.
     """
@@ -102,7 +106,9 @@ def rank(
         candidates = enumerated_candidates(architectures, selection.n)
     if inputs is None:
         inputs = torch.ones(1, *space.image_shape)
-    table = score_candidates(candidates, space, selection, inputs=inputs, targets=targets, progress=progress)
+    table = score_candidates(
+        candidates, space, selection, inputs=inputs, targets=targets, supernet=supernet, progress=progress
+    )
     if not table.kept:
         raise SpaceError(
             f"none of the {len(candidates)} candidates meets max_params={selection.max_params}, "
@@ -147,7 +153,7 @@ def _order_and_stability(
         values: shape (candidates, proxies, seeds), higher is better.
     """
     log_probability = torch.tensor([c.architecture.log_probability for c in candidates], dtype=torch.float64)
-    order = _order(values, log_probability, selection)
+    order = best_first(values, log_probability, selection)
     generator = torch.Generator().manual_seed(selection.seed)
     drawn = torch.tensor([float(max(c.times_drawn, 1)) for c in candidates])
     present = torch.ones(_BOOTSTRAPS, len(candidates), dtype=torch.bool)
@@ -159,13 +165,19 @@ def _order_and_stability(
     places = _places(order).expand(_BOOTSTRAPS, -1)
     if seeds > 1:
         picked = [torch.randint(seeds, (seeds,), generator=generator) for _ in range(_BOOTSTRAPS)]
-        places = torch.stack([_places(_order(values[..., p], log_probability, selection)) for p in picked])
+        places = torch.stack([_places(best_first(values[..., p], log_probability, selection)) for p in picked])
     winners = torch.where(present, places, len(candidates)).argmin(1)
     return order, torch.bincount(winners, minlength=len(candidates)) / _BOOTSTRAPS
 
 
-def _order(values: Tensor, log_probability: Tensor, selection: ProxySelection) -> list[int]:
-    """Return the candidates from the best to the worst; ties are broken by the first proxy."""
+def best_first(values: Tensor, log_probability: Tensor, selection: ProxySelection) -> list[int]:
+    """Return the candidates from the best to the worst; ties are broken by the first proxy.
+
+    Args:
+        values: shape (candidates, proxies, seeds), higher is better.
+        log_probability: in nats, shape (candidates,).
+        selection: says whether the probability counts.
+    """
     points = _mean_rank(_criteria(values.mean(-1), log_probability, selection)).tolist()
     first_proxy = values[:, 0].mean(-1).tolist()
     return sorted(range(len(points)), key=lambda i: (points[i], -first_proxy[i], i))

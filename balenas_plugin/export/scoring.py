@@ -1,21 +1,25 @@
-"""Score each candidate once, in this process or in several."""
+"""Score each candidate once, in this process or in several: fresh networks by proxies, inherited ones by accuracy."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from balenas_plugin.bayes.decisions import Sample
-from balenas_plugin.errors import SpaceError
+from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.export.candidates import Candidate
 from balenas_plugin.export.selection import ProxySelection
 from balenas_plugin.export.space import Networks, Space
+from balenas_plugin.export.supernet import SUPERNET_ACCURACY, Supernet, SupernetAccuracy
 from balenas_plugin.proxies import rank_value, score
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class _Scored:
 
 
 @dataclass(frozen=True)
-class _Scorer:
-    """Scores one candidate after the other."""
+class _ProxyScorer:
+    """Scores one candidate after the other by zero-cost proxies."""
 
     candidates: Sequence[Candidate]
     selection: ProxySelection
@@ -71,7 +75,7 @@ class _Scorer:
         """Return the score of each proxy under one initialisation; the network is built if one needs it."""
         values: list[float] = []
         network: torch.nn.Module | None = None
-        for proxy in self.selection.proxies:
+        for proxy in self.selection.zero_cost_proxies:
             fast = networks.fast_rank_value(proxy, sample)
             if fast is None:
                 network = networks.build(sample).to(self.inputs) if network is None else network
@@ -82,11 +86,30 @@ class _Scorer:
     def _value(self, proxy: str, network: torch.nn.Module) -> float:
         try:
             return rank_value(proxy, network, self.inputs, self.targets)
-        except RuntimeError as error:  # e.g. a frozen cell with loose ends, whose width the supernet does not know
-            raise SpaceError(
-                f"a network of the space does not run on images of shape {tuple(self.inputs.shape[1:])}: {error}. "
-                "Check that the space can be frozen to every architecture."
-            ) from error
+        except RuntimeError as error:
+            raise _does_not_run(error) from error
+
+
+@dataclass(frozen=True)
+class _SupernetScorer:
+    """Scores one candidate after the other by its accuracy with the supernet's weights."""
+
+    candidates: Sequence[Candidate]
+    accuracy: SupernetAccuracy
+
+    def __call__(self, index: int) -> float:
+        try:
+            return self.accuracy(self.candidates[index].sample)
+        except RuntimeError as error:
+            raise _does_not_run(error) from error
+
+
+def _does_not_run(error: RuntimeError) -> SpaceError:
+    """Return what to say, e.g. of a frozen cell with loose ends, whose width the supernet does not know."""
+    return SpaceError(
+        f"a network of the space does not run on images of the search: {error}. Check that the space can be frozen to "
+        "every architecture."
+    )
 
 
 def score_candidates(
@@ -96,34 +119,63 @@ def score_candidates(
     *,
     inputs: Tensor,
     targets: Tensor | None,
+    supernet: Supernet | None,
     progress: bool,
 ) -> ScoreTable:
     """Score every candidate with every proxy, `selection.workers` at a time.
 
     The result does not depend on the number of workers: an architecture's weights depend on the seed alone.
+
+    Raises:
+        OptionError: the supernet's accuracy is asked for where there is no supernet.
     """
+    accuracy = _supernet_accuracy(selection, supernet)
     networks = [space.networks(selection.seed + k) for k in range(selection.seeds)]  # shared with forked processes
-    scorer = _Scorer(candidates, selection, inputs, targets, networks)
-    scored = list(tqdm(_run(scorer, selection.workers), total=len(candidates), desc="score", disable=not progress))
+    by_proxies = _ProxyScorer(candidates, selection, inputs, targets, networks)
+    indices = range(len(candidates))
+    scored = _run(by_proxies, indices, workers=selection.workers, bar="score" if progress else None)
     kept = [i for i, result in enumerate(scored) if result.values is not None]
     values = torch.tensor([scored[i].values for i in kept], dtype=torch.float64).reshape(
-        len(kept), selection.seeds, len(selection.proxies)
+        len(kept), selection.seeds, len(selection.zero_cost_proxies)
     )
+    columns = dict(zip(selection.zero_cost_proxies, values.unbind(-1), strict=True))
+    if accuracy is not None:
+        workers = selection.workers if accuracy.device.type == "cpu" else 1  # a forked process cannot use a GPU
+        by_supernet = _SupernetScorer(candidates, accuracy)
+        found = _run(by_supernet, kept, workers=workers, bar="supernet accuracy" if progress else None)
+        columns[SUPERNET_ACCURACY] = torch.tensor(found, dtype=torch.float64)[:, None].expand(-1, selection.seeds)
     return ScoreTable(
         kept,
-        values.transpose(1, 2),
+        torch.stack([columns[name] for name in selection.proxies], 1),
         {i: r.params for i, r in enumerate(scored) if r.params is not None},
         {i: r.flops for i, r in enumerate(scored) if r.flops is not None},
     )
 
 
-_forked: _Scorer | None = None
+def _supernet_accuracy(selection: ProxySelection, supernet: Supernet | None) -> SupernetAccuracy | None:
+    if not selection.needs_supernet:
+        return None
+    if supernet is None:
+        raise OptionError(
+            f"{SUPERNET_ACCURACY} needs the weights and the data of the search, and here is only its posterior: use it "
+            "in BaLeNAS(selection=...), or in `balenas export RUN_DIR`"
+        )
+    return SupernetAccuracy(
+        supernet, images=selection.images, batch_norm_batches=selection.batch_norm_batches, seed=selection.seed
+    )
 
 
-def _run(scorer: _Scorer, workers: int) -> Iterator[_Scored]:
-    indices: Iterable[int] = range(len(scorer.candidates))
-    workers = min(workers, len(scorer.candidates))
-    if workers == 1 or "fork" not in multiprocessing.get_all_start_methods():
+_forked: Callable[[int], Any] | None = None
+
+
+def _run(scorer: Callable[[int], Result], indices: Sequence[int], *, workers: int, bar: str | None) -> list[Result]:
+    """Return what the scorer gives for each index, with a progress bar of that name."""
+    return list(tqdm(_each(scorer, indices, workers), total=len(indices), desc=bar, disable=bar is None))
+
+
+def _each(scorer: Callable[[int], Result], indices: Sequence[int], workers: int) -> Iterator[Result]:
+    workers = min(workers, len(indices))
+    if workers <= 1 or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(scorer, indices)
         return
     # A fork inherits the space, which need not be picklable (NNI's spaces hold lambdas); one torch thread each.
@@ -138,6 +190,6 @@ def _run(scorer: _Scorer, workers: int) -> Iterator[_Scored]:
         _forked = None
 
 
-def _score_forked(index: int) -> _Scored:
+def _score_forked(index: int) -> Any:
     assert _forked is not None
     return _forked(index)

@@ -1,13 +1,15 @@
-"""The options of a selection from a posterior."""
+"""The options of a selection from a posterior, and selections by name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from balenas_plugin.errors import OptionError
-from balenas_plugin.proxies import get_proxy
-from balenas_plugin.validation import require_keys, require_positive, require_whole, require_word
+from balenas_plugin.export.supernet import SUPERNET_ACCURACY
+from balenas_plugin.proxies import get_proxy, list_proxies
+from balenas_plugin.validation import require_flag, require_keys, require_positive, require_whole, require_word
 
 CANDIDATES = ("sample", "enumerate")
 
@@ -18,11 +20,14 @@ class ProxySelection:
 
     Args:
         n: draws, or architectures enumerated.
-        proxy: name of a proxy, or several whose ranks are averaged.
+        proxy: name of a proxy, or "supernet_accuracy" for the accuracy of the supernet's weights on images of the
+            architecture half (after a search in NNI only); several are averaged by rank.
         candidates: "sample" draws and discretises (the paper), "enumerate" takes the n most probable ones.
         include_probability: average in the rank by the posterior's probability too.
         seeds: initialisations scored per architecture; values are averaged.
-        seed: of the draws and the initialisations.
+        seed: of the draws, the initialisations and the supernet's images.
+        images: of the architecture half that the supernet's accuracy is counted on.
+        batch_norm_batches: of the weight half, from which batch-norm's statistics are estimated for each architecture.
         max_params: leave out networks with more parameters.
         max_flops: leave out networks with more multiply-adds per image, counted as 2 floating-point operations each.
         workers: processes that score in parallel.
@@ -37,35 +42,67 @@ class ProxySelection:
     include_probability: bool = False
     seeds: int = 1
     seed: int = 0
+    images: int = 1000
+    batch_norm_batches: int = 8
     max_params: float | None = None
     max_flops: float | None = None
     workers: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("n", 1), ("seeds", 1), ("seed", 0), ("workers", 1)):
+        whole = (("n", 1), ("seeds", 1), ("seed", 0), ("images", 1), ("batch_norm_batches", 1), ("workers", 1))
+        for name, least in whole:
             require_whole(name, getattr(self, name), least=least)
         require_word("candidates", self.candidates, CANDIDATES)
+        require_flag("include_probability", self.include_probability)
         for name in ("max_params", "max_flops"):
             if getattr(self, name) is not None:
                 require_positive(name, getattr(self, name))
-        for proxy in self.proxies:
-            get_proxy(proxy)
+        if not isinstance(self.proxy, Sequence) or not self.proxies:
+            raise OptionError(f"proxy must be a name, or a list of at least one name, got {self.proxy!r}")
+        known = (*list_proxies(), SUPERNET_ACCURACY)
+        for name in self.proxies:
+            require_word("proxy", name, known)
+        for name in self.zero_cost_proxies:
+            get_proxy(name)  # the package that offers it may be broken
 
     @property
     def proxies(self) -> tuple[str, ...]:
-        """The proxies by name."""
+        """All that is ranked by, by name, but for the probability."""
         return (self.proxy,) if isinstance(self.proxy, str) else tuple(self.proxy)
+
+    @property
+    def zero_cost_proxies(self) -> tuple[str, ...]:
+        """Those that look at fresh networks."""
+        return tuple(name for name in self.proxies if name != SUPERNET_ACCURACY)
+
+    @property
+    def needs_supernet(self) -> bool:
+        """Whether the weights of the search are asked for."""
+        return SUPERNET_ACCURACY in self.proxies
 
     @classmethod
     def of(cls, given: object) -> ProxySelection | None:
-        """Return a selection as it is, one made of a dict of options, or None for None.
+        """Return a selection as it is, one by its name or made of a dict of options, or None for None.
 
         Raises:
-            OptionError: an option is unknown or refused.
+            OptionError: a name or an option is unknown or refused.
         """
         if given is None or isinstance(given, cls):
             return given
+        if isinstance(given, str):
+            require_word("selection", given, tuple(NAMED_SELECTIONS))
+            return cls(**NAMED_SELECTIONS[given])
         if not isinstance(given, dict):
-            raise OptionError(f"selection must be a ProxySelection, a dict of its options or None, got {given!r}")
+            raise OptionError(
+                f"selection must be one of {', '.join(NAMED_SELECTIONS)}, a ProxySelection, a dict of its options or "
+                f"None, got {given!r}"
+            )
         require_keys("selection", given, [field.name for field in fields(cls)])
         return cls(**given)
+
+
+NAMED_SELECTIONS: Mapping[str, Mapping[str, Any]] = {
+    "synflow": {"proxy": "synflow"},
+    "supernet": {"proxy": SUPERNET_ACCURACY},
+}
+"""Selections by name: their options where they differ from the defaults."""

@@ -11,19 +11,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from nni.nas.nn.pytorch import ModelSpace
-from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.build import build_space
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.decisions import decisions_of
+from balenas_plugin.adapters.nni.image_loaders import search_loaders
+from balenas_plugin.adapters.nni.run import quiet
 from balenas_plugin.adapters.nni.space import exporter_space
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
+from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet, inherited_network
 from balenas_plugin.bayes.posterior import Posterior
-from balenas_plugin.data import load_search_data
-from balenas_plugin.errors import FileFormatError, SpaceError
+from balenas_plugin.config import SearchConfig
+from balenas_plugin.data import SearchData, load_search_data
+from balenas_plugin.errors import FileFormatError
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
@@ -40,6 +45,8 @@ class FinishedRun:
 
     Args:
         folder: of the run.
+        config: of the search.
+        data: that it searched on.
         model_space: as configured, with fresh weights.
         supernet: the same with the weights of the search.
         posterior: over its choices.
@@ -47,6 +54,8 @@ class FinishedRun:
     """
 
     folder: RunFolder
+    config: SearchConfig
+    data: SearchData
     model_space: ModelSpace
     supernet: ModelSpace
     posterior: Posterior
@@ -68,17 +77,23 @@ class FinishedRun:
         _load_weights(supernet, SearchCheckpoint(folder.checkpoints).path)
         rows = range(min(config.data.batch_size, len(data.architecture_set)))
         images, labels = zip(*(data.architecture_set[i] for i in rows), strict=True)
-        return cls(folder, model_space, supernet, posterior, (torch.stack(images), torch.tensor(labels)))
+        return cls(folder, config, data, model_space, supernet, posterior, (torch.stack(images), torch.tensor(labels)))
 
     def exporter_space(self) -> Space:
         """Return the exporter's view of the space."""
         return exporter_space(self.model_space, decisions_of(self.supernet), tuple(self.batch[0].shape[1:]))
 
     def rank(self, selection: ProxySelection, *, table: Path | None, progress: bool) -> list[RankedArchitecture]:
-        """Rank with proxies, and add the ground truth where a table has it (nothing above has seen it)."""
+        """Rank with proxies or the supernet; add the ground truth where a table has it (nothing above has seen it)."""
         images, labels = self.batch
         ranked = rank(
-            self.posterior, self.exporter_space(), selection, inputs=images, targets=labels, progress=progress
+            self.posterior,
+            self.exporter_space(),
+            selection,
+            inputs=images,
+            targets=labels,
+            supernet=self.trained_supernet() if selection.needs_supernet else None,
+            progress=progress,
         )
         return [replace(found, ground_truth=ground_truth_of(found.notation, table)) for found in ranked]
 
@@ -88,12 +103,13 @@ class FinishedRun:
         Raises:
             SpaceError: the space's frozen network has parameters that its supernet does not have.
         """
-        try:
-            return copy.deepcopy(self.supernet.freeze(dict(sample)))
-        except NotImplementedError:  # NNI cannot freeze supernet cells
-            network = self.exporter_space().build(dict(sample))
-            _load_cell_weights(network, self.supernet, sample)
-            return network
+        return inherited_network(self.supernet, self.exporter_space(), sample)
+
+    def trained_supernet(self) -> TrainedSupernet:
+        """Return the supernet with the two halves of the data, on the device that the config asks for."""
+        loaders = search_loaders(self.config.data, self.data, seed=self.config.seed, device=torch.device("cpu"))
+        device = _evaluation_device(self.config.evaluator.trainer.get("accelerator", "auto"))
+        return TrainedSupernet(self.supernet, self.exporter_space(), *loaders, device=device)
 
 
 def write_exports(
@@ -130,6 +146,16 @@ def write_exports(
             written.append(output / f"{name}.onnx")
             write_onnx(run.inherited_network(found.choices), written[-1], example=example)
     return written
+
+
+def _evaluation_device(accelerator: str) -> torch.device:
+    """Return the device that Lightning takes for an accelerator; the CPU where there is none of its kind."""
+    quiet()
+    try:
+        trainer = pl.Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False)
+    except MisconfigurationException:
+        return torch.device("cpu")
+    return trainer.strategy.root_device
 
 
 def _csv(ranked: Sequence[RankedArchitecture]) -> str:
@@ -176,30 +202,6 @@ def _winning(by_decision: Mapping[str, float], label: str) -> float:
     cell, _, entry = label.rpartition("/")  # <cell>/op_<node>_<k> or <cell>/input_<node>_<k>
     node = f"{cell}/{entry.split('_')[1]}_0"
     return next(value for decision, value in by_decision.items() if decision.split("+")[0] == node)
-
-
-def _load_cell_weights(network: nn.Module, supernet: nn.Module, sample: Mapping[str, Any]) -> None:
-    """Copy the weights of a supernet with cells into a frozen network: operation k of a node is (input, operation)."""
-    moved = {}
-    for path, cell in supernet.named_modules():
-        if isinstance(cell, DifferentiableMixedCell):
-            for node in range(cell.num_nodes):
-                number = node + cell.num_predecessors
-                for k in range(cell.num_ops_per_node):
-                    (source,) = sample[f"{cell.label}/input_{number}_{k}"]
-                    operation = sample[f"{cell.label}/op_{number}_{k}"]
-                    moved[f"{path}.ops.{node}.{k}."] = f"{path}.ops.{node}.{source}.{operation}."
-    weights, state = supernet.state_dict(), {}
-    for key, value in network.state_dict().items():
-        prefix = next((prefix for prefix in moved if key.startswith(prefix)), "")
-        own = moved.get(prefix, "") + key.removeprefix(prefix)
-        if own not in weights or weights[own].shape != value.shape:
-            raise SpaceError(
-                f"{key} of the frozen network has no weights of its own in the supernet, so they cannot be inherited. "
-                "The formats json, csv and svg work."
-            )
-        state[key] = weights[own]
-    network.load_state_dict(state)
 
 
 def _load_weights(supernet: ModelSpace, checkpoint: Path) -> None:

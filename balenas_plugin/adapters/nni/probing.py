@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -18,13 +18,12 @@ from nni.nas.oneshot.pytorch.supermodule.proxyless import (
     ProxylessMixedRepeat,
 )
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
+from balenas_plugin.adapters.nni.by_position import batches_at, positions_of
 from balenas_plugin.adapters.nni.checkpoint import random_states, set_random_states
 from balenas_plugin.adapters.nni.metrics import Metrics
 from balenas_plugin.adapters.nni.supernet import architecture_parameters
 from balenas_plugin.bayes.decisions import Sample
-from balenas_plugin.data import ImageSet
 from balenas_plugin.diagnostics import Curvature, measure_curvature
 from balenas_plugin.diagnostics.curvature import EXACT_UP_TO
 from balenas_plugin.errors import EvaluatorError
@@ -85,21 +84,10 @@ def validation_loader(trainer: pl.Trainer) -> Any:
 def fixed_batches(loader: Any, trainer: pl.Trainer) -> Iterator[Any]:
     """Yield the loader's data in the order of its set, the same every time, on the search's device.
 
-    The loader itself is not asked: it would draw from its own random generator.
-
     Raises:
         EvaluatorError: the loader shows no data set that can be read by position.
     """
-    dataset = getattr(loader, "dataset", None)
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        raise EvaluatorError("the validation loader has no data set that can be read by position")
-    batch_size = getattr(loader, "batch_size", None) or 64
-    if isinstance(dataset, ImageSet):  # which may lie on the device
-        numbers = torch.arange(len(dataset), device=dataset.labels.device).split(batch_size)
-        again: Iterable[Any] = (dataset.batch(of_batch) for of_batch in numbers)
-    else:
-        again = DataLoader(dataset, batch_size=batch_size, collate_fn=getattr(loader, "collate_fn", None))
-    for batch in again:
+    for batch in batches_at(loader, positions_of(loader, "validation")):
         yield trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
 
 

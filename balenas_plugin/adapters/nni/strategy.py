@@ -17,6 +17,7 @@ from nni.nas.oneshot.pytorch.strategy import DARTS
 from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
+from balenas_plugin.adapters.nni.by_position import positions_of
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.decisions import decisions_of
 from balenas_plugin.adapters.nni.fused import fusing_hooks, fusion_report
@@ -26,10 +27,11 @@ from balenas_plugin.adapters.nni.options import OPTION_NAMES, SearchOptions
 from balenas_plugin.adapters.nni.process_guard import ProcessGuard, require_supported
 from balenas_plugin.adapters.nni.space import exporter_space
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
+from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import EvaluatorError, OptionError, SpaceError, nearest
-from balenas_plugin.export import ProxySelection, RankedArchitecture, rank
+from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
 from balenas_plugin.validation import require_whole
 
 if TYPE_CHECKING:
@@ -76,8 +78,8 @@ class BaLeNAS(DARTS):
             if the network allows it.
         compile: run the network's forward and backward through torch.compile: True, or a mode of it ("reduce-overhead"
             and "max-autotune" capture CUDA graphs on a GPU). What cannot be compiled runs as it is, after a message.
-        selection: how `list_models` ranks what was found: a `ProxySelection` (or a dict of its options) for
-            BaLeNAS-TF, None for the posterior's own order.
+        selection: how `list_models` ranks what was found: "synflow" for the paper's BaLeNAS-TF, another of
+            `NAMED_SELECTIONS`, a `ProxySelection` (or a dict of its options); None for the posterior's own order.
         candidate_trials: in an experiment with NNI's training-service engine, and so with its web page, the search is a
             trial; so many of the best architectures it finds then become trials of their own.
         candidate_epochs: train each of them so long; 0 only reports what the search knows of them.
@@ -112,7 +114,7 @@ class BaLeNAS(DARTS):
         fused: bool = True,
         channels_last: bool | None = None,
         compile: bool | str = False,
-        selection: ProxySelection | dict[str, Any] | None = None,
+        selection: str | ProxySelection | dict[str, Any] | None = None,
         candidate_trials: int = 10,
         candidate_epochs: int = 0,
         **kwargs: Any,
@@ -165,6 +167,7 @@ class BaLeNAS(DARTS):
         self._pristine: ModelSpace | None = None
         self._checkpoint: SearchCheckpoint | None = None
         self._guard = ProcessGuard()
+        self._loaders: dict[str, Any] = {}
 
     # -- what is searched ---------------------------------------------------------------------------------------------
 
@@ -265,6 +268,9 @@ class BaLeNAS(DARTS):
         loaders = {"train": train_dataloader_fn(), "val": val_dataloader_fn()}
         require_a_batch(loaders["train"], "training")
         require_a_batch(loaders["val"], "validation")
+        if self.selection is not None and self.selection.needs_supernet:  # say now what would fail after the search
+            positions_of(loaders["train"], "training"), positions_of(loaders["val"], "validation")
+        self._loaders = loaders
         return loaders
 
     def val_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
@@ -312,15 +318,17 @@ class BaLeNAS(DARTS):
             yield FoundModel(self.model_space.model_space, self.model_space.evaluator).freeze(sample)
 
     def rank(self, selection: ProxySelection | None = None, *, progress: bool = False) -> list[RankedArchitecture]:
-        """Rank architectures drawn from the posterior with zero-cost proxies, on a batch of the validation data.
+        """Rank architectures drawn from the posterior: with zero-cost proxies on a batch of the validation data, or by
+        the supernet's accuracy.
 
         Args:
             selection: another one than the strategy's own.
             progress: show a progress bar.
 
         Raises:
-            OptionError: the strategy was made without a `selection`, so it kept no copy of the space.
-            EvaluatorError: a batch of the validation loader is not (images, labels).
+            OptionError: the strategy was made without a `selection`, so it kept no copy of the space; or the supernet's
+                accuracy is asked for where a trial has searched.
+            EvaluatorError: a batch of a loader is not (images, labels).
         """
         if selection is None and self.ranked is not None:
             return self.ranked
@@ -330,9 +338,21 @@ class BaLeNAS(DARTS):
             )
         inputs, targets = self._search_module().example()
         space = exporter_space(self._pristine, decisions_of(self.supernet), tuple(inputs.shape[1:]))
+        selection = selection or self.selection
+        assert selection is not None
+        supernet = self._trained_supernet(space) if selection.needs_supernet else None
         return rank(
-            self.posterior, space, selection or self.selection, inputs=inputs, targets=targets, progress=progress
+            self.posterior, space, selection, inputs=inputs, targets=targets, supernet=supernet, progress=progress
         )
+
+    def _trained_supernet(self, space: Space) -> TrainedSupernet:
+        if self._trials is not None:
+            raise OptionError(
+                "the search ran in a trial, and the supernet's weights are there: give the selection to the strategy, "
+                "which ranks at the end of the trial"
+            )
+        device = self._mutated_model_space.evaluator.trainer.strategy.root_device
+        return TrainedSupernet(self.supernet, space, self._loaders["train"], self._loaders["val"], device=device)
 
     def _search_module(self) -> BaLeNASModule:
         module = self.oneshot_module
