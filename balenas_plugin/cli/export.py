@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ _EXAMPLES = """\
 examples:
   balenas export runs/quickstart                          BaLeNAS-TF: 100 draws ranked by SynFlow
   balenas export runs/quickstart --samples 1000 --candidates enumerate --workers 2
+  balenas export runs/quickstart --selection supernet     ranked by the supernet's own accuracy
+  balenas export runs/quickstart --selection supernet --samples 1000 --images 2000 --workers 2
   balenas export runs/quickstart --proxy synflow --proxy naswot --include-probability
   balenas export runs/quickstart --top 1 --format python --format onnx --format svg
 """
@@ -26,16 +29,23 @@ def add_export(commands: Any, formatter: Any) -> None:
     )
     export.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a finished search")
     export.add_argument(
-        "--samples", type=int, default=100, metavar="N", help="draws, or architectures enumerated (100)"
+        "--selection", default="synflow", metavar="NAME", help="synflow or supernet; the options below change it"
+    )
+    export.add_argument("--samples", dest="n", type=int, metavar="N", help="draws, or architectures enumerated (100)")
+    export.add_argument(
+        "--proxy",
+        action="append",
+        metavar="NAME",
+        help="zero-cost proxy, or supernet_accuracy; repeat it to average their ranks",
     )
     export.add_argument(
-        "--proxy", action="append", metavar="NAME", help="zero-cost proxy (synflow); repeat it to average their ranks"
+        "--candidates", metavar="sample|enumerate", help="draw from q (sample), or take its most probable"
     )
     export.add_argument(
-        "--candidates", default="sample", metavar="sample|enumerate", help="draw from q, or its most probable"
-    )
-    export.add_argument(
-        "--include-probability", action="store_true", help="average in the rank by posterior probability"
+        "--include-probability",
+        action="store_true",
+        default=None,
+        help="average in the rank by posterior probability",
     )
     export.add_argument("--top", type=int, default=10, metavar="K", help="how many to show and write (10)")
     export.add_argument(
@@ -45,42 +55,42 @@ def add_export(commands: Any, formatter: Any) -> None:
         help="what to write; repeatable (json and csv)",
     )
     export.add_argument("--output", type=Path, metavar="DIR", help="where to write (RUN_DIR/export)")
-    export.add_argument("--seed", type=int, default=0, help="of the draws and initialisations (0)")
-    export.add_argument("--seeds", type=int, default=1, metavar="S", help="initialisations scored per architecture (1)")
+    export.add_argument("--seed", type=int, help="of the draws, the initialisations and the supernet's images (0)")
+    export.add_argument("--seeds", type=int, metavar="S", help="initialisations scored per architecture (1)")
+    export.add_argument(
+        "--images", type=int, metavar="I", help="validation images that the supernet's accuracy is counted on (1000)"
+    )
+    export.add_argument(
+        "--batch-norm-batches", type=int, metavar="B", help="training batches for its batch-norm statistics (8)"
+    )
     export.add_argument("--max-params", type=float, metavar="P", help="leave out larger networks")
     export.add_argument("--max-flops", type=float, metavar="F", help="leave out costlier networks (per image)")
-    export.add_argument("--workers", type=int, default=1, metavar="W", help="processes that score in parallel (1)")
+    export.add_argument("--workers", type=int, metavar="W", help="processes that score in parallel (1)")
     export.add_argument("--table", type=Path, help="NAS-Bench-201 ground truth to add (default: in BALENAS_DATA)")
     export.set_defaults(run_command=_export)
 
 
 def _export(options: argparse.Namespace) -> int:
-    from balenas_plugin.export import ProxySelection
+    from balenas_plugin.export.selection import ProxySelection, named_selection
     from balenas_plugin.run_folder import RunFolder
     from balenas_plugin.validation import require_whole
 
     require_whole("--top", options.top, least=1)
-    selection = ProxySelection(
-        n=options.samples,
-        proxy=options.proxy or "synflow",
-        candidates=options.candidates,
-        include_probability=options.include_probability,
-        seeds=options.seeds,
-        seed=options.seed,
-        max_params=options.max_params,
-        max_flops=options.max_flops,
-        workers=options.workers,
+    given = {field.name: getattr(options, field.name) for field in fields(ProxySelection)}
+    selection = replace(
+        named_selection(options.selection), **{name: value for name, value in given.items() if value is not None}
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from balenas_plugin.adapters.nni.export import FinishedRun, write_exports
     run = FinishedRun.load(RunFolder(options.run))
     ranked = run.rank(selection, table=options.table, progress=True)[: options.top]
-    print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {selection.proxies[0]:>11}  architecture")
+    titles = "  ".join(f"{name:>11}" for name in selection.proxies)
+    print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {titles}  architecture")
     for found in ranked:
         name = next(iter(found.notation.values()), str(found.choices))
-        value = found.scores[selection.proxies[0]]
-        print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {value:11.5g}  {name}")
+        values = "  ".join(f"{found.scores[title]:{max(11, len(title))}.5g}" for title in selection.proxies)
+        print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {values}  {name}")
     output = options.output or options.run / "export"
     written = write_exports(run, ranked, options.format or ["json", "csv"], output)
     print(f"\n{len(written)} files written to {output}")

@@ -90,8 +90,7 @@ class ProxySelection:
         if given is None or isinstance(given, cls):
             return given
         if isinstance(given, str):
-            require_word("selection", given, tuple(NAMED_SELECTIONS))
-            return cls(**NAMED_SELECTIONS[given])
+            return named_selection(given)
         if not isinstance(given, dict):
             raise OptionError(
                 f"selection must be one of {', '.join(NAMED_SELECTIONS)}, a ProxySelection, a dict of its options or "
@@ -106,3 +105,13 @@ NAMED_SELECTIONS: Mapping[str, Mapping[str, Any]] = {
     "supernet": {"proxy": SUPERNET_ACCURACY},
 }
 """Selections by name: their options where they differ from the defaults."""
+
+
+def named_selection(name: str) -> ProxySelection:
+    """Return one of `NAMED_SELECTIONS`.
+
+    Raises:
+        OptionError: there is none of that name.
+    """
+    require_word("selection", name, tuple(NAMED_SELECTIONS))
+    return ProxySelection(**NAMED_SELECTIONS[name])

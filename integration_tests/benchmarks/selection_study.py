@@ -34,6 +34,7 @@ from balenas_plugin.export.supernet import SUPERNET_ACCURACY, SupernetAccuracy
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.proxies import rank_value
 from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.search_spaces.nasbench201 import EDGES, NODES, OPERATIONS, format_string, from_nni
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -109,6 +110,15 @@ class Study:
     def name(self, sample):
         return self.space.notations(sample)["nasbench201"]
 
+    def without_dead_ends(self, sample):
+        """Return the name of the architecture without edges that nothing uses: the supernet's accuracy is the same."""
+        indices, used = dict(zip(EDGES, from_nni(sample), strict=True)), {NODES[-1]}
+        for edge in reversed(EDGES):
+            if edge.target in used and OPERATIONS[indices[edge]] != "none":
+                used.add(edge.source)
+        none = OPERATIONS.index("none")
+        return format_string([index if edge.target in used else none for edge, index in indices.items()])
+
     def score(self, criterion, scores, options, title):
         """Return architecture -> (value, seconds)."""
         if criterion == SUPERNET_ACCURACY:
@@ -120,8 +130,9 @@ class Study:
                 batch_norm_batches=options.batch_norm_batches,
                 seed=options.seed,
             )
-            compute = accuracy
+            compute, name_of = accuracy, self.without_dead_ends
         else:
+            name_of = self.name
             group = f"C{options.channels} N{options.cells} seed {options.seed}"
             networks = self.space.networks(options.seed)
 
@@ -131,7 +142,7 @@ class Study:
 
         found = {}
         for name, sample in tqdm(self.samples.items(), desc=f"{title} {criterion}", mininterval=5):
-            found[name] = scores(group, criterion, name, lambda sample=sample: compute(sample))
+            found[name] = scores(group, criterion, name_of(sample), lambda sample=sample: compute(sample))
             if len(found) % 20 == 0:
                 scores.save()
         scores.save()

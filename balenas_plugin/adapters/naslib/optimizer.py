@@ -51,8 +51,8 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         dataset_size: N, the number of validation examples. None: NASLib's `data_size` if there is one, else 25,000.
         weight_step_alpha: "mean", or "sample" to train the weights at a draw from the posterior.
         warmup_epochs: epochs at the start without architecture steps.
-        selection: how `get_final_architecture` selects: a `ProxySelection` (or a dict of its options) for BaLeNAS-TF,
-            None for the argmax of mu.
+        selection: how `get_final_architecture` selects: "synflow" for the paper's BaLeNAS-TF, a `ProxySelection` (or a
+            dict of its options); None for the argmax of mu.
         learning_rate, momentum, weight_decay, grad_clip, op_optimizer, loss_criteria: as in `DARTSOptimizer`. Any
             further option of NASLib's configs is ignored, as NASLib's optimizers do.
 

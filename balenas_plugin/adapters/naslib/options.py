@@ -40,7 +40,7 @@ class SearchOptions:
     data_size: float | None = None
     weight_step_alpha: str = "mean"
     warmup_epochs: int = 0
-    selection: ProxySelection | Mapping[str, Any] | None = None
+    selection: str | ProxySelection | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         require_flag("unrolled", self.unrolled)
@@ -58,7 +58,13 @@ class SearchOptions:
         require_positive("arch_learning_rate", self.arch_learning_rate)
         given = dict(self.selection) if isinstance(self.selection, Mapping) else self.selection
         object.__setattr__(self, "order", order)
-        object.__setattr__(self, "selection", ProxySelection.of(given))
+        selection = ProxySelection.of(given)
+        if selection is not None and selection.needs_supernet:
+            raise OptionError(
+                "selection: supernet_accuracy is for searches in NNI; NASLib does not hand its data to an optimizer. "
+                'Use a zero-cost proxy, e.g. selection="synflow"'
+            )
+        object.__setattr__(self, "selection", selection)
         validate_options(self.vadam_options())
         if self.antithetic and self.num_mc_samples < 2:
             raise OptionError(
