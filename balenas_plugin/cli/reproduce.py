@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from balenas_plugin.export.supernet import Supernet
+    from balenas_plugin.run_folder import RunFolder
 
 _EXAMPLES = """\
 examples:
@@ -13,6 +18,7 @@ examples:
   balenas reproduce table1 --methods darts balenas zero-cost --seeds 0,1
   balenas reproduce table5 --resume                         go on after Ctrl-C; searches that tables share run once
   balenas reproduce fig2 --resume                           skip connections over the epochs, from the same searches
+  balenas reproduce selection --resume                      how to choose from the same posteriors
   balenas reproduce table1 --scale paper --table ~/data     the paper's sizes, for one GPU
 
 fig1   test error of the current architecture (argmax) over the epochs, on NAS-Bench-201: DARTS, GDAS, BaLeNAS
@@ -35,7 +41,7 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
     )
     reproduce.add_argument(
         "experiment",
-        choices=("table1", "table2", "table4", "table5", "fig1", "fig2", "fig3"),
+        choices=("table1", "table2", "table4", "table5", "selection", "fig1", "fig2", "fig3"),
         help="which table or figure",
     )
     reproduce.add_argument(
@@ -65,10 +71,19 @@ def _reproduce(options: argparse.Namespace) -> int:
             f"{output} holds searches already: add --resume to go on with them, or choose another --output"
         )
     try:
-        found, files = reproduce(experiment, scale, seeds, output, table=options.table, jobs=options.jobs)
+        found, files = reproduce(
+            experiment, scale, seeds, output, table=options.table, jobs=options.jobs, supernet_of=_supernet_of
+        )
     except KeyboardInterrupt:
         print("balenas: stopped. The same command with --resume goes on where it was.", file=sys.stderr)
         return 130
     print(found.markdown())
     print(f"written to {', '.join(map(str, files))}")
     return 0
+
+
+def _supernet_of(folder: RunFolder) -> Supernet:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from balenas_plugin.adapters.nni.export import FinishedRun
+    return FinishedRun.load(folder).trained_supernet()

@@ -18,7 +18,7 @@ class Pick:
     Args:
         rule: "argmax" of the search's alpha; "proxy" for the best of `n` candidates; "draws" for the mean of them all.
         n: candidates.
-        proxy: that ranks them.
+        proxy: name of a proxy or of a selection that ranks them (see `NAMED_SELECTIONS`).
         candidates: "sample" from the posterior or "enumerate" its most probable; without a search, all are as probable.
     """
 
@@ -172,4 +172,26 @@ TABLE_5 = Experiment(
     [("M = 3", "M = 1")],
 )
 
-EXPERIMENTS = {experiment.name: experiment for experiment in (TABLE_1, TABLE_2, TABLE_4, TABLE_5)}
+SELECTION = Experiment(
+    "selection",
+    "Selection from the posterior",
+    [
+        Row("argmax of mu", "balenas", Pick(), "balenas", _BALENAS),
+        Row("mean of 100 draws", "balenas", Pick("draws", 100), "balenas"),
+        *(
+            Row(f"{title}, {n:,} draws", "balenas", _tf(n, selection), "balenas", paper if n == 100 else {})
+            for selection, title, paper in (
+                ("synflow", "SynFlow", _BALENAS_TF),
+                ("supernet", "supernet accuracy", {}),
+            )
+            for n in (100, 1000)
+        ),
+    ],
+    [
+        ("supernet accuracy, 1,000 draws", "SynFlow, 1,000 draws"),
+        ("supernet accuracy, 100 draws", "SynFlow, 100 draws"),
+        ("supernet accuracy, 1,000 draws", "argmax of mu"),
+    ],
+)
+
+EXPERIMENTS = {experiment.name: experiment for experiment in (TABLE_1, TABLE_2, TABLE_4, TABLE_5, SELECTION)}

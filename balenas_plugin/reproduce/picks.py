@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,13 @@ from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.data import DataConfig, load_search_data
 from balenas_plugin.export import NasBench201Space, ProxySelection, rank
 from balenas_plugin.export.candidates import drawn_candidates
+from balenas_plugin.export.selection import NAMED_SELECTIONS
+from balenas_plugin.export.supernet import Supernet
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.reproduce.experiments import DATASETS, Pick, Row
 from balenas_plugin.reproduce.scales import ProxyNetworks
 from balenas_plugin.reproduce.searches import Search
+from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces.nasbench201 import OPERATIONS
 
 Accuracies = dict[str, float]
@@ -34,6 +38,8 @@ COLUMNS = {
 }
 """Test accuracies, which nothing may be chosen by, and validation accuracies, which hyper-parameters may."""
 
+SupernetOf = Callable[[RunFolder], Supernet]
+
 _WITHOUT_DATA = ("synflow", "params", "flops")
 
 
@@ -45,15 +51,24 @@ class Picker:
         benchmark: the ground truth.
         networks: what proxies score.
         data: config of the searches' data.
+        supernet_of: opens the supernet of a finished search, for selections by its accuracy.
         workers: processes that score in parallel.
     """
 
     def __init__(
-        self, folder: Path, benchmark: Benchmark, networks: ProxyNetworks, data: DataConfig, *, workers: int = 1
+        self,
+        folder: Path,
+        benchmark: Benchmark,
+        networks: ProxyNetworks,
+        data: DataConfig,
+        *,
+        supernet_of: SupernetOf,
+        workers: int = 1,
     ) -> None:
         self.folder = folder
         self.benchmark = benchmark
         self.networks = networks
+        self.supernet_of = supernet_of
         self.workers = workers
         self._data = data
         self.space = NasBench201Space(
@@ -88,19 +103,21 @@ class Picker:
             if known["asked"] == asked:
                 return list(known["architectures"])
         posterior = self._uniform() if search is None else Posterior.load(search.folder.posterior)
-        chosen = self._choose(row.pick, posterior, seed)
+        chosen = self._choose(row.pick, posterior, search, seed)
         write_text_atomically(path, json.dumps({"asked": asked, "architectures": chosen}, indent=1) + "\n")
         return chosen
 
-    def _choose(self, pick: Pick, posterior: Posterior, seed: int) -> list[str]:
+    def _choose(self, pick: Pick, posterior: Posterior, search: Search | None, seed: int) -> list[str]:
         if pick.rule == "draws":
             candidates = drawn_candidates(Architectures(self.space.decisions, posterior), pick.n, seed=seed)
             return [self._notation(c.sample) for c in candidates for _ in range(c.times_drawn)]
-        selection = ProxySelection(
-            n=pick.n, proxy=pick.proxy, candidates=pick.candidates, seed=seed, workers=self.workers
-        )
-        inputs, targets = (None, None) if pick.proxy in _WITHOUT_DATA else self._batch
-        best = rank(posterior, self.space, selection, inputs=inputs, targets=targets, progress=True)[0]
+        options = NAMED_SELECTIONS.get(pick.proxy, {"proxy": pick.proxy})
+        selection = ProxySelection(**options, n=pick.n, candidates=pick.candidates, seed=seed, workers=self.workers)
+        supernet = self.supernet_of(search.folder) if search is not None and selection.needs_supernet else None
+        inputs, targets = (None, None) if {*selection.zero_cost_proxies} <= {*_WITHOUT_DATA} else self._batch
+        best = rank(posterior, self.space, selection, inputs=inputs, targets=targets, supernet=supernet, progress=True)[
+            0
+        ]
         return [self._notation(best.choices)]
 
     def _notation(self, sample: Sample) -> str:

@@ -15,7 +15,7 @@ from balenas_plugin.errors import OptionError, SearchFailedError, nearest
 from balenas_plugin.reproduce.charts import Chart
 from balenas_plugin.reproduce.experiments import EXPERIMENTS, Experiment
 from balenas_plugin.reproduce.figures import FIGURES, Figure, values_of
-from balenas_plugin.reproduce.picks import Picker
+from balenas_plugin.reproduce.picks import Picker, SupernetOf
 from balenas_plugin.reproduce.scales import Scale
 from balenas_plugin.reproduce.searches import Search, run_searches, searches_of
 from balenas_plugin.reproduce.tables import Table
@@ -63,8 +63,18 @@ def reproduce(
     *,
     table: Path | None,
     jobs: int,
+    supernet_of: SupernetOf,
 ) -> tuple[Table | Chart, list[Path]]:
     """Run the searches that are missing; return the table or the figure, and its files. What was found before is kept.
+
+    Args:
+        experiment: what to compare.
+        scale: how large.
+        seeds: of the searches.
+        output: where to search and write.
+        table: NAS-Bench-201's ground truth; None: in the folder that BALENAS_DATA names.
+        jobs: searches at a time.
+        supernet_of: opens the supernet of a finished search.
 
     Raises:
         BalenasError: bad input, or a search failed. The files are written all the same, with what there is.
@@ -74,7 +84,9 @@ def reproduce(
     if isinstance(experiment, Figure):
         found, failure = _draw(experiment, scale, seeds, output, table=table, jobs=jobs)
     else:
-        found, failure = _tabulate(experiment, scale, seeds, output, table=table, jobs=jobs)
+        found, failure = _tabulate(
+            experiment, scale, seeds, output, table=table, jobs=jobs, supernet_of=supernet_of
+        )
     files = found.write(output)
     if failure is not None:
         raise failure
@@ -82,12 +94,21 @@ def reproduce(
 
 
 def _tabulate(
-    experiment: Experiment, scale: Scale, seeds: Sequence[int], output: Path, *, table: Path | None, jobs: int
+    experiment: Experiment,
+    scale: Scale,
+    seeds: Sequence[int],
+    output: Path,
+    *,
+    table: Path | None,
+    jobs: int,
+    supernet_of: SupernetOf,
 ) -> tuple[Table, SearchFailedError | None]:
     benchmark = open_benchmark(table)  # first: without it the searches would be for nothing
     finished, failure = _search(_configs(experiment, scale, seeds), output, jobs=jobs)
     config = scale.config(next(iter(scale.searches)), seeds[0])
-    picker = Picker(output / "picks", benchmark, scale.proxy_networks, config.data, workers=jobs)
+    picker = Picker(
+        output / "picks", benchmark, scale.proxy_networks, config.data, supernet_of=supernet_of, workers=jobs
+    )
     results = {
         row.title: {
             seed: picker.accuracies(row, None if row.search is None else finished[row.search, seed], seed)

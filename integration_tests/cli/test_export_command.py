@@ -72,6 +72,36 @@ def test_enumerated_with_several_proxies_that_look_at_data(copy_of_finished, fol
     assert all(record["times_drawn"] == 0 and record["params"] > 0 for record in found)
 
 
+def test_the_supernets_accuracy_ranks_as_it_does_at_the_end_of_a_search(copy_of_finished, folder):
+    arguments = ("--selection", "supernet", "--samples", 12, "--images", 50, "--top", 3)
+    ended = balenas("export", copy_of_finished, *arguments, "--seed", 4, folder=folder, BALENAS_DATA="")
+    assert ended.code == 0, ended.errors
+    found = records(copy_of_finished)
+    values = [record["scores"]["supernet_accuracy"] for record in found]
+    assert values == sorted(values, reverse=True)
+    assert all(round(50 * value, 6).is_integer() for value in values)
+    assert "supernet_accuracy" in ended.output
+    selection = "strategy.selection={proxy: supernet_accuracy, n: 12, images: 50, seed: 4}"
+    ended = balenas("search", "tiny.yml", "--set", selection, "--output", "again", folder=folder, BALENAS_DATA="")
+    assert ended.code == 0, ended.errors
+    at_the_end = json.loads((folder / "again" / "architectures.json").read_text())
+    assert [(r["choices"], r["scores"], r["stability"]) for r in at_the_end] == [
+        (r["choices"], r["scores"], r["stability"]) for r in found
+    ]
+
+
+def test_the_supernets_accuracy_beside_proxies(copy_of_finished, folder):
+    criteria = ("--proxy", "synflow", "--proxy", "supernet_accuracy", "--include-probability")
+    arguments = (*criteria, "--samples", 8, "--images", 30, "--batch-norm-batches", 1)
+    for workers in (1, 2):
+        output = ("--workers", workers, "--output", f"out{workers}")
+        ended = balenas("export", copy_of_finished, *arguments, *output, folder=folder)
+        assert ended.code == 0, ended.errors
+    one, two = (json.loads((folder / f"out{k}" / "architectures.json").read_text()) for k in (1, 2))
+    assert one == two
+    assert all(set(record["scores"]) == {"synflow", "supernet_accuracy"} for record in one)
+
+
 def test_ground_truth_is_added_and_marked(copy_of_finished, folder, data_dir):
     ended = balenas("export", copy_of_finished, "--samples", 5, "--table", data_dir, folder=folder)
     assert ended.code == 0, ended.errors
@@ -174,6 +204,8 @@ def test_onnx_and_drawing(copy_of_finished, folder):
 
 def test_bad_input(copy_of_finished, folder):
     assert "did you mean 'synflow'" in refused("export", copy_of_finished, "--proxy", "sinflow", folder=folder)
+    assert "did you mean 'supernet'" in refused("export", copy_of_finished, "--selection", "supernt", folder=folder)
+    assert "images must be a whole number" in refused("export", copy_of_finished, "--images", 0, folder=folder)
     assert "did you mean 'enumerate'" in refused(
         "export", copy_of_finished, "--candidates", "enumerated", folder=folder
     )

@@ -75,6 +75,7 @@ VARIANTS = {
         "data.num_workers=1",
         "strategy.validate_every_n_epochs=2",
     ),
+    "selection by the supernet's accuracy": ("strategy.selection={proxy: supernet_accuracy, n: 10, images: 40}",),
     "NNI's DARTS": ("strategy=DARTS",),
     "NNI's RandomOneShot": ("strategy=RandomOneShot",),
 }
