@@ -8,14 +8,21 @@ import json
 import math
 
 import pytest
+import torch
 from scipy import stats
 
+from balenas_plugin.bayes import Posterior
+from balenas_plugin.bayes.decisions import Architectures
 from balenas_plugin.errors import OptionError
+from balenas_plugin.export.candidates import drawn_candidates
 from balenas_plugin.reproduce.experiments import DATASETS, EXPERIMENTS, Experiment, Pick, Row
-from balenas_plugin.reproduce.picks import COLUMNS
+from balenas_plugin.reproduce.picks import COLUMNS, Picker
 from balenas_plugin.reproduce.run import experiment_of, seeds_of
-from balenas_plugin.reproduce.scales import SCALES, load_scale, merged
+from balenas_plugin.reproduce.scales import SCALES, ProxyNetworks, load_scale, merged
+from balenas_plugin.reproduce.searches import Search
 from balenas_plugin.reproduce.tables import Table, compare
+from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.search_spaces import nasbench201
 
 
 def accuracies(value: float) -> dict[str, float]:
@@ -147,3 +154,85 @@ def test_csv_and_json_hold_every_seed(table: Table, tmp_path) -> None:
     assert document["rows"][0]["seeds"]["1"]["cifar100"] == 94.0
     assert document["comparisons"][0]["seeds"] == 3
     assert math.isclose(document["comparisons"][0]["difference"], 5.5 / 3)
+
+
+# -- picks ------------------------------------------------------------------------------------------------------------
+
+
+class Truth:
+    """A benchmark that knows one accuracy of every architecture: its number of 3x3 convolutions."""
+
+    def query(self, architecture: str, dataset: str, metric: str) -> float:
+        return float(architecture.count("nor_conv_3x3"))
+
+
+class Network(torch.nn.Module):
+    """Gets right as many of 12 images as its architecture has skip connections."""
+
+    def __init__(self, sample: dict[str, str]) -> None:
+        super().__init__()
+        self.right = sum(choice == "skip_connect" for choice in sample.values())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        wrong = torch.arange(len(images)) >= self.right
+        return torch.nn.functional.one_hot(wrong.long(), 2).float()
+
+
+class SkipLovingSupernet:
+    def network(self, sample: dict[str, str]) -> torch.nn.Module:
+        return Network(sample)
+
+    def weight_batches(self, count: int, *, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return []
+
+    def architecture_batches(self, images: int, *, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(torch.zeros(12, 3, 8, 8), torch.zeros(12, dtype=torch.int64))]
+
+
+@pytest.fixture
+def search_and_picker(tmp_path):
+    labels = nasbench201.to_nni([0] * 6)
+    names = tuple(next(iter(nasbench201.to_nni([k] * 6).values())) for k in range(5))
+    uniform = Posterior(
+        {label: torch.zeros(5) for label in labels},
+        {label: torch.ones(5) for label in labels},
+        dict.fromkeys(labels, names),
+    )
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    uniform.save(folder.posterior)
+    opened = []
+
+    def supernet_of(found: RunFolder) -> SkipLovingSupernet:
+        opened.append(found.path)
+        return SkipLovingSupernet()
+
+    scale = load_scale("small")
+    networks = ProxyNetworks(channels=2, cells_per_stage=1, image_size=8)
+    config = scale.config("balenas", 0)
+    picker = Picker(tmp_path / "picks", Truth(), networks, config.data, supernet_of=supernet_of)
+    return Search(config, folder), picker, opened
+
+
+def test_a_named_selection_picks_and_is_remembered(search_and_picker) -> None:
+    search, picker, opened = search_and_picker
+    row = Row("supernet", "balenas", Pick("proxy", 60, "supernet"), "balenas")
+    first = picker.accuracies(row, search, 0)
+    (file,) = picker.folder.iterdir()
+    (chosen,) = json.loads(file.read_text())["architectures"]
+    draws = drawn_candidates(Architectures(picker.space.decisions, Posterior.load(search.folder.posterior)), 60, seed=0)
+    assert chosen.count("skip_connect") == max(
+        sum(choice == "skip_connect" for choice in candidate.sample.values()) for candidate in draws
+    )
+    assert first["cifar10"] == chosen.count("nor_conv_3x3")
+    assert opened == [search.folder.path]
+    assert picker.accuracies(row, search, 0) == first
+    assert opened == [search.folder.path]  # not opened again
+
+
+def test_proxies_need_no_supernet(search_and_picker) -> None:
+    search, picker, opened = search_and_picker
+    few = picker.accuracies(Row("few", "balenas", Pick("proxy", 5), "balenas"), search, 0)
+    many = picker.accuracies(Row("many", "balenas", Pick("proxy", 200), "balenas"), search, 0)
+    assert many["cifar10"] >= few["cifar10"]  # SynFlow likes 3x3
+    assert opened == []
