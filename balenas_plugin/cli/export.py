@@ -29,7 +29,10 @@ def add_export(commands: Any, formatter: Any) -> None:
     )
     export.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a finished search")
     export.add_argument(
-        "--selection", default="synflow", metavar="NAME", help="synflow or supernet; the options below change it"
+        "--selection",
+        default="synflow",
+        metavar="NAME",
+        help="synflow, supernet or synflow+supernet; what follows changes it",
     )
     export.add_argument("--samples", dest="n", type=int, metavar="N", help="draws, or architectures enumerated (100)")
     export.add_argument(

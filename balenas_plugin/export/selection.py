@@ -103,8 +103,9 @@ class ProxySelection:
 NAMED_SELECTIONS: Mapping[str, Mapping[str, Any]] = {
     "synflow": {"proxy": "synflow"},
     "supernet": {"proxy": SUPERNET_ACCURACY},
+    "synflow+supernet": {"proxy": ("synflow", SUPERNET_ACCURACY)},
 }
-"""Selections by name: their options where they differ from the defaults."""
+"""Selections by name: their options where they differ from the defaults. "synflow" is the paper's BaLeNAS-TF."""
 
 
 def named_selection(name: str) -> ProxySelection:

@@ -183,6 +183,7 @@ SELECTION = Experiment(
             for selection, title, paper in (
                 ("synflow", "SynFlow", _BALENAS_TF),
                 ("supernet", "supernet accuracy", {}),
+                ("synflow+supernet", "both, averaged by rank", {}),
             )
             for n in (100, 1000)
         ),
@@ -190,7 +191,8 @@ SELECTION = Experiment(
     [
         ("supernet accuracy, 1,000 draws", "SynFlow, 1,000 draws"),
         ("supernet accuracy, 100 draws", "SynFlow, 100 draws"),
-        ("supernet accuracy, 1,000 draws", "argmax of mu"),
+        ("both, averaged by rank, 1,000 draws", "SynFlow, 1,000 draws"),
+        ("both, averaged by rank, 1,000 draws", "argmax of mu"),
     ],
 )
 
