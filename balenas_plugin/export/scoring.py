@@ -130,10 +130,12 @@ def score_candidates(
         OptionError: the supernet's accuracy is asked for where there is no supernet.
     """
     accuracy = _supernet_accuracy(selection, supernet)
-    networks = [space.networks(selection.seed + k) for k in range(selection.seeds)]  # shared with forked processes
-    by_proxies = _ProxyScorer(candidates, selection, inputs, targets, networks)
-    indices = range(len(candidates))
-    scored = _run(by_proxies, indices, workers=selection.workers, bar="score" if progress else None)
+    scored = [_Scored([[]] * selection.seeds, None, None)] * len(candidates)
+    if selection.looks_at_fresh_networks:
+        networks = [space.networks(selection.seed + k) for k in range(selection.seeds)]  # shared with forked processes
+        by_proxies = _ProxyScorer(candidates, selection, inputs, targets, networks)
+        indices = range(len(candidates))
+        scored = _run(by_proxies, indices, workers=selection.workers, bar="score" if progress else None)
     kept = [i for i, result in enumerate(scored) if result.values is not None]
     values = torch.tensor([scored[i].values for i in kept], dtype=torch.float64).reshape(
         len(kept), selection.seeds, len(selection.zero_cost_proxies)

@@ -76,6 +76,11 @@ class ProxySelection:
         return tuple(name for name in self.proxies if name != SUPERNET_ACCURACY)
 
     @property
+    def looks_at_fresh_networks(self) -> bool:
+        """Whether freshly initialised networks are asked for: by a zero-cost proxy, or by a limit of their size."""
+        return bool(self.zero_cost_proxies) or self.max_params is not None or self.max_flops is not None
+
+    @property
     def needs_supernet(self) -> bool:
         """Whether the weights of the search are asked for."""
         return SUPERNET_ACCURACY in self.proxies

@@ -269,7 +269,8 @@ class BaLeNAS(DARTS):
         require_a_batch(loaders["train"], "training")
         require_a_batch(loaders["val"], "validation")
         if self.selection is not None and self.selection.needs_supernet:  # say now what would fail after the search
-            positions_of(loaders["train"], "training"), positions_of(loaders["val"], "validation")
+            positions_of(loaders["train"], "training")
+            positions_of(loaders["val"], "validation")
         self._loaders = loaders
         return loaders
 
@@ -318,8 +319,7 @@ class BaLeNAS(DARTS):
             yield FoundModel(self.model_space.model_space, self.model_space.evaluator).freeze(sample)
 
     def rank(self, selection: ProxySelection | None = None, *, progress: bool = False) -> list[RankedArchitecture]:
-        """Rank architectures drawn from the posterior: with zero-cost proxies on a batch of the validation data, or by
-        the supernet's accuracy.
+        """Rank architectures drawn from the posterior, by zero-cost proxies or by the supernet's accuracy.
 
         Args:
             selection: another one than the strategy's own.
