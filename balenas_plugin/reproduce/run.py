@@ -84,9 +84,7 @@ def reproduce(
     if isinstance(experiment, Figure):
         found, failure = _draw(experiment, scale, seeds, output, table=table, jobs=jobs)
     else:
-        found, failure = _tabulate(
-            experiment, scale, seeds, output, table=table, jobs=jobs, supernet_of=supernet_of
-        )
+        found, failure = _tabulate(experiment, scale, seeds, output, table=table, jobs=jobs, supernet_of=supernet_of)
     files = found.write(output)
     if failure is not None:
         raise failure
