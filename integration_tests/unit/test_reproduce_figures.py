@@ -22,6 +22,7 @@ from balenas_plugin.cli import build_parser
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.diagnostics.log_file import append_record, write_log
 from balenas_plugin.errors import DataError, FileFormatError, OptionError, SpaceError
+from balenas_plugin.export.supernet import Supernet
 from balenas_plugin.report.plots import Line, Picture, line_chart
 from balenas_plugin.report.reading import Series
 from balenas_plugin.reproduce.charts import Chart, mean_curve
@@ -30,6 +31,7 @@ from balenas_plugin.reproduce.figures import EIGENVALUE, FIGURES, SKIP_RATIO, TE
 from balenas_plugin.reproduce.run import experiment_of, reproduce
 from balenas_plugin.reproduce.scales import SCALES, Scale, load_scale
 from balenas_plugin.reproduce.searches import searches_of
+from balenas_plugin.run_folder import RunFolder
 
 GOOD, POOR = (f"|{name}~0|+|{name}~0|{name}~1|+|{name}~0|{name}~1|{name}~2|" for name in ("nor_conv_3x3", "none"))
 PER_SEED = {0: {0: 10.0, 1: 20.0, 2: 30.0}, 1: {0: 20.0, 1: 40.0, 2: 30.0}, 2: {0: 30.0, 1: 60.0, 2: 33.0}}
@@ -272,13 +274,18 @@ def test_searches_that_do_not_write_what_is_drawn_are_refused_before_they_run(
 ) -> None:
     scale = scale_of(tmp_path, SCALE.replace("  diagnostics: {curvature_every_n_epochs: 2}", f"  {added}"))
     with pytest.raises(OptionError, match=message):
-        reproduce(FIGURES[name], scale, [0], tmp_path / "out", table=None, jobs=1)
+        reproduce(FIGURES[name], scale, [0], tmp_path / "out", table=None, jobs=1, supernet_of=no_supernet)
     assert not (tmp_path / "out").exists()
 
 
 def scale_of(folder: Path, text: str = SCALE) -> Scale:
     (folder / "tiny.yml").write_text(text)
     return load_scale(str(folder / "tiny.yml"))
+
+
+def no_supernet(folder: RunFolder) -> Supernet:
+    """A figure chooses nothing, so it opens no supernet."""
+    raise AssertionError(folder)
 
 
 @pytest.fixture
@@ -304,13 +311,13 @@ def test_a_figure_is_drawn_from_searches_that_have_ended_and_runs_none(
     monkeypatch.delenv("BALENAS_DATA", raising=False)  # which fig2 and fig3 do not need
     scale, output = searched
     before = sorted((output / "searches").rglob("*"))
-    found, files = reproduce(FIGURES["fig2"], scale, [0, 1], output, table=None, jobs=1)
+    found, files = reproduce(FIGURES["fig2"], scale, [0, 1], output, table=None, jobs=1, supernet_of=no_supernet)
     curves = {row.title: curve for row, curve in found.curves()}
     assert curves["DARTS 1st, longer"].epochs == list(range(8))
     assert curves["BaLeNAS, M = 1"].means == pytest.approx([5.0, 15.0, 25.0, 35.0])
     assert curves["BaLeNAS, M = 1"].deviations == pytest.approx([statistics.stdev([0.0, 10.0])] * 4)
     assert all(path.stat().st_size > 0 for path in files)
-    found, _ = reproduce(FIGURES["fig3"], scale, [0, 1], output, table=None, jobs=1)
+    found, _ = reproduce(FIGURES["fig3"], scale, [0, 1], output, table=None, jobs=1, supernet_of=no_supernet)
     assert {row.title: curve.means for row, curve in found.curves()} == {
         "DARTS 1st": [0.5, 1.5],
         "BaLeNAS 1st": [0.5, 1.5],
@@ -324,14 +331,14 @@ def test_the_first_figure_needs_the_table(searched: tuple[Scale, Path], data_dir
     for name, architecture in (("darts", POOR), ("gdas", GOOD), ("balenas", GOOD)):
         log = output / "searches" / name / "seed-0" / "diagnostics.jsonl"
         write_log(log, {}, [record(e, notation={"nasbench201": architecture}) for e in range(4)])
-    found, _ = reproduce(FIGURES["fig1"], scale, [0], output, table=data_dir, jobs=1)
+    found, _ = reproduce(FIGURES["fig1"], scale, [0], output, table=data_dir, jobs=1, supernet_of=no_supernet)
     truth = open_benchmark(data_dir)
     errors = {row.title: set(curve.means) for row, curve in found.curves()}
     assert errors["DARTS 1st"] == {100 - truth.query(POOR, "cifar10", "test_accuracy")}
     assert errors["GDAS"] == errors["BaLeNAS 1st"] == {100 - truth.query(GOOD, "cifar10", "test_accuracy")}
     assert found.about["ground truth"] == truth.name
     with pytest.raises(DataError, match="there is no"):
-        reproduce(FIGURES["fig1"], scale, [0], output, table=output / "nowhere", jobs=1)
+        reproduce(FIGURES["fig1"], scale, [0], output, table=output / "nowhere", jobs=1, supernet_of=no_supernet)
 
 
 def test_lost_diagnostics_are_named(searched: tuple[Scale, Path]) -> None:
@@ -339,4 +346,4 @@ def test_lost_diagnostics_are_named(searched: tuple[Scale, Path]) -> None:
     lost = output / "searches" / "balenas" / "seed-1" / "diagnostics.jsonl"
     lost.unlink()
     with pytest.raises(FileFormatError, match=re.escape(str(lost))):
-        reproduce(FIGURES["fig3"], scale, [0, 1], output, table=None, jobs=1)
+        reproduce(FIGURES["fig3"], scale, [0, 1], output, table=None, jobs=1, supernet_of=no_supernet)
