@@ -60,6 +60,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     from balenas_plugin.errors import OptionError
     from balenas_plugin.reproduce.run import experiment_of, reproduce, seeds_of
     from balenas_plugin.reproduce.scales import load_scale
+    from balenas_plugin.signals import stopped_by_signals
     from balenas_plugin.validation import require_whole
 
     require_whole("--jobs", options.jobs, least=1)
@@ -71,9 +72,10 @@ def _reproduce(options: argparse.Namespace) -> int:
             f"{output} holds searches already: add --resume to go on with them, or choose another --output"
         )
     try:
-        found, files = reproduce(
-            experiment, scale, seeds, output, table=options.table, jobs=options.jobs, supernet_of=_supernet_of
-        )
+        with stopped_by_signals():  # or the searches that it started would go on alone
+            found, files = reproduce(
+                experiment, scale, seeds, output, table=options.table, jobs=options.jobs, supernet_of=_supernet_of
+            )
     except KeyboardInterrupt:
         print("balenas: stopped. The same command with --resume goes on where it was.", file=sys.stderr)
         return 130

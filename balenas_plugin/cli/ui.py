@@ -38,12 +38,13 @@ def add_ui(commands: Any, formatter: Any) -> None:
 def _ui(options: argparse.Namespace) -> int:
     from balenas_plugin.config import load_config
     from balenas_plugin.run_location import new_run_folder, resumed_run_folder
+    from balenas_plugin.signals import stopped_by_signals
     from balenas_plugin.validation import require_whole
 
     require_whole("--concurrency", options.concurrency, least=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from balenas_plugin.adapters.nni.web.ui import search_in_ui, stopped_by_signals, view_in_ui
+        from balenas_plugin.adapters.nni.web.ui import search_in_ui, view_in_ui
     with stopped_by_signals():
         if options.view is not None:
             view_in_ui(options.view, port=options.port, url_prefix=options.url_prefix)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -150,3 +155,32 @@ def test_no_table_no_search(tmp_path: Path) -> None:
     assert ended.code == 2
     assert "nb201_full.parquet" in ended.errors
     assert not (tmp_path / "found").exists()
+
+
+def test_a_polite_kill_stops_the_searches_too(folder: Path, data_dir: Path) -> None:
+    (folder / "scale.yml").write_text(SCALE.replace("epochs: 1}", "epochs: 500}"))
+    command = [Path(sys.executable).with_name("balenas"), *COMMAND, data_dir, "--methods", "balenas"]
+    with (folder / "printed.txt").open("wb") as printed:
+        process = subprocess.Popen(list(map(str, command)), cwd=folder, stdout=printed, stderr=printed)
+    run = folder / "found" / "searches" / "balenas" / "seed-3"
+    try:
+        wait_for(lambda: (run / "history.csv").exists())
+        (search,) = children_of(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+    assert not Path(f"/proc/{search}").exists()
+    assert "with --resume goes on where it was" in (folder / "printed.txt").read_text()
+    assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
+
+
+def children_of(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

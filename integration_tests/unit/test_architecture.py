@@ -14,7 +14,7 @@ PACKAGE = "balenas_plugin"
 
 LAYERS = (
     {"errors"},
-    {"files", "validation"},
+    {"files", "signals", "validation"},
     {"bayes", "data", "fused", "search_spaces"},
     {"benchmarks", "diagnostics", "proxies"},
     {"config"},

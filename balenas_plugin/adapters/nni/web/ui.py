@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -148,21 +147,6 @@ def view_in_ui(wanted: str, *, port: int, url_prefix: str | None) -> None:
 def _watch(experiment: Any) -> None:
     with suppress(KeyboardInterrupt):
         experiment.watch()
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM stop the block as Ctrl-C does, and Ctrl-C do so where a script's `&` has had it ignored."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _experiment(config: SearchConfig, folder: RunFolder, concurrency: int, identifier: str | None) -> SearchExperiment:
