@@ -62,7 +62,7 @@ class Picker:
         networks: ProxyNetworks,
         data: DataConfig,
         *,
-        supernet_of: SupernetOf,
+        supernet_of: SupernetOf | None,
         workers: int = 1,
     ) -> None:
         self.folder = folder
@@ -113,7 +113,9 @@ class Picker:
             return [self._notation(c.sample) for c in candidates for _ in range(c.times_drawn)]
         options = NAMED_SELECTIONS.get(pick.proxy, {"proxy": pick.proxy})
         selection = ProxySelection(**options, n=pick.n, candidates=pick.candidates, seed=seed, workers=self.workers)
-        supernet = self.supernet_of(search.folder) if search is not None and selection.needs_supernet else None
+        supernet = None
+        if selection.needs_supernet and search is not None and self.supernet_of is not None:
+            supernet = self.supernet_of(search.folder)
         inputs, targets = (None, None) if {*selection.zero_cost_proxies} <= {*_WITHOUT_DATA} else self._batch
         best = rank(posterior, self.space, selection, inputs=inputs, targets=targets, supernet=supernet, progress=True)[
             0

@@ -63,7 +63,7 @@ def reproduce(
     *,
     table: Path | None,
     jobs: int,
-    supernet_of: SupernetOf,
+    supernet_of: SupernetOf | None = None,
 ) -> tuple[Table | Chart, list[Path]]:
     """Run the searches that are missing; return the table or the figure, and its files. What was found before is kept.
 
@@ -74,7 +74,7 @@ def reproduce(
         output: where to search and write.
         table: NAS-Bench-201's ground truth; None: in the folder that BALENAS_DATA names.
         jobs: searches at a time.
-        supernet_of: opens the supernet of a finished search.
+        supernet_of: opens the supernet of a finished search, for tables that select by its accuracy.
 
     Raises:
         BalenasError: bad input, or a search failed. The files are written all the same, with what there is.
@@ -99,7 +99,7 @@ def _tabulate(
     *,
     table: Path | None,
     jobs: int,
-    supernet_of: SupernetOf,
+    supernet_of: SupernetOf | None,
 ) -> tuple[Table, SearchFailedError | None]:
     benchmark = open_benchmark(table)  # first: without it the searches would be for nothing
     finished, failure = _search(_configs(experiment, scale, seeds), output, jobs=jobs)
