@@ -19,6 +19,7 @@ import platform
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,13 @@ import yaml
 from balenas_plugin.config import SearchConfig, yaml_problem
 from balenas_plugin.errors import FileFormatError, OptionError, StorageError
 from balenas_plugin.files import refused_writes_told, write_text_atomically
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_LOCK_SECONDS = 10.0
 
 _PACKAGES = ("balenas-plugin", "nni", "torch", "torchvision", "pytorch-lightning", "numpy", "scikit-learn")
 
@@ -99,9 +107,9 @@ class RunFolder:
             StorageError: the folder cannot be written.
         """
         try:
-            if self.replaces:
-                shutil.rmtree(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
+            if self.replaces:
+                self._empty()
         except OSError as error:
             raise StorageError(f"cannot create the folder of the run: {error}. Choose another --output.") from error
         write_text_atomically(self.config, config.to_yaml())
@@ -123,6 +131,32 @@ class RunFolder:
             **entries,
         )
         self._write_manifest(manifest)
+
+    def _empty(self) -> None:
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes from searching in the folder during the block; the system ends it with the process.
+
+        Raises:
+            OptionError: another process searches in it.
+            StorageError: it cannot be created.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise StorageError(f"cannot create the folder of the run: {error}. Choose another --output.") from error
+        try:
+            _lock(lock, self.path)
+            yield
+        finally:
+            os.close(lock)
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[dict[str, Any]]:
@@ -220,6 +254,24 @@ class RunFolder:
                 f"{self.path} was started with another config: {'; '.join(differences)}. Resume with the config it was "
                 "started with, or start a new run in another folder (--output)."
             )
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Lock a folder; processes that a killed search had forked hold its lock until they notice, so try for a while."""
+    if fcntl is None:  # a system without such locks
+        return None
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise OptionError(
+                    f"another process is searching in {path}: wait until it ends, stop it, or choose another --output"
+                ) from error
+            time.sleep(0.1)
+        except OSError:  # a file system without such locks
+            return None
 
 
 def _now() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from balenas_plugin import run_folder
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.errors import OptionError
 from balenas_plugin.run_location import new_run_folder
@@ -81,3 +82,20 @@ def test_the_manifest_says_how_a_run_ended(tmp_path: Path) -> None:
     assert (manifest["status"], manifest["epochs"], len(manifest["sessions"])) == ("finished", 2, 3)
     assert "error" not in manifest
     assert all(session["started"] <= session["ended"] for session in manifest["sessions"])
+
+
+def test_a_folder_is_searched_in_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "_LOCK_SECONDS", 0.2)
+    folder = new_run_folder(CONFIG, tmp_path / "run", overwrite=False)
+    with folder.claimed():
+        folder.start(CONFIG, resumed=False)
+        other = run_folder.RunFolder(folder.path, replaces=True)
+        with pytest.raises(OptionError, match="another process is searching in"), other.claimed():
+            pytest.fail("both search in it")
+        assert folder.manifest.exists()
+    with other.claimed():
+        folder.history.write_text("epoch\n")
+        other.start(CONFIG, resumed=False)
+        assert not folder.history.exists()
+        with pytest.raises(OptionError, match="another process"), folder.claimed():
+            pytest.fail("replacing what is in the folder has let go of it")

@@ -92,16 +92,17 @@ def run_search(
         _help(space, evaluator, strategy)
         return []
     os.environ[FOLDER_VARIABLE] = str(folder.path.resolve())  # for processes that this one starts
-    folder.start(config, resumed=resume, data=data.description, device=_device(evaluator))
-    torch.manual_seed(config.seed)  # the same draws whatever building the above has used
-    with folder.recorded() as entries:
-        _run_experiment(space, evaluator, strategy, folder)
-        records = list(architecture_records(strategy, space, config.top_k))
-        write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
-        if isinstance(strategy, BaLeNAS):
-            strategy.posterior.save(folder.posterior)
-            entries["mixed_modules"] = strategy.fusion_report()
-        entries["epochs"] = len(history.rows)
+    with folder.claimed():
+        folder.start(config, resumed=resume, data=data.description, device=_device(evaluator))
+        torch.manual_seed(config.seed)  # the same draws whatever building the above has used
+        with folder.recorded() as entries:
+            _run_experiment(space, evaluator, strategy, folder)
+            records = list(architecture_records(strategy, space, config.top_k))
+            write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
+            if isinstance(strategy, BaLeNAS):
+                strategy.posterior.save(folder.posterior)
+                entries["mixed_modules"] = strategy.fusion_report()
+            entries["epochs"] = len(history.rows)
     return records
 
 
