@@ -84,7 +84,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     for page in PAGES:
         name = page.removesuffix(".md")
-        built = tmp_path / "site" / ("index.html" if name == "index" else f"{name}/index.html")
+        built = tmp_path / "site" / name.removesuffix("index") / "index.html"
         assert built.exists(), page
     reference = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
     for name in ("BaLeNAS", "Diagnostics", "DiagnosticsOptions", "Posterior", "curvature_every_n_epochs"):
