@@ -13,9 +13,7 @@ from .naslib.which import description
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in the processes that tests start
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # started by a script with `&`: its children would ignore it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by a script with `&`: its children would ignore it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
