@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from email.message import Message
@@ -16,7 +13,6 @@ import pytest
 
 from balenas_plugin.doctor import Finding, Surroundings, diagnose, run_doctor, table
 from balenas_plugin.doctor import checks as doctor_checks
-from balenas_plugin.doctor import imports as doctor_imports
 from balenas_plugin.doctor.checks import DATA_FILES, DATA_VARIABLE, Declared, check_data, check_disk, read_declared
 from balenas_plugin.doctor.imports import (
     BALENAS,
@@ -29,84 +25,22 @@ from balenas_plugin.doctor.imports import (
     TORCH,
     TORCHVISION,
     Attempt,
-    explain,
-    last_error,
-    run_command,
 )
 
-LIBRARIES = {
-    "nni": "==3.0",
-    "torch": ">=2.11,<2.16",
-    "torchvision": ">=0.26,<0.30",
-    "pytorch-lightning": ">=2.6,<2.7",
-    "setuptools": "<81",
-    "numpy": ">=1.26",
-    "pyarrow": ">=15",
-    "scikit-learn": ">=1.4",
-}
-INSTALLED = {
-    "nni": "3.0",
-    "torch": "2.15.0+cpu",
-    "torchvision": "0.29.2",
-    "pytorch-lightning": "2.6.6",
-    "setuptools": "80.10.2",
-    "numpy": "2.4.6",
-    "pyarrow": "26.0.1",
-    "scikit-learn": "1.9.1",
-}
-REINSTALL_PAIR = (
-    'pip install --force-reinstall "torch>=2.11,<2.16" "torchvision>=0.26,<0.30" "setuptools<81" "nni==3.0"'
+from .doctor_texts import (
+    INSTALLED,
+    LIBRARIES,
+    NMS,
+    NO_LIGHTNING,
+    NO_PKG_RESOURCES,
+    OTHER_CUDA,
+    PLACEHOLDER,
+    REINSTALL_PAIR,
+    TORCH_REPORT,
+    failed,
+    missing,
+    reported,
 )
-
-# What the real breakages print, shortened to the frames that matter.
-NMS = """Traceback (most recent call last):
-  File "site-packages/torchmetrics/functional/image/arniqa.py", line 31, in <module>
-    from torchvision import transforms
-  File "site-packages/torchvision/_meta_registrations.py", line 163, in <module>
-    @torch.library.register_fake("torchvision::nms")
-RuntimeError: operator torchvision::nms does not exist
-"""
-OTHER_CUDA = """Traceback (most recent call last):
-  File "site-packages/torchvision/extension.py", line 67, in _check_cuda_version
-    raise RuntimeError(
-RuntimeError: Detected that PyTorch and torchvision were compiled with different CUDA major versions. PyTorch has CUDA \
-Version=12.8 and torchvision has CUDA Version=13.2. Please reinstall the torchvision that matches your PyTorch install.
-"""
-NO_LIGHTNING = """Traceback (most recent call last):
-  File "site-packages/nni/nas/evaluator/pytorch/lightning.py", line 10, in <module>
-    import pytorch_lightning as pl
-ModuleNotFoundError: No module named 'pytorch_lightning'
-"""
-NO_PKG_RESOURCES = """Traceback (most recent call last):
-  File "site-packages/nni/tools/nnictl/nnictl.py", line 7, in <module>
-    import pkg_resources
-ModuleNotFoundError: No module named 'pkg_resources'
-"""
-PLACEHOLDER = """Traceback (most recent call last):
-  File "<string>", line 7, in <module>
-ImportError: DARTS is an ImportFailedStrategy: ImportError("cannot import name 'LRScheduler'")
-"""
-TORCH_REPORT = {
-    "version": "2.15.0+cpu",
-    "built_for": "the CPU only",
-    "devices": [],
-    "error": "",
-    "threads": 2,
-    "mps": False,
-    "said": [],
-}
-
-
-def reported(report):
-    return Attempt(0, stdout="a library prints while it is imported\nBALENAS-REPORT " + json.dumps(report) + "\n")
-
-
-def failed(stderr, code=1):
-    return Attempt(code, stderr=stderr)
-
-
-def missing(module):
-    return failed(f"Traceback (most recent call last):\nModuleNotFoundError: No module named '{module}'\n")
 
 
 @pytest.fixture
@@ -238,13 +172,6 @@ def test_missing_modules(machine, module, cure):
     assert (found.status, found.cure) == ("broken", cure)
 
 
-def test_last_line_decides_before_what_was_handled_on_the_way():
-    chained = (
-        NO_PKG_RESOURCES + "\nDuring handling of the above exception, another exception occurred:\n\n" + NO_LIGHTNING
-    )
-    assert explain(failed(chained), again="x", wanted=LIBRARIES).cure == 'pip install "pytorch-lightning>=2.6,<2.7"'
-
-
 @pytest.mark.parametrize("code", [None, -9, -4, -11, 3])
 def test_unrecognised_ends_say_how_to_see_more(machine, code):
     found = findings_of(machine({BALENAS: Attempt(code)}))[BALENAS.check]
@@ -252,12 +179,6 @@ def test_unrecognised_ends_say_how_to_see_more(machine, code):
     words = {None: "did not end within", -9: "SIGKILL", -4: "SIGILL", -11: "SIGSEGV", 3: "status 3"}
     assert words[code] in found.detail
     assert 'python -c "from balenas_plugin import BaLeNAS"' in found.cure
-
-
-def test_last_error_of_a_message_with_several_lines():
-    assert last_error("Traceback\nValueError: first\n\n  more of it\n") == "ValueError: first"
-    assert last_error("node: GLIBC_2.28 not found\n") == "node: GLIBC_2.28 not found"
-    assert last_error("") == ""
 
 
 @pytest.mark.parametrize(
@@ -473,74 +394,3 @@ def test_letters_that_the_terminal_lacks_do_not_stop_the_doctor(machine):
     assert run_doctor(stream, around=machine({NNICTL: failed("OSError: Änderung in naïve/日本\n")})) == 0
     stream.flush()
     assert b"OSError: ?nderung" in stream.buffer.getvalue()
-
-
-def test_run_command_never_raises(tmp_path, monkeypatch):
-    assert run_command([str(tmp_path / "absent")]).stderr.startswith("FileNotFoundError")
-    assert run_command([sys.executable, "-c", "print('é'); raise SystemExit(3)"]).code == 3
-    monkeypatch.setattr(doctor_imports, "TIMEOUT", 0.2)
-    assert run_command([sys.executable, "-c", "import time; time.sleep(60)"]) == Attempt(None)
-
-
-def test_real_import_through_a_torchvision_that_does_not_match(tmp_path, monkeypatch):
-    fake = tmp_path / "torchvision"
-    fake.mkdir()
-    (fake / "__init__.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")\n')
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    attempt = run_command(LIGHTNING.command)
-    assert not attempt.worked
-    assert explain(attempt, again=LIGHTNING.again, wanted=LIBRARIES).cure.startswith(REINSTALL_PAIR)
-
-
-def test_real_placeholder_is_found():
-    hidden = "import sys; sys.modules['nni.nas.oneshot.pytorch.strategy'] = None"
-    attempt = run_command(replace(NNI, statement=f"{hidden}; {NNI.statement}").command)
-    assert not attempt.worked
-    assert "placeholders in the place of DARTS" in explain(attempt, again="", wanted=LIBRARIES).detail
-
-
-def test_real_doctor_here():
-    script = (
-        "import sys; from balenas_plugin.doctor import run_doctor; code = run_doctor(); "
-        "print('imported here:', sorted({'torch', 'torchvision', 'nni', 'pytorch_lightning'} & set(sys.modules))); "
-        "sys.exit(code)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
-    assert "FAIL" not in done.stdout
-    assert "A search can run" in done.stdout
-    assert done.stdout.rstrip().endswith("imported here: []")
-    assert [line.split()[0] for line in done.stdout.splitlines() if " BaLeNAS for NNI " in line] == ["ok"]
-
-
-FAKE_TORCH = """
-import types, warnings
-__version__ = "2.15.0+cu132"
-version = types.SimpleNamespace(cuda="13.2", hip=None)
-backends = types.SimpleNamespace(mps=types.SimpleNamespace(is_available=lambda: False))
-get_num_threads = lambda: 8
-class ones:
-    def __init__(self, n, device):
-        warnings.warn("this GPU is newer than this torch")
-        if device == "cuda:1":
-            raise RuntimeError("no kernel image is available")
-    def sum(self):
-        return self
-    def item(self):
-        return 2.0
-cuda = types.SimpleNamespace(
-    is_available=lambda: True, device_count=lambda: COUNT,
-    get_device_name=lambda i: f"GPU {i}", mem_get_info=lambda i: (1 << 30, 2 << 30))
-"""
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_devices_are_tried_not_only_counted(tmp_path, monkeypatch, count):
-    (tmp_path / "torch.py").write_text(FAKE_TORCH.replace("COUNT", str(count)))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    report = run_command(TORCH.command).report
-    assert report["devices"] == [["GPU 0", 1 << 30, 2 << 30]]
-    assert report["said"][0] == "this GPU is newer than this torch"
-    assert report["error"] == ("RuntimeError: no kernel image is available" if count == 2 else "")
-    assert (report["threads"], report["built_for"]) == (8, "CUDA 13.2")

@@ -5,9 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +19,7 @@ from balenas_plugin.report.reading import Series, flattened, number, read_run
 from balenas_plugin.report.run_pictures import quantile, run_pictures
 
 from .report_folders import LABELS, OPERATIONS, make_run
-
-VOID = {"meta", "img", "br", "wbr", "link", "hr", "input"}
-
+from .report_page import page_of
 
 PICTURE = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>'
 
@@ -39,41 +34,6 @@ def _not_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(Picture, "render", lambda self, kind: PICTURE)
         monkeypatch.setattr(drawings, "_rendered", lambda draw: (PICTURE, PICTURE))
-
-
-class Page(HTMLParser):
-    """The elements of a page, with their attributes, and its text; fails if an element is not closed."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(source)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data: str) -> None:
-        if not self._open or self._open[-1] != "style":
-            self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-def page_of(*folders: Path, **options: Any) -> tuple[Page, str]:
-    output = folders[0].parent / "page.html"
-    write_report(folders, output, **options)
-    source = output.read_text(encoding="utf-8")
-    return Page(source), source
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
