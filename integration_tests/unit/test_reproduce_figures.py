@@ -244,7 +244,7 @@ def test_figures_draw_searches_of_the_tables(scale: str) -> None:
         assert {row.search for row in entry.rows} <= of_tables
         entry.require_measured([loaded.config(row.search, 0) for row in entry.rows])
     options = loaded.config("darts", 0).diagnostics
-    assert loaded.config("darts", 0).evaluator.epochs // options.curvature_every_n_epochs >= 5
+    assert loaded.config("darts", 0).evaluator.epochs // options.curvature_every_n_epochs >= 3
 
 
 def test_the_command_line_offers_all_of_them() -> None:
