@@ -11,7 +11,7 @@ from typing import Any
 _EXAMPLES = """\
 examples:
   balenas export runs/quickstart                          BaLeNAS-TF: 100 draws ranked by SynFlow
-  balenas export runs/quickstart --samples 1000 --candidates enumerate --workers 2
+  balenas export runs/quickstart --selection synflow-enumerated --workers 2    the 1,000 most probable, not draws
   balenas export runs/quickstart --selection supernet     ranked by the supernet's own accuracy
   balenas export runs/quickstart --selection supernet --samples 1000 --images 2000 --workers 2
   balenas export runs/quickstart --proxy synflow --proxy naswot --include-probability
@@ -32,7 +32,7 @@ def add_export(commands: Any, formatter: Any) -> None:
         "--selection",
         default="synflow",
         metavar="NAME",
-        help="synflow, supernet or synflow+supernet; what follows changes it",
+        help="synflow, synflow-enumerated, supernet or synflow+supernet; what follows changes it",
     )
     export.add_argument("--samples", dest="n", type=int, metavar="N", help="draws, or architectures enumerated (100)")
     export.add_argument(

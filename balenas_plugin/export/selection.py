@@ -107,10 +107,12 @@ class ProxySelection:
 
 NAMED_SELECTIONS: Mapping[str, Mapping[str, Any]] = {
     "synflow": {"proxy": "synflow"},
+    "synflow-enumerated": {"proxy": "synflow", "n": 1000, "candidates": "enumerate"},
     "supernet": {"proxy": SUPERNET_ACCURACY},
     "synflow+supernet": {"proxy": ("synflow", SUPERNET_ACCURACY)},
 }
-"""Selections by name: their options where they differ from the defaults. "synflow" is the paper's BaLeNAS-TF."""
+"""Selections by name: their options where they differ from the defaults. "synflow" is the paper's BaLeNAS-TF;
+"synflow-enumerated" ranks the most probable architectures in the place of draws."""
 
 
 def named_selection(name: str) -> ProxySelection:

@@ -111,8 +111,9 @@ class Picker:
         if pick.rule == "draws":
             candidates = drawn_candidates(Architectures(self.space.decisions, posterior), pick.n, seed=seed)
             return [self._notation(c.sample) for c in candidates for _ in range(c.times_drawn)]
-        options = NAMED_SELECTIONS.get(pick.proxy, {"proxy": pick.proxy})
-        selection = ProxySelection(**options, n=pick.n, candidates=pick.candidates, seed=seed, workers=self.workers)
+        named = NAMED_SELECTIONS.get(pick.proxy, {"proxy": pick.proxy})
+        asked = {"n": pick.n, "candidates": pick.candidates, "seed": seed, "workers": self.workers}
+        selection = ProxySelection(**{**named, **asked})
         supernet = None
         if selection.needs_supernet and search is not None and self.supernet_of is not None:
             supernet = self.supernet_of(search.folder)

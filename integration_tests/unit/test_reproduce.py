@@ -14,7 +14,7 @@ from scipy import stats
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.bayes.decisions import Architectures
 from balenas_plugin.errors import OptionError
-from balenas_plugin.export.candidates import drawn_candidates
+from balenas_plugin.export.candidates import drawn_candidates, enumerated_candidates
 from balenas_plugin.reproduce.experiments import DATASETS, EXPERIMENTS, Experiment, Pick, Row
 from balenas_plugin.reproduce.picks import COLUMNS, Picker
 from balenas_plugin.reproduce.run import experiment_of, seeds_of
@@ -236,3 +236,27 @@ def test_proxies_need_no_supernet(search_and_picker) -> None:
     many = picker.accuracies(Row("many", "balenas", Pick("proxy", 200), "balenas"), search, 0)
     assert many["cifar10"] >= few["cifar10"]  # SynFlow likes 3x3
     assert opened == []
+
+
+def test_the_best_of_the_most_probable_is_picked(search_and_picker) -> None:
+    search, picker, _ = search_and_picker
+    posterior = Posterior.load(search.folder.posterior)
+    for mean in posterior.mean.values():
+        mean[nasbench201.OPERATIONS.index("nor_conv_1x1")] += 3
+    posterior.save(search.folder.posterior)
+    probable = enumerated_candidates(Architectures(picker.space.decisions, posterior), 12)
+    for seed in range(2):
+        row = Row("probable", "balenas", Pick("proxy", 12, "synflow", "enumerate"), "balenas")
+        picker.accuracies(row, search, seed)
+        file = picker.folder / f"balenas-seed-{seed}-{row.pick.key}.json"
+        (chosen,) = json.loads(file.read_text())["architectures"]
+        networks = picker.space.networks(seed)
+        best = max(probable, key=lambda candidate: networks.fast_rank_value("synflow", candidate.sample))
+        assert chosen == picker.space.notations(best.sample)["nasbench201"]
+
+
+def test_a_row_may_name_a_selection_with_options_of_its_own(search_and_picker) -> None:
+    search, picker, _ = search_and_picker
+    named = Row("named", "balenas", Pick("proxy", 12, "synflow-enumerated", "enumerate"), "balenas")
+    plain = Row("plain", "balenas", Pick("proxy", 12, "synflow", "enumerate"), "balenas")
+    assert picker.accuracies(named, search, 0) == picker.accuracies(plain, search, 0)

@@ -233,6 +233,8 @@ def test_synflow_is_the_papers_and_the_default() -> None:
     assert named_selection("synflow") == ProxySelection() == ProxySelection(n=100, proxy="synflow", candidates="sample")
     assert not named_selection("synflow").needs_supernet
     assert named_selection("supernet").proxies == (SUPERNET_ACCURACY,)
+    enumerated = named_selection("synflow-enumerated")
+    assert (enumerated.n, enumerated.candidates, enumerated.proxies) == (1000, "enumerate", ("synflow",))
 
 
 @pytest.mark.parametrize(
