@@ -5,7 +5,8 @@
 
 One pick owes much to the initialisation that SynFlow looks at, so a single pick a seed says little about a setting.
 This prints, for each epoch in which the posterior has moved, the accuracy of the argmax of mu and the mean accuracy of
-SynFlow's picks (percent, CIFAR-10 validation: settings may be chosen by it), from the posteriors of diagnostics.jsonl.
+SynFlow's picks out of n draws, and out of the n most probable architectures (percent, CIFAR-10 validation: settings may
+be chosen by it), from the posteriors of diagnostics.jsonl.
 
 Scored are the architectures with four convolutions or more, of which three are 3x3: SynFlow's pick wherever one of
 them is drawn, as far as seen. Where none is, the set has no pick, which is said. Scores are kept in a file; the first
@@ -19,16 +20,19 @@ import itertools
 import json
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
+from balenas_plugin.bayes import Posterior
 from balenas_plugin.benchmarks import open_benchmark
 from balenas_plugin.export import NasBench201Space
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces.nasbench201 import EDGES, OPERATIONS, format_string, to_nni
 
+KEYS = ("logits", "precision")  # in a line of diagnostics.jsonl
 COLUMN = ("cifar10-valid", "valid_accuracy")
 CONV_1X1, CONV_3X3 = OPERATIONS.index("nor_conv_1x1"), OPERATIONS.index("nor_conv_3x3")
 
@@ -51,6 +55,15 @@ def synflow(architectures, space, seeds, path):
     return torch.tensor([known[str(seed)] for seed in range(seeds)], dtype=torch.float64)
 
 
+class Worth(NamedTuple):
+    """Accuracies of the argmax, of the picks out of draws and out of the most probable; `empty` sets had no pick."""
+
+    argmax: float
+    drawn: float
+    empty: float
+    probable: float
+
+
 class Picks:
     """SynFlow's picks of many draws, and what they are worth."""
 
@@ -63,25 +76,34 @@ class Picks:
             self.index[operations] = i
 
     def of(self, record):
-        """Return (the argmax's accuracy, the mean over picks, the share of draws without an architecture to score)."""
+        """Return what the posterior of an epoch is worth: see `Worth`."""
         labels = to_nni([0] * len(EDGES))
-        mu = [torch.tensor(record["logits"][label]) for label in labels]
-        sigma = [torch.tensor(record["precision"][label]).rsqrt() for label in labels]
-        argmax = [int(edge.argmax()) for edge in mu]
-        found, empty = [], 0
+        mean, precision = ({label: torch.tensor(record[key][label]) for label in labels} for key in KEYS)
+        edges = [(mean[label], precision[label].rsqrt()) for label in labels]
+        picks, empty = [], 0
         for repetition in range(self.options.repetitions):
             noise = torch.Generator().manual_seed(repetition)
-            drawn = [
-                (m + s * torch.randn(self.options.n, len(OPERATIONS), generator=noise)).argmax(-1)
-                for m, s in zip(mu, sigma, strict=True)
-            ]
-            indices = self.index[tuple(drawn)].unique()
-            indices = indices[indices >= 0]
-            if len(indices):
-                found += [self.accuracies[indices[scores[indices].argmax()]] for scores in self.scores]
-            else:
-                empty += 1
-        return self.truth(argmax), mean(found) if found else float("nan"), empty / self.options.repetitions
+            drawn = [(m + s * torch.randn(self.options.n, len(m), generator=noise)).argmax(-1) for m, s in edges]
+            found = self._picks(self.index[tuple(drawn)].unique())
+            picks += found
+            empty += not found
+        probability = Posterior(mean, precision).win_probability()
+        log_probability = sum(  # of every architecture, one dimension an edge
+            torch.as_tensor(probability[label]).log().reshape([-1 if i == k else 1 for i in range(len(EDGES))])
+            for k, label in enumerate(labels)
+        )
+        probable = self._picks(self.index.flatten()[log_probability.flatten().topk(self.options.n).indices])
+        argmax = self.truth([int(m.argmax()) for m, _ in edges])
+        return Worth(argmax, _mean(picks), empty / self.options.repetitions, _mean(probable))
+
+    def _picks(self, indices):
+        """Return the accuracy of each initialisation's pick; nothing where there is no architecture to score."""
+        indices = indices[indices >= 0]
+        return [self.accuracies[indices[scores[indices].argmax()]] for scores in self.scores] if len(indices) else []
+
+
+def _mean(values):
+    return mean(values) if values else float("nan")
 
 
 def main():
@@ -90,7 +112,7 @@ def main():
     parser.add_argument("--table", type=Path, default=Path("../shared/data"))
     parser.add_argument("--scores", type=Path, default=Path("synflow-scores.json"), help="file that keeps the scores")
     parser.add_argument("--seeds", type=int, default=4, help="initialisations (4)")
-    parser.add_argument("--n", type=int, default=1000, help="draws that one pick is of (1000)")
+    parser.add_argument("--n", type=int, default=1000, help="draws, or most probable architectures, of a pick (1000)")
     parser.add_argument("--repetitions", type=int, default=16, help="sets of draws (16)")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -102,9 +124,10 @@ def main():
         lines = (json.loads(line) for line in RunFolder(run).diagnostics.read_text(encoding="utf-8").splitlines())
         for record in lines:
             if "epoch" in record and max(max(map(abs, logits)) for logits in record["logits"].values()) > 0.01:
-                argmax, expected, empty = picks.of(record)
-                rest = f", {empty:.0%} of the sets without a pick" if empty else ""
-                print(f"  epoch {record['epoch']:3}   argmax {argmax:5.2f}   mean pick {expected:5.2f}{rest}")
+                worth = picks.of(record)
+                rest = f" ({worth.empty:.0%} of the sets without)" if worth.empty else ""
+                found = f"argmax {worth.argmax:5.2f}   picks of draws {worth.drawn:5.2f}{rest}"
+                print(f"  epoch {record['epoch']:3}   {found}   of the most probable {worth.probable:5.2f}")
 
 
 if __name__ == "__main__":
