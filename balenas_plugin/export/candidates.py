@@ -7,6 +7,7 @@ from itertools import islice
 
 from balenas_plugin.bayes.decisions import Architectures, RankedSample, Sample
 from balenas_plugin.bayes.noise import SeededNoise
+from balenas_plugin.export.selection import ProxySelection
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,13 @@ class Candidate:
     def sample(self) -> Sample:
         """The architecture as a sample."""
         return self.architecture.sample
+
+
+def candidates_of(selection: ProxySelection, architectures: Architectures) -> list[Candidate]:
+    """Return the candidates that a selection looks at."""
+    if selection.candidates == "sample":
+        return drawn_candidates(architectures, selection.n, seed=selection.seed)
+    return enumerated_candidates(architectures, selection.n)
 
 
 def drawn_candidates(architectures: Architectures, n: int, *, seed: int) -> list[Candidate]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from balenas_plugin.bayes.decisions import Architectures, Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import SpaceError
-from balenas_plugin.export.candidates import Candidate, drawn_candidates, enumerated_candidates
+from balenas_plugin.export.candidates import Candidate, candidates_of
 from balenas_plugin.export.scoring import score_candidates
 from balenas_plugin.export.selection import ProxySelection
 from balenas_plugin.export.space import Space
@@ -99,11 +99,7 @@ def rank(
     """
     selection = selection or ProxySelection()
     _require_same_space(posterior, space)
-    architectures = Architectures(space.decisions, posterior)
-    if selection.candidates == "sample":
-        candidates = drawn_candidates(architectures, selection.n, seed=selection.seed)
-    else:
-        candidates = enumerated_candidates(architectures, selection.n)
+    candidates = candidates_of(selection, Architectures(space.decisions, posterior))
     if inputs is None:
         inputs = torch.ones(1, *space.image_shape)
     table = score_candidates(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,15 @@ from balenas_plugin.bayes.decisions import Architectures, Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.data import DataConfig, load_search_data
-from balenas_plugin.export import NasBench201Space, ProxySelection, rank
-from balenas_plugin.export.candidates import drawn_candidates
+from balenas_plugin.export import NasBench201Space, ProxySelection
+from balenas_plugin.export.candidates import Candidate, candidates_of, drawn_candidates
+from balenas_plugin.export.ranking import best_first
+from balenas_plugin.export.scoring import score_candidates
 from balenas_plugin.export.selection import NAMED_SELECTIONS
-from balenas_plugin.export.supernet import Supernet
-from balenas_plugin.files import write_text_atomically
-from balenas_plugin.reproduce.experiments import DATASETS, Pick, Row
+from balenas_plugin.export.supernet import SUPERNET_ACCURACY, Supernet
+from balenas_plugin.reproduce.experiments import DATASETS, Row
 from balenas_plugin.reproduce.scales import ProxyNetworks
+from balenas_plugin.reproduce.scores import ScoreFile
 from balenas_plugin.reproduce.searches import Search
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces.nasbench201 import OPERATIONS
@@ -40,14 +41,14 @@ COLUMNS = {
 
 SupernetOf = Callable[[RunFolder], Supernet]
 
-_WITHOUT_DATA = ("synflow", "params", "flops")
+_WITHOUT_BATCH = ("synflow", "params", "flops", SUPERNET_ACCURACY)
 
 
 class Picker:
-    """Chooses architectures, and remembers each choice in a file: ranking many networks takes minutes.
+    """Chooses architectures. Scores are kept in files: they take minutes, and tables share them.
 
     Args:
-        folder: for the choices.
+        folder: for the scores.
         benchmark: the ground truth.
         networks: what proxies score.
         data: config of the searches' data.
@@ -62,7 +63,7 @@ class Picker:
         networks: ProxyNetworks,
         data: DataConfig,
         *,
-        supernet_of: SupernetOf | None,
+        supernet_of: SupernetOf,
         workers: int = 1,
     ) -> None:
         self.folder = folder
@@ -83,45 +84,60 @@ class Picker:
             search: the finished search, for rows that have one.
             seed: of draws and initialisations.
         """
-        architectures = self._remembered(row, search, seed)
+        architectures = self._chosen(row, search, seed)
         values = {
             column: [self.benchmark.query(architecture, *where) for architecture in architectures]
             for column, where in COLUMNS.items()
         }
         return {column: sum(found) / len(found) for column, found in values.items()}
 
-    def _remembered(self, row: Row, search: Search | None, seed: int) -> list[str]:
-        if search is not None and row.pick.rule == "argmax":
+    def _chosen(self, row: Row, search: Search | None, seed: int) -> list[str]:
+        pick = row.pick
+        if search is not None and pick.rule == "argmax":
             return [search.folder.read_architectures()[0]["notation"]["nasbench201"]]
-        source = "uniform" if search is None else search.config.name
-        path = self.folder / f"{source}-seed-{seed}-{row.pick.key}.json"
-        asked: dict[str, Any] = {"pick": asdict(row.pick), "networks": asdict(self.networks), "seed": seed}
-        if search is not None:
-            asked["posterior"] = search.folder.posterior.read_text(encoding="utf-8")
-        if path.exists():
-            known = json.loads(path.read_text(encoding="utf-8"))
-            if known["asked"] == asked:
-                return list(known["architectures"])
         posterior = self._uniform() if search is None else Posterior.load(search.folder.posterior)
-        chosen = self._choose(row.pick, posterior, search, seed)
-        write_text_atomically(path, json.dumps({"asked": asked, "architectures": chosen}, indent=1) + "\n")
-        return chosen
-
-    def _choose(self, pick: Pick, posterior: Posterior, search: Search | None, seed: int) -> list[str]:
+        architectures = Architectures(self.space.decisions, posterior)
         if pick.rule == "draws":
-            candidates = drawn_candidates(Architectures(self.space.decisions, posterior), pick.n, seed=seed)
+            candidates = drawn_candidates(architectures, pick.n, seed=seed)
             return [self._notation(c.sample) for c in candidates for _ in range(c.times_drawn)]
         named = NAMED_SELECTIONS.get(pick.proxy, {"proxy": pick.proxy})
         asked = {"n": pick.n, "candidates": pick.candidates, "seed": seed, "workers": self.workers}
         selection = ProxySelection(**{**named, **asked})
-        supernet = None
-        if selection.needs_supernet and search is not None and self.supernet_of is not None:
-            supernet = self.supernet_of(search.folder)
-        inputs, targets = (None, None) if {*selection.zero_cost_proxies} <= {*_WITHOUT_DATA} else self._batch
-        best = rank(posterior, self.space, selection, inputs=inputs, targets=targets, supernet=supernet, progress=True)[
-            0
-        ]
-        return [self._notation(best.choices)]
+        candidates = candidates_of(selection, architectures)
+        scores = [self._scores(criterion, candidates, selection, search) for criterion in selection.proxies]
+        log_probability = torch.tensor([c.architecture.log_probability for c in candidates], dtype=torch.float64)
+        best = best_first(torch.stack(scores, 1)[..., None], log_probability, selection)[0]
+        return [self._notation(candidates[best].sample)]
+
+    def _scores(
+        self, criterion: str, candidates: Sequence[Candidate], selection: ProxySelection, search: Search | None
+    ) -> Tensor:
+        """Return the scores of the candidates, shape (candidates,), of which only new ones are computed."""
+        known = self._score_file(criterion, selection, search)
+        named = {self._notation(candidate.sample): candidate for candidate in candidates}
+        new = [name for name in named if name not in known]
+        if new:
+            ones = torch.ones(1, *self.space.image_shape)
+            images, labels = (ones, None) if criterion in _WITHOUT_BATCH else self._batch
+            table = score_candidates(
+                [named[name] for name in new],
+                self.space,
+                replace(selection, proxy=criterion),
+                inputs=images,
+                targets=labels,
+                supernet=self.supernet_of(search.folder) if criterion == SUPERNET_ACCURACY and search else None,
+                progress=True,
+            )
+            known.add(zip(new, table.values.flatten().tolist(), strict=True))
+        return torch.tensor([known[name] for name in named], dtype=torch.float64)
+
+    def _score_file(self, criterion: str, selection: ProxySelection, search: Search | None) -> ScoreFile:
+        name = criterion
+        of: dict[str, Any] = {"networks": asdict(self.networks), "data": asdict(self._data)}
+        if criterion == SUPERNET_ACCURACY and search is not None:
+            name = f"{criterion}-{search.config.name}"
+            of = {"posterior": search.folder.posterior.read_text(encoding="utf-8"), "images": selection.images}
+        return ScoreFile(self.folder / f"{name}-seed-{selection.seed}.json", of)
 
     def _notation(self, sample: Sample) -> str:
         return self.space.notations(sample)["nasbench201"]

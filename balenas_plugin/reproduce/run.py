@@ -63,7 +63,7 @@ def reproduce(
     *,
     table: Path | None,
     jobs: int,
-    supernet_of: SupernetOf | None = None,
+    supernet_of: SupernetOf,
 ) -> tuple[Table | Chart, list[Path]]:
     """Run the searches that are missing; return the table or the figure, and its files. What was found before is kept.
 
@@ -99,13 +99,13 @@ def _tabulate(
     *,
     table: Path | None,
     jobs: int,
-    supernet_of: SupernetOf | None,
+    supernet_of: SupernetOf,
 ) -> tuple[Table, SearchFailedError | None]:
     benchmark = open_benchmark(table)  # first: without it the searches would be for nothing
     finished, failure = _search(_configs(experiment, scale, seeds), output, jobs=jobs)
     config = scale.config(next(iter(scale.searches)), seeds[0])
     picker = Picker(
-        output / "picks", benchmark, scale.proxy_networks, config.data, supernet_of=supernet_of, workers=jobs
+        output / "scores", benchmark, scale.proxy_networks, config.data, supernet_of=supernet_of, workers=jobs
     )
     results = {
         row.title: {

@@ -210,30 +210,73 @@ def search_and_picker(tmp_path):
     scale = load_scale("small")
     networks = ProxyNetworks(channels=2, cells_per_stage=1, image_size=8)
     config = scale.config("balenas", 0)
-    picker = Picker(tmp_path / "picks", Truth(), networks, config.data, supernet_of=supernet_of)
+    picker = Picker(tmp_path / "scores", Truth(), networks, config.data, supernet_of=supernet_of)
     return Search(config, folder), picker, opened
 
 
-def test_a_named_selection_picks_and_is_remembered(search_and_picker) -> None:
+def drawn(picker: Picker, search: Search, n: int) -> list[dict[str, str]]:
+    """Return the distinct draws."""
+    architectures = Architectures(picker.space.decisions, Posterior.load(search.folder.posterior))
+    return [dict(candidate.sample) for candidate in drawn_candidates(architectures, n, seed=0)]
+
+
+def row(n: int, selection: str, candidates: str = "sample") -> Row:
+    return Row(f"{selection}, {n}", "balenas", Pick("proxy", n, selection, candidates), "balenas")
+
+
+def test_a_named_selection_picks_and_its_scores_are_kept(search_and_picker) -> None:
     search, picker, opened = search_and_picker
-    row = Row("supernet", "balenas", Pick("proxy", 60, "supernet"), "balenas")
-    first = picker.accuracies(row, search, 0)
+    found = picker.accuracies(row(60, "supernet"), search, 0)
+    draws = drawn(picker, search, 60)
+    skips = [list(sample.values()).count("skip_connect") for sample in draws]
+    best = [sample for sample, count in zip(draws, skips, strict=True) if count == max(skips)]
+    assert found["cifar10"] in {list(sample.values()).count("conv_3x3") for sample in best}
     (file,) = picker.folder.iterdir()
-    (chosen,) = json.loads(file.read_text())["architectures"]
-    draws = drawn_candidates(Architectures(picker.space.decisions, Posterior.load(search.folder.posterior)), 60, seed=0)
-    assert chosen.count("skip_connect") == max(
-        sum(choice == "skip_connect" for choice in candidate.sample.values()) for candidate in draws
+    scores = json.loads(file.read_text())["scores"]
+    assert scores == {
+        picker.space.notations(sample)["nasbench201"]: count / 12 for sample, count in zip(draws, skips, strict=True)
+    }
+    before = file.read_bytes()
+    assert picker.accuracies(row(60, "supernet"), search, 0) == found
+    picker.accuracies(row(20, "supernet"), search, 0)  # the first of the same draws
+    picker.accuracies(row(60, "synflow+supernet"), search, 0)
+    assert opened == [search.folder.path]  # once
+    assert file.read_bytes() == before
+    picker.accuracies(row(70, "supernet"), search, 0)
+    assert set(scores) < set(json.loads(file.read_text())["scores"])
+
+
+def test_scores_of_another_posterior_or_other_networks_are_not_used(search_and_picker) -> None:
+    search, picker, opened = search_and_picker
+    for selection in ("supernet", "synflow"):
+        picker.accuracies(row(10, selection), search, 0)
+    files = {name: picker.folder / f"{name}-seed-0.json" for name in ("supernet_accuracy-balenas", "synflow")}
+    before = {name: json.loads(file.read_text())["scores"] for name, file in files.items()}
+    posterior = Posterior.load(search.folder.posterior)
+    posterior.mean["cell/0_1"][2] += 5
+    posterior.save(search.folder.posterior)
+    wider = Picker(
+        picker.folder,
+        picker.benchmark,
+        ProxyNetworks(channels=3, cells_per_stage=1, image_size=8),
+        search.config.data,
+        supernet_of=picker.supernet_of,
     )
-    assert first["cifar10"] == chosen.count("nor_conv_3x3")
-    assert opened == [search.folder.path]
-    assert picker.accuracies(row, search, 0) == first
-    assert opened == [search.folder.path]  # not opened again
+    for selection in ("supernet", "synflow"):
+        wider.accuracies(row(10, selection), search, 0)
+    assert len(opened) == 2
+    after = {name: json.loads(file.read_text())["scores"] for name, file in files.items()}
+    names = {wider.space.notations(sample)["nasbench201"] for sample in drawn(wider, search, 10)}
+    assert all(set(scores) == names for scores in after.values())
+    shared = names & set(before["synflow"])
+    assert all(
+        after["synflow"][name] != before["synflow"][name] for name in shared if math.isfinite(before["synflow"][name])
+    )
 
 
 def test_proxies_need_no_supernet(search_and_picker) -> None:
     search, picker, opened = search_and_picker
-    few = picker.accuracies(Row("few", "balenas", Pick("proxy", 5), "balenas"), search, 0)
-    many = picker.accuracies(Row("many", "balenas", Pick("proxy", 200), "balenas"), search, 0)
+    few, many = (picker.accuracies(row(n, "synflow"), search, 0) for n in (5, 200))
     assert many["cifar10"] >= few["cifar10"]  # SynFlow likes 3x3
     assert opened == []
 
@@ -246,17 +289,15 @@ def test_the_best_of_the_most_probable_is_picked(search_and_picker) -> None:
     posterior.save(search.folder.posterior)
     probable = enumerated_candidates(Architectures(picker.space.decisions, posterior), 12)
     for seed in range(2):
-        row = Row("probable", "balenas", Pick("proxy", 12, "synflow", "enumerate"), "balenas")
-        picker.accuracies(row, search, seed)
-        file = picker.folder / f"balenas-seed-{seed}-{row.pick.key}.json"
-        (chosen,) = json.loads(file.read_text())["architectures"]
         networks = picker.space.networks(seed)
         best = max(probable, key=lambda candidate: networks.fast_rank_value("synflow", candidate.sample))
-        assert chosen == picker.space.notations(best.sample)["nasbench201"]
+        found = picker.accuracies(row(12, "synflow", "enumerate"), search, seed)
+        assert found["cifar10"] == list(best.sample.values()).count("conv_3x3")
+        scores = json.loads((picker.folder / f"synflow-seed-{seed}.json").read_text())["scores"]
+        assert max(scores, key=scores.get) == picker.space.notations(best.sample)["nasbench201"]
 
 
 def test_a_row_may_name_a_selection_with_options_of_its_own(search_and_picker) -> None:
     search, picker, _ = search_and_picker
-    named = Row("named", "balenas", Pick("proxy", 12, "synflow-enumerated", "enumerate"), "balenas")
-    plain = Row("plain", "balenas", Pick("proxy", 12, "synflow", "enumerate"), "balenas")
+    named, plain = (row(12, selection, "enumerate") for selection in ("synflow-enumerated", "synflow"))
     assert picker.accuracies(named, search, 0) == picker.accuracies(plain, search, 0)
