@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -180,16 +181,24 @@ def _each(scorer: Callable[[int], Result], indices: Sequence[int], workers: int)
     if workers <= 1 or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(scorer, indices)
         return
-    # A fork inherits the space, which need not be picklable (NNI's spaces hold lambdas); one torch thread each.
+    # A fork inherits the space, which need not be picklable (NNI's spaces hold lambdas).
     global _forked
     _forked = scorer
     try:
-        with multiprocessing.get_context("fork").Pool(
-            workers, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
+        with multiprocessing.get_context("fork").Pool(workers, initializer=_begin_forked) as pool:
             yield from pool.imap(_score_forked, indices, chunksize=1)
     finally:
         _forked = None
+
+
+def _begin_forked() -> None:
+    """Take one torch thread, leave Ctrl-C to the parent, and let SIGTERM, by which the pool ends its workers, do so.
+
+    A handler inherited from the parent may raise where Python ignores exceptions, and then the pool waits for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
 
 
 def _score_forked(index: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections import Counter
 
 import pytest
@@ -17,6 +18,7 @@ from balenas_plugin.proxies import rank_value, score
 from balenas_plugin.search_spaces import build_network, from_nni, parse
 from balenas_plugin.search_spaces.nasbench201 import SharedWeights
 from balenas_plugin.search_spaces.nasbench201.synflow import log_synflow
+from balenas_plugin.signals import stopped_by_signals
 
 SPACE = NasBench201Space(channels=4, cells_per_stage=1, image_size=16)
 
@@ -74,6 +76,26 @@ def test_same_seed_same_list_whatever_the_number_of_workers():
     two = rank(example(), SPACE, ProxySelection(**{**vars(selection), "workers": 2}), inputs=inputs)
     assert [r.to_dict() for r in one] == [r.to_dict() for r in two]
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class SignalsSpace(NasBench201Space):
+    """A space whose architectures score 1 where SIGTERM ends the process that scores them, and Ctrl-C does nothing."""
+
+    def networks(self, seed):
+        return self
+
+    def fast_rank_value(self, proxy, sample):
+        return float(
+            signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        )
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 0.0), (2, 1.0)])
+def test_workers_do_not_inherit_what_a_command_does_on_signals(workers, expected):
+    """Its handler raises, which Python may ignore where the signal comes at a bad moment; then the pool would hang."""
+    with stopped_by_signals():
+        ranked = rank(example(), SignalsSpace(), ProxySelection(n=20, workers=workers))
+    assert {r.scores["synflow"] for r in ranked} == {expected}
 
 
 def test_several_criteria_average_their_ranks():
