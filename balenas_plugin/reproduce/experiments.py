@@ -27,11 +27,6 @@ class Pick:
     proxy: str = "synflow"
     candidates: str = "sample"
 
-    @property
-    def key(self) -> str:
-        """A name for files."""
-        return self.rule if self.rule == "argmax" else f"{self.rule}-{self.proxy}-{self.candidates}-{self.n}"
-
 
 @dataclass(frozen=True)
 class Row:
