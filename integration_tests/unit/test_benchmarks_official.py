@@ -1,6 +1,4 @@
-import bz2
 import collections
-import pickle
 import tracemalloc
 import zipfile
 
@@ -12,120 +10,28 @@ from balenas_plugin.benchmarks import OfficialApiBenchmark, import_official, ope
 from balenas_plugin.benchmarks.plain_pickle import GENERATIONS, PlainReader
 from balenas_plugin.cli import main
 from balenas_plugin.errors import DataError, FileFormatError, OptionError
-from balenas_plugin.search_spaces.nasbench201 import format_string
 
-nas_201_api = pytest.importorskip("nas_201_api", reason="the official package nas-bench-201 is not installed")
-from nas_201_api.api_utils import ArchResults, ResultsCount  # noqa: E402 - after its importorskip
-
-DATASETS = {"cifar10-valid": 10, "cifar10": 10, "cifar100": 100, "ImageNet16-120": 120}
-IMAGE_SETS = {
-    "cifar10-valid": ("x-valid", "ori-test"),
-    "cifar10": ("ori-test",),
-    "cifar100": ("ori-test", "x-valid", "x-test"),
-    "ImageNet16-120": ("ori-test", "x-valid", "x-test"),
-}
-ARCHITECTURES = [format_string(tuple((number // 5**edge) % 5 for edge in range(6))) for number in range(400)]
-
-
-def trial(random, dataset, seed, epochs, architecture, *, weights=None, pad=0):
-    """Make a trial with the official package's own class; numbers are random, one in each place."""
-
-    def percents(names):
-        return {name: float(random.uniform(10, 95)) for name in names}
-
-    arch_config = {"channel": 16, "num_cells": 5, "arch_str": architecture, "class_num": DATASETS[dataset]}
-    params = np.float64(random.uniform(0.1, 1.5))  # a NumPy number, as in the published files
-    result = ResultsCount(
-        dataset, weights, {}, {}, params, float(random.uniform(10, 200)), arch_config, seed, epochs, None
-    )
-    curve = [percents(range(epochs)) for _ in range(3)]
-    result.update_train_info(
-        *curve, collections.OrderedDict((epoch, float(random.uniform(5, 9))) for epoch in range(epochs))
-    )
-    names = [f"{name}@{epoch}" for name in IMAGE_SETS[dataset] for epoch in range(epochs)]
-    result.update_eval(percents(names), percents(names), percents(names))
-    result.update_latency([np.float64(random.uniform(0.01, 0.02))])
-    if pad:
-        result.padding = f"{seed} {random.random()}".ljust(pad)
-    return result
-
-
-def schedules(random, index, *, seeds=(777, 888, 999), epochs=(5, 3), weights=None, pad=0):
-    """Return what the official file holds of architecture `index`; the long schedule pads its trials with text."""
-    full, less = (ArchResults(index, ARCHITECTURES[index]) for _ in range(2))
-    (long, short), name = epochs, ARCHITECTURES[index]
-    for dataset in DATASETS:
-        for seed in seeds:
-            full.update(dataset, seed, trial(random, dataset, seed, long, name, weights=weights, pad=pad))
-        less.update(dataset, 111, trial(random, dataset, 111, short, name))
-    less.update("cifar10-valid", 777, trial(random, "cifar10-valid", 777, short, name))
-    return {"full": full.state_dict(), "less": less.state_dict()}
-
-
-def content_of(infos):
-    return {
-        "meta_archs": ARCHITECTURES,
-        "total_archs": len(ARCHITECTURES),
-        "arch2infos": infos,
-        "evaluated_indexes": sorted(infos),
-    }
+from .official_files import (
+    ARCHITECTURES,
+    SAVERS,
+    Attack,
+    assert_same_numbers,
+    content_of,
+    contents,
+    nas_201_api,
+    save_legacy,
+    schedules,
+)
 
 
 @pytest.fixture
 def content():
-    random = np.random.default_rng(0)
-    seeds = [(777, 888, 999), (999, 777), (888,), (777, 888, 999), (777, 999), (777,)]
-    return content_of({7 * i: schedules(random, 7 * i, seeds=seeds[i]) for i in range(len(seeds))})
+    return contents()
 
 
 @pytest.fixture
 def api(content):
     return nas_201_api.NASBench201API(content, verbose=False)
-
-
-def save_legacy(content, path):
-    torch.save(content, path, _use_new_zipfile_serialization=False)
-
-
-def save_pickle(content, path):
-    path.write_bytes(pickle.dumps(content, protocol=4))
-
-
-def save_bzip2(content, path):
-    path.write_bytes(bz2.compress(pickle.dumps(content, protocol=4)))
-
-
-SAVERS = {"legacy": save_legacy, "zip": torch.save, "pickle": save_pickle, "bzip2": save_bzip2}
-
-
-def assert_same_numbers(benchmark, api):
-    """Compare every number with what the official package answers, through its public methods."""
-    compared = 0
-    for index in api.evaluated_indexes:
-        architecture = api.arch(index)
-        for epochs, suffix in ((200, ""), (12, "_e12")):
-            for dataset in DATASETS:
-                info = api.get_more_info(index, dataset, hp=str(epochs), is_random=False)
-                for quantity in ("valid", "test", "valtest"):
-                    if f"{quantity}-accuracy" in info:
-                        found = benchmark.query(architecture, dataset, f"{quantity}_accuracy{suffix}")
-                        assert found == pytest.approx(info[f"{quantity}-accuracy"], rel=1e-12)
-                        compared += 1
-                if epochs == 200:
-                    costs = api.get_cost_info(index, dataset, hp="200")
-                    expected = [info["train-all-time"], costs["params"], costs["flops"], costs["latency"]]
-                    # both CIFAR-10 data sets share a column of parameters; in this file they differ at random
-                    wanted = ["train_seconds", "params_mb", "flops_m", "latency_s"]
-                    if dataset == "cifar10":
-                        expected, wanted = [expected[0], expected[3]], ["train_seconds", "latency_s"]
-                    found = [benchmark.query(architecture, dataset, metric) for metric in wanted]
-                    assert found == pytest.approx(expected, rel=1e-12)
-                    for place, seed in enumerate(api.query_meta_info_by_index(index, "200").get_dataset_seeds(dataset)):
-                        one = api.get_more_info(index, dataset, hp="200", is_random=seed)
-                        quantity = "valid" if dataset == "cifar10-valid" else "test"
-                        found = benchmark.query(architecture, dataset, f"{quantity}_accuracy_s{place}")
-                        assert found == one[f"{quantity}-accuracy"]
-    assert compared == 6 * 2 * (2 + 1 + 3 + 3)
 
 
 # ------------------------------------------------------------------------------------- the official package
@@ -265,14 +171,6 @@ def test_names_that_recur_after_many_architectures_are_found_by_a_second_reading
 # ------------------------------------------------------------------------------------------------- bad files
 
 
-class Attack:
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return (open, (str(self.target), "w"))
-
-
 @pytest.mark.parametrize("wrapping", SAVERS)
 def test_a_file_that_wants_to_run_code_is_refused_and_runs_none(content, tmp_path, wrapping):
     content["arch2infos"][7]["full"]["padding"] = Attack(tmp_path / "owned")
@@ -335,63 +233,6 @@ def test_a_spoilt_architecture_is_named(content, tmp_path, spoil, message):
     save_legacy(content, tmp_path / "file.pth")
     with pytest.raises(FileFormatError, match=f"layout of NAS-Bench-201: architecture 7: .*{message}"):
         import_official(tmp_path / "file.pth", tmp_path / "table.parquet")
-
-
-# ---------------------------------------------------------------------------------------- NATS-Bench's folder
-
-
-@pytest.fixture
-def folder(content, tmp_path):
-    folder = tmp_path / "NATS-tss-v1_0-3ffb9-simple"
-    folder.mkdir()
-    meta = {"meta_archs": ARCHITECTURES, "total_archs": 400, "arch2infos": None, "evaluated_indexes": set()}
-    save_bzip2(meta, folder / "meta.pickle.pbz2")
-    for index, info in content["arch2infos"].items():
-        info = collections.OrderedDict([("12", info["less"]), ("200", info["full"])])
-        save_bzip2(info, folder / f"{index:06d}.pickle.pbz2")
-    return folder
-
-
-def test_nats_folder_gives_the_numbers_of_the_official_api(folder, api):
-    benchmark = open_benchmark(folder)
-    assert_same_numbers(benchmark, api)
-    truth = benchmark.describe(ARCHITECTURES[21])
-    assert (truth.index, truth.num_architectures) == (21, 6)
-    assert truth.rank == truth.regret == {}  # 15,625 files are not read for one rank
-
-
-def test_an_imported_nats_folder_ranks(folder, api, tmp_path):
-    done = []
-    benchmark = open_benchmark(import_official(folder, tmp_path / "table.parquet", progress=done.append).table)
-    assert done[-1] == 6
-    assert_same_numbers(benchmark, api)
-    ranks = [benchmark.describe(architecture).rank["cifar100"] for architecture in benchmark.positions]
-    assert sorted(ranks) == [1, 2, 3, 4, 5, 6]
-
-
-def test_nats_files_are_read_when_asked_for_and_once(folder):
-    (folder / "000035.pickle.pbz2").write_bytes(b"BZh9 damaged")
-    benchmark = open_benchmark(folder)
-    first = benchmark.query(ARCHITECTURES[0], "cifar10", "test_accuracy")
-    (folder / "000000.pickle.pbz2").unlink()
-    assert benchmark.query(ARCHITECTURES[0], "cifar10", "test_accuracy") == first
-    with pytest.raises(FileFormatError, match=r"000035.pickle.pbz2 is damaged"):
-        benchmark.query(ARCHITECTURES[35], "cifar10", "test_accuracy")
-
-
-def test_nats_files_that_are_not_plain_or_not_the_right_ones_are_refused(folder, tmp_path):
-    save_bzip2({"12": Attack(tmp_path / "owned")}, folder / "000000.pickle.pbz2")
-    (folder / "000014.pickle.pbz2").rename(folder / "000007.pickle.pbz2")
-    benchmark = open_benchmark(folder)
-    with pytest.raises(FileFormatError, match="asks for the Python object"):
-        benchmark.query(ARCHITECTURES[0], "cifar10", "test_accuracy")
-    assert not (tmp_path / "owned").exists()
-    with pytest.raises(FileFormatError, match="holds another architecture"):
-        benchmark.query(ARCHITECTURES[7], "cifar10", "test_accuracy")
-    save_bzip2({"meta_archs": ["64:64:64:64:64", "8:8:8:8:8"]}, folder / "meta.pickle.pbz2")
-    (folder / "000001.pickle.pbz2").write_bytes(b"")
-    with pytest.raises(FileFormatError, match="not NATS-Bench's topology space"):
-        open_benchmark(folder)
 
 
 def test_the_command_imports_a_file_and_queries_it(content, api, tmp_path, capsys):
