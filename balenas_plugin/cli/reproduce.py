@@ -16,6 +16,7 @@ _EXAMPLES = """\
 examples:
   balenas reproduce table1 --seeds 0-3 --jobs 2             two searches at a time
   balenas reproduce table1 --methods darts balenas zero-cost --seeds 0,1
+  balenas reproduce table1 --seeds 4-7 --resume --name others    others.md, others.csv, ...: table1.md stays
   balenas reproduce table5 --resume                         go on after Ctrl-C; searches that tables share run once
   balenas reproduce fig2 --resume                           skip connections over the epochs, from the same searches
   balenas reproduce selection --resume                      how to choose from the same posteriors
@@ -50,6 +51,7 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
     reproduce.add_argument("--seeds", default="0-3", help='e.g. "0-3" or "0,2" (0-3)')
     reproduce.add_argument("--methods", nargs="+", metavar="NAME", help="only these, e.g. darts balenas (all)")
     reproduce.add_argument("--output", type=Path, metavar="DIR", help="where to search and write (reproduce/<scale>)")
+    reproduce.add_argument("--name", help="of the files written, without ending (that of the table or figure)")
     reproduce.add_argument("--jobs", type=int, default=1, metavar="J", help="searches at a time (1)")
     reproduce.add_argument("--table", type=Path, help="NAS-Bench-201 ground truth (default: in BALENAS_DATA)")
     reproduce.add_argument("--resume", action="store_true", help="go on with the searches that are in --output")
@@ -74,7 +76,14 @@ def _reproduce(options: argparse.Namespace) -> int:
     try:
         with stopped_by_signals():  # or the searches that it started would go on alone
             found, files = reproduce(
-                experiment, scale, seeds, output, table=options.table, jobs=options.jobs, supernet_of=_supernet_of
+                experiment,
+                scale,
+                seeds,
+                output,
+                table=options.table,
+                jobs=options.jobs,
+                supernet_of=_supernet_of,
+                name=options.name,
             )
     except KeyboardInterrupt:
         print("balenas: stopped. The same command with --resume goes on where it was.", file=sys.stderr)

@@ -16,7 +16,7 @@ from typing import Any
 
 TIMEOUT = 300.0  # seconds; a first import of torch from a network file system takes minutes
 NASLIB_VARIABLE = "BALENAS_NASLIB_PATH"
-NASLIB_EXTRA = "pip install 'balenas-plugin[naslib]'"  # what NASLib needs; it is no package itself
+NASLIB_EXTRA = "pip install '.[naslib]' in a checkout of this project"  # what NASLib needs; it is no package itself
 
 FIND_MISSING = "pip check  # it names what is missing: install that"
 

@@ -87,7 +87,8 @@ def _require(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise MissingDependencyError(
-            f"writing ONNX needs the package {package}, which is not installed: pip install 'balenas-plugin[onnx]'"
+            f"writing ONNX needs the package {package}, which is not installed: pip install '.[onnx]' in a checkout of this "
+            "project"
         ) from error
 
 

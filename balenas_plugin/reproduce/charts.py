@@ -16,7 +16,7 @@ from balenas_plugin.files import write_atomically, write_text_atomically
 from balenas_plugin.report.plots import Line, Picture, line_chart, mean_and_deviation
 from balenas_plugin.report.reading import NOT_KNOWN, Series
 from balenas_plugin.reproduce.figures import Curve, Figure
-from balenas_plugin.reproduce.tables import markdown_line
+from balenas_plugin.reproduce.tables import markdown_line, with_deviation
 
 PerSeed = Mapping[int, Mapping[int, float]]
 """Seed -> epoch -> value."""
@@ -60,11 +60,13 @@ class Chart:
         figure: what is drawn.
         results: title of a row -> seed -> epoch -> value; a row without any was not searched.
         about: what else a reader must know: scale, command, versions.
+        name: of its files; None: the figure's.
     """
 
     figure: Figure
     results: Mapping[str, PerSeed]
     about: Mapping[str, Any]
+    name: str | None = None
 
     def curves(self) -> list[tuple[Curve, MeanCurve]]:
         """Return every row with its mean over seeds."""
@@ -76,9 +78,9 @@ class Chart:
         epochs = _few_epochs([curve.epochs for _, curve in curves])
         head = ["", "seeds", *(f"epoch {epoch}" for epoch in epochs)]
         lines = [f"## {figure.title}", "", f"{figure.about}. {_capital(figure.quantity.name)},"]
-        lines += ["mean +- standard deviation over seeds; epochs count from 0.", ""]
+        lines += ["mean ± standard deviation over seeds; epochs count from 0.", ""]
         if epochs:
-            lines += [f"![{self._described()}]({figure.name}.svg)", ""]
+            lines += [f"![{self._described()}]({self._file}.svg)", ""]
         lines += [markdown_line(head), markdown_line(["---"] * len(head))]
         for row, curve in curves:
             lines.append(markdown_line([row.title, str(curve.seeds), *self._cells(row, curve, epochs)]))
@@ -142,7 +144,7 @@ class Chart:
     def write(self, folder: Path) -> list[Path]:
         """Write the figure as Markdown, CSV, JSON, SVG and PNG; return the files."""
         texts = {"md": self.markdown(), "csv": self.csv(), "json": json.dumps(self.to_dict(), indent=1) + "\n"}
-        paths = {suffix: folder / f"{self.figure.name}.{suffix}" for suffix in (*texts, "svg", "png")}
+        paths = {suffix: folder / f"{self._file}.{suffix}" for suffix in (*texts, "svg", "png")}
         for suffix, text in texts.items():
             write_text_atomically(paths[suffix], text)
         picture = self.picture()
@@ -152,6 +154,10 @@ class Chart:
             else:
                 write_atomically(paths[kind], partial(_write, picture.render(kind)))
         return list(paths.values())
+
+    @property
+    def _file(self) -> str:
+        return self.name or self.figure.name
 
     def _cells(self, row: Curve, curve: MeanCurve, epochs: Sequence[int]) -> list[str]:
         if not self.results.get(row.title):
@@ -215,8 +221,7 @@ def _limits(figure: Figure, lines: Sequence[Line]) -> tuple[float, float] | None
 
 
 def _spread(curve: MeanCurve, place: int, digits: int) -> str:
-    deviation = f" +- {curve.deviations[place]:.{digits}f}" if curve.deviations else ""
-    return f"{curve.means[place]:.{digits}f}{deviation}"
+    return with_deviation(curve.means[place], curve.deviations[place] if curve.deviations else None, f".{digits}f")
 
 
 def _write(content: bytes, file: BinaryIO) -> None:

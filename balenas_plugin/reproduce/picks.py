@@ -97,11 +97,13 @@ class Picker:
             return [search.folder.read_architectures()[0]["notation"]["nasbench201"]]
         posterior = self._uniform() if search is None else Posterior.load(search.folder.posterior)
         architectures = Architectures(self.space.decisions, posterior)
-        if pick.rule == "draws":
+        if pick.rule in ("draws", "oracle"):
             candidates = drawn_candidates(architectures, pick.n, seed=seed)
-            return [self._notation(c.sample) for c in candidates for _ in range(c.times_drawn)]
+            drawn = [self._notation(c.sample) for c in candidates for _ in range(c.times_drawn)]
+            return drawn if pick.rule == "draws" else [max(drawn, key=self._validation_accuracy)]
         named = NAMED_SELECTIONS.get(pick.proxy, {"proxy": pick.proxy})
-        asked = {"n": pick.n, "candidates": pick.candidates, "seed": seed, "workers": self.workers}
+        asked = {"n": pick.n, "candidates": pick.candidates, "include_probability": pick.include_probability}
+        asked |= {"seed": seed, "workers": self.workers}
         selection = ProxySelection(**{**named, **asked})
         candidates = candidates_of(selection, architectures)
         scores = [self._scores(criterion, candidates, selection, search) for criterion in selection.proxies]
@@ -138,6 +140,9 @@ class Picker:
             name = f"{criterion}-{search.config.name}"
             of = {"posterior": search.folder.posterior.read_text(encoding="utf-8"), "images": selection.images}
         return ScoreFile(self.folder / f"{name}-seed-{selection.seed}.json", of)
+
+    def _validation_accuracy(self, architecture: str) -> float:
+        return self.benchmark.query(architecture, *COLUMNS["cifar10-valid"])
 
     def _notation(self, sample: Sample) -> str:
         return self.space.notations(sample)["nasbench201"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from balenas_plugin import __version__
@@ -64,6 +65,7 @@ def reproduce(
     table: Path | None,
     jobs: int,
     supernet_of: SupernetOf,
+    name: str | None = None,
 ) -> tuple[Table | Chart, list[Path]]:
     """Run the searches that are missing; return the table or the figure, and its files. What was found before is kept.
 
@@ -75,16 +77,20 @@ def reproduce(
         table: NAS-Bench-201's ground truth; None: in the folder that BALENAS_DATA names.
         jobs: searches at a time.
         supernet_of: opens the supernet of a finished search, for tables that select by its accuracy.
+        name: of the files, without ending; None: the experiment's.
 
     Raises:
         BalenasError: bad input, or a search failed. The files are written all the same, with what there is.
         KeyboardInterrupt: the user stopped; calling it again goes on.
     """
+    if name is not None and (Path(name).name != name or name in ("", "..")):
+        raise OptionError(f"--name wants a name for the files, e.g. {experiment.name}-again, got {name!r}")
     found: Table | Chart
     if isinstance(experiment, Figure):
         found, failure = _draw(experiment, scale, seeds, output, table=table, jobs=jobs)
     else:
         found, failure = _tabulate(experiment, scale, seeds, output, table=table, jobs=jobs, supernet_of=supernet_of)
+    found = replace(found, name=name)
     files = found.write(output)
     if failure is not None:
         raise failure

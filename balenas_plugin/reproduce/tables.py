@@ -53,11 +53,13 @@ class Table:
         experiment: what was compared.
         results: title of a row -> seed -> accuracies; a row without any was not searched.
         about: what else a reader must know: scale, command, versions.
+        name: of its files; None: the experiment's.
     """
 
     experiment: Experiment
     results: Mapping[str, PerSeed]
     about: Mapping[str, Any]
+    name: str | None = None
 
     def comparisons(self) -> list[Comparison]:
         """Return the paired tests of the experiment."""
@@ -75,17 +77,16 @@ class Table:
         for row in self.experiment.rows:
             found = self.results.get(row.title, {})
             ours = [_spread(found, column) for column in (*DATASETS, "cifar10-valid")]
-            paper = " / ".join(_published(*row.paper[dataset]) for dataset in DATASETS if dataset in row.paper)
+            paper = " / ".join(with_deviation(*row.paper[dataset]) for dataset in DATASETS if dataset in row.paper)
             lines.append(markdown_line([row.title, str(len(found)), *ours, paper]))
         comparisons = self.comparisons()
         if comparisons:
             lines += ["", markdown_line(["difference of test accuracies", "data set", "mean", "p (paired t)", "seeds"])]
             lines.append(markdown_line(["---"] * 5))
             for c in comparisons:
-                error = "" if c.standard_error is None else f" +- {c.standard_error:.2f}"
+                mean = with_deviation(c.difference, c.standard_error, "+.2f")
                 p = "" if c.p_value is None else f"{c.p_value:.3f}"
-                names = f"{c.better} - {c.worse}"
-                lines.append(markdown_line([names, c.dataset, f"{c.difference:+.2f}{error}", p, str(c.seeds)]))
+                lines.append(markdown_line([f"{c.better} - {c.worse}", c.dataset, mean, p, str(c.seeds)]))
         lines += ["", *(f"- {key}: {value}" for key, value in self.about.items()), ""]
         return "\n".join(lines)
 
@@ -121,7 +122,7 @@ class Table:
         texts = {"md": self.markdown(), "csv": self.csv(), "json": json.dumps(self.to_dict(), indent=1) + "\n"}
         paths = []
         for suffix, text in texts.items():
-            paths.append(folder / f"{self.experiment.name}.{suffix}")
+            paths.append(folder / f"{self.name or self.experiment.name}.{suffix}")
             write_text_atomically(paths[-1], text)
         return paths
 
@@ -142,12 +143,19 @@ def _spread(found: PerSeed, column: str) -> str:
     values = [accuracies[column] for accuracies in found.values()]
     if not values:
         return "not run"
-    deviation = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
+    return with_deviation(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
-def _published(mean: float, deviation: float | None) -> str:
-    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} +- {deviation:.2f}"
+def with_deviation(mean: float, deviation: float | None, digits: str = ".2f") -> str:
+    """Return "mean ± deviation", which no page breaks into two lines.
+
+    Args:
+        mean: the number.
+        deviation: its standard deviation or error; None if there is none.
+        digits: format of the mean; the deviation has as many digits.
+    """
+    text = f"{mean:{digits}}"
+    return text if deviation is None else f"{text}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{deviation:{digits.lstrip('+')}}"
 
 
 def markdown_line(cells: Sequence[str]) -> str:

@@ -70,12 +70,18 @@ def test_it_goes_on_only_when_asked_and_searches_nothing_twice(reproduced: Path,
     assert "add --resume" in refused.errors
     manifest = reproduced / "found" / "searches" / "darts" / "seed-3" / "manifest.json"
     before, table = manifest.read_bytes(), (reproduced / "found" / "table1.csv").read_text()
-    again = balenas(
-        *COMMAND, str(data_dir), "--methods", "darts", "balenas", "zero-cost", "--resume", folder=reproduced
-    )
+    again = balenas(*COMMAND, str(data_dir), "--methods", "darts", "--resume", "--name", "again", folder=reproduced)
     assert again.code == 0, again.errors
     assert manifest.read_bytes() == before
     assert (reproduced / "found" / "table1.csv").read_text() == table
+    assert set((reproduced / "found" / "again.csv").read_text().splitlines()) < set(table.splitlines())
+
+
+@pytest.mark.parametrize("name", ["", "elsewhere/table1", ".."])
+def test_a_name_of_files_that_is_none_is_refused(reproduced: Path, data_dir: Path, name: str) -> None:
+    ended = balenas(*COMMAND, str(data_dir), "--resume", "--name", name, folder=reproduced)
+    assert ended.code == 2
+    assert f"--name wants a name for the files, e.g. table1-again, got {name!r}" in ended.errors
 
 
 def test_a_failed_search_is_named_and_the_rest_is_told(reproduced: Path, data_dir: Path) -> None:

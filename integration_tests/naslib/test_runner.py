@@ -133,7 +133,7 @@ def test_naslib_absent(tmp_path: Path) -> None:
             "NASLib is not on Python's path",
             "git clone",
             "checkout 0b51bc18",
-            "pip install 'balenas-plugin[naslib]'",
+            "pip install '.[naslib]'",
         ):
             assert line in refused(ended)
 
@@ -144,7 +144,7 @@ def test_naslib_with_a_dependency_missing(tmp_path: Path) -> None:
     message = refused(launch(RUNNER, folder=tmp_path, naslib=tmp_path))
     assert f"NASLib was found at {tmp_path / 'naslib'}, but importing it failed" in message
     assert "ModuleNotFoundError: No module named 'fvcore_that_is_not_there'" in message
-    assert "pip install 'balenas-plugin[naslib]'" in message
+    assert "pip install '.[naslib]'" in message
 
 
 def test_the_double_is_not_the_real_one() -> None:

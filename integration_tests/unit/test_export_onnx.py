@@ -15,8 +15,8 @@ from balenas_plugin.errors import MissingDependencyError, SpaceError
 from balenas_plugin.export.onnx_file import write_onnx
 from balenas_plugin.search_spaces import build_network, parse, to_nni
 
-onnx = pytest.importorskip("onnx", reason="writing ONNX is optional: pip install 'balenas-plugin[onnx]'")
-pytest.importorskip("onnxscript", reason="writing ONNX is optional: pip install 'balenas-plugin[onnx]'")
+onnx = pytest.importorskip("onnx", reason="writing ONNX is optional: pip install '.[onnx]'")
+pytest.importorskip("onnxscript", reason="writing ONNX is optional: pip install '.[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install onnxruntime to run the files that are written")
 
 ARCHITECTURE = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|avg_pool_3x3~2|"

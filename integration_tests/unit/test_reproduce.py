@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -133,8 +134,8 @@ def table() -> Table:
 def test_markdown_has_means_deviations_and_the_paper(table: Table) -> None:
     lines = table.markdown().splitlines()
     row = next(line for line in lines if line.startswith("| one |"))
-    assert "| 3 | 93.50 +- 0.50 |" in row
-    assert row.endswith("| 94.00 +- 0.10 |")
+    assert "| 3 | 93.50_±_0.50 |".replace("_", "\N{NO-BREAK SPACE}") in row
+    assert row.endswith("| 94.00_±_0.10 |".replace("_", "\N{NO-BREAK SPACE}"))
     assert "not run" in next(line for line in lines if line.startswith("| absent |"))
     assert sum(line.startswith("| one - other |") for line in lines) == len(DATASETS)
     assert not any(line.startswith("| one - absent |") for line in lines)
@@ -150,6 +151,7 @@ def test_csv_and_json_hold_every_seed(table: Table, tmp_path) -> None:
     assert float(rows[0]["cifar10"]) == 93.0
     names = {path.name for path in table.write(tmp_path)}
     assert names == {"example.md", "example.csv", "example.json"}
+    assert [path.name for path in replace(table, name="mine").write(tmp_path)] == ["mine.md", "mine.csv", "mine.json"]
     document = json.loads((tmp_path / "example.json").read_text())
     assert document["rows"][0]["seeds"]["1"]["cifar100"] == 94.0
     assert document["comparisons"][0]["seeds"] == 3
@@ -295,6 +297,26 @@ def test_the_best_of_the_most_probable_is_picked(search_and_picker) -> None:
         assert found["cifar10"] == list(best.sample.values()).count("conv_3x3")
         scores = json.loads((picker.folder / f"synflow-seed-{seed}.json").read_text())["scores"]
         assert max(scores, key=scores.get) == picker.space.notations(best.sample)["nasbench201"]
+
+
+def test_the_probability_pulls_a_pick_back(search_and_picker) -> None:
+    """Every 3x3 is improbable: SynFlow's pick has most of them, its rank averaged with the probability's fewer."""
+    search, picker, _ = search_and_picker
+    posterior = Posterior.load(search.folder.posterior)
+    for mean in posterior.mean.values():
+        mean[nasbench201.OPERATIONS.index("nor_conv_3x3")] -= 1
+        mean[nasbench201.OPERATIONS.index("skip_connect")] += 1
+    posterior.save(search.folder.posterior)
+    alone = row(200, "synflow")
+    both = replace(alone, pick=replace(alone.pick, include_probability=True))
+    assert picker.accuracies(both, search, 0)["cifar10"] < picker.accuracies(alone, search, 0)["cifar10"]
+
+
+def test_the_oracle_picks_the_best_of_the_draws_by_validation(search_and_picker) -> None:
+    search, picker, _ = search_and_picker
+    found = picker.accuracies(Row("best", "balenas", Pick("oracle", 30), "balenas"), search, 0)
+    assert found["cifar10"] == max(list(s.values()).count("conv_3x3") for s in drawn(picker, search, 30))
+    assert not picker.folder.exists()  # it scores nothing
 
 
 def test_a_row_may_name_a_selection_with_options_of_its_own(search_and_picker) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,8 @@ def test_markdown_has_a_few_epochs_and_says_what_was_not_run() -> None:
     head = next(line for line in text.splitlines() if "seeds |" in line)
     assert re.findall(r"epoch (\d+)", head) == ["0", "4", "7", "11", "14", "27", "39"]
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if line.startswith("| ")}
-    assert rows["DARTS 1st"].startswith("| DARTS 1st | 2 | 5.0 +- 7.1 | 9.0 +- 7.1 |")
-    assert rows["DARTS 1st"].endswith("| 19.0 +- 7.1 | \N{EN DASH} | \N{EN DASH} |")
+    assert rows["DARTS 1st"].startswith("| DARTS 1st | 2 | 5.0_±_7.1 | 9.0_±_7.1 |".replace("_", "\N{NO-BREAK SPACE}"))
+    assert rows["DARTS 1st"].endswith("| 19.0_±_7.1 | \N{EN DASH} | \N{EN DASH} |".replace("_", "\N{NO-BREAK SPACE}"))
     assert rows["DARTS 1st, longer"].endswith("| 14.0 | 27.0 | 39.0 |")
     assert rows["BaLeNAS, M = 1"] == "| BaLeNAS, M = 1 | 0 |" + " not run |" * 7
     assert "(fig2.svg)" in text
@@ -183,12 +184,15 @@ def test_csv_and_json_hold_every_seed_and_epoch(tmp_path: Path) -> None:
         (seed, epoch): value for seed, values in uneven.items() for epoch, value in values.items()
     }
     document = json.loads((tmp_path / "fig1.json").read_text())
+    named = replace(chart, name="mine")
+    assert {path.stem for path in named.write(tmp_path / "named")} == {"mine"}
+    assert "](mine.svg)" in named.markdown()
     gdas = next(row for row in document["rows"] if row["title"] == "GDAS")
     assert gdas["seeds"]["2"] == {"epochs": [0, 1, 2], "values": [30.0, 60.0, 33.0]}
     assert gdas["mean"]["epochs"] == [0]
     assert gdas["mean"]["values"] == [pytest.approx(61 / 4)]
     assert document["rows"][-1]["seeds"] == {}
-    assert {path.name for path in tmp_path.iterdir()} == {
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
         f"fig1.{kind}" for kind in ("md", "csv", "json", "svg", "png")
     }
 
