@@ -50,7 +50,7 @@ def seeds_of(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise OptionError(f'--seeds wants numbers and ranges, e.g. "0-3" or "0,2,7-9", got {text!r}')
         seeds.extend(range(int(first), int(last if dash else first) + 1))
     return list(dict.fromkeys(seeds))

@@ -9,7 +9,7 @@ from typing import Any
 
 from balenas_plugin.config import SearchConfig, read_yaml
 from balenas_plugin.errors import OptionError, nearest
-from balenas_plugin.validation import require_keys
+from balenas_plugin.validation import require_keys, require_whole
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "reproduce"
 SCALES = ("small", "paper")
@@ -24,12 +24,19 @@ class ProxyNetworks:
         cells_per_stage: N.
         image_size: side of their images in pixels.
         batch_size: images in the batch that proxies look at.
+
+    Raises:
+        OptionError: one of them is no whole number of at least 1.
     """
 
     channels: int = 16
     cells_per_stage: int = 5
     image_size: int = 32
     batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            require_whole(f"proxy_networks.{name}", value, least=1)
 
 
 @dataclass(frozen=True)
@@ -76,9 +83,20 @@ def load_scale(name: str) -> Scale:
         )
     document = read_yaml(path)
     require_keys(str(path), document, ("common", "searches", "proxy_networks"))
-    sizes = document.get("proxy_networks", {})
+    common, searches, sizes = (_mapping(path, document, key) for key in ("common", "searches", "proxy_networks"))
+    if not searches:
+        raise OptionError(f"{path} has no searches: name at least one, e.g. `searches: {{darts: {{strategy: DARTS}}}}`")
+    for name in searches:
+        _mapping(path, searches, name)
     require_keys(f"{path}: proxy_networks", sizes, ProxyNetworks.__dataclass_fields__)
-    return Scale(path.stem, document.get("common", {}), document.get("searches", {}), ProxyNetworks(**sizes))
+    return Scale(path.stem, common, searches, ProxyNetworks(**sizes))
+
+
+def _mapping(path: Path, document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = document.get(key, {})
+    if not isinstance(found, Mapping):
+        raise OptionError(f"{path}: {key} must be a mapping of options, got {found!r}")
+    return found
 
 
 def merged(base: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def run_searches(searches: Sequence[Search], *, jobs: int) -> None:
             waiting.append(search)
     total = sum(search.config.evaluator.epochs for search in waiting)
     done_before = {search.name: search.epochs_done for search in waiting}
+    logged_before = {search: search.log.stat().st_size if search.log.exists() else 0 for search in waiting}
     running: dict[Search, subprocess.Popen[bytes]] = {}
     failed: list[Search] = []
     with tqdm(total=total, unit="epoch", desc="searches", disable=not waiting) as bar:
@@ -99,7 +100,7 @@ def run_searches(searches: Sequence[Search], *, jobs: int) -> None:
             for process in running.values():
                 process.wait()
     if failed:
-        raise SearchFailedError("\n".join(_failure(search) for search in failed))
+        raise SearchFailedError("\n".join(_failure(search, logged_before[search]) for search in failed))
 
 
 def _start(search: Search) -> subprocess.Popen[bytes]:
@@ -114,7 +115,9 @@ def _start(search: Search) -> subprocess.Popen[bytes]:
         return subprocess.Popen([str(word) for word in command], stdout=log, stderr=subprocess.STDOUT)
 
 
-def _failure(search: Search) -> str:
-    lines = [line for line in search.log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()]
+def _failure(search: Search, logged_before: int) -> str:
+    """Return what the search said last, after the bytes that earlier attempts had logged."""
+    text = search.log.read_bytes()[logged_before:].decode(errors="replace").replace("\r", "\n")
+    lines = [line for line in text.splitlines() if line.strip()]
     said = next((line for line in reversed(lines) if line.startswith("balenas: ")), lines[-1] if lines else "nothing")
     return f"search {search.name} failed and said: {said.removeprefix('balenas: ')} (all of it: {search.log})"

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -14,13 +16,14 @@ from scipy import stats
 
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.bayes.decisions import Architectures
-from balenas_plugin.errors import OptionError
+from balenas_plugin.errors import OptionError, SearchFailedError
 from balenas_plugin.export.candidates import drawn_candidates, enumerated_candidates
+from balenas_plugin.reproduce import searches
 from balenas_plugin.reproduce.experiments import DATASETS, EXPERIMENTS, Experiment, Pick, Row
 from balenas_plugin.reproduce.picks import COLUMNS, Picker
 from balenas_plugin.reproduce.run import experiment_of, seeds_of
 from balenas_plugin.reproduce.scales import SCALES, ProxyNetworks, load_scale, merged
-from balenas_plugin.reproduce.searches import Search
+from balenas_plugin.reproduce.searches import Search, run_searches, searches_of
 from balenas_plugin.reproduce.tables import Table, compare
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces import nasbench201
@@ -68,8 +71,25 @@ def test_a_scale_of_the_users_own(tmp_path) -> None:
         scale.config("dart", 0)
     with pytest.raises(OptionError, match="did you mean 'small'"):
         load_scale("smal")
-    path.write_text("commen: {}\n")
-    with pytest.raises(OptionError, match="did you mean 'common'"):
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("commen: {}", "did you mean 'common'"),
+        ("common: [1]", r"common must be a mapping of options, got \[1\]"),
+        ("searches: null", "searches must be a mapping of options, got None"),
+        ("searches: {}", "has no searches: name at least one"),
+        ("common: {}", "has no searches: name at least one"),
+        ("searches: {balenas: null}", "balenas must be a mapping of options, got None"),
+        ("{searches: {darts: {}}, proxy_networks: null}", "proxy_networks must be a mapping"),
+        ("{searches: {darts: {}}, proxy_networks: {channels: abc}}", "channels must be a whole number of at least 1"),
+    ],
+)
+def test_a_malformed_scale_is_refused(tmp_path, document: str, message: str) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_text(document)
+    with pytest.raises(OptionError, match=message):
         load_scale(str(path))
 
 
@@ -83,7 +103,7 @@ def test_seeds() -> None:
     assert seeds_of("0-3") == [0, 1, 2, 3]
     assert seeds_of("5") == [5]
     assert seeds_of("0,2, 7-9,2") == [0, 2, 7, 8, 9]
-    for bad in ("", "a", "3-1", "1-", "-2"):
+    for bad in ("", "a", "3-1", "1-", "-2", "\N{SUPERSCRIPT TWO}"):
         with pytest.raises(OptionError, match="--seeds wants"):
             seeds_of(bad)
 
@@ -156,6 +176,17 @@ def test_csv_and_json_hold_every_seed(table: Table, tmp_path) -> None:
     assert document["rows"][0]["seeds"]["1"]["cifar100"] == 94.0
     assert document["comparisons"][0]["seeds"] == 3
     assert math.isclose(document["comparisons"][0]["difference"], 5.5 / 3)
+
+
+def test_a_failure_is_told_by_what_the_last_attempt_logged(tmp_path, monkeypatch) -> None:
+    """A double of the search's process, which is killed before it can say anything of its own."""
+    (search,) = searches_of(tmp_path, [load_scale("small").config("darts", 0)])
+    search.log.parent.mkdir(parents=True)
+    search.log.write_text("balenas: cannot write x: disk full\n")
+    script = f"open({str(search.log)!r}, 'a').write('Out of memory'); raise SystemExit(137)"
+    monkeypatch.setattr(searches, "_start", lambda _: subprocess.Popen([sys.executable, "-c", script]))
+    with pytest.raises(SearchFailedError, match="darts seed 0 failed and said: Out of memory"):
+        run_searches([search], jobs=1)
 
 
 # -- picks ------------------------------------------------------------------------------------------------------------
