@@ -14,10 +14,10 @@ import yaml
 from balenas_plugin.data import DataConfig
 from balenas_plugin.diagnostics import DiagnosticsOptions
 from balenas_plugin.errors import OptionError
-from balenas_plugin.validation import require_keys, require_whole, require_word
+from balenas_plugin.validation import require_keys, require_seed, require_whole, require_word
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-MAX_SEED = 2**32 - 1  # NumPy's limit
+MAX_THREADS = 1024  # torch cannot start many more
 DEFAULT_OPTIMIZER = {"name": "SGD", "lr": 0.025, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 DEFAULT_SCHEDULE = {"name": "cosine", "min_lr": 0.001}
 
@@ -91,12 +91,12 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
             raise OptionError(f"name must be letters, digits, '.', '_' or '-' (it names a folder), got {self.name!r}")
-        require_whole("seed", self.seed, least=0)
-        if self.seed > MAX_SEED:
-            raise OptionError(f"seed must be at most {MAX_SEED}, got {self.seed}")
+        require_seed("seed", self.seed)
         require_whole("top_k", self.top_k, least=1)
         if self.threads is not None:
             require_whole("threads", self.threads, least=1)
+            if self.threads > MAX_THREADS:
+                raise OptionError(f"threads must be at most {MAX_THREADS}, got {self.threads}")
         require_named("space", self.space)
         require_named("strategy", self.strategy)
 
@@ -189,7 +189,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
     except OSError as error:
         raise OptionError(f"cannot read the config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # of PyYAML too, on a date that does not exist
         raise OptionError(f"{path} is not valid YAML: {yaml_problem(error)}") from error
     if not isinstance(document, dict):
         raise OptionError(f"{path} must hold a mapping with the keys space, data, strategy, evaluator; see configs/")
@@ -215,7 +215,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
             raise OptionError(f"--set {override}: {part!r} holds a value, not a mapping")
     try:
         target[last] = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise OptionError(f"--set {override}: the value is not valid YAML: {yaml_problem(error)}") from error
 
 

@@ -2,29 +2,58 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from balenas_plugin.benchmarks import RANKED_BY, Benchmark, find_table, open_benchmark
-from balenas_plugin.errors import DataError, OptionError
+from balenas_plugin.errors import BalenasError, DataError, OptionError
+
+_logger = logging.getLogger(__name__)
+
+
+def open_table(table: Path | None = None) -> Benchmark | None:
+    """Return the benchmark in a table, or None where no table is at hand.
+
+    Args:
+        table: the table or its folder. None looks in the folder that BALENAS_DATA names; a table there that cannot be
+            read ends no search, because nobody asked for it: it is named once, and left alone.
+
+    Raises:
+        BalenasError: the `table` that is given is not there or cannot be read.
+    """
+    if table is None:
+        return _table_at_hand(find_table())
+    return _benchmark(find_table(table))
 
 
 @lru_cache(maxsize=4)
-def _benchmark(path: Path) -> Benchmark:
+def _table_at_hand(path: Path | None) -> Benchmark | None:
+    try:
+        return None if path is None else _benchmark(path)
+    except BalenasError as error:
+        _logger.warning("No ground truth: %s", error)
+        return None
+
+
+@lru_cache(maxsize=4)
+def _benchmark(path: Path | None) -> Benchmark:
     return open_benchmark(path)
 
 
 def ground_truth_of(notation: Mapping[str, str], table: Path | None = None) -> dict[str, Any] | None:
-    """Return the benchmark's record of an architecture, or None where no table is at hand.
+    """Return the benchmark's record of an architecture; None where no table is at hand, or it lacks the architecture.
 
     Args:
         notation: an architecture in the space's own notations.
-        table: the table or its folder; None looks in the folder that BALENAS_DATA names.
+        table: as in `open_table`.
     """
-    found = find_table(table) if "nasbench201" in notation else None
-    return None if found is None else _benchmark(found).describe(notation["nasbench201"]).to_dict()
+    benchmark = open_table(table) if "nasbench201" in notation else None
+    if benchmark is None or notation["nasbench201"] not in benchmark.positions:
+        return None
+    return benchmark.describe(notation["nasbench201"]).to_dict()
 
 
 def headline(record: Mapping[str, Any] | None) -> dict[str, float]:
@@ -40,17 +69,16 @@ def accuracies_of(notations: Sequence[Mapping[str, str]], table: Path | None = N
 
     Args:
         notations: architectures in the space's own notations.
-        table: as in `ground_truth_of`.
+        table: as in `open_table`.
 
     Returns:
         {"unseen_by_search": True, "table": its name, "accuracy": data set -> one percent an architecture, None where
         the table does not know it}; a data set that the table lacks is left out.
     """
     known = bool(notations) and all("nasbench201" in notation for notation in notations)
-    found = find_table(table) if known else None
-    if found is None:
+    benchmark = open_table(table) if known else None
+    if benchmark is None:
         return None
-    benchmark = _benchmark(found)
     accuracy: dict[str, list[float | None]] = {}
     for dataset, metric in RANKED_BY.items():
         values = [_known(benchmark, notation["nasbench201"], dataset, metric) for notation in notations]

@@ -197,7 +197,7 @@ class RunFolder:
         """
         try:
             manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise FileFormatError(
                 f"cannot read {self.manifest}: {error}. Is {self.path} the folder of a run?"
             ) from error
@@ -221,7 +221,7 @@ class RunFolder:
         """
         try:
             records = json.loads(self.architectures.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise FileFormatError(f"cannot read {self.architectures}: {error}. Was its search finished?") from error
         keys = {"rank", "choices", "notation"}
         if not isinstance(records, list) or not all(isinstance(r, dict) and keys <= set(r) for r in records):
@@ -236,7 +236,7 @@ class RunFolder:
         """
         try:
             return SearchConfig.from_dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
-        except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError, RecursionError) as error:
             raise FileFormatError(
                 f"cannot read {self.config}: {yaml_problem(error)}. Is {self.path} the folder of a run?"
             ) from error

@@ -86,15 +86,16 @@ def resumed_run_folder(config: SearchConfig, output: Path | None) -> RunFolder:
         OptionError: there is no such folder, or it was started with another config.
     """
     if output is None:
-        numbered = {
-            int(path.name.removeprefix(f"{config.name}-")): path
-            for path in _RUNS.glob(f"{config.name}-*")
-            if path.name.removeprefix(f"{config.name}-").isdecimal() and _occupied(path)
-        }
         first = _RUNS / config.name
-        if not numbered and not _occupied(first):
+        numbered = {
+            int(number): path
+            for path in _RUNS.glob(f"{config.name}-*")
+            if (number := path.name.removeprefix(f"{config.name}-")).isdecimal()
+        }
+        runs = {n: path for n, path in {**numbered, 1: first}.items() if _occupied(path) and _named(config.name, path)}
+        if not runs:
             raise OptionError(f"there is no run {first} to resume; leave out --resume to start it")
-        output = numbered[max(numbered)] if numbered else first
+        output = runs[max(runs)]
     elif not _occupied(output):
         raise OptionError(f"there is no run in {output} to resume; leave out --resume to start it")
     folder = RunFolder(output)
@@ -102,5 +103,16 @@ def resumed_run_folder(config: SearchConfig, output: Path | None) -> RunFolder:
     return folder
 
 
+def _named(name: str, path: Path) -> bool:
+    """Return whether the run in `path` is of a config of that name: runs/exp-2 may be the first of one named exp-2."""
+    try:
+        return bool(RunFolder(path).read_manifest().get("name", name) == name)
+    except FileFormatError:  # what is wrong with it is told when it is resumed
+        return True
+
+
 def _occupied(path: Path) -> bool:
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+    try:
+        return path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:  # its name is too long, or it may not be read
+        raise StorageError(f"cannot look into the folder {path}: {error.strerror}. Choose another --output.") from error

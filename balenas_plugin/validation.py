@@ -7,6 +7,9 @@ from typing import Any
 
 from balenas_plugin.errors import OptionError, nearest
 
+MAX_SEED = 2**32 - 1
+"""NumPy's limit."""
+
 
 def require_keys(where: str, given: Mapping[str, Any], allowed: Iterable[str]) -> None:
     """Raise OptionError at the first key that is not allowed, naming the nearest that is."""
@@ -28,6 +31,13 @@ def require_whole(where: str, given: object, *, least: int) -> None:
     """Raise OptionError unless `given` is a whole number of at least `least`."""
     if isinstance(given, bool) or not isinstance(given, int) or given < least:
         raise OptionError(f"{where} must be a whole number of at least {least}, got {given!r}")
+
+
+def require_seed(where: str, given: object) -> None:
+    """Raise OptionError unless `given` is a whole number that every random generator takes."""
+    require_whole(where, given, least=0)
+    if given > MAX_SEED:  # type: ignore[operator]  # a whole number
+        raise OptionError(f"{where} must be at most {MAX_SEED}, got {given}")
 
 
 def require_positive(where: str, given: object) -> None:

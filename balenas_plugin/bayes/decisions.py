@@ -27,6 +27,7 @@ from balenas_plugin.bayes.ranking import iterate_best_first
 Sample = dict[str, Any]
 """An architecture, in NNI's notation: label -> what was chosen."""
 
+
 Logits = Mapping[str, Tensor]
 """label -> alpha, shape (K,): a draw from the posterior, or its mean."""
 
@@ -54,6 +55,11 @@ class Decision(Protocol):
         """Return the outcome that an NNI sample stands for."""
 
 
+def plain_choice(value: Any) -> Any:
+    """Return a NumPy number as Python's, which JSON can hold, and anything else as it is."""
+    return value.item() if hasattr(value, "item") else value
+
+
 @dataclass(frozen=True)
 class OneOf:
     """A LayerChoice, or a value choice of a native operation or a Repeat: the largest logit wins."""
@@ -77,7 +83,7 @@ class OneOf:
 
     def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
         """Return {label: value}."""
-        return {self.label: self.values[outcome]}
+        return {self.label: plain_choice(self.values[outcome])}
 
     def from_sample(self, sample: Sample) -> Outcome:
         """Return the index of the value."""

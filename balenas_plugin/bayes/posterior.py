@@ -165,7 +165,7 @@ class Posterior:
             )
         try:
             return cls.from_document(document)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise FileFormatError(f"{path} is damaged: {error}") from error
 
     @classmethod
@@ -173,7 +173,7 @@ class Posterior:
         """Return the posterior that `to_document` gave, on the CPU.
 
         Raises:
-            AttributeError, KeyError, TypeError, ValueError: the document is damaged.
+            AttributeError, KeyError, TypeError, ValueError, OverflowError: the document is damaged.
         """
         dtypes = {
             "float32": torch.float32,

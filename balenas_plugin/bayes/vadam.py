@@ -25,8 +25,9 @@ class VAdam(torch.optim.Optimizer):
     the mean whatever happens inside, and updates mu and s.
 
     Args:
-        params: parameters or parameter groups; every option but `num_mc_samples` and `noise` may differ by group.
-        lr: learning rate; with `update="newton"` the paper's single rate beta of Eq. (17) and (18).
+        params: parameters or parameter groups; every option but `num_mc_samples`, `antithetic` and `noise` may differ
+            by group.
+        lr: learning rate; with `update="newton"` the paper's single rate beta of Eq. (17) and (18), at most 1.
         betas: decay of the first and second moment; with `update="newton"` betas[0] is the momentum gamma and betas[1]
             is not used.
         prior_precision: lambda = delta, the precision of the prior N(0, 1/delta), in 1/logit^2.
@@ -243,7 +244,7 @@ class VAdam(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that changes: state per parameter, N, M and the other options, the noise's state if it has one."""
-        state = super().state_dict()
+        state = {**super().state_dict(), "antithetic": self.antithetic}
         if hasattr(self.noise, "state_dict"):
             state["noise"] = self.noise.state_dict()
         return state
@@ -251,6 +252,7 @@ class VAdam(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state returned by `state_dict`."""
         super().load_state_dict(state_dict)
+        self.antithetic = state_dict.get("antithetic", self.antithetic)  # older states lack it
         if "noise" in state_dict and hasattr(self.noise, "load_state_dict"):
             cast(Any, self.noise).load_state_dict(state_dict["noise"])
 
@@ -279,6 +281,11 @@ def validate_options(options: dict[str, Any]) -> None:
     if update not in UPDATES:
         near = nearest(str(update), UPDATES)
         raise OptionError(f"update must be one of {', '.join(UPDATES)}, got {update!r}{near}")
+    if update == "newton" and options["lr"] > 1:
+        raise OptionError(
+            f"lr (arc_learning_rate of a search) must be at most 1 with update newton, got {options['lr']:g}: above "
+            "it, Eq. (18) makes s and the precision negative"
+        )
     if options["initial_precision"] < options["prior_precision"]:
         raise OptionError(
             f"initial_precision ({options['initial_precision']:g}) is below prior_precision "

@@ -29,6 +29,8 @@ DATASETS = ("cifar10-valid", "cifar10", "cifar100", "ImageNet16-120")
 
 NUM_SEEDS = 3  # no architecture was trained with more
 
+NUM_ARCHITECTURES = 15625
+
 RANKED_BY = {
     "cifar10-valid": "valid_accuracy",
     "cifar10": "test_accuracy",

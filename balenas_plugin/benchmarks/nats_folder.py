@@ -34,7 +34,7 @@ class NatsFolderBenchmark(RowBenchmark):
         self._folder = folder
         meta = _read(folder / META_FILE)
         names = meta.get("meta_archs") if isinstance(meta, dict) else None
-        if not isinstance(names, list):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise FileFormatError(f"{folder / META_FILE} lists no architectures; download the folder again.")
         held = {path.name for path in folder.glob(f"*{_SUFFIX}")}
         try:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from balenas_plugin.benchmarks.measures import COLUMNS, COSTS, NUM_SEEDS, SPLITS
+from balenas_plugin.benchmarks.measures import COLUMNS, COSTS, NUM_ARCHITECTURES, NUM_SEEDS, SPLITS
 from balenas_plugin.benchmarks.table import TableBenchmark
 from balenas_plugin.benchmarks.trials import mean
 from balenas_plugin.errors import DataError, FileFormatError, SpaceError
@@ -30,7 +30,6 @@ from balenas_plugin.search_spaces.nasbench201 import format_string, from_nni
 SQLITE_START = b"SQLite format 3\x00"
 
 _FULL, _SHORT = 200, 12  # epochs of the two schedules
-_NUM_ARCHITECTURES = 15625
 
 # The architectures in the order in which their configurations were written, which is NAS-Bench-201's own.
 _TRIALS = """
@@ -77,7 +76,7 @@ def _read(path: Path, _mtime_ns: int, _size: int) -> TableBenchmark:
     return TableBenchmark(
         name=path.name,
         architectures=architectures,
-        indices=np.arange(len(rows)) if len(rows) == _NUM_ARCHITECTURES else None,
+        indices=np.arange(len(rows)) if len(rows) == NUM_ARCHITECTURES else None,
         columns=dict(zip(COLUMNS, np.array(rows).T.copy(), strict=True)),
     )
 

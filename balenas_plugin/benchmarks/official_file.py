@@ -112,7 +112,7 @@ def _open_pickle(path: Path) -> Iterator[tuple[BinaryIO, int]]:
                 file = cast(BinaryIO, bz2.BZ2File(file))
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, RuntimeError, UnicodeDecodeError) as error:  # RuntimeError: encrypted, for one
             raise FileFormatError(f"{path} is damaged: {error}. Download it again.") from error
         yield stack.enter_context(file), 3 if start == LEGACY_TORCH_START else 0
 

@@ -20,11 +20,12 @@ Source: the opcodes are documented in CPython's `pickletools`.
 
 from __future__ import annotations
 
+import lzma
 import struct
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, Final
 
 from balenas_plugin.errors import FileFormatError
@@ -32,6 +33,19 @@ from balenas_plugin.errors import FileFormatError
 GENERATIONS: Final = 4
 _CHUNK: Final = 1 << 20
 _LONGEST_FIXED: Final = 9  # bytes of the longest opcode with a fixed size, the float
+
+
+_NOT_PLAIN: Final = (
+    *(IndexError, KeyError, TypeError, ValueError, AttributeError),
+    *(OverflowError, RecursionError, struct.error),
+)
+"""What opcodes raise that do not fit the stack."""
+
+_DAMAGED: Final = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+"""What reading raises, from bzip2 and zip streams too."""
+
+_LONGEST_KEY: Final = 8
+"""Entries of a tuple that is a key."""
 
 
 class _Marker:
@@ -86,7 +100,7 @@ class PlainReader:
         self._reset()
         try:
             return self._run()
-        except (IndexError, KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
+        except _NOT_PLAIN as error:
             if isinstance(error, FileFormatError):
                 raise
             raise FileFormatError(
@@ -169,7 +183,7 @@ class PlainReader:
             while held < size and (more := self._stream.read(_CHUNK)):  # not `size`: a corrupt file may say 2**63
                 parts.append(more)
                 held += len(more)
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:  # from bzip2 and zip streams too
+        except _DAMAGED as error:
             raise FileFormatError(f"{self._name} is damaged or unreadable: {error}. Download it again.") from error
         self._offset += self._at
         self._buffer, self._at = b"".join(parts), 0
@@ -234,7 +248,7 @@ class PlainReader:
         target = self._stack[-1]
         if type(target) is not dict:
             raise TypeError(f"items for a {type(target).__name__}")
-        target.update(zip(items[::2], items[1::2], strict=True))
+        target.update(zip(_hashable(items[::2]), items[1::2], strict=True))
         if self._consume is not None and self._consume(target):
             target.clear()
             self._next_generation()
@@ -246,7 +260,7 @@ class PlainReader:
     def _add_items(self, items: list[Any]) -> None:
         if type(self._stack[-1]) is not set:
             raise TypeError(f"items for a {type(self._stack[-1]).__name__}")
-        self._stack[-1].update(items)
+        self._stack[-1].update(_hashable(items))
 
     def _extend(self, items: list[Any]) -> None:
         self._stack[-1].extend(items)
@@ -270,7 +284,9 @@ class PlainReader:
 
     def _stack_global(self) -> None:
         name, module = self._stack.pop(), self._stack.pop()
-        self._find(str(module), str(name))
+        if type(module) is not str or type(name) is not str:
+            raise TypeError("the name of a Python object is not text")
+        self._find(module, name)
 
     def _reduce(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
@@ -299,6 +315,7 @@ class _NumberType:
     """A NumPy number type, by its code (``"f8"``) and byte order."""
 
     def __init__(self, code: str) -> None:
+        (code,) = _hashable([code])
         self.format = _NUMBER_FORMATS[code]
         self.order = "<"
 
@@ -313,16 +330,40 @@ _NUMBER_FORMATS = {"f2": "e", "f4": "f", "f8": "d", "b1": "?"} | {
 }
 
 
+_SCALARS: Final = {bool, int, float, str, bytes, type(None), _Marker}
+
+
+def _hashable(keys: list[Any]) -> list[Any]:
+    """Return keys of a dictionary, or members of a set, if they are numbers, text, or short tuples of these.
+
+    Nothing else is hashed: a deeply nested tuple overflows the stack, and one whose halves are the same never ends.
+    """
+    kinds = set(map(type, keys))
+    if tuple in kinds:
+        tuples = [key for key in keys if type(key) is tuple]
+        if max(map(len, tuples)) > _LONGEST_KEY:
+            raise TypeError(f"a key of more than {_LONGEST_KEY} entries")
+        kinds = (kinds - {tuple}).union(type(entry) for key in tuples for entry in key)
+    if not kinds <= _SCALARS:
+        raise TypeError("a key that is neither a number, nor text, nor a tuple of these")
+    return keys
+
+
+def _ordered(pairs: Iterable[Any] = ()) -> dict[Any, Any]:
+    keys, values = zip(*pairs, strict=True) if pairs else ((), ())
+    return dict(zip(_hashable(list(keys)), values, strict=True))
+
+
 def _latin1(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise ValueError(f"encoding {encoding!r}")
+    if type(encoding) is not str or encoding != "latin1":
+        raise ValueError("an encoding other than latin1")
     return text.encode("latin1")
 
 
 _CALLABLES: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): lambda pairs=(): dict(pairs),
-    ("builtins", "set"): set,
-    ("__builtin__", "set"): set,
+    ("collections", "OrderedDict"): _ordered,
+    ("builtins", "set"): lambda items=(): set(_hashable(list(items))),
+    ("__builtin__", "set"): lambda items=(): set(_hashable(list(items))),
     ("_codecs", "encode"): _latin1,  # how protocol 2 writes bytes
     ("__builtin__", "bytes"): lambda: b"",  # and how it writes none
     ("numpy", "dtype"): lambda code, align, copy: _NumberType(code),

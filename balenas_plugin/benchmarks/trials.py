@@ -13,6 +13,7 @@ Epochs count from 0. A value that a file does not have (early files lack several
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from balenas_plugin.benchmarks.measures import COLUMNS, COSTS, NUM_SEEDS, SPLITS
+from balenas_plugin.benchmarks.measures import ACCURACY_COLUMNS, COLUMNS, COSTS, NUM_ARCHITECTURES, NUM_SEEDS, SPLITS
 from balenas_plugin.errors import FileFormatError, SpaceError
 from balenas_plugin.search_spaces.nasbench201 import format_string, parse
 
@@ -53,7 +54,8 @@ def reduce_architecture(info: Mapping[Any, Any], *, source: str) -> Row:
     """Return the row of the architecture whose schedules are in `info` (see the module's text).
 
     Raises:
-        FileFormatError: something that every architecture of `source` has is missing or is not of the right type.
+        FileFormatError: something that every architecture of `source` has is missing, is not of the right type, or
+            cannot be (an accuracy of 940 percent).
     """
     if not is_architecture(info):
         raise FileFormatError(f"{source} does not have the layout of NAS-Bench-201: no schedules in {list(info)[:5]}.")
@@ -74,14 +76,25 @@ def reduce_architecture(info: Mapping[Any, Any], *, source: str) -> Row:
             for metric, column in columns.items():
                 if math.isnan(values[column]):  # two data sets may share a column
                     values[column] = mean([cost[metric] for cost in costs])
-    except (KeyError, TypeError, ValueError, SpaceError) as error:
+        num_seeds = max(map(len, trials.values()), default=0)
+        _check(index, num_seeds, values)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, SpaceError) as error:
         raise FileFormatError(
-            f"{source} does not have the layout of NAS-Bench-201: architecture {full.get('arch_index')!r}: "
-            f"{type(error).__name__}: {error}"
+            f"{source} does not have the layout of NAS-Bench-201: architecture "
+            f"{reprlib.repr(full.get('arch_index'))}: {type(error).__name__}: {error}"
         ) from error
-    return Row(
-        index, architecture, max(map(len, trials.values()), default=0), np.fromiter(values.values(), dtype=np.float64)
-    )
+    return Row(index, architecture, num_seeds, np.fromiter(values.values(), dtype=np.float64))
+
+
+def _check(index: int, num_seeds: int, values: Mapping[str, float]) -> None:
+    """Raise ValueError for numbers that no architecture has."""
+    if not 0 <= index < NUM_ARCHITECTURES:
+        raise ValueError(f"its number is not from 0 to {NUM_ARCHITECTURES - 1}")
+    if num_seeds > NUM_SEEDS:
+        raise ValueError(f"it has {num_seeds} seeds, and {NUM_SEEDS} are the most")
+    for column in ACCURACY_COLUMNS:
+        if not (math.isnan(values[column]) or 0 <= values[column] <= 100):
+            raise ValueError(f"{column} is {values[column]:g}, not from 0 to 100 percent")
 
 
 def _is_schedule(value: object) -> bool:
@@ -91,7 +104,7 @@ def _is_schedule(value: object) -> bool:
 def _by_dataset(all_results: Mapping[tuple[str, int], Trial]) -> dict[str, list[Trial]]:
     """Return data set -> its trials in the order of their seeds."""
     trials: dict[str, list[Trial]] = {}
-    for dataset, seed in sorted(all_results):
+    for dataset, seed in sorted(all_results.keys()):  # only of a mapping: other containers may hold anything
         trials.setdefault(dataset, []).append(all_results[dataset, seed])
     return trials
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,7 +21,7 @@ _EXAMPLES = """\
 examples:
   balenas doctor                                  is everything installed that a search needs?
   balenas search configs/quickstart.yml           search NAS-Bench-201 on bundled images, minutes on a laptop
-  balenas search configs/quickstart.yml --set evaluator.epochs=3 --seed 1 --output runs/trial
+  balenas search configs/quickstart.yml --set evaluator.epochs=10 --seed 1 --output runs/trial
   balenas search configs/quickstart.yml --resume  continue the last run of this name after a crash or Ctrl-C
   balenas ui configs/quickstart.yml               the same search, watched in NNI's web page
   balenas export runs/quickstart --samples 100 --proxy synflow --top 10
@@ -29,7 +30,8 @@ examples:
   balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer balenas
   balenas query "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 
-exit codes: 0 done, 2 bad input (one message says what and how to cure it), 130 stopped with Ctrl-C
+exit codes: 0 done, 2 bad input (one message says what and how to cure it), 130 stopped with Ctrl-C,
+141 whoever read the output has gone
 """
 
 
@@ -55,13 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = build_parser().parse_args(arguments)
     try:
-        return int(options.run_command(options))
+        code = int(options.run_command(options))
+        sys.stdout.flush()
+        return code
     except BalenasError as error:
         print(f"balenas: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("balenas: stopped.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # of `balenas doctor | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print at the end
+        return 141
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -34,7 +34,13 @@ def add_export(commands: Any, formatter: Any) -> None:
         metavar="NAME",
         help="synflow, synflow-enumerated, supernet or synflow+supernet; what follows changes it",
     )
-    export.add_argument("--samples", dest="n", type=int, metavar="N", help="draws, or architectures enumerated (100)")
+    export.add_argument(
+        "--samples",
+        dest="n",
+        type=int,
+        metavar="N",
+        help="draws, or architectures enumerated (100; synflow-enumerated: 1000)",
+    )
     export.add_argument(
         "--proxy",
         action="append",
@@ -74,7 +80,9 @@ def add_export(commands: Any, formatter: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from balenas_plugin.errors import OptionError
     from balenas_plugin.export.selection import ProxySelection, named_selection
+    from balenas_plugin.ground_truth import open_table
     from balenas_plugin.run_folder import RunFolder
     from balenas_plugin.validation import require_whole
 
@@ -83,6 +91,17 @@ def _export(options: argparse.Namespace) -> int:
     selection = replace(
         named_selection(options.selection), **{name: value for name, value in given.items() if value is not None}
     )
+    formats, output = options.format or ["json", "csv"], options.output or options.run / "export"
+    if RunFolder(output).manifest.exists():
+        raise OptionError(
+            f"--output {output} is the folder of a run, whose architectures.json would be lost. Choose another folder, "
+            f"for example {output / 'export'}."
+        )
+    open_table(options.table)  # as with onnx below: what is missing is told before the work
+    if "onnx" in formats:
+        from balenas_plugin.export.onnx_file import require_onnx
+
+        require_onnx()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from balenas_plugin.adapters.nni.export import FinishedRun, write_exports
@@ -94,7 +113,6 @@ def _export(options: argparse.Namespace) -> int:
         name = next(iter(found.notation.values()), str(found.choices))
         values = "  ".join(f"{found.scores[title]:{max(11, len(title))}.5g}" for title in selection.proxies)
         print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {values}  {name}")
-    output = options.output or options.run / "export"
-    written = write_exports(run, ranked, options.format or ["json", "csv"], output)
+    written = write_exports(run, ranked, formats, output)
     print(f"\n{len(written)} files written to {output}")
     return 0

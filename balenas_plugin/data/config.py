@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from balenas_plugin.data.augment import AUGMENTATIONS
 from balenas_plugin.data.sources import SOURCES
 from balenas_plugin.errors import OptionError, nearest
+from balenas_plugin.validation import require_seed
 
 _MIN_IMAGE_SIZE = 4  # the networks halve the resolution twice
 
@@ -59,7 +60,7 @@ class DataConfig:
         _require_whole("image_size", self.image_size, least=_MIN_IMAGE_SIZE, optional=True)
         _require_whole("batch_size", self.batch_size, least=1)
         _require_whole("num_workers", self.num_workers, least=0)
-        _require_whole("seed", self.seed, least=0)
+        require_seed("data option seed", self.seed)
         _require_whole("limit", self.limit, least=2, optional=True)
         if self.augment is not None:
             _require_word("augment", self.augment, AUGMENTATIONS)
@@ -69,7 +70,7 @@ class DataConfig:
                 f"data option train_fraction is {fraction!r}; allowed is a number between 0 and 1, both excluded: "
                 "0.5 gives half of the training images to the weights and half to the architecture"
             )
-        if self.on_device not in ("auto", True, False):
+        if self.on_device != "auto" and not isinstance(self.on_device, bool):
             raise OptionError(f"data option on_device is {self.on_device!r}; allowed: auto, true, false")
         if self.on_device is True and self.num_workers:
             raise OptionError(

@@ -40,11 +40,11 @@ def alarms_of(records: Sequence[Record], options: DiagnosticsOptions, *, warmup_
         options: for the rule on the eigenvalue.
         warmup_epochs: at the start, in which logits are not meant to move.
     """
-    searched = [record for record in records if record["epoch"] >= warmup_epochs]
+    searched = _after(warmup_epochs, records)
     found = [
         _not_finite(records[-1]),
         _skips(searched),
-        _rising(records, options),
+        _rising(searched, options),
         _standing_still(searched, options.window),
     ]
     return [alarm for alarm in found if alarm is not None]
@@ -64,8 +64,11 @@ def eigenvalue_growth(records: Sequence[Record], window: int) -> float | None:
     return now / before if before > 0 else None
 
 
-def stop_reason(records: Sequence[Record], options: DiagnosticsOptions) -> str | None:
-    """Return why the search should stop after the last of `records`, None if it should not."""
+def stop_reason(records: Sequence[Record], options: DiagnosticsOptions, *, warmup_epochs: int = 0) -> str | None:
+    """Return why the search should stop after the last of `records`, None if it should not (see `alarms_of`)."""
+    records = _after(warmup_epochs, records)
+    if not records:
+        return None
     if options.stop_by == "eigenvalue":
         growth = eigenvalue_growth(records, options.window)
         if growth is not None and growth > options.factor:
@@ -81,6 +84,10 @@ def stop_reason(records: Sequence[Record], options: DiagnosticsOptions) -> str |
                 f"{options.entropy_threshold:.0%}"
             )
     return None
+
+
+def _after(warmup_epochs: int, records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if record["epoch"] >= warmup_epochs]
 
 
 def _not_finite(record: Record) -> Alarm | None:

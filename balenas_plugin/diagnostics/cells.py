@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_OPERATION = re.compile(r"(?P<cell>.+)/op_(?P<node>\d+)_(?P<k>\d+)")
-_EDGE = re.compile(r"(?P<cell>.+)/(?P<source>\d+)_(?P<target>\d+)")
+_OPERATION = re.compile(r"(?P<cell>.+)/op_(?P<node>\d{1,6})_(?P<k>\d{1,6})")
+_EDGE = re.compile(r"(?P<cell>.+)/(?P<source>\d{1,6})_(?P<target>\d{1,6})")
 
 NO_CONNECTION = "none"
 

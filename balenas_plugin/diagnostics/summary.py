@@ -68,7 +68,7 @@ def summarise(state: SearchState, *, draws: int, seed: int, truths: Truths = lam
     """
     belief = state.belief
     broken = [f"logits of {label}" for label, logits in belief.logits.items() if not torch.isfinite(logits).all()]
-    record: dict[str, Any] = {"logits": _lists(belief.logits)}
+    record: dict[str, Any] = {"logits": _lists(belief.logits)} if state.has_argmax else {}
     if belief.precision is not None:
         record["precision"] = _lists(belief.precision)
     if broken:

@@ -47,8 +47,7 @@ def write_onnx(model: nn.Module, path: Path, *, example: Tensor) -> Path:
         SpaceError: the network cannot be exported, or the exported one differs from it.
         StorageError: the file could not be written.
     """
-    onnx = _require("onnx")
-    _require("onnxscript")
+    onnx = require_onnx()
     batch = _varied(example.detach().cpu())
     try:
         with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -82,13 +81,23 @@ def _reason(error: BaseException) -> str:
     return lines[0].rstrip(".") if isinstance(error, _UnfitError) else f"{type(error).__name__}: {lines[0].rstrip('.')}"
 
 
+def require_onnx() -> Any:
+    """Return the package onnx.
+
+    Raises:
+        MissingDependencyError: it or onnxscript is not installed.
+    """
+    _require("onnxscript")
+    return _require("onnx")
+
+
 def _require(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
         raise MissingDependencyError(
-            f"writing ONNX needs the package {package}, which is not installed: pip install '.[onnx]' in a checkout of this "
-            "project"
+            f"writing ONNX needs the package {package}, which is not installed: pip install '.[onnx]' in a checkout of "
+            "this project"
         ) from error
 
 

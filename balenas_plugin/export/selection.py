@@ -9,7 +9,14 @@ from typing import Any
 from balenas_plugin.errors import OptionError
 from balenas_plugin.export.supernet import SUPERNET_ACCURACY
 from balenas_plugin.proxies import get_proxy, list_proxies
-from balenas_plugin.validation import require_flag, require_keys, require_positive, require_whole, require_word
+from balenas_plugin.validation import (
+    require_flag,
+    require_keys,
+    require_positive,
+    require_seed,
+    require_whole,
+    require_word,
+)
 
 CANDIDATES = ("sample", "enumerate")
 
@@ -49,9 +56,9 @@ class ProxySelection:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        whole = (("n", 1), ("seeds", 1), ("seed", 0), ("images", 1), ("batch_norm_batches", 1), ("workers", 1))
-        for name, least in whole:
-            require_whole(name, getattr(self, name), least=least)
+        for name in ("n", "seeds", "images", "batch_norm_batches", "workers"):
+            require_whole(name, getattr(self, name), least=1)
+        require_seed("seed", self.seed)
         require_word("candidates", self.candidates, CANDIDATES)
         require_flag("include_probability", self.include_probability)
         for name in ("max_params", "max_flops"):

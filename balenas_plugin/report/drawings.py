@@ -16,6 +16,9 @@ from balenas_plugin.report.reading import NOT_KNOWN, RunData, at, in_one_line, n
 
 _MAX_CHOICES = 60
 
+_MAX_CELLS, _MAX_EDGES = 20, 100
+"""Cells that are drawn as graphs, and edges of each; what is more becomes bars, as choices outside cells do."""
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -43,7 +46,8 @@ def drawings_of(run: RunData) -> list[Drawing]:
         return []
     found = []
     try:
-        cells = cells_of(sample)
+        small = [(name, edges) for name, edges in cells_of(sample).items() if len(edges) <= _MAX_EDGES]
+        cells = dict(small[:_MAX_CELLS])
         for name, edges in cells.items():
             found.append(_draw_cell(shortened(name, 40), edges, probabilities))
         drawn = {edge.label for edges in cells.values() for edge in edges}

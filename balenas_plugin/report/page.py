@@ -7,6 +7,7 @@ security policy forbids the page to load or run anything: the folders of runs ma
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -141,7 +142,8 @@ class _Album:
         if self.folder is None:
             return
         stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:100]
-        path = self.folder / f"{stem}.png"
+        names = (f"{stem}{'' if number == 1 else f'-{number}'}.png" for number in itertools.count(1))
+        path = next(path for path in map(self.folder.joinpath, names) if path not in self.written)
         data = png()
         write_atomically(path, lambda file: file.write(data))
         self.written.append(path)
@@ -165,7 +167,7 @@ def _comparison(runs: Sequence[RunData], album: _Album) -> dict[str, Any]:
 
 
 def _section(run: RunData, position: int, album: _Album, detailed: bool) -> RunSection:
-    prefix = f"{position:02d} {run.name}"
+    prefix = f"{position:02d} {run.name[:40]}"
     choices = run.log.header.get("choices")
     heads, rows = _ranking(run)
     return RunSection(

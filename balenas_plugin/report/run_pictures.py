@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from balenas_plugin.report.plots import Line, Picture, line_chart, strip_chart
-from balenas_plugin.report.reading import RunData, Series, at, number, numbers, shortened
+from balenas_plugin.report.reading import RunData, Series, at, numbers, shortened
 
 MAX_LABELS = 32
 """Choices whose probabilities and logits are drawn; a report of a space with more says so."""
@@ -255,8 +255,3 @@ def _cells(run: RunData) -> Picture | None:
 
 def _mapping(value: object) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
-
-
-def last_number(series: Series) -> float | None:
-    """Return the last value of a series."""
-    return number(series.values[-1]) if series else None

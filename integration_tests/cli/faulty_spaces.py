@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 
+import nni
+import numpy as np
 from nni.nas.hub.pytorch import NasBench201
-from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace, MutableConv2d, MutableLinear
 from torch import Tensor, nn
 
 
@@ -36,6 +38,32 @@ class NothingToSearch(ModelSpace):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.classifier(inputs.flatten(1))
+
+
+class Viewing(ModelSpace):
+    """A network that cannot run in channels-last memory, because of `view`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = LayerChoice({"conv": nn.Conv2d(3, 3, 3, padding=1), "wide": nn.Conv2d(3, 3, 1)}, label="layer")
+        self.classifier = nn.Linear(192, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.layer(inputs)
+        return self.classifier(features.view(len(features), -1))
+
+
+class NumbersOfNumpy(ModelSpace):
+    """A network that chooses among NumPy's numbers, which JSON cannot hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = MutableConv2d(3, nni.choice("width", list(np.array([4, 8]))), kernel_size=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = MutableLinear(nni.choice("width", list(np.array([4, 8]))), 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.classifier(self.pool(self.layer(inputs)).flatten(1))
 
 
 class NoSpace:

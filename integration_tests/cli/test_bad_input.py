@@ -44,6 +44,18 @@ OPTIONS = {
     "optimizer name": ("evaluator.optimizer=SDG", "did you mean 'SGD'?"),
     "schedule": ("evaluator.schedule=cosin", "did you mean 'cosine'?"),
     "schedule option": ("evaluator.schedule.min_lrr=1", "did you mean 'min_lr'?"),
+    "sanity checks": ("evaluator.num_sanity_val_steps=2", "num_sanity_val_steps is set by the run itself"),
+    "validation of BaLeNAS": ("evaluator.check_val_every_n_epoch=3", "say strategy.validate_every_n_epochs"),
+    "no validation interval": ("evaluator.val_check_interval=0", "val_check_interval must be more than 0, got 0"),
+    "long validation interval": ("evaluator.val_check_interval=100", "is 100, but an epoch has 2 training batches"),
+    "no batches": ("evaluator.limit_train_batches=0", "limit_train_batches must be more than 0, got 0"),
+    "overfitting": ("evaluator.overfit_batches=1", "needs a DataLoader: set data.on_device to false"),
+    "time": ("evaluator.max_time=[]", "max_time must be str or timedelta or dict or nothing, got []"),
+    "devices": ("evaluator.devices=[0]", "evaluator does not accept {'devices': [0]}"),
+    "warm-up": ("strategy.warmup_epochs=3", "warmup_epochs must be less than the number of epochs, 3"),
+    "warm-up of NNI": ("strategy={name: DARTS, warmup_epochs: 5}", "less than the number of epochs, 3, or nothing"),
+    "seed of the data": ("data.seed=99999999999999999999", "data option seed must be at most 4294967295"),
+    "threads": ("threads=99999999999", "threads must be at most 1024, got 99999999999"),
     "negative epochs": ("evaluator.epochs=-3", "whole number of at least 1, got -3"),
     "epochs' type": ("evaluator.epochs=many", "whole number of at least 1, got 'many'"),
     "space's type": ("space.stem_out_channels=wide", "must be a number, got 'wide'"),
@@ -52,6 +64,8 @@ OPTIONS = {
     "draws": ("strategy.num_mc_samples=0", "num_mc_samples"),
     "learning rate": ("strategy.arc_learning_rate=-1", "positive number, got -1"),
     "learning rate of NNI": ("strategy={name: DARTS, arc_learning_rate: -1}", "at least 0, got -1"),
+    "learning rate of NNI that is none": ("strategy={name: DARTS, arc_learning_rate: .nan}", "at least 0, got nan"),
+    "logging of NNI": ("strategy={name: DARTS, log_prob_every_n_step: 0}", "whole number of at least 1, got 0"),
     "learning rate of NNI's type": ("strategy={name: DARTS, arc_learning_rate: fast}", "must be a number, got 'fast'"),
     "temperature": ("strategy={name: GumbelDARTS, temperature: hot}", "number or [first, last], got 'hot'"),
     "objects": ("strategy.penalty=3", "only a script can give it"),
@@ -71,6 +85,7 @@ OPTIONS = {
     "nothing to search": ("space='faulty_spaces:NothingToSearch'", "nothing to search"),
     "no space": ("space='faulty_spaces:NoSpace'", "not a subclass of"),
     "no class": ("space='faulty_spaces:Absent'", "has no attribute 'Absent'"),
+    "path of a module": ("space=./absent_spaces:Space", "It is looked up as module:Class"),
     "no module": ("space='absent_spaces:Space'", "No module named 'absent_spaces'"),
     "module with a mistake": ("space='mistaken_spaces:Space'", "mistaken_spaces.py, line 1"),
 }
@@ -119,6 +134,12 @@ def test_the_installed_command_prints_the_message_only(folder: Path) -> None:
 def test_a_mistake_found_at_once_leaves_no_folder(folder: Path) -> None:
     message_of(balenas("search", "tiny.yml", "--set", "space.stem_channels=3", folder=folder))
     assert list((folder / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_folder_whose_name_is_too_long(resume: tuple[str, ...], folder: Path) -> None:
+    message = message_of(balenas("search", "tiny.yml", "--output", "x" * 300, *resume, folder=folder))
+    assert "File name too long. Choose another --output" in message
 
 
 @pytest.mark.parametrize("output", ["tiny.yml/run", "/proc/run"])
@@ -295,6 +316,8 @@ def test_damaged_architectures_of_a_finished_run(content: bytes, copy_of_finishe
         b' {"a": {"mean": ["x"], "precision": [1], "choices": ["x"]}}}',
         b'{"format": "balenas-posterior", "version": 1, "dtype": "float32", "labels":'
         b' {"a": {"mean": [{}], "precision": [1], "choices": ["x"]}}}',
+        b'{"format": "balenas-posterior", "version": 1, "dtype": "float32", "labels":'
+        b' {"a": {"mean": [1' + b"0" * 400 + b'], "precision": [1], "choices": ["x"]}}}',
     ],
 )
 def test_damaged_or_foreign_posterior(content: bytes, tmp_path: Path) -> None:

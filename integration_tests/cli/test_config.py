@@ -106,6 +106,8 @@ def test_overriding_the_strategy_drops_the_options_of_the_former(tmp_path: Path)
         ("seed: abc", "whole number"),
         ("top_k: 0", "at least 1"),
         ("threads: 0", "at least 1"),
+        ("threads: 1025", "at most 1024, got 1025"),
+        ("name: 2024-02-30", "not valid YAML: day is out of range"),
         ("name: a/b", "it names a folder"),
         ("name: ..", "it names a folder"),
         ("space: [1]", "space must be a mapping with a name"),
@@ -134,6 +136,8 @@ def test_refused(text: str, expected: str, tmp_path: Path, monkeypatch: pytest.M
         ("=1", "wants KEY=VALUE"),
         ("seed=[1", "not valid YAML: line 1, column"),
         ("seed.a=1", "'seed' holds a value"),
+        ("name=2024-02-30", "not valid YAML: day is out of range"),
+        ("seed=0b_", "not valid YAML: invalid literal"),
     ],
 )
 def test_refused_override(override: str, expected: str, tmp_path: Path) -> None:

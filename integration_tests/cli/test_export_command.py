@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+
+from balenas_plugin.export.supernet import estimate_batch_norm
 
 from .commands import balenas
 
@@ -126,9 +130,7 @@ def test_python_module_gives_the_outputs_of_the_supernet_with_one_hot_weights(co
     )
     subprocess.run([sys.executable, "-c", script], cwd=folder, check=True, timeout=120)
     torch.manual_seed(0)
-    images = torch.randn(3, 3, 8, 8)
-    with torch.no_grad():
-        expected = one_hot_supernet(copy_of_finished, record["choices"])(images)
+    expected = one_hot_outputs(copy_of_finished, record["choices"], torch.randn(3, 3, 8, 8))
     torch.testing.assert_close(torch.load(folder / "outputs.pt", weights_only=True), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -192,11 +194,80 @@ def one_hot_supernet(run: Path, choices: dict[str, str]) -> torch.nn.Module:
     return supernet.eval()
 
 
+def one_hot_outputs(run: Path, choices: dict[str, str], images: torch.Tensor) -> torch.Tensor:
+    """Return the outputs of `one_hot_supernet` with batch-norm's statistics estimated on batches of the weight half."""
+    from balenas_plugin.adapters.nni.export import FinishedRun
+    from balenas_plugin.run_folder import RunFolder
+
+    batches = FinishedRun.load(RunFolder(run)).trained_supernet().weight_batches(8, seed=0)
+    supernet = one_hot_supernet(run, choices)
+    estimate_batch_norm(supernet, [inputs for inputs, _ in batches])
+    with torch.no_grad():
+        return supernet(images)
+
+
+def test_a_second_export_leaves_nothing_of_the_first(copy_of_finished, folder):
+    first = ("--top", 3, "--format", "json", "--format", "csv", "--format", "svg", "--format", "python")
+    assert balenas("export", copy_of_finished, "--samples", 20, *first, folder=folder).code == 0
+    export = copy_of_finished / "export"
+    assert len(list(export.iterdir())) == 2 + 3 * 3
+    for name in ("architecture_001.png", "architecture_1.py", "notes.txt"):  # of somebody else
+        (export / name).write_text("mine")
+    again = ("--seed", 7, "--top", 1, "--format", "json", "--format", "svg")
+    assert balenas("export", copy_of_finished, "--samples", 20, *again, folder=folder).code == 0
+    ours = {"architectures.json", "architecture_001.svg"}
+    assert {path.name for path in export.iterdir()} == ours | {"architecture_001.png", "architecture_1.py", "notes.txt"}
+
+
+def test_an_export_that_is_refused_leaves_the_first_as_it_is(copy_of_finished, folder):
+    assert balenas("export", copy_of_finished, "--samples", 20, folder=folder).code == 0
+    before = (copy_of_finished / "export" / "architectures.csv").read_bytes()
+    refused("export", copy_of_finished, "--samples", 5, "--max-params", 1, "--format", "json", folder=folder)
+    assert (copy_of_finished / "export" / "architectures.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["runs/tiny", "runs/tiny/../tiny", "other"])
+def test_the_folder_of_a_run_is_not_exported_into(place, copy_of_finished, folder):
+    (folder / "other").mkdir()
+    (folder / "other" / "manifest.json").write_text("{}")
+    before = (copy_of_finished / "architectures.json").read_bytes()
+    message = refused("export", copy_of_finished, "--samples", 5, "--output", place, folder=folder)
+    assert f"--output {place} is the folder of a run" in message
+    assert (copy_of_finished / "architectures.json").read_bytes() == before
+
+
+def test_onnx_that_is_not_installed_is_told_before_the_work(copy_of_finished, folder):
+    script = folder / "export.py"
+    hidden = "import sys\nsys.modules['onnx'] = None\n"
+    script.write_text(f"{hidden}from balenas_plugin.cli import main\nsys.exit(main(sys.argv[1:]))\n")
+    arguments = ("export", copy_of_finished, "--format", "json", "--format", "onnx")
+    ended = balenas(*arguments, folder=folder, script=script)
+    assert ended.code == 2
+    assert ended.errors.startswith("balenas: writing ONNX needs the package onnx")
+    assert not (copy_of_finished / "export").exists()
+
+
+def test_a_strategy_without_a_posterior_is_named(folder):
+    ended = balenas("search", "tiny.yml", "--set", "strategy={name: DARTS}", "--output", "darts", folder=folder)
+    assert ended.code == 0, ended.errors
+    message = refused("export", "darts", folder=folder)
+    assert message.startswith("balenas: darts was searched with DARTS, which leaves no posterior")
+
+
 def test_onnx_and_drawing(copy_of_finished, folder):
     onnx = pytest.importorskip("onnx", reason="the optional dependency onnx is not installed")
-    ended = balenas("export", copy_of_finished, "--top", 1, "--format", "onnx", "--format", "svg", folder=folder)
+    evaluator = importlib.import_module("onnx.reference").ReferenceEvaluator
+    formats = ("--format", "onnx", "--format", "svg", "--format", "json")
+    ended = balenas("export", copy_of_finished, "--top", 1, *formats, folder=folder)
     assert ended.code == 0, ended.errors
-    onnx.checker.check_model(onnx.load(copy_of_finished / "export" / "architecture_001.onnx"))
+    model = onnx.load(copy_of_finished / "export" / "architecture_001.onnx")
+    onnx.checker.check_model(model)
+    (record,) = records(copy_of_finished)
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 8, 8)
+    (found,) = evaluator(model).run(None, {"images": images.numpy()})
+    expected = one_hot_outputs(copy_of_finished, record["choices"], images)
+    torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-3)
     drawing = (copy_of_finished / "export" / "architecture_001.svg").read_text()
     assert drawing.lstrip().startswith("<?xml")
     assert "</svg>" in drawing
@@ -229,6 +300,16 @@ def test_query_prints_what_the_table_knows(folder, data_dir):
     only = balenas("query", BEST, "--table", data_dir, "--dataset", "cifar100", folder=folder)
     assert "cifar100" in only.output
     assert "94.3633" not in only.output
+
+
+def test_output_that_nobody_reads_ends_the_command_quietly(folder, data_dir):
+    """As in `balenas query ARCH | head -1`, where head ends first."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [Path(sys.executable).with_name("balenas"), "query", BEST, "--table", data_dir]
+    ended = subprocess.run(command, cwd=folder, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def test_query_says_where_a_string_is_malformed(folder, data_dir):

@@ -181,3 +181,20 @@ def test_resume_continues_the_latest_of_the_numbered_runs(
     ended = balenas("search", "tiny.yml", "--resume", folder=folder)
     assert ended.code == 0, ended.errors
     assert_same_run(latest, finished)
+
+
+def test_resume_leaves_the_run_of_a_config_with_a_number_in_its_name(
+    copy_of_stopped: Path, finished: Path, folder: Path
+) -> None:
+    other = folder / "runs" / "tiny-2"  # the first run of a config named tiny-2
+    shutil.copytree(copy_of_stopped, other)
+    for file in ("config.yml", "manifest.json"):
+        (other / file).write_text((other / file).read_text().replace("tiny", "tiny-2"))
+    ended = balenas("search", "tiny.yml", "--resume", folder=folder)
+    assert ended.code == 0, ended.errors
+    assert_same_run(copy_of_stopped, finished)
+    assert read_json(other / "manifest.json")["status"] == "running"
+    shutil.rmtree(copy_of_stopped)
+    ended = balenas("search", "tiny.yml", "--resume", folder=folder)
+    assert ended.code == 2
+    assert "there is no run runs/tiny to resume" in ended.errors

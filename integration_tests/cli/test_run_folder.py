@@ -9,7 +9,7 @@ import pytest
 
 from balenas_plugin import run_folder
 from balenas_plugin.config import SearchConfig
-from balenas_plugin.errors import OptionError
+from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.run_location import new_run_folder
 
 
@@ -99,3 +99,13 @@ def test_a_folder_is_searched_in_by_one_process_at_a_time(tmp_path: Path, monkey
         assert not folder.history.exists()
         with pytest.raises(OptionError, match="another process"), folder.claimed():
             pytest.fail("replacing what is in the folder has let go of it")
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("manifest.json", "read_manifest"), ("architectures.json", "read_architectures"), ("config.yml", "read_config")],
+)
+def test_a_file_nested_too_deeply_is_damaged(name: str, read: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("[" * 20_000)
+    with pytest.raises(FileFormatError, match=f"cannot read .*{name}"):
+        getattr(run_folder.RunFolder(tmp_path), read)()

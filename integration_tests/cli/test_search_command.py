@@ -226,6 +226,30 @@ def test_a_space_of_the_users_own(folder: Path) -> None:
     assert len(read_json(folder / "runs" / "tiny" / "architectures.json")) == 3
 
 
+@pytest.mark.parametrize("strategy", ["BaLeNAS", "DARTS"])
+def test_a_network_that_needs_the_default_memory_format(strategy: str, folder: Path) -> None:
+    options = ("--set", "space='faulty_spaces:Viewing'", "--set", f"strategy={strategy}")
+    ended = balenas("search", "tiny.yml", *options, folder=folder)
+    assert ended.code == 0, ended.errors
+    assert ended.errors.count("channels_last is off: the network does not run in that memory format (view size") == 1
+
+
+@pytest.mark.parametrize("strategy", ["{name: BaLeNAS}", "{name: BaLeNAS, selection: {n: 3, proxy: params}}", "DARTS"])
+def test_choices_among_numpys_numbers(strategy: str, folder: Path) -> None:
+    options = ("--set", "space='faulty_spaces:NumbersOfNumpy'", "--set", f"strategy={strategy}")
+    ended = balenas("search", "tiny.yml", *options, folder=folder)
+    assert ended.code == 0, ended.errors
+    records = read_json(folder / "runs" / "tiny" / "architectures.json")
+    assert {record["choices"]["width"] for record in records} <= {4, 8}
+
+
+def test_devices_may_be_chosen_by_lightning(finished: Path, folder: Path) -> None:
+    options = ("--set", "evaluator.devices=auto", "--set", "evaluator.accelerator=cpu")
+    ended = balenas("search", "tiny.yml", *options, folder=folder)
+    assert ended.code == 0, ended.errors
+    assert (folder / "runs" / "tiny" / "posterior.json").read_bytes() == (finished / "posterior.json").read_bytes()
+
+
 def test_selection_ranks_the_architectures_and_survives_a_kill(folder):
     selection = ("--set", "strategy.selection={n: 10, proxy: [synflow, snip]}")
     whole = balenas("search", "tiny.yml", *selection, "--output", "whole", folder=folder)

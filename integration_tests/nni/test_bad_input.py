@@ -58,6 +58,16 @@ def test_option_out_of_range(option, value, message):
         BaLeNAS(**{option: value})
 
 
+@pytest.mark.parametrize("warmup_epochs", [2, 3])
+def test_a_warm_up_without_an_epoch_to_search_in(warmup_epochs, tmp_path):
+    with pytest.raises(OptionError, match=f"less than the number of epochs, 2, .* got {warmup_epochs}. Lower it"):
+        prepare(Layers(), classification(tmp_path, max_epochs=2), warmup_epochs=warmup_epochs)
+
+
+def test_a_warm_up_of_a_search_without_end(tmp_path):
+    prepare(Layers(), classification(tmp_path, max_epochs=-1), warmup_epochs=2)
+
+
 def test_initial_precision_below_the_priors():
     with pytest.raises(OptionError, match=r"initial_precision \(0.5\) is below prior_precision \(1\)"):
         BaLeNAS(initial_precision=0.5)

@@ -7,18 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+from nni.nas.evaluator.pytorch import DataLoader
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import RawFormatModelSpace
-from nni.nas.strategy import DARTS
+from nni.nas.strategy import DARTS, RandomOneShot
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from balenas_plugin import BaLeNAS, Diagnostics
+from balenas_plugin.adapters.nni.callbacks import Progress
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.errors import EvaluatorError
 
 from .diagnosed import CLASSES, STRATEGIES, Space, run
-from .searches import classification
+from .searches import classification, random_data
 
 
 def test_early_stopping_by_entropy_ends_the_search(tmp_path, capsys):
@@ -45,6 +48,11 @@ def test_an_alarm_is_told_once(tmp_path, capsys):
     assert rung[0] == []
     assert all("standstill" in kinds for kinds in rung[2:])
     assert capsys.readouterr().err.count("hardly move") == 1
+
+
+def test_random_sampling_has_no_logits_that_could_stand_still(tmp_path):
+    _, log = run(RandomOneShot(), tmp_path, epochs=4, curvature="off", window=2)
+    assert [record.get("alarms", []) for record in log.records] == [[]] * 4
 
 
 def test_a_broken_search_is_told(tmp_path, capsys):
@@ -88,7 +96,28 @@ def test_loggers_get_the_numbers(tmp_path):
     for name in ("entropy", "eigenvalue", "skip_ratio"):
         assert [value for _, value in logger.metrics[f"diagnostics/{name}"]] == [r[name] for r in records]
     assert "diagnostics/probability/first/skip" in logger.metrics
+    assert [step for step, _ in logger.metrics["diagnostics/entropy"]] == [1, 3]  # the last of each epoch
     assert not any("diagnostics" in name for name in evaluator.trainer.callback_metrics)
+
+
+class Endless(IterableDataset):
+    """Examples without a number."""
+
+    def __iter__(self) -> Any:
+        return iter(random_data(24, mark=0.0))
+
+
+def test_loaders_without_a_length(tmp_path, capsys):
+    logger = Remembering()
+    data = {name: DataLoader(Endless(), batch_size=8) for name in ("train_dataloaders", "val_dataloaders")}
+    watching = [Diagnostics("d.jsonl", {"curvature": "off"}), Progress()]
+    evaluator = classification(tmp_path, max_epochs=2, logger=logger, callbacks=watching, **data)
+    strategy = BaLeNAS(dataset_size=24)
+    strategy.initialize(RawFormatModelSpace(Space(), evaluator), SequentialExecutionEngine())
+    strategy.run()
+    assert [record["epoch"] for record in read_log(Path("d.jsonl")).records] == [0, 1]
+    assert [step for step, _ in logger.metrics["diagnostics/entropy"]] == [2, 5]
+    assert "search: 6it" in capsys.readouterr().err
 
 
 def test_it_is_refused_outside_of_a_one_shot_search(tmp_path):

@@ -8,13 +8,21 @@ import math
 from pathlib import Path
 from typing import Any
 
+import nni
 import pytest
 import torch
 import torchmetrics
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Trainer
+from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.execution.event import FinalMetricEvent, IntermediateMetricEvent, ModelEventType
+from nni.nas.profiler import ExpressionProfiler
+from nni.nas.space import RawFormatModelSpace
+from nni.nas.strategy import DARTS
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
+
+from balenas_plugin import BaLeNAS
+from balenas_plugin.adapters.nni.second_order_darts import SecondOrderDARTS
 
 from .searches import (
     QUIET,
@@ -82,7 +90,11 @@ def test_probabilities_are_logged_every_so_many_steps(tmp_path):
 
 
 def test_warm_up_logs_no_architecture_loss(tmp_path):
-    _, rows = searched_with_csv(Layers(), tmp_path, warmup_epochs=2)
+    evaluator = classification(
+        tmp_path, max_epochs=3, max_steps=4, logger=CSVLogger(tmp_path), log_every_n_steps=1
+    )  # it ends with the warm-up
+    search(Layers(), evaluator, warmup_epochs=2)
+    rows = rows_of(tmp_path)
     assert column(rows, "train_loss")
     assert not [name for row in rows for name in row if name.startswith(("arch_loss", "mu_step"))]
 
@@ -98,12 +110,18 @@ class Counting(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-@pytest.mark.parametrize("order", ["first", "second"])
-def test_training_metrics_come_from_the_weight_step_alone(order, tmp_path):
+def run_strategy(strategy: Any, evaluator: Any) -> None:
+    """Search `Layers` with any strategy."""
+    strategy.initialize(RawFormatModelSpace(Layers(), evaluator), SequentialExecutionEngine())
+    strategy.run()
+
+
+@pytest.mark.parametrize("strategy", [BaLeNAS(order="first"), BaLeNAS(order="second"), SecondOrderDARTS()], ids=str)
+def test_training_metrics_come_from_the_weight_step_alone(strategy, tmp_path):
     trainer = Trainer(
         default_root_dir=tmp_path, **{**QUIET, "logger": CSVLogger(tmp_path)}, max_epochs=1, log_every_n_steps=1
     )
-    search(Layers(), Lightning(Counting(), trainer, **loaders()), order=order)
+    run_strategy(strategy, Lightning(Counting(), trainer, **loaders()))
     rows = rows_of(tmp_path)
     assert column(rows, "trained_on_step") == [1.0, 1.0]
     assert column(rows, "trained_on_epoch") == [1.0]
@@ -122,10 +140,28 @@ class CountingMetric(Counting):
         return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
 
 
-def test_training_metric_objects_see_the_weight_step_alone(tmp_path):
+@pytest.mark.parametrize("strategy", [BaLeNAS(), SecondOrderDARTS()], ids=["BaLeNAS", "SecondOrderDARTS"])
+def test_training_metric_objects_see_the_weight_step_alone(strategy, tmp_path):
     trainer = Trainer(default_root_dir=tmp_path, **QUIET, max_epochs=1)
-    strategy = search(Layers(), Lightning(CountingMetric(), trainer, **loaders()))
+    run_strategy(strategy, Lightning(CountingMetric(), trainer, **loaders()))
     assert float(strategy.oneshot_module.trainer.callback_metrics["trained_on"]) == 1.0
+
+
+class Cost(ExpressionProfiler):
+    """Ten units for every step along the candidates of `op`."""
+
+    def __init__(self) -> None:
+        self.expression = nni.choice("op", [0, 1, 2]) * 10.0
+
+
+@pytest.mark.parametrize("strategy", [DARTS, SecondOrderDARTS])
+def test_darts_of_either_order_logs_probabilities_and_takes_a_penalty(strategy, tmp_path):
+    penalty = {"profiler": Cost(), "baseline": 5.0, "scale": 3.0}
+    evaluator = classification(tmp_path, logger=CSVLogger(tmp_path), log_every_n_steps=1, **loaders(train=40, val=40))
+    run_strategy(strategy(penalty=penalty, log_prob_every_n_step=2), evaluator)
+    rows = rows_of(tmp_path)
+    assert len(set(column(rows, "prob/op/2"))) == 3  # of five steps; Lightning repeats a value until the next
+    assert column(rows, "penalty/normalized_penalty") == pytest.approx([10 / 5 - 1] * 5, abs=0.05)
 
 
 @pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (0, [])])

@@ -182,7 +182,11 @@ def test_warm_up_trains_weights_and_leaves_the_posterior(tmp_path):
 
 def test_a_search_that_only_warms_up_keeps_the_initial_posterior(tmp_path):
     strategy = search(
-        Layers(), classification(tmp_path), warmup_epochs=1, initial_precision=4.0, weight_step_alpha="sample"
+        Layers(),
+        classification(tmp_path, max_epochs=2, max_steps=2),  # it ends with the warm-up
+        warmup_epochs=1,
+        initial_precision=4.0,
+        weight_step_alpha="sample",
     )
     posterior = strategy.posterior
     assert all(mu.abs().max() < 0.01 for mu in posterior.mean.values())
@@ -234,7 +238,8 @@ def test_dataset_size_given_wins(tmp_path):
 
 
 def test_initial_sigma_does_not_depend_on_the_dataset_size(tmp_path):
-    strategy = search(Layers(), classification(tmp_path), warmup_epochs=1, initial_precision=2.0, prior_precision=0.5)
+    warm_up = classification(tmp_path, max_epochs=2, max_steps=2)
+    strategy = search(Layers(), warm_up, warmup_epochs=1, initial_precision=2.0, prior_precision=0.5)
     module = strategy.oneshot_module
     assert module.vadam.dataset_size == 16
     assert all(torch.allclose(p, torch.tensor(2.0)) for p in strategy.posterior.precision.values())

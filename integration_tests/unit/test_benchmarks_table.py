@@ -207,6 +207,30 @@ def test_an_edited_table_is_refused(table, column):
         read_table(table)
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["a", None, "c", "d", "e"]),
+        pa.array([True] * 5),
+        pa.array([0] * 5, pa.timestamp("ns")),
+        pa.array([[1]] * 5),
+        pa.array([None] * 5),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_table_with_a_column_more_is_refused(table, column):
+    rewrite(table, {"note": column})
+    with pytest.raises(FileFormatError, match="differs from its checksum"):
+        read_table(table)
+
+
+def test_text_that_is_not_utf8_is_refused(table):
+    broken = pa.array([b"\xff", *(name.encode() for name in NAMES[1:])]).view(pa.string())
+    rewrite(table, {"arch_str": broken})
+    with pytest.raises(FileFormatError, match="not a readable parquet file"):
+        read_table(table)
+
+
 def test_without_a_checksum_the_same_edit_is_accepted(table):
     values = pq.read_table(table)["c10_test"].to_pylist()
     rewrite(table, {"c10_test": pa.array([None, *values[1:]])}, keep_metadata=False)

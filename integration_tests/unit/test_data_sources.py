@@ -14,6 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from balenas_plugin.data import DataConfig, collate, load_search_data, load_test_data
 from balenas_plugin.data.sources.cifar import CIFAR10_MEAN, CIFAR10_STD
+from balenas_plugin.data.sources.folder import ImageFiles
 from balenas_plugin.errors import BalenasError, DataError, MissingDependencyError, OptionError
 
 pa = pytest.importorskip("pyarrow")
@@ -307,6 +308,26 @@ def test_folder_takes_grey_palette_and_large_jpeg_images(image_folder):
     assert found["stripes.jpg"].float().std() > 90  # not decoded at so small a scale that they blur to grey
     expected = torch.linspace(255 / 32, 255 - 255 / 32, 16)  # the mean of each sixteenth of the ramp
     assert (found["large.jpg"] - expected).abs().max() < 4
+
+
+def test_folder_takes_16_bit_grey_images_and_keeps_their_range(image_folder):
+    ramp = np.broadcast_to(np.linspace(0, 65535, 64).astype(np.uint16), (64, 64))
+    Image.fromarray(ramp.copy()).save(image_folder / "dog" / "grey16.png")
+    Image.fromarray((ramp / 257).round().astype(np.uint8)).save(image_folder / "dog" / "grey8.png")
+    deep, plain = (
+        ImageFiles([str(image_folder / "dog" / name)], image_size=8).fetch(torch.tensor([0])).int()
+        for name in ("grey16.png", "grey8.png")
+    )
+    assert torch.equal(deep, plain)
+    assert plain[0, 0, 0].diff().min() > 20  # the ramp, not white
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_images_of_unknown_range_are_named(dtype, image_folder):
+    path = image_folder / "dog" / "heights.tif"
+    Image.fromarray(np.ones((8, 8), dtype)).save(path)
+    with pytest.raises(DataError, match=r"heights\.tif cannot be decoded: the range of its pixels is not known"):
+        ImageFiles([str(path)], image_size=8).fetch(torch.tensor([0]))
 
 
 def test_undecodable_file_is_named_also_from_a_worker_process(image_folder):

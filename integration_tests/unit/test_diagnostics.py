@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from balenas_plugin.bayes.decisions import CellNode, OneOf, TopSet
 from balenas_plugin.bayes.lanczos import hessian_product, hutchinson_trace, lanczos_largest_eigenvalue
+from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.diagnostics import (
     Belief,
     SearchState,
@@ -345,6 +349,24 @@ def test_the_record_of_a_strategy_without_a_posterior():
     assert "entropy" not in record
     expected = math.exp(4) / (math.exp(4) + 4)
     assert record["probabilities"]["cell/0_1"][3] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_strategy_that_learns_nothing_has_no_logits():
+    state = replace(nasbench_state(nasbench_belief((3,) * 6, precision=None)), has_argmax=False)
+    record = summarise(state, draws=5, seed=0)
+    assert "logits" not in record
+    assert "architecture" not in record
+    assert record["draws"]["count"] == 5
+
+
+def test_numpys_values_of_a_choice_become_pythons():
+    choice = OneOf("kernel", (np.int64(1), np.float32(0.5)))
+    posterior = Posterior({"kernel": torch.zeros(2)}, {"kernel": torch.ones(2)})
+    samples = [choice.to_sample(k, posterior) for k in range(2)]
+    assert json.dumps(samples) == '[{"kernel": 1}, {"kernel": 0.5}]'
+    assert [choice.from_sample(sample) for sample in samples] == [0, 1]
+    other = OneOf("kernel", ((3, 5), "same"))
+    assert [other.to_sample(k, posterior) for k in range(2)] == [{"kernel": (3, 5)}, {"kernel": "same"}]
 
 
 def test_a_logit_that_is_not_finite_is_told_and_nothing_else_is_computed():

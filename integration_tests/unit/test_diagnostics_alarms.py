@@ -50,6 +50,24 @@ def test_a_rising_eigenvalue_rings_and_stops_only_if_asked():
     assert stop_reason(steady, by_eigenvalue) is None
 
 
+def test_the_eigenvalue_of_the_warm_up_does_not_count():
+    """The logits stand still in it; that the loss becomes sharp is the weights' doing."""
+    rising = records(eigenvalue=[1.0] * 5 + [2.0] * 5)
+    by_eigenvalue = DiagnosticsOptions(stop_by="eigenvalue")
+    assert kinds(rising, warmup_epochs=1) == []
+    assert stop_reason(rising, by_eigenvalue, warmup_epochs=1) is None
+    later = records(eigenvalue=[9.0] * 3 + [1.0] * 5 + [2.0] * 5)
+    assert kinds(later, warmup_epochs=3) == ["eigenvalue"]
+    assert "factor of 2.00" in (stop_reason(later, by_eigenvalue, warmup_epochs=3) or "")
+
+
+def test_no_rule_stops_the_warm_up():
+    decided = records(choice_entropy=[0.09, 0.09])
+    by_entropy = DiagnosticsOptions(stop_by="entropy")
+    assert stop_reason(decided, by_entropy, warmup_epochs=2) is None
+    assert stop_reason(decided, by_entropy, warmup_epochs=1) is not None
+
+
 def test_decided_choices_stop_a_search_only_if_asked():
     decided = records(choice_entropy=[0.5, 0.09])
     assert stop_reason(decided, OPTIONS) is None

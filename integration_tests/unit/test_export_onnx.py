@@ -117,7 +117,7 @@ def test_without_onnxruntime_the_evaluator_of_onnx_compares(monkeypatch, tmp_pat
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
 def test_missing_package_is_named_with_the_line_that_installs_it(package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf"the package {package}, .*pip install 'balenas-plugin\[onnx\]'"
+    message = rf"the package {package}, .*pip install '\.\[onnx\]'"
     with pytest.raises(MissingDependencyError, match=message):
         write_onnx(nn.Linear(4, 4), tmp_path / "network.onnx", example=torch.randn(2, 4))
     assert not any(tmp_path.iterdir())

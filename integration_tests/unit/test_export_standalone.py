@@ -188,6 +188,8 @@ def test_a_parameter_that_is_not_trained_is_not_trained_in_the_written_network_e
         assert not network.fixed.requires_grad
         assert network.factors.get_parameter("0").requires_grad
         assert torch.equal(network.fixed, torch.full((4,), 2.0))
+        for layer, trained in zip(network.layers, (False, True, True), strict=True):
+            assert [parameter.requires_grad for parameter in layer.parameters()] == [trained, trained]
     assert "nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])" in exported.module.read_text()
 
 
@@ -213,6 +215,17 @@ class Conditional(nn.Module):
 class PythonRandom(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * random.random() if self.training else x
+
+
+class Averaging(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.average = 0.9 * self.average + 0.1 * x.mean()
+        return x - self.average
 
 
 class Pair(nn.Module):
@@ -243,6 +256,10 @@ REFUSED = {
     "python_random": (PythonRandom, "in training its outputs differ"),
     "hook": (hooked, "in evaluation its outputs differ"),
     "pair": (Pair, "returns a tuple, and one tensor is needed"),
+    "assigned": (
+        lambda: nn.Sequential(Averaging()),
+        r"its forward assigns a new tensor to 0\.average; change that one in place",
+    ),
     "foreign": (Foreign, "calls _foreign of .*test_export_standalone"),
     "double": (lambda: nn.Linear(4, 4).double().requires_grad_(False), "weight is torch.float64"),
     "lazy": (lambda: nn.LazyLinear(4), "weight has no shape yet"),

@@ -157,6 +157,8 @@ def test_networks_that_ignore_their_input_come_last():
     [
         ({"proxy": "sinflow"}, "did you mean 'synflow'"),
         ({"n": 0}, "n must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number"),
+        ({"seed": 2**32}, "seed must be at most 4294967295"),
         ({"candidates": "sampled"}, "did you mean 'sample'"),
         ({"max_params": -1}, "max_params must be a positive number"),
     ],

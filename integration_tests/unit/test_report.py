@@ -118,6 +118,16 @@ def test_pictures_are_written_as_png_too(drawn, tmp_path):
             assert len(image.convert("L").getcolors(256) or range(257)) > 2  # there is something on it
 
 
+def test_every_picture_has_a_file_of_its_own(tmp_path):
+    labels = dict.fromkeys(("a/b", "a_b", "a b", "x" * 120 + "/1", "x" * 120 + "/2"), OPERATIONS)
+    folder = make_run(tmp_path / ("n" * 120), labels=labels)
+    page, _ = page_of(folder, pictures=tmp_path / "pictures")
+    written = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert len(written) == len(page.all("img"))
+    start = f"01_{'n' * 40}_probability_a_b"
+    assert {f"{start}.png", f"{start}-2.png", f"{start}-3.png"} <= written
+
+
 # -- searches of other kinds, and unfinished ones ---------------------------------------------------------------------
 
 
@@ -286,6 +296,8 @@ def test_nothing_in_a_folder_becomes_markup(text, tmp_path):
         ("manifest.json", '{"sessions": [], "seed": ' + "9" * 5000 + "}"),
         ("diagnostics.jsonl", '{"format": "balenas-diagnostics", "version": 1}\n{"epoch": 1' + "0" * 300 + "}\n"),
         ("config.yml", "a: [" * 3000),
+        ("manifest.json", "[" * 200_000),
+        ("architectures.json", "[" * 200_000),
         ("architectures.json", '[{"rank": 1}]'),
         ("diagnostics.jsonl", '{"format": "x"}\n'),
         ("diagnostics.jsonl", "[" * 100_000 + "\n"),
@@ -333,6 +345,20 @@ def test_a_cell_with_a_circle_is_not_drawn(tmp_path):
     architectures[0]["choices"] = circle
     (folder / "architectures.json").write_text(json.dumps(architectures))
     page_of(folder)
+
+
+def test_cells_that_are_too_large_to_draw_are_bars(tmp_path):
+    folder = make_run(tmp_path / "run")
+    architectures = json.loads((folder / "architectures.json").read_text())
+    large = {f"large/{source}_{target}": "conv" for target in range(80) for source in range(target)}
+    digits = {f"cell/{'9' * 5000}_1": "conv", f"cell/op_{'9' * 5000}_0": "conv"}
+    architectures[0]["choices"] = {"small/0_1": "conv", **digits, **large}
+    (folder / "architectures.json").write_text(json.dumps(architectures))
+    assert [drawing.name for drawing in drawings.drawings_of(read_run(folder))] == ["cell small", "choices"]
+    page_of(folder)
+    architectures[0]["choices"] = {f"{number}/0_1": "conv" for number in range(3000)}
+    (folder / "architectures.json").write_text(json.dumps(architectures))
+    assert len(drawings.drawings_of(read_run(folder))) == 20 + 1
 
 
 def test_a_file_of_many_aliases_takes_no_time(tmp_path):

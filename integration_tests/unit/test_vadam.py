@@ -217,10 +217,11 @@ def test_noise_is_called_once_per_parameter_and_sample_in_order():
     assert [id(p) for p in seen] == [id(p) for _ in range(3) for p in params]
 
 
+@pytest.mark.parametrize("antithetic", [False, True])
 @pytest.mark.parametrize("update", ["vadam", "newton"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_resumed_equals_uninterrupted_bit_for_bit(update, dtype, tmp_path):
-    params, optimizer, closure = make(update, dtype)
+def test_resumed_equals_uninterrupted_bit_for_bit(update, dtype, antithetic, tmp_path):
+    params, optimizer, closure = make(update, dtype, antithetic=antithetic)
     for _ in range(5):
         optimizer.step(closure)
     torch.save({"params": params, "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
@@ -235,6 +236,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(update, dtype, tmp_path):
     other.load_state_dict(saved["optimizer"])
     assert other.num_mc_samples == 2
     assert other.dataset_size == 100
+    assert other.antithetic is antithetic
     for _ in range(5):
         other.step(other_closure)
     for p, q in zip(params, resumed, strict=True):
@@ -242,6 +244,15 @@ def test_resumed_equals_uninterrupted_bit_for_bit(update, dtype, tmp_path):
         assert q.dtype == dtype
         assert torch.equal(optimizer.precision(p), other.precision(q))
         assert other.precision(q).dtype == dtype
+
+
+def test_a_state_from_before_it_held_antithetic_leaves_the_option():
+    _, optimizer, _ = make()
+    state = optimizer.state_dict()
+    del state["antithetic"]
+    _, other, _ = make(antithetic=True)
+    other.load_state_dict(state)
+    assert other.antithetic
 
 
 def test_parameter_without_gradient_is_left_alone():
@@ -295,11 +306,19 @@ def test_dataset_size_can_be_set_until_the_first_step():
         ({"num_mc_samples": 0}, "num_mc_samples must be a whole number"),
         ({"num_mc_samples": 1.5}, "num_mc_samples must be a whole number"),
         ({"update": "newtons"}, "did you mean 'newton'"),
+        ({"update": "newton", "lr": 1.5}, "lr .* must be at most 1 with update newton, got 1.5"),
     ],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(OptionError, match=message):
         make(**options)
+
+
+def test_newton_keeps_the_precision_positive_at_its_largest_rate():
+    params, optimizer, closure = make("newton", lr=1.0)
+    for _ in range(5):
+        optimizer.step(closure)
+    assert all((optimizer.precision(p) > 0).all() for p in params)
 
 
 def test_step_needs_a_closure():

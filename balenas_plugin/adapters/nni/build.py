@@ -6,9 +6,8 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import nni.nas.hub.pytorch
 import pytorch_lightning as pl
@@ -21,7 +20,7 @@ from balenas_plugin.adapters.nni.classification import ClassificationModule
 from balenas_plugin.adapters.nni.construct import construct, written_init
 from balenas_plugin.adapters.nni.image_loaders import search_loaders
 from balenas_plugin.config import EvaluatorConfig, SearchConfig
-from balenas_plugin.data import SearchData
+from balenas_plugin.data import DeviceLoader, SearchData
 from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.validation import require_keys
@@ -31,6 +30,7 @@ _TRAINER_OURS = {
     "default_root_dir": "say --output",
     "callbacks": "a config cannot hold them",
     "enable_checkpointing": "a run always keeps its last checkpoint",
+    "num_sanity_val_steps": "a validation before the first epoch would change what a resumed search draws",
 }
 """Trainer options that a run sets itself, and what to do instead."""
 
@@ -61,7 +61,7 @@ def _space_class(name: str) -> type[ModelSpace]:
             sys.path.insert(0, "")  # a module in the working directory, as `python -m` would find it
         try:
             found = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+        except (ImportError, AttributeError, SyntaxError, TypeError, ValueError) as error:
             raise OptionError(
                 f"space {name!r} cannot be imported: {error}. It is looked up as module:Class, in the working "
                 "directory first."
@@ -93,7 +93,12 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
     for name, instead in _TRAINER_OURS.items():
         if name in evaluator.trainer:
             raise OptionError(f"evaluator.{name} is set by the run itself: {instead}")
+    if config.strategy["name"] == "BaLeNAS" and "check_val_every_n_epoch" in evaluator.trainer:
+        raise OptionError("evaluator.check_val_every_n_epoch is set by BaLeNAS: say strategy.validate_every_n_epochs")
     require_keys("evaluator", evaluator.trainer, _trainer_options())
+    for name in ("limit_train_batches", "val_check_interval"):
+        if evaluator.trainer.get(name) == 0:
+            raise OptionError(f"evaluator.{name} must be more than 0, got {evaluator.trainer[name]!r}; or leave it out")
     module = ClassificationModule(
         make_optimizer=_optimizer_factory(evaluator.optimizer),
         schedule=dict(evaluator.schedule),
@@ -101,7 +106,8 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
     )
     given = {name: value for name, value in evaluator.trainer.items() if name != "enable_progress_bar"}  # see run.py
     _require_types(given)
-    trainer = construct("evaluator", _trainer(evaluator, folder, callbacks), given)
+    defaults = inspect.signature(pl.Trainer.__init__).parameters
+    trainer = construct("evaluator", _trainer(evaluator, folder, callbacks), given, inherited=defaults)
     if trainer.world_size > 1 and config.strategy["name"] != "BaLeNAS":
         raise OptionError(
             f"evaluator.devices: strategy {config.strategy['name']} searches on one device, got {trainer.world_size} "
@@ -110,22 +116,24 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
     weight_loader, architecture_loader = search_loaders(
         config.data, data, seed=config.seed, device=trainer.strategy.root_device, tell=trainer.is_global_zero
     )
+    if trainer.overfit_batches and isinstance(weight_loader, DeviceLoader):
+        raise OptionError("evaluator.overfit_batches needs a DataLoader: set data.on_device to false")
     return Lightning(module, trainer, train_dataloaders=weight_loader, val_dataloaders=architecture_loader)
 
 
 def _trainer(evaluator: EvaluatorConfig, folder: RunFolder, callbacks: list[Any]) -> Callable[..., Any]:
     """Return NNI's Trainer with the run's own options; the config's are still to be given."""
-    return partial(
-        Trainer,
-        max_epochs=evaluator.epochs,
-        default_root_dir=str(folder.path),
-        logger=_logger(evaluator.logger, folder),
-        callbacks=callbacks,
-        enable_progress_bar=False,  # the callbacks hold our own
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        devices=1,
-    )
+    own = {
+        "max_epochs": evaluator.epochs,
+        "default_root_dir": str(folder.path),
+        "logger": _logger(evaluator.logger, folder),
+        "callbacks": callbacks,
+        "enable_progress_bar": False,  # the callbacks hold our own
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "devices": 1,
+    }
+    return lambda **given: Trainer(**{**own, **given})
 
 
 def _trainer_options() -> tuple[str, ...]:
@@ -135,11 +143,11 @@ def _trainer_options() -> tuple[str, ...]:
 
 
 def _require_types(options: Mapping[str, Any]) -> None:
-    """Check the options that Lightning's own annotations say are plain values: it takes any and fails later."""
+    """Check the options that Lightning's own annotations give classes for: it takes any value and fails later."""
     hints = get_type_hints(pl.Trainer.__init__)
     for name, value in options.items():
-        types = get_args(hints[name]) or (hints[name],)
-        if all(t in (int, float, bool, str, NoneType) for t in types):
+        types = tuple(get_origin(t) or t for t in get_args(hints[name]) or (hints[name],))
+        if all(inspect.isclass(t) for t in types):
             fits = isinstance(value, types) or (float in types and isinstance(value, int))
             if not fits:
                 wanted = " or ".join("nothing" if t is NoneType else t.__name__ for t in types)

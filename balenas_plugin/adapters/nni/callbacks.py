@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -94,10 +95,10 @@ class Progress(pl.Callback):
         """Open the bar where the search stands, in the first process only."""
         if not trainer.is_global_zero:
             return
-        batches = int(trainer.num_training_batches)
+        batches = trainer.num_training_batches * (trainer.max_epochs or 0)
         self._bar = tqdm(
-            total=batches * (trainer.max_epochs or 0),
-            initial=batches * trainer.current_epoch,
+            total=int(batches) if math.isfinite(batches) else None,  # loaders may have no length
+            initial=trainer.fit_loop.total_batch_idx + 1,
             desc="search",
             unit="it",
             dynamic_ncols=True,

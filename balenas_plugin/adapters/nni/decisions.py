@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.oneshot.pytorch.supermodule.differentiable import (
     DifferentiableMixedCell,
@@ -23,6 +24,7 @@ from balenas_plugin.bayes.decisions import (
     Sample,
     TopSet,
     counted_outcomes,
+    plain_choice,
 )
 from balenas_plugin.bayes.posterior import Posterior
 
@@ -63,6 +65,11 @@ class Exported:
         """Return the module's part of the sample as a hashable."""
         keys = self.module.simplify() if not self.alphas else self.module.export({})
         return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in sample.items() if k in keys))
+
+
+def exported(module: BaseOneShotLightningModule) -> Sample:
+    """Return the architecture that a one-shot module has found."""
+    return {label: plain_choice(value) for label, value in module.export().items()}
 
 
 def decisions_of(model: nn.Module) -> list[Decision]:

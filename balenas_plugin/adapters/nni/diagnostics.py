@@ -119,7 +119,7 @@ class Diagnostics(pl.Callback):
         alarms = alarms_of(records, self.options, warmup_epochs=warmup)
         if alarms:
             record["alarms"] = [alarm.to_dict() for alarm in alarms]
-        reason = stop_reason(records, self.options) if epoch >= warmup else None
+        reason = stop_reason(records, self.options, warmup_epochs=warmup)
         if reason is not None:
             record["stopped"] = reason
         record = as_written(record)
@@ -203,6 +203,6 @@ def _log(trainer: pl.Trainer, record: Mapping[str, Any], state: SearchState) -> 
         numbers[f"diagnostics/ground_truth/{name}"] = value
     for name, cell in record.get("cells", {}).items():
         numbers.update({f"diagnostics/cell/{name}/{what}": value for what, value in cell.items()})
-    step = (trainer.current_epoch + 1) * int(trainer.num_training_batches) - 1
+    step = trainer.fit_loop.total_batch_idx
     for logger in trainer.loggers:
         logger.log_metrics({name: value for name, value in numbers.items() if value is not None}, step=step)

@@ -6,16 +6,16 @@ import copy
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import Tensor
 
 from balenas_plugin.adapters.nni.build import build_space
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
@@ -24,19 +24,26 @@ from balenas_plugin.adapters.nni.image_loaders import search_loaders
 from balenas_plugin.adapters.nni.run import quiet
 from balenas_plugin.adapters.nni.space import exporter_space
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
-from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet, inherited_network
+from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import SearchData, load_search_data
-from balenas_plugin.errors import FileFormatError
+from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
-from balenas_plugin.files import write_text_atomically
+from balenas_plugin.export.supernet import estimate_batch_norm
+from balenas_plugin.files import refused_writes_told, write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces import nasbench201
 
 _STATE_PREFIX = "training_module._model."
 """Where Lightning's checkpoint of a one-shot search keeps the model space."""
+
+_BATCH_NORM_BATCHES = 8
+"""Training batches for batch-norm's statistics in the networks that are written."""
+
+_EXPORTED = re.compile(r"architectures\.(json|csv)|architecture_\d{3,}\.(svg|py|pt|onnx)")
+"""Names of the files of an export."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,15 @@ class FinishedRun:
         """Read a run's folder.
 
         Raises:
+            OptionError: its strategy has no posterior.
             FileFormatError: it is not the folder of a run, or a file in it is damaged.
         """
         config = folder.read_config()
+        if config.strategy["name"] != "BaLeNAS" and not folder.posterior.exists():
+            raise OptionError(
+                f"{folder.path} was searched with {config.strategy['name']}, which leaves no posterior to export from. "
+                f"The one architecture that it found is in {folder.architectures}."
+            )
         posterior = Posterior.load(folder.posterior)
         data = load_search_data(config.data)
         torch.manual_seed(config.seed)
@@ -97,14 +110,6 @@ class FinishedRun:
         )
         return [replace(found, ground_truth=ground_truth_of(found.notation, table)) for found in ranked]
 
-    def inherited_network(self, sample: Mapping[str, Any]) -> nn.Module:
-        """Return the frozen network with the supernet's weights.
-
-        Raises:
-            SpaceError: the space's frozen network has parameters that its supernet does not have.
-        """
-        return inherited_network(self.supernet, self.exporter_space(), sample)
-
     def trained_supernet(self) -> TrainedSupernet:
         """Return the supernet with the two halves of the data, on the device that the config asks for."""
         loaders = search_loaders(self.config.data, self.data, seed=self.config.seed, device=torch.device("cpu"))
@@ -117,10 +122,21 @@ def write_exports(
 ) -> list[Path]:
     """Write the ranked architectures in each format; return the files written.
 
+    Networks have the weights of the search, and batch-norm's statistics of their own: the supernet's are of its
+    mixture of operations.
+
     Args:
         formats: any of json, csv, python, onnx, svg.
-        output: folder to write to.
+        output: folder to write to; the files of an earlier export in it are removed.
+
+    Raises:
+        SpaceError: a network cannot be written in a format, or has parameters that the supernet does not have.
+        StorageError: a file could not be removed or written.
     """
+    supernet = run.trained_supernet() if {"python", "onnx"} & set(formats) else None
+    batches = [] if supernet is None else supernet.weight_batches(_BATCH_NORM_BATCHES, seed=0)
+    inputs = [images for images, _ in batches]
+    _remove_earlier(output)
     written = []
     if "json" in formats:
         written.append(output / "architectures.json")
@@ -134,18 +150,29 @@ def write_exports(
         if "svg" in formats:
             written.append(output / f"{name}.svg")
             _draw(written[-1], found, title)
+        if supernet is None:
+            continue
+        network = supernet.network(found.choices)
+        estimate_batch_norm(network, inputs)
+        network.cpu()
         if "python" in formats:
             from balenas_plugin.export.standalone import write_standalone
 
-            written += write_standalone(
-                run.inherited_network(found.choices), output, name=name, example=example, title=title
-            )
+            written += write_standalone(network, output, name=name, example=example, title=title)
         if "onnx" in formats:
             from balenas_plugin.export.onnx_file import write_onnx
 
             written.append(output / f"{name}.onnx")
-            write_onnx(run.inherited_network(found.choices), written[-1], example=example)
+            write_onnx(network, written[-1], example=example)
     return written
+
+
+def _remove_earlier(output: Path) -> None:
+    """Remove the files of an earlier export, whose ranks are not those of this one."""
+    with refused_writes_told(output):
+        for path in output.glob("architecture*"):
+            if _EXPORTED.fullmatch(path.name):
+                path.unlink()
 
 
 def _evaluation_device(accelerator: str) -> torch.device:

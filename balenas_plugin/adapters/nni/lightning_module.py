@@ -27,7 +27,7 @@ from balenas_plugin.adapters.nni.fused import fusion_report
 from balenas_plugin.adapters.nni.loaders import number_of_examples, split_batch
 from balenas_plugin.adapters.nni.losses import loss_of
 from balenas_plugin.adapters.nni.memory_format import ChannelsLast
-from balenas_plugin.adapters.nni.metrics import Metrics
+from balenas_plugin.adapters.nni.metrics import Metrics, silent_loss
 from balenas_plugin.adapters.nni.options import SearchOptions
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
 from balenas_plugin.adapters.nni.virtual_step import virtual_step
@@ -248,13 +248,7 @@ class BaLeNASModule(DartsLightningModule):
         return loss
 
     def _silent_loss(self, batch: Any, batch_idx: int) -> Tensor:
-        """Evaluate the user's training_step without its logging and metrics, which belong to the weight step."""
-        log, self.training_module.log = self.training_module.log, _ignore
-        try:
-            with self._metrics.aside():
-                return loss_of(self.training_module.training_step(batch, batch_idx))
-        finally:
-            self.training_module.log = log
+        return silent_loss(self.training_module, self._metrics, batch, batch_idx)
 
     def _differentiable_probs(self) -> dict[str, dict[Any, Tensor]]:
         """Return what `export_probs` does, as tensors: NNI's floats would give the penalty no gradient."""
@@ -380,7 +374,3 @@ class BaLeNASModule(DartsLightningModule):
 
 
 _CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."
-
-
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    """Take the place of Lightning's `log` where nothing is to be logged."""

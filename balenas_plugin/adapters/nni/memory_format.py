@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.bayes.architect import restored
+from balenas_plugin.errors import SpaceError
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def use_channels_last(network: nn.Module, run_once: Callable[[], object]) -> boo
     """Put the convolution weights of `network` into channels-last memory, from where activations take it over.
 
     Values stay the same. A network that depends on the layout (with `view` behind a convolution, say) raises; then all
-    is put back and a message is logged.
+    is put back and a message is logged. One that fails in torch's default layout as well raises here.
 
     Args:
         network: changed in place; its parameters stay the same objects.
@@ -50,13 +51,15 @@ def use_channels_last(network: nn.Module, run_once: Callable[[], object]) -> boo
     try:
         with torch.no_grad(), _undisturbed(network):
             run_once()
-    except RuntimeError as error:
+    except (RuntimeError, SpaceError) as error:
         for p, data in zip(weights, before, strict=True):
             p.data = data
+        with torch.no_grad(), _undisturbed(network):
+            run_once()
         _logger.warning(
             "channels_last is off: the network does not run in that memory format (%s). Use reshape or flatten in the "
             "place of view to make the search faster.",
-            str(error).splitlines()[0],
+            str(error.__cause__ or error).splitlines()[0],
         )
         return False
     return True

@@ -1,13 +1,17 @@
-"""Keep the architecture step out of the user's torchmetrics objects."""
+"""Keep the architecture step out of the user's logs and torchmetrics objects."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
+from nni.nas.evaluator.pytorch import LightningModule
+from torch import Tensor, nn
 from torchmetrics import Metric
+
+from balenas_plugin.adapters.nni.losses import loss_of
 
 
 class Metrics:
@@ -35,3 +39,24 @@ class Metrics:
         finally:
             for parent, name, metric, _ in self._places:
                 parent._modules[name] = metric
+
+
+def silent_loss(module: LightningModule, metrics: Metrics, batch: Any, batch_idx: int) -> Tensor:
+    """Return the loss of the user's training_step without its logging and metrics, which belong to the weight step.
+
+    Args:
+        module: the evaluator's.
+        metrics: of the module.
+        batch: a batch of the data.
+        batch_idx: its number.
+    """
+    log, module.log = module.log, _ignore
+    try:
+        with metrics.aside():
+            return loss_of(module.training_step(batch, batch_idx))
+    finally:
+        module.log = log
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """Take the place of Lightning's `log` where nothing is to be logged."""

@@ -27,7 +27,7 @@ from balenas_plugin.adapters.nni.second_order_darts import SecondOrderDARTS
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
 from balenas_plugin.errors import BalenasError, MissingDependencyError, OptionError, SpaceError, nearest
-from balenas_plugin.validation import require_flag
+from balenas_plugin.validation import require_flag, require_whole
 
 STRATEGIES: dict[str, type[OneShotStrategy]] = {
     "BaLeNAS": BaLeNAS,
@@ -78,7 +78,7 @@ def build_strategy(options: Mapping[str, Any]) -> OneShotStrategy:
     if fused:
         strategy.extra_mutation_hooks = fusing_hooks()
     if not isinstance(strategy, BaLeNAS):
-        _require_no_negative(name, arguments)
+        _require_sound(name, arguments)
         _keep_channels_last(strategy, channels_last)
         nni.mutable.mutable.RandomState = _seeded_random_state
         _order_by_label(strategy)
@@ -110,9 +110,11 @@ def _keep_channels_last(strategy: OneShotStrategy, given: bool | None) -> None:
     strategy.configure_oneshot_module = configured
 
 
-def _require_no_negative(name: str, arguments: Mapping[str, Any]) -> None:
+def _require_sound(name: str, arguments: Mapping[str, Any]) -> None:
+    if "log_prob_every_n_step" in arguments:
+        require_whole(f"strategy {name}: log_prob_every_n_step", arguments["log_prob_every_n_step"], least=1)
     for key, value in arguments.items():
-        if isinstance(value, int | float) and value < 0:
+        if isinstance(value, int | float) and not value >= 0:  # NaN neither
             raise OptionError(f"strategy {name}: {key} must be at least 0, got {value!r}")
 
 

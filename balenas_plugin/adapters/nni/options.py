@@ -92,6 +92,15 @@ class SearchOptions:
         }
 
 
+def require_search_epochs(warmup_epochs: float, epochs: int | None) -> None:
+    """Raise OptionError unless epochs are left to search in after the warm-up; None or -1 epochs never end."""
+    if epochs is not None and 0 < epochs <= warmup_epochs:
+        raise OptionError(
+            f"warmup_epochs must be less than the number of epochs, {epochs}, or nothing is searched; got "
+            f"{warmup_epochs}. Lower it, or search for more epochs."
+        )
+
+
 OPTION_NAMES = tuple(field.name for field in fields(SearchOptions))
 
 

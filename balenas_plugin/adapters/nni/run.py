@@ -25,8 +25,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from balenas_plugin.adapters.nni.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.callbacks import History, Progress
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.decisions import exported
 from balenas_plugin.adapters.nni.diagnostics import Diagnostics
 from balenas_plugin.adapters.nni.nni_strategies import build_strategy
+from balenas_plugin.adapters.nni.options import require_search_epochs
 from balenas_plugin.adapters.nni.space import notations
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
 from balenas_plugin.bayes.posterior import Posterior
@@ -77,6 +79,7 @@ def run_search(
     data = load_search_data(config.data)
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
+    require_search_epochs(getattr(strategy, "warmup_epochs", 0), config.evaluator.epochs)
     history = History(folder, lambda: _describe(strategy, space, folder))
     show_progress = show_progress and config.evaluator.trainer.get("enable_progress_bar", True)
     progress = [Progress()] if show_progress else []
@@ -125,6 +128,14 @@ def _run_experiment(space: ModelSpace, evaluator: Any, strategy: OneShotStrategy
     except MisconfigurationException as error:
         hint = " Use strategy.gradient_clip_val." if "gradient_clip_val" in str(error) else ""
         raise OptionError(f"Lightning refuses the options of the evaluator: {error}{hint}") from error
+    except ValueError as error:
+        trainer = evaluator.trainer
+        if "`val_check_interval`" not in str(error):
+            raise
+        raise OptionError(
+            f"evaluator.val_check_interval is {trainer.val_check_interval}, but an epoch has "
+            f"{trainer.num_training_batches} training batches: give at most so many, or a share such as 0.5"
+        ) from error
     finally:
         with contextlib.suppress(OSError):  # it only notes the end in NNI's list of experiments
             experiment.stop()
@@ -135,7 +146,7 @@ def _run_experiment(space: ModelSpace, evaluator: Any, strategy: OneShotStrategy
 def _describe(strategy: OneShotStrategy, space: ModelSpace, folder: RunFolder) -> dict[str, Any]:
     """Save the posterior of this epoch, and return the history's columns that only the strategy knows."""
     if not isinstance(strategy, BaLeNAS):
-        sample = strategy.oneshot_module.export()
+        sample = exported(strategy.oneshot_module)
         return {"architecture": _name(space, sample)}
     posterior = strategy.posterior
     posterior.save(folder.posterior)
@@ -156,7 +167,7 @@ def _name(space: ModelSpace, sample: dict[str, Any]) -> str:
 def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterator[Record]:
     """Yield what is known of the best architectures that a strategy has found, the best first."""
     if not isinstance(strategy, BaLeNAS):
-        sample = strategy.oneshot_module.export()
+        sample = exported(strategy.oneshot_module)
         yield {"rank": 1, "choices": sample, **_notation_and_truth(space, sample)}
         return
     sigma = _sigmas(strategy.posterior)

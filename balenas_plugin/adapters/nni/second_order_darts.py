@@ -7,8 +7,10 @@ from typing import Any
 from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from nni.nas.oneshot.pytorch.strategy import DARTS
+from torch import Tensor
 
 from balenas_plugin.adapters.nni.losses import loss_of
+from balenas_plugin.adapters.nni.metrics import Metrics, silent_loss
 from balenas_plugin.adapters.nni.supernet import architecture_parameters
 from balenas_plugin.adapters.nni.virtual_step import virtual_step
 from balenas_plugin.bayes.architect import second_order_gradient
@@ -16,6 +18,11 @@ from balenas_plugin.bayes.architect import second_order_gradient
 
 class SecondOrderDartsModule(DartsLightningModule):
     """NNI's DARTS whose architecture step takes the gradient through one unrolled weight step (Eq. 7 of DARTS)."""
+
+    def on_train_start(self) -> Any:
+        """Find the metrics that only the weight step may feed."""
+        self._metrics = Metrics(self.training_module)
+        return super().on_train_start()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Run an architecture step (after the warm-up) and a weight step."""
@@ -26,6 +33,8 @@ class SecondOrderDartsModule(DartsLightningModule):
         outputs = self.training_module.training_step(batch["train"], 2 * batch_idx + 1)
         self.advance_optimization(loss_of(outputs), batch_idx, self.gradient_clip_val)
         self.advance_lr_schedulers(batch_idx)
+        if batch_idx % self.log_prob_every_n_step == 0:
+            self.log_probs(self.export_probs())
         return outputs
 
     def _architecture_step(self, train_batch: Any, val_batch: Any, batch_idx: int) -> None:
@@ -35,8 +44,8 @@ class SecondOrderDartsModule(DartsLightningModule):
         weights = [p for p in self.training_module.parameters() if p.requires_grad and id(p) not in held]
         others = [o for o in self.trainer.optimizers if id(o.param_groups[0]["params"][0]) not in held]
         gradients, _ = second_order_gradient(
-            train_loss=lambda: loss_of(self.training_module.training_step(train_batch, 2 * batch_idx + 1)),
-            val_loss=lambda: loss_of(self.training_module.training_step(val_batch, 2 * batch_idx)),
+            train_loss=lambda: silent_loss(self.training_module, self._metrics, train_batch, 2 * batch_idx + 1),
+            val_loss=lambda: self._validation_loss(val_batch, batch_idx),
             alphas=alphas,
             weights=weights,
             step=virtual_step(others, weights),
@@ -45,6 +54,13 @@ class SecondOrderDartsModule(DartsLightningModule):
             alpha.grad = gradient
         optimizer.step()
         optimizer.zero_grad()
+
+    def _validation_loss(self, val_batch: Any, batch_idx: int) -> Tensor:
+        loss = silent_loss(self.training_module, self._metrics, val_batch, 2 * batch_idx)
+        if self.penalty is not None:
+            loss, details = self.penalty(loss, self.export_probs())
+            self.log_dict({f"penalty/{key}": value for key, value in details.items()})
+        return loss
 
 
 class SecondOrderDARTS(DARTS):
@@ -61,4 +77,5 @@ class SecondOrderDARTS(DARTS):
             gradient_clip_val=self.gradient_clip_val,
             log_prob_every_n_step=self.log_prob_every_n_step,
             warmup_epochs=self.warmup_epochs,
+            penalty=self.penalty,
         )

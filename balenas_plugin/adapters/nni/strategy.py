@@ -19,11 +19,11 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from balenas_plugin.adapters.nni.by_position import positions_of
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
-from balenas_plugin.adapters.nni.decisions import decisions_of
+from balenas_plugin.adapters.nni.decisions import decisions_of, exported
 from balenas_plugin.adapters.nni.fused import fusing_hooks, fusion_report
 from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
 from balenas_plugin.adapters.nni.loaders import number_of_examples, require_a_batch
-from balenas_plugin.adapters.nni.options import OPTION_NAMES, SearchOptions
+from balenas_plugin.adapters.nni.options import OPTION_NAMES, SearchOptions, require_search_epochs
 from balenas_plugin.adapters.nni.process_guard import ProcessGuard, require_supported
 from balenas_plugin.adapters.nni.space import exporter_space
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
@@ -232,6 +232,7 @@ class BaLeNAS(DARTS):
 
         Raises:
             EvaluatorError: the evaluator lacks a data loader, or one has less than a batch.
+            OptionError: the warm-up leaves no epochs.
         """
         if not isinstance(evaluator, Lightning):
             return super().mutate_evaluator(evaluator)  # NNI's TypeError
@@ -245,6 +246,7 @@ class BaLeNAS(DARTS):
                 )
         require_supported(evaluator.trainer)
         every, epochs = self.options.validate_every_n_epochs, evaluator.trainer.max_epochs
+        require_search_epochs(self.options.warmup_epochs, epochs)
         if epochs is not None and epochs > 0:
             every = min(every, epochs)  # once at least: NNI's final report asks for the metric
         self._validates = every > 0 and is_overridden("validation_step", evaluator.module, parent=LightningModule)
@@ -300,7 +302,7 @@ class BaLeNAS(DARTS):
         """
         module = self._search_module()
         module.set_model(self.supernet)
-        return Architectures(decisions_of(self.supernet), module.posterior()).iterate(first=module.export())
+        return Architectures(decisions_of(self.supernet), module.posterior()).iterate(first=exported(module))
 
     def list_models(self, sort: bool = True, limit: int | None = 1) -> Iterator[RawFormatModelSpace]:
         """Yield the best architectures as frozen models.

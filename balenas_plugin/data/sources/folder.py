@@ -102,10 +102,19 @@ def _decode(path: str, size: int) -> np.ndarray:
             # A JPEG can be decoded at 1/2, 1/4 or 1/8: much faster for photographs. Twice the size leaves the last
             # step to the antialiased filter. Other formats ignore it.
             image.draft(image.mode, (2 * size, 2 * size))
-            rgb = image.convert("RGB")
+            rgb = _to_rgb(image)
         side = min(rgb.size)
         left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
         square = rgb.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
         return np.asarray(square)
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(f"the image {path} cannot be decoded: {error}. Replace or delete the file.") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return the image with 8 bits a channel; Pillow's own conversion would clip 16-bit grey at 255."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"the range of its pixels is not known (Pillow's mode {image.mode}): save it in 8 bits")
+    return image.convert("RGB")

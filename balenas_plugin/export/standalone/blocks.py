@@ -37,6 +37,7 @@ class BlockBuilder:
         tensors: path -> every tensor that the network will hold.
         constants: paths of those that no attribute of `model` holds.
         tables: paths of those that are not trained and too large for the source; they must come from a file.
+        frozen: paths of the parameters of layers that are not trained.
     """
 
     def __init__(self, model: nn.Module, structure: Structure) -> None:
@@ -45,6 +46,7 @@ class BlockBuilder:
         self.tensors: dict[str, Tensor] = {}
         self.constants: set[str] = set()
         self.tables: list[str] = []
+        self.frozen: list[str] = []
 
     def expression(self, path: str = "") -> Expression:
         """Return the expression that constructs the module at `path`.
@@ -57,6 +59,7 @@ class BlockBuilder:
         if layer is not None:
             for name in module.state_dict():
                 self.tensors[join(path, name)] = find_tensor(module, name)
+            self.frozen += [join(path, name) for name, value in module.named_parameters() if not value.requires_grad]
             try:
                 return layer_expression(module, layer)
             except NotExportableError as error:
@@ -105,7 +108,7 @@ class BlockBuilder:
         for name in [*names, *sorted(read.difference(names))]:
             if name in constants:
                 self.constants.add(join(path, name))
-            value = constants[name] if name in constants else find_tensor(module, name)
+            value = constants[name] if name in constants else find_tensor(self._model, join(path, name))
             self.tensors[join(path, name)] = value
             if name in module._parameters:
                 attributes.append(Attribute("parameter", name, _parameter(value)))
@@ -121,10 +124,15 @@ def _split(path: str) -> tuple[str, str, str]:
 
 
 def find_tensor(module: nn.Module, path: str) -> Tensor:
-    """Return the tensor at the dotted `path` in `module`."""
+    """Return the tensor at the dotted `path` in `module`.
+
+    Raises:
+        NotExportableError: a symbol is there, because the forward that was traced has assigned to it.
+    """
     owner, _, name = path.rpartition(".")
     value = getattr(module.get_submodule(owner), name)
-    assert isinstance(value, Tensor)
+    if not isinstance(value, Tensor):
+        raise NotExportableError(f"its forward assigns a new tensor to {path}; change that one in place (`copy_`)")
     return value
 
 

@@ -67,7 +67,14 @@ if __name__ == "__main__":
 
 
 def module_text(
-    root: Expression, *, name: str, title: str, example: Tensor, ties: dict[str, str], tables: list[str]
+    root: Expression,
+    *,
+    name: str,
+    title: str,
+    example: Tensor,
+    ties: dict[str, str],
+    frozen: list[str],
+    tables: list[str],
 ) -> str:
     """Return the source of the module.
 
@@ -77,18 +84,20 @@ def module_text(
         title: what the network is; any text.
         example: an input, for its shape and type.
         ties: place -> an earlier place that holds the same tensor, both as source that begins with ``network``.
+        frozen: places of parameters of layers that are not trained, as source that begins likewise.
         tables: keys of the weights that belong to the network without being trained.
     """
     writer = ClassWriter(root, reserved=_DEFINED)
     definitions = [writer.definitions] if writer.definitions else []
-    if isinstance(root, Block) and not ties:
+    changes = [f"    {place} = {earlier}" for place, earlier in ties.items()]
+    changes += [f"    {place}.requires_grad_(False)" for place in frozen]
+    if isinstance(root, Block) and not changes:
         (new,) = writer.root_lines("", indent=0)
     else:
         new = "_network()"
         lines = ["def _network() -> nn.Module:"]
-        if ties:
-            lines += writer.root_lines("network = ", indent=1)
-            lines += [*(f"    {place} = {earlier}" for place, earlier in ties.items()), "    return network"]
+        if changes:
+            lines += [*writer.root_lines("network = ", indent=1), *changes, "    return network"]
         else:
             lines += writer.root_lines("return ", indent=1)
         definitions.append("\n".join(lines))

@@ -93,7 +93,13 @@ def _write(model: nn.Module, example: Tensor, *, name: str, title: str) -> tuple
     builder = BlockBuilder(traced, take_apart(traced, example))
     root = builder.expression()
     source = module_text(
-        root, name=name, title=title, example=example, ties=_ties(traced, builder.tensors), tables=builder.tables
+        root,
+        name=name,
+        title=title,
+        example=example,
+        ties=_ties(traced, builder.tensors),
+        frozen=[attribute_path(traced, path, root="network") for path in builder.frozen],
+        tables=builder.tables,
     )
     weights = {
         path: (builder.tensors[path] if path in builder.constants else find_tensor(model, path)).detach().cpu().clone()

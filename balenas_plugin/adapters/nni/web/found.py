@@ -59,5 +59,5 @@ class Found:
                 ranking=None if ranking is None else [RankedArchitecture.from_dict(entry) for entry in ranking],
                 checkpoint=document["checkpoint"],
             )
-        except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, zlib.error) as error:
             raise FileFormatError(f"the report of the search is damaged: {error}") from error

@@ -1,0 +1,60 @@
+"""The ground truth of a run is an extra: a table that nobody asked for ends no search."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from balenas_plugin.benchmarks.measures import COLUMNS
+from balenas_plugin.benchmarks.table import TABLE_FILE, write_table
+from balenas_plugin.benchmarks.trials import Row
+from balenas_plugin.search_spaces.nasbench201 import format_string
+
+from .commands import balenas
+
+
+def partial_table(folder: Path) -> Path:
+    """Write a table of one architecture, which no search finds."""
+    path = folder / TABLE_FILE
+    write_table(path, [Row(0, format_string((4,) * 6), 1, np.full(len(COLUMNS), 50.0))], source="made")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["partial", "damaged"])
+def test_a_table_at_hand_that_is_of_no_use_ends_no_search(kind: str, folder: Path) -> None:
+    path = partial_table(folder)
+    if kind == "damaged":
+        path.write_bytes(path.read_bytes()[:100])
+    ended = balenas("search", "tiny.yml", "--set", "evaluator.epochs=2", folder=folder, BALENAS_DATA=str(folder))
+    assert ended.code == 0, ended.errors
+    found = json.loads((folder / "runs" / "tiny" / "architectures.json").read_text())
+    assert len(found) == 3
+    assert all("ground_truth" not in record for record in found)
+    assert json.loads((folder / "runs" / "tiny" / "manifest.json").read_text())["status"] == "finished"
+    assert ended.errors.count(f"No ground truth: {path} is") == (kind == "damaged")
+
+
+@pytest.mark.parametrize("kind", ["missing", "damaged"])
+def test_a_table_that_was_asked_for_must_be_readable_before_the_work(
+    kind: str, copy_of_finished: Path, folder: Path
+) -> None:
+    path = partial_table(folder)
+    path.write_bytes(b"PAR1, and no more")
+    if kind == "missing":
+        path.unlink()
+    ended = balenas("export", copy_of_finished, "--table", path, folder=folder)
+    assert (ended.code, ended.output) == (2, "")
+    assert TABLE_FILE in ended.errors
+    assert "Traceback" not in ended.errors
+    assert "score" not in ended.errors  # the bar of the ranking
+    assert not (copy_of_finished / "export").exists()
+
+
+def test_an_architecture_that_the_table_lacks_has_no_ground_truth(copy_of_finished: Path, folder: Path) -> None:
+    ended = balenas("export", copy_of_finished, "--samples", 5, "--table", partial_table(folder), folder=folder)
+    assert ended.code == 0, ended.errors
+    records = json.loads((copy_of_finished / "export" / "architectures.json").read_text())
+    assert all("ground_truth" not in record for record in records)

@@ -1,0 +1,131 @@
+"""Benchmark files that somebody has made to do harm, or that hold what cannot be: refused, and the table stays."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from balenas_plugin.benchmarks import import_official, open_benchmark
+from balenas_plugin.benchmarks.plain_pickle import PlainReader
+from balenas_plugin.errors import FileFormatError
+from balenas_plugin.search_spaces.nasbench201 import format_string
+
+ARCHITECTURE = format_string((3,) * 6)
+DEEP = b")" + b"\x85" * 3_000_000
+"""A tuple in a tuple in a tuple ...: its hash overflows the stack."""
+
+ENDLESS = b")q\x00" + b"".join(b"h%c\x86q%c" % (depth, depth + 1) for depth in range(60))
+"""Sixty pairs, each of the one before and itself: its hash, and its text, take 2**60 steps."""
+
+
+@pytest.mark.parametrize("nested", [DEEP, ENDLESS], ids=["deep", "endless"])
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        (b"\x80\x02}", b"K\x01s."),
+        (b"\x80\x02}(", b"K\x01u."),
+        (b"\x80\x04\x8f(", b"\x90."),
+        (b"\x80\x02c__builtin__\nset\n](", b"e\x85R."),
+        (b"\x80\x02ccollections\nOrderedDict\n](", b"K\x01\x86e\x85R."),
+        (b"\x80\x02cnumpy\ndtype\n(", b"\x88\x89tR."),
+        (b"\x80\x02c_codecs\nencode\n(X\x00\x00\x00\x00", b"tR."),
+        (b"\x80\x04", b"X\x01\x00\x00\x00x\x93."),
+    ],
+    ids=["item", "items", "set", "called set", "ordered", "dtype", "encoding", "global"],
+)
+def test_nested_tuples_are_not_hashed_and_not_written_out(nested: bytes, start: bytes, end: bytes) -> None:
+    with pytest.raises(FileFormatError, match="not a pickle of plain data"):
+        PlainReader(io.BytesIO(start + nested + end), name="file").load()
+
+
+def test_a_long_tuple_is_no_key() -> None:
+    """It is hashed at each of its uses, which take two bytes: minutes for a file of a megabyte."""
+    with pytest.raises(FileFormatError, match="a key of more than 8 entries"):
+        PlainReader(io.BytesIO(pickle.dumps({tuple(range(9)): 1}, protocol=2)), name="file").load()
+
+
+def schedules(
+    *, index: Any = 0, arch_str: Any = ARCHITECTURE, seeds: int = 1, all_results: Any = None, **trial: Any
+) -> dict[str, dict[str, Any]]:
+    """Return what an official file holds of an architecture."""
+    measured = {"epochs": 200, "eval_acc1es": {"ori-test@199": 94.0}, "train_times": None, "latency": None}
+    measured |= {"params": 1.0, "flop": 1.0, **trial}
+    results = {("cifar10", 777 + seed): measured for seed in range(seeds)} if all_results is None else all_results
+    schedule = {"arch_index": index, "arch_str": arch_str, "all_results": results}
+    return {"full": schedule, "less": schedule}
+
+
+def nats_folder(folder: Path, info: dict[str, Any]) -> Path:
+    """Write NATS-Bench's folder of one architecture."""
+    folder.mkdir()
+    for name, content in (("meta", {"meta_archs": [ARCHITECTURE]}), ("000000", info)):
+        (folder / f"{name}.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps(content, protocol=2)))
+    return folder
+
+
+def pair(depth: int) -> list[Any]:
+    """Return a list of two that are the same, `depth` times over."""
+    return [] if depth == 0 else [inner := pair(depth - 1), inner]
+
+
+IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
+    "infinite index": ({"index": float("inf")}, "architecture inf: OverflowError"),
+    "large index": ({"index": 2**40}, "its number is not from 0 to 15624"),
+    "negative index": ({"index": -1}, "its number is not from 0 to 15624"),
+    "index of lists": ({"index": pair(60)}, "architecture .*TypeError"),
+    "seeds": ({"seeds": 200}, "it has 200 seeds, and 3 are the most"),
+    "accuracies in a list": ({"eval_acc1es": [1.0]}, "AttributeError"),
+    "times in a list": ({"train_times": [1.0]}, "AttributeError"),
+    "large accuracy": ({"eval_acc1es": {"ori-test@199": 10**400}}, "OverflowError"),
+    "fraction of a percent": ({"eval_acc1es": {"ori-test@199": 940.0}}, "c10_test is 940, not from 0 to 100 percent"),
+    "results in a list": ({"all_results": [pair(60), pair(60)]}, "AttributeError"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_what_cannot_be_is_refused_and_the_table_stays(form: str, case: str, tmp_path: Path) -> None:
+    changes, message = IMPOSSIBLE[case]
+    table = tmp_path / "table.parquet"
+    import_official(nats_folder(tmp_path / "good", schedules()), table)
+    good = table.read_bytes()
+    source = tmp_path / "bad.pth"
+    if form == "file":
+        source.write_bytes(pickle.dumps({0: schedules(**changes)}, protocol=2))
+    else:
+        source = nats_folder(tmp_path / "bad", schedules(**changes))
+    with pytest.raises(FileFormatError, match=f"bad.*does not have the layout of NAS-Bench-201: .*{message}"):
+        import_official(source, table)
+    assert table.read_bytes() == good
+    assert open_benchmark(table).query(ARCHITECTURE, "cifar10", "test_accuracy") == 94.0
+
+
+def test_a_list_of_architectures_holds_text(tmp_path: Path) -> None:
+    folder = nats_folder(tmp_path / "bad", schedules())
+    meta = {"meta_archs": [[pair(60)] * 6]}
+    (folder / "meta.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps(meta, protocol=2)))
+    with pytest.raises(FileFormatError, match="lists no architectures"):
+        open_benchmark(folder)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [(8, 1, "encrypted"), (10, 99, "compression method"), (10, 14, "damaged"), (46, 255, "damaged")],
+    ids=["encrypted", "method 99", "method 14", "name"],
+)
+def test_a_zip_archive_that_pytorch_would_not_write(place: int, value: int, message: str, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("ärchive/data.pkl", b"\x09\x04\x05\x00" + b"\xff" * 40)  # to LZMA, method 14: bad options
+    content = bytearray(stream.getvalue())
+    content[content.find(b"PK\x01\x02") + place] = value  # in the directory
+    content[place - 2] = value  # and at the member, where place is not that of the name
+    (tmp_path / "file.pth").write_bytes(content)
+    with pytest.raises(FileFormatError, match=message):
+        open_benchmark(tmp_path / "file.pth")
