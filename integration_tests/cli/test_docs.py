@@ -49,7 +49,8 @@ def examples(page: str) -> list[tuple[str, str]]:
 def place(folder: Path, finished: Path) -> Path:
     """A working directory with configs/quickstart.yml, made small, and a run of it in runs/quickstart."""
     (folder / "configs").mkdir()
-    small = {**TINY, "name": "quickstart", "diagnostics": {"curvature": "lanczos"}}
+    longer = {"epochs": 6}  # than the warm-up of a page's example
+    small = {**TINY, "name": "quickstart", "evaluator": longer, "diagnostics": {"curvature": "lanczos"}}
     (folder / "configs" / "quickstart.yml").write_text(yaml.safe_dump(small), encoding="utf-8")
     shutil.copytree(finished, folder / "runs" / "quickstart")
     return folder
