@@ -27,7 +27,6 @@ from balenas_plugin.bayes.ranking import iterate_best_first
 Sample = dict[str, Any]
 """An architecture, in NNI's notation: label -> what was chosen."""
 
-
 Logits = Mapping[str, Tensor]
 """label -> alpha, shape (K,): a draw from the posterior, or its mean."""
 
