@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from balenas_plugin.bayes.batch_norm import FastSecondDerivative
+
 _ONCE_ONLY = ("torch::autograd::Error", "Error", "DelayedError", "NotImplemented")
 """Names of autograd's nodes that stand for an error."""
 
@@ -27,7 +29,9 @@ def twice_differentiable_gradient(loss: Callable[[], Tensor], alphas: Sequence[T
         NoSecondDerivativeError: there is none. Autograd would leave the operation out without a word: its own error
             lies off the path to the alphas, which is all that it looks at.
     """
-    first = torch.autograd.grad(loss(), list(alphas), create_graph=True, allow_unused=True)
+    with FastSecondDerivative():
+        value = loss()
+    first = torch.autograd.grad(value, list(alphas), create_graph=True, allow_unused=True)
     gradient = joined(first, alphas)
     seen: set[object] = set()
     waiting = [gradient.grad_fn]

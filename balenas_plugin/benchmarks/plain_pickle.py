@@ -2,7 +2,7 @@
 
 Benchmark files are pickles from strangers, and a pickle can run any program. `PlainReader` is a small machine that
 knows the opcodes of pickle protocols 2 to 5 for numbers, text, bytes and containers. It imports nothing by name: a
-global is looked up in the fixed table `_CALLABLES` (ordered dictionaries, sets, NumPy numbers), and anything else
+global is looked up in the fixed table of `plain_values` (ordered dictionaries, sets, NumPy numbers), and anything else
 raises. Tensors become `SKIPPED`; their storages are never read.
 
 Benchmark files are also large (4.7 GB, 28 GB once loaded), so a caller may `consume` dictionaries while they stream by:
@@ -25,9 +25,10 @@ import struct
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, BinaryIO, Final
 
+from balenas_plugin.benchmarks.plain_values import CALLABLES, DROPPED, SKIPPED, Allowed, NumberType, hashable
 from balenas_plugin.errors import FileFormatError
 
 GENERATIONS: Final = 4
@@ -43,24 +44,6 @@ _NOT_PLAIN: Final = (
 
 _DAMAGED: Final = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 """What reading raises, from bzip2 and zip streams too."""
-
-_LONGEST_KEY: Final = 8
-"""Entries of a tuple that is a key."""
-
-
-class _Marker:
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __repr__(self) -> str:
-        return self._name
-
-
-SKIPPED: Final = _Marker("SKIPPED")
-"""Stands for a tensor or a storage, which are not read."""
-
-DROPPED: Final = _Marker("DROPPED")
-"""Stands for a reference to a memo entry that was dropped (see `PlainReader.missing`)."""
 
 
 class PlainReader:
@@ -248,7 +231,7 @@ class PlainReader:
         target = self._stack[-1]
         if type(target) is not dict:
             raise TypeError(f"items for a {type(target).__name__}")
-        target.update(zip(_hashable(items[::2]), items[1::2], strict=True))
+        target.update(zip(hashable(items[::2]), items[1::2], strict=True))
         if self._consume is not None and self._consume(target):
             target.clear()
             self._next_generation()
@@ -260,7 +243,7 @@ class PlainReader:
     def _add_items(self, items: list[Any]) -> None:
         if type(self._stack[-1]) is not set:
             raise TypeError(f"items for a {type(self._stack[-1]).__name__}")
-        self._stack[-1].update(_hashable(items))
+        self._stack[-1].update(hashable(items))
 
     def _extend(self, items: list[Any]) -> None:
         self._stack[-1].extend(items)
@@ -274,8 +257,8 @@ class PlainReader:
     def _find(self, module: str, name: str) -> None:
         if module == "torch" and name.endswith("Storage"):
             self._push(SKIPPED)
-        elif (module, name) in _CALLABLES:
-            self._push(_Allowed(_CALLABLES[module, name]))
+        elif (module, name) in CALLABLES:
+            self._push(Allowed(CALLABLES[module, name]))
         else:
             raise FileFormatError(
                 f"{self._name} asks for the Python object {module}.{name}, and only numbers, text and containers are "
@@ -290,88 +273,19 @@ class PlainReader:
 
     def _reduce(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
-        if not isinstance(function, _Allowed):
+        if not isinstance(function, Allowed):
             raise TypeError(f"{type(function).__name__} is called")
         self._push(function.call(*arguments))
 
     def _build(self) -> None:
         state = self._stack.pop()
-        if not isinstance(self._stack[-1], _NumberType):
+        if not isinstance(self._stack[-1], NumberType):
             raise TypeError(f"state for a {type(self._stack[-1]).__name__}")
         self._stack[-1].order = "<" if state[1] == "|" else state[1]
 
     def _persistent(self) -> None:
         self._stack[-1] = SKIPPED
 
-
-class _Allowed:
-    """A callable of the fixed table; only these can be called."""
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self.call = call
-
-
-class _NumberType:
-    """A NumPy number type, by its code (``"f8"``) and byte order."""
-
-    def __init__(self, code: str) -> None:
-        (code,) = _hashable([code])
-        self.format = _NUMBER_FORMATS[code]
-        self.order = "<"
-
-    def number(self, raw: bytes) -> Any:
-        return struct.unpack(("<" if self.order == "=" else self.order) + self.format, raw)[0]
-
-
-_NUMBER_FORMATS = {"f2": "e", "f4": "f", "f8": "d", "b1": "?"} | {
-    f"{kind}{size}": letter.upper() if kind == "u" else letter
-    for kind in "iu"
-    for size, letter in ((1, "b"), (2, "h"), (4, "i"), (8, "q"))
-}
-
-
-_SCALARS: Final = {bool, int, float, str, bytes, type(None), _Marker}
-
-
-def _hashable(keys: list[Any]) -> list[Any]:
-    """Return keys of a dictionary, or members of a set, if they are numbers, text, or short tuples of these.
-
-    Nothing else is hashed: a deeply nested tuple overflows the stack, and one whose halves are the same never ends.
-    """
-    kinds = set(map(type, keys))
-    if tuple in kinds:
-        tuples = [key for key in keys if type(key) is tuple]
-        if max(map(len, tuples)) > _LONGEST_KEY:
-            raise TypeError(f"a key of more than {_LONGEST_KEY} entries")
-        kinds = (kinds - {tuple}).union(type(entry) for key in tuples for entry in key)
-    if not kinds <= _SCALARS:
-        raise TypeError("a key that is neither a number, nor text, nor a tuple of these")
-    return keys
-
-
-def _ordered(pairs: Iterable[Any] = ()) -> dict[Any, Any]:
-    keys, values = zip(*pairs, strict=True) if pairs else ((), ())
-    return dict(zip(_hashable(list(keys)), values, strict=True))
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    if type(encoding) is not str or encoding != "latin1":
-        raise ValueError("an encoding other than latin1")
-    return text.encode("latin1")
-
-
-_CALLABLES: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): _ordered,
-    ("builtins", "set"): lambda items=(): set(_hashable(list(items))),
-    ("__builtin__", "set"): lambda items=(): set(_hashable(list(items))),
-    ("_codecs", "encode"): _latin1,  # how protocol 2 writes bytes
-    ("__builtin__", "bytes"): lambda: b"",  # and how it writes none
-    ("numpy", "dtype"): lambda code, align, copy: _NumberType(code),
-    ("numpy.core.multiarray", "scalar"): _NumberType.number,
-    ("numpy._core.multiarray", "scalar"): _NumberType.number,
-    ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: SKIPPED,
-    ("torch._utils", "_rebuild_parameter"): lambda *arguments: SKIPPED,
-}
 
 _Handler = Callable[[PlainReader], object]
 

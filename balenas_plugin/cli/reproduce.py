@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 examples:
-  balenas reproduce table1 --seeds 0-3 --jobs 2             two searches at a time
-  balenas reproduce table1 --methods darts balenas zero-cost --seeds 0,1
+  balenas reproduce table1 --seeds 0-3
+  balenas reproduce table1 --methods darts balenas zero-cost --seeds 0,1 --jobs 2    two searches at a time
   balenas reproduce table1 --seeds 4-7 --resume --name others    others.md, others.csv, ...: table1.md stays
   balenas reproduce table5 --resume                         go on after Ctrl-C; searches that tables share run once
   balenas reproduce fig2 --resume                           skip connections over the epochs, from the same searches
@@ -52,7 +52,9 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
     reproduce.add_argument("--methods", nargs="+", metavar="NAME", help="only these, e.g. darts balenas (all)")
     reproduce.add_argument("--output", type=Path, metavar="DIR", help="where to search and write (reproduce/<scale>)")
     reproduce.add_argument("--name", help="of the files written, without ending (that of the table or figure)")
-    reproduce.add_argument("--jobs", type=int, default=1, metavar="J", help="searches at a time (1)")
+    reproduce.add_argument(
+        "--jobs", type=int, metavar="J", help="searches at a time (as many as fit the cores; at paper scale 1)"
+    )
     reproduce.add_argument("--table", type=Path, help="NAS-Bench-201 ground truth (default: in BALENAS_DATA)")
     reproduce.add_argument("--resume", action="store_true", help="go on with the searches that are in --output")
     reproduce.set_defaults(run_command=_reproduce)
@@ -65,7 +67,8 @@ def _reproduce(options: argparse.Namespace) -> int:
     from balenas_plugin.signals import stopped_by_signals
     from balenas_plugin.validation import require_whole
 
-    require_whole("--jobs", options.jobs, least=1)
+    if options.jobs is not None:
+        require_whole("--jobs", options.jobs, least=1)
     scale, seeds = load_scale(options.scale), seeds_of(options.seeds)
     experiment = experiment_of(options.experiment, options.methods)
     output = options.output or Path("reproduce") / scale.name
@@ -81,7 +84,7 @@ def _reproduce(options: argparse.Namespace) -> int:
                 seeds,
                 output,
                 table=options.table,
-                jobs=options.jobs,
+                jobs=scale.jobs if options.jobs is None else options.jobs,
                 supernet_of=_supernet_of,
                 name=options.name,
             )

@@ -16,6 +16,7 @@ from typing import TextIO
 from balenas_plugin.doctor import checks
 from balenas_plugin.doctor.checks import Finding, Surroundings
 from balenas_plugin.doctor.imports import BALENAS, LIGHTNING, NASLIB, NNI, NNICTL, TORCH, TORCHVISION
+from balenas_plugin.machine import cores
 
 __all__ = ["Finding", "Surroundings", "diagnose", "run_doctor", "table"]
 
@@ -47,7 +48,7 @@ def diagnose(around: Surroundings | None = None) -> list[Finding]:
     """Return what every check finds, in the order in which they are shown; never raise for what is broken."""
     around = around or Surroundings()
     probes = (*_PROBES, NASLIB) if checks.naslib_is_here() else _PROBES
-    with ThreadPoolExecutor(max_workers=min(4, checks.cores())) as pool:
+    with ThreadPoolExecutor(max_workers=min(4, cores())) as pool:
         attempts = dict(zip(probes, pool.map(lambda probe: around.run(probe.command), probes), strict=True))
     plan: list[tuple[str, Callable[[], Finding]]] = [
         ("Python", partial(checks.check_python, around)),

@@ -26,6 +26,7 @@ from balenas_plugin.doctor.imports import (
     pip_install,
     run_command,
 )
+from balenas_plugin.machine import cores
 
 DISTRIBUTION = "balenas-plugin"
 DATA_VARIABLE = "BALENAS_DATA"
@@ -185,11 +186,6 @@ def check_gpu(attempt: Attempt) -> Finding:
     if not devices and found["mps"]:
         devices = ["Apple MPS"]
     return Finding("GPU", "ok", "; ".join(devices) or f"CPU: torch finds no GPU ({built})")
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_cpu(attempt: Attempt) -> Finding:

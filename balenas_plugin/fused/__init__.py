@@ -4,7 +4,7 @@
 candidates that leave one tensor, `sums` adds weighted results up.
 """
 
-from balenas_plugin.fused.chains import Chain, Unwrap, Zero, has_hooks, read_chain
+from balenas_plugin.fused.chains import Chain, Unwrap, Zero, hooks_of, read_chain
 from balenas_plugin.fused.fan import Branch, Contribution, Fan, combine
 
-__all__ = ["Branch", "Chain", "Contribution", "Fan", "Unwrap", "Zero", "combine", "has_hooks", "read_chain"]
+__all__ = ["Branch", "Chain", "Contribution", "Fan", "Unwrap", "Zero", "combine", "hooks_of", "read_chain"]

@@ -69,9 +69,12 @@ def read_chain(operation: nn.Module, unwrap: Mapping[type[nn.Module], Unwrap] | 
 
 def has_hooks(module: nn.Module) -> bool:
     """Return whether something listens to this module, and so it must be called."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+    return any(hooks_of(module))
+
+
+def hooks_of(module: nn.Module) -> tuple[Mapping[int, object], ...]:
+    """Return the tables in which a module keeps what listens to it; they are the same objects as long as it lives."""
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
 def _joined(parts: list[Chain | Zero | None]) -> Chain | None:

@@ -113,16 +113,15 @@ def _batch_norm(x: Tensor, norms: Sequence[nn.BatchNorm2d], scale: Tensor | None
     """
     head, features = norms[0], norms[0].num_features
     gamma = beta = None
-    if head.affine:
-        gamma, beta = _cat([norm.weight for norm in norms]), _cat([norm.bias for norm in norms])
     if scale is not None:
-        factor = scale.repeat_interleave(features).to(x.dtype if gamma is None else gamma.dtype)
-        gamma = factor if gamma is None else gamma * factor
-        beta = None if beta is None else beta * factor
-    mean = variance = None
+        gamma = scale.repeat_interleave(features).to(head.weight.dtype if head.affine else x.dtype)
+    if head.affine:
+        both = torch.cat([*(norm.weight for norm in norms), *(norm.bias for norm in norms)]).view(2, -1)
+        gamma, beta = (both if gamma is None else both * gamma).unbind()
+    statistics = mean = variance = None
     if head.track_running_stats:
-        mean = _cat([cast(Tensor, norm.running_mean) for norm in norms])
-        variance = _cat([cast(Tensor, norm.running_var) for norm in norms])
+        statistics = torch.cat(_statistics(norms)).view(2, -1)
+        mean, variance = statistics.unbind()
     y = F.batch_norm(
         x,
         mean,
@@ -133,18 +132,17 @@ def _batch_norm(x: Tensor, norms: Sequence[nn.BatchNorm2d], scale: Tensor | None
         momentum=cast(float, head.momentum),
         eps=head.eps,
     )
-    if head.training and head.track_running_stats:
-        _keep_statistics(norms, mean, variance)
+    if head.training and statistics is not None:
+        _keep(statistics, norms)
     return y
 
 
-def _cat(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+def _statistics(norms: Sequence[nn.BatchNorm2d]) -> list[Tensor]:
+    """Return the running means, then the running variances."""
+    return [cast(Tensor, norm.running_mean) for norm in norms] + [cast(Tensor, norm.running_var) for norm in norms]
 
 
 @torch.no_grad()
-def _keep_statistics(norms: Sequence[nn.BatchNorm2d], mean: Tensor | None, variance: Tensor | None) -> None:
-    if len(norms) > 1 and mean is not None and variance is not None:
-        torch._foreach_copy_([cast(Tensor, norm.running_mean) for norm in norms], list(mean.chunk(len(norms))))
-        torch._foreach_copy_([cast(Tensor, norm.running_var) for norm in norms], list(variance.chunk(len(norms))))
+def _keep(statistics: Tensor, norms: Sequence[nn.BatchNorm2d]) -> None:
+    torch._foreach_copy_(_statistics(norms), list(statistics.view(2 * len(norms), -1).unbind()))
     torch._foreach_add_([cast(Tensor, norm.num_batches_tracked) for norm in norms], 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -98,12 +99,14 @@ class _MeanPool3x3(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _neighbourhood_sum(x).mul_(_inverse_counts(x))
+        return _neighbourhood_sum(x).mul_(_inverse_counts(x.shape[2], x.shape[3], x.dtype, x.device))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (gradient,) = gradients
-        return _NeighbourhoodSum.apply(gradient * _inverse_counts(gradient))  # type: ignore[no-any-return]
+        height, width = gradient.shape[2:]
+        counts = _inverse_counts(height, width, gradient.dtype, gradient.device)
+        return _NeighbourhoodSum.apply(gradient * counts)  # type: ignore[no-any-return]
 
 
 class _NeighbourhoodSum(torch.autograd.Function):
@@ -127,10 +130,12 @@ def _neighbourhood_sum(x: Tensor) -> Tensor:
     return x
 
 
-def _inverse_counts(x: Tensor) -> Tensor:
+@lru_cache(maxsize=32)
+def _inverse_counts(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return 1 / (pixels of each 3x3 neighbourhood inside the image), shape (1, 1, H, W)."""
-    height, width = (
-        torch.tensor([1 + (k > 0) + (k < size - 1) for k in range(size)], dtype=x.dtype, device=x.device)
-        for size in x.shape[2:]
-    )
-    return 1 / (height[:, None] * width)[None, None]
+    with torch.inference_mode(False):  # it is kept, and a pass that is differentiated may use it next
+        rows, columns = (
+            torch.tensor([1 + (k > 0) + (k < size - 1) for k in range(size)], dtype=dtype, device=device)
+            for size in (height, width)
+        )
+        return 1 / (rows[:, None] * columns)[None, None]

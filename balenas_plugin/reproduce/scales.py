@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from balenas_plugin.config import SearchConfig, read_yaml
 from balenas_plugin.errors import OptionError, nearest
+from balenas_plugin.machine import room_for_searches
 from balenas_plugin.validation import require_keys, require_whole
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "reproduce"
@@ -65,6 +68,16 @@ class Scale:
             raise OptionError(f"scale {self.name} has no search {search!r}{nearest(search, self.searches)}")
         document = merged(self.common, self.searches[search])
         return SearchConfig.from_dict({**document, "name": search, "seed": seed})
+
+    @property
+    def jobs(self) -> int:
+        """Searches to run at a time: one, but on a CPU as many as it has room for if the scale says how large each is.
+
+        Raises:
+            OptionError: see `config`.
+        """
+        threads = self.config(next(iter(self.searches)), seed=0).threads
+        return 1 if threads is None or torch.accelerator.is_available() else room_for_searches(threads)
 
 
 def load_scale(name: str) -> Scale:

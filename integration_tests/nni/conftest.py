@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import balenas_plugin.adapters.nni  # noqa: F401  (before a test imports NNI's parts in an order that breaks it)
+
 
 @pytest.fixture(autouse=True)
 def _small_and_reproducible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

@@ -29,6 +29,7 @@ class Look:
     weights: dict[str, Tensor]
     weight_grads: dict[str, Tensor | None]
     weights_need_grad: bool
+    alphas_need_grad: bool
 
 
 def weights_of(module: BaLeNASModule) -> dict[str, torch.nn.Parameter]:
@@ -59,6 +60,7 @@ def watch(strategy: Any) -> list[Look]:
                 weights=copies(weights),
                 weight_grads=copies({name: p.grad for name, p in weights.items()}),
                 weights_need_grad=all(p.requires_grad for p in weights.values()),
+                alphas_need_grad=all(p.requires_grad for p in alphas.values()),
             )
         )
 
@@ -106,6 +108,12 @@ def test_first_order_step_leaves_the_weights_and_computes_no_gradient_for_them(f
         assert all(equal(look.weights, weight_step.weights) for look in draws)
     assert all(grad is None for grad in first_order[0][-1].weight_grads.values())
     assert not equal(first_order[0][0].weights, first_order[1][0].weights)  # the weight step did move them
+
+
+def test_the_weight_step_computes_no_gradient_for_the_alphas(first_order, second_order):
+    for *draws, weight_step in [*first_order, *second_order]:
+        assert all(look.alphas_need_grad for look in draws)
+        assert not weight_step.alphas_need_grad
 
 
 def test_second_order_step_evaluates_both_losses_and_leaves_the_weights(second_order):

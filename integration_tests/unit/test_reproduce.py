@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy import stats
 
+from balenas_plugin import machine
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.bayes.decisions import Architectures
 from balenas_plugin.errors import OptionError, SearchFailedError
@@ -91,6 +92,31 @@ def test_a_malformed_scale_is_refused(tmp_path, document: str, message: str) -> 
     path.write_text(document)
     with pytest.raises(OptionError, match=message):
         load_scale(str(path))
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "gibibytes", "accelerator", "jobs"),
+    [
+        (1, 2, 16, False, 2),
+        (1, 8, 5, False, 2),
+        (4, 9, 64, False, 2),
+        (4, 2, 64, False, 1),
+        (1, 2, 1, False, 1),
+        (1, 8, 64, True, 1),
+        ("null", 8, 64, False, 1),
+    ],
+    ids=["cores", "memory", "threads", "few cores", "little memory", "GPU", "the scale does not say"],
+)
+def test_as_many_searches_at_a_time_as_the_machine_has_room_for(
+    tmp_path, monkeypatch, threads, cores, gibibytes, accelerator, jobs
+) -> None:
+    pages = {"SC_PHYS_PAGES": gibibytes << 18, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(machine.os, "sysconf", pages.__getitem__, raising=False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
+    path = tmp_path / "mine.yml"
+    path.write_text(f"common: {{threads: {threads}}}\nsearches: {{darts: {{strategy: DARTS}}}}\n")
+    assert load_scale(str(path)).jobs == jobs
 
 
 def test_mappings_are_merged_at_every_depth() -> None:

@@ -18,7 +18,7 @@ from nni.nas.nn.pytorch.cell import preprocess_cell_inputs
 from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell, DifferentiableMixedLayer
 from torch import Tensor, nn
 
-from balenas_plugin.fused import Branch, Contribution, Fan, Unwrap, Zero, combine, has_hooks
+from balenas_plugin.fused import Branch, Contribution, Fan, Unwrap, Zero, combine, hooks_of
 
 
 def _pooling(module: nn.Module) -> nn.Module | None:
@@ -44,7 +44,8 @@ class Plan:
 
     def __init__(self, branches: Sequence[Sequence[Branch]]) -> None:
         self.fans = [Fan(of_source, UNWRAP) for of_source in branches]
-        self._candidates = [m for fan in self.fans for branch in fan.branches for m in branch.operation.modules()]
+        candidates = [m for fan in self.fans for branch in fan.branches for m in branch.operation.modules()]
+        self._hooks = [hooks for module in candidates for hooks in hooks_of(module)]
 
     @property
     def gains(self) -> bool:
@@ -53,7 +54,7 @@ class Plan:
 
     def is_watched(self) -> bool:
         """Return whether something listens to a candidate since the plan was made, so that it must be called."""
-        return any(has_hooks(module) for module in self._candidates)
+        return any(self._hooks)
 
     def __str__(self) -> str:
         total = sum(len(fan.branches) for fan in self.fans)

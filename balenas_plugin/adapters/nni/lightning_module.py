@@ -9,7 +9,7 @@ The composition is NNI's::
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -180,7 +180,7 @@ class BaLeNASModule(DartsLightningModule):
             self.resample()
             self._architecture_step(batch["train"], batch["val"], batch_idx)
         self.resample()
-        with self._weight_step_alphas():
+        with self._weight_step_alphas(), frozen(self._alphas):
             outputs = self.training_module.training_step(batch["train"], 2 * batch_idx + 1)
             loss = loss_of(outputs)
             self._require_finite(loss, "weight")
@@ -205,7 +205,7 @@ class BaLeNASModule(DartsLightningModule):
         before = [alpha.detach().clone() for alpha in self._alphas]
         val_batches = iter(self._batch_per_draw(val_batch))
         if self.options.order == "first":
-            with self._weights_frozen():
+            with frozen(self._weights):  # the first-order architecture step does not need their gradients
                 loss = self.vadam.step(lambda: self._first_order(next(val_batches), batch_idx))
         else:
             train_batches = iter(self._batch_per_draw(train_batch))
@@ -259,17 +259,6 @@ class BaLeNASModule(DartsLightningModule):
             for label, names in probs.items()
             if label in alphas
         }
-
-    @contextmanager
-    def _weights_frozen(self) -> Iterator[None]:
-        """Compute no weight gradients in the block: the first-order architecture step does not need them."""
-        for weight in self._weights:
-            weight.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for weight in self._weights:
-                weight.requires_grad_(True)
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients, each the mean over the processes of the search."""
@@ -371,6 +360,19 @@ class BaLeNASModule(DartsLightningModule):
     def on_validation_epoch_end(self) -> Any:
         """Forward to the evaluator's module (NNI's report intermediate results here)."""
         return self.training_module.on_validation_epoch_end()
+
+
+@contextmanager
+def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Compute no gradients in these parameters inside the block."""
+    learned = [p for p in parameters if p.requires_grad]
+    for p in learned:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in learned:
+            p.requires_grad_(True)
 
 
 _CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."
