@@ -14,7 +14,7 @@ search: $(VENV)/installed
 	$(BIN)/balenas search configs/quickstart.yml
 
 test: $(VENV)/installed-with-tests
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 docs: $(VENV)/installed-with-tests
 	$(BIN)/mkdocs build --strict

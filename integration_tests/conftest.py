@@ -31,6 +31,16 @@ def pytest_report_header() -> str:
     return f"NASLib: {description()}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the files that wait for a browser evenly among those that compute, so that neither is left for the end."""
+    files = list(dict.fromkeys(item.path for item in items))
+    web = [path for path in files if path.parent.name == "web"]
+    computing = [path for path in files if path not in web]
+    places: dict[Path, float] = {path: k for k, path in enumerate(computing)}
+    places |= {path: k * len(computing) / (len(web) + 1) - 0.5 for k, path in enumerate(web)}
+    items.sort(key=lambda item: places[item.path])
+
+
 @pytest.fixture(scope="session")
 def parity_dir() -> Path:
     """Folder of the reference vectors (they lie beside the checkout, not in it)."""
