@@ -63,6 +63,19 @@ def restored(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
                 t.copy_(value)
 
 
+@contextmanager
+def frozen(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Compute no gradients of `tensors` in the block: neither step needs those of the other's."""
+    learned = [t for t in tensors if t.requires_grad]
+    for t in learned:
+        t.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for t in learned:
+            t.requires_grad_(True)
+
+
 def unrolled_weights(weights: Sequence[Tensor], train_gradient: Sequence[Tensor], step: VirtualStep) -> list[Tensor]:
     """Return w' = w - eta (momentum buffer + gradient + wd w), one tensor per weight."""
     buffers = step.momentum_buffers or [None] * len(weights)

@@ -47,7 +47,8 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     plain = input.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(input.device.type)
-    if not (training and plain and (weight is None or weight.dtype == input.dtype)):
+    valid = input.numel() > input.shape[1]  # of a single value a channel torch says that it cannot
+    if not (training and plain and valid and (weight is None or weight.dtype == input.dtype)):
         return torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     y: Tensor = _BatchNorm.apply(input, weight, bias, running_mean, running_var, momentum, eps)
     return y

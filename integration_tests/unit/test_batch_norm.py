@@ -76,6 +76,11 @@ def test_it_is_in_use_where_a_second_derivative_is_wanted_and_nowhere_else() -> 
     assert seen == ["_BatchNormBackward", "NativeBatchNormBackward0"]
 
 
+def test_a_single_value_a_channel_is_refused_as_torch_does() -> None:
+    with FastSecondDerivative(), pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        F.batch_norm(double(1, 3), None, None, training=True)
+
+
 @pytest.mark.parametrize(
     ("dtype", "training"), [(torch.bfloat16, True), (torch.float64, False)], ids=["16 bits", "running statistics"]
 )

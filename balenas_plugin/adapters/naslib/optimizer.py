@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from balenas_plugin.adapters.naslib.options import split_options
 from balenas_plugin.adapters.naslib.random_state import random_numbers_kept
 from balenas_plugin.adapters.naslib.search_state import NAME, SearchState
 from balenas_plugin.adapters.naslib.selection import common_notation, exporter_space
-from balenas_plugin.bayes.architect import VirtualStep, restored, second_order_gradient
+from balenas_plugin.bayes.architect import VirtualStep, frozen, restored, second_order_gradient
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
@@ -157,7 +157,7 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
             with torch.no_grad():
                 logits_val, val_loss = self._evaluate(data_val, "validation")
         self.op_optimizer.zero_grad()
-        with self._weight_step_alphas(), _frozen(self.alphas):
+        with self._weight_step_alphas(), frozen(self.alphas):
             logits_train, train_loss = self._evaluate(data_train, "training")
             train_loss.backward()
         if self.grad_clip:
@@ -195,7 +195,7 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         if self.options.order == "second":
             loss = self.arch_optimizer.step(second_order)
         else:
-            with _frozen(self._weights):
+            with frozen(self._weights):
                 loss = self.arch_optimizer.step(first_order)
         return torch.stack(logits).mean(0), loss
 
@@ -273,15 +273,3 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         """Return the benchmark's accuracy of the argmax of mu (see `Repairs`), without touching random generators."""
         with random_numbers_kept():  # NASLib's graphs draw their ids
             return super().test_statistics()
-
-
-@contextmanager
-def _frozen(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Compute no gradients for `tensors` in the block: neither step needs those of the other's."""
-    for tensor in tensors:
-        tensor.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for tensor in tensors:
-            tensor.requires_grad_(True)

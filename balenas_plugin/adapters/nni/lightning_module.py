@@ -9,8 +9,7 @@ The composition is NNI's::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +30,7 @@ from balenas_plugin.adapters.nni.metrics import Metrics, silent_loss
 from balenas_plugin.adapters.nni.options import SearchOptions
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
 from balenas_plugin.adapters.nni.virtual_step import virtual_step
-from balenas_plugin.bayes.architect import second_order_gradient
+from balenas_plugin.bayes.architect import frozen, second_order_gradient
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior, gaussian_entropy
 from balenas_plugin.bayes.vadam import VAdam
@@ -205,7 +204,7 @@ class BaLeNASModule(DartsLightningModule):
         before = [alpha.detach().clone() for alpha in self._alphas]
         val_batches = iter(self._batch_per_draw(val_batch))
         if self.options.order == "first":
-            with frozen(self._weights):  # the first-order architecture step does not need their gradients
+            with frozen(self._weights):
                 loss = self.vadam.step(lambda: self._first_order(next(val_batches), batch_idx))
         else:
             train_batches = iter(self._batch_per_draw(train_batch))
@@ -360,19 +359,6 @@ class BaLeNASModule(DartsLightningModule):
     def on_validation_epoch_end(self) -> Any:
         """Forward to the evaluator's module (NNI's report intermediate results here)."""
         return self.training_module.on_validation_epoch_end()
-
-
-@contextmanager
-def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Compute no gradients in these parameters inside the block."""
-    learned = [p for p in parameters if p.requires_grad]
-    for p in learned:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in learned:
-            p.requires_grad_(True)
 
 
 _CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."
