@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "balenas_plugin"
 
 LAYERS = (
-    {"errors"},
+    {"errors", "machine"},
     {"files", "signals", "validation"},
     {"bayes", "data", "fused", "search_spaces"},
     {"benchmarks", "diagnostics", "proxies"},
