@@ -6,7 +6,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from balenas_plugin.report import write_report
+import pytest
+
+from balenas_plugin.report import drawings, write_report
+from balenas_plugin.report.plots import Picture
+
+PICTURE = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>'
 
 VOID = {"meta", "img", "br", "wbr", "link", "hr", "input"}
 
@@ -44,3 +49,9 @@ def page_of(*folders: Path, **options: Any) -> tuple[Page, str]:
     write_report(folders, output, **options)
     source = output.read_text(encoding="utf-8")
     return Page(source), source
+
+
+def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every picture be an empty one: drawing takes most of a report's time."""
+    monkeypatch.setattr(Picture, "render", lambda self, kind: PICTURE)
+    monkeypatch.setattr(drawings, "_rendered", lambda draw: (PICTURE, PICTURE))
