@@ -22,7 +22,7 @@ examples:
   balenas reproduce selection --resume                      how to choose from the same posteriors
   balenas reproduce table1 --scale paper --table ~/data     the paper's sizes, for one GPU
 
-fig1   test error of the current architecture (argmax) over the epochs, on NAS-Bench-201: DARTS, GDAS, BaLeNAS
+fig1   test error of the current architecture (argmax) over the epochs, on NAS-Bench-201: DARTS, GumbelDARTS, BaLeNAS
 fig2   share of skip connections over the epochs: DARTS, longer DARTS, BaLeNAS with M = 1 and 3
 fig3   largest eigenvalue of d2 L_val / d alpha2 over the epochs: DARTS, BaLeNAS
 A figure is written as Markdown, CSV, JSON, SVG and PNG.

@@ -98,7 +98,7 @@ TABLE_1 = Experiment(
         Row("DARTS 1st", "darts", Pick(), "darts", _paper((54.30, None), (15.61, None), (16.32, None))),
         Row("DARTS 1st, longer", "darts-long", Pick(), "darts-long"),
         Row("DARTS 2nd", "darts-2nd", Pick(), "darts-2nd", _paper((54.30, None), (15.61, None), (16.32, None))),
-        Row("GDAS", "gdas", Pick(), "gdas", _paper((93.51, 0.13), (70.61, 0.26), (41.84, 0.90))),
+        Row("GumbelDARTS", "gumbel-darts", Pick(), "gumbel-darts"),
         Row(
             "Random (mean of 100)",
             None,
@@ -129,7 +129,7 @@ TABLE_1 = Experiment(
         ("BaLeNAS-TF (1,000 most probable)", "DARTS 1st"),
         ("BaLeNAS-TF (1,000 most probable)", "Zero-cost NAS (1,000)"),
         ("BaLeNAS-TF (1,000 most probable)", "BaLeNAS-TF (1,000)"),
-        ("BaLeNAS 1st", "GDAS"),
+        ("BaLeNAS 1st", "GumbelDARTS"),
     ],
 )
 

@@ -160,7 +160,7 @@ FIGURE_1 = Figure(
     about="As the paper's Fig. 1, which is on NAS-Bench-1Shot1",
     rows=[
         Curve("DARTS 1st", "darts", "darts"),
-        Curve("GDAS", "gdas", "gdas"),
+        Curve("GumbelDARTS", "gumbel-darts", "gumbel-darts"),
         Curve("BaLeNAS 1st", "balenas", "balenas"),
     ],
     quantity=TEST_ERROR,

@@ -25,7 +25,7 @@ searches:
   darts: {strategy: {name: DARTS, arc_learning_rate: 0.01}}
   balenas: {strategy: {name: BaLeNAS, num_mc_samples: 1, arc_learning_rate: 0.01}}
   darts-2nd: {strategy: {name: NoStrategy}}
-  gdas: {strategy: {name: NoStrategy}}
+  gumbel-darts: {strategy: {name: NoStrategy}}
 proxy_networks: {channels: 2, cells_per_stage: 1, image_size: 8, batch_size: 8}
 """
 COMMAND = ("reproduce", "table1", "--scale", "scale.yml", "--seeds", "3", "--output", "found", "--table")
@@ -123,10 +123,10 @@ def test_a_figure_tells_what_was_not_run(reproduced: Path, data_dir: Path) -> No
     words = ["fig1" if word == "table1" else word for word in COMMAND]
     ended = balenas(*words, str(data_dir), "--resume", folder=reproduced)
     assert ended.code == 2
-    assert "search gdas seed 3 failed and said: strategy 'NoStrategy' is unknown" in ended.errors
+    assert "search gumbel-darts seed 3 failed and said: strategy 'NoStrategy' is unknown" in ended.errors
     assert "Traceback" not in ended.errors
     text = (reproduced / "found" / "fig1.md").read_text()
-    assert "| GDAS | 0 | not run |" in text
+    assert "| GumbelDARTS | 0 | not run |" in text
     document = json.loads((reproduced / "found" / "fig1.json").read_text())
     errors = {row["title"]: row["mean"]["values"] for row in document["rows"]}
     table = json.loads((reproduced / "found" / "table1.json").read_text())

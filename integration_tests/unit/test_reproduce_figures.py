@@ -44,7 +44,7 @@ common:
 searches:
   darts: {strategy: DARTS}
   darts-long: {strategy: DARTS, evaluator: {epochs: 8}}
-  gdas: {strategy: GumbelDARTS}
+  gumbel-darts: {strategy: GumbelDARTS}
   balenas-m1: {strategy: {name: BaLeNAS, num_mc_samples: 1}}
   balenas: {strategy: {name: BaLeNAS, num_mc_samples: 3}}
 """
@@ -160,7 +160,7 @@ def test_a_search_that_measured_nothing_is_no_search_that_was_not_run() -> None:
 
 
 def test_the_first_figure_says_that_its_benchmark_is_another() -> None:
-    chart = figure("fig1", {"GDAS": PER_SEED})
+    chart = figure("fig1", {"GumbelDARTS": PER_SEED})
     head = chart.markdown().partition("| ")[0]
     assert "Anytime test error on NAS-Bench-201" in head
     assert "NAS-Bench-1Shot1" in head
@@ -174,20 +174,20 @@ def test_the_first_figure_says_that_its_benchmark_is_another() -> None:
 
 def test_csv_and_json_hold_every_seed_and_epoch(tmp_path: Path) -> None:
     uneven = {**PER_SEED, 10: {0: 1.0}}
-    chart = figure("fig1", {"GDAS": uneven, "DARTS 1st": {3: {0: 45.6789}}})
+    chart = figure("fig1", {"GumbelDARTS": uneven, "DARTS 1st": {3: {0: 45.6789}}})
     assert {path.name for path in chart.write(tmp_path)} == {
         f"fig1.{kind}" for kind in ("md", "csv", "json", "svg", "png")
     }
     rows = list(csv.DictReader(io.StringIO((tmp_path / "fig1.csv").read_text())))
     assert list(rows[0].values()) == ["DARTS 1st", "3", "0", "45.6789"]
-    assert {(int(r["seed"]), int(r["epoch"])): float(r["value"]) for r in rows if r["row"] == "GDAS"} == {
+    assert {(int(r["seed"]), int(r["epoch"])): float(r["value"]) for r in rows if r["row"] == "GumbelDARTS"} == {
         (seed, epoch): value for seed, values in uneven.items() for epoch, value in values.items()
     }
     document = json.loads((tmp_path / "fig1.json").read_text())
     named = replace(chart, name="mine")
     assert {path.stem for path in named.write(tmp_path / "named")} == {"mine"}
     assert "](mine.svg)" in named.markdown()
-    gdas = next(row for row in document["rows"] if row["title"] == "GDAS")
+    gdas = next(row for row in document["rows"] if row["title"] == "GumbelDARTS")
     assert gdas["seeds"]["2"] == {"epochs": [0, 1, 2], "values": [30.0, 60.0, 33.0]}
     assert gdas["mean"]["epochs"] == [0]
     assert gdas["mean"]["values"] == [pytest.approx(61 / 4)]
@@ -259,8 +259,8 @@ def test_the_command_line_offers_all_of_them() -> None:
 def test_methods_choose_curves() -> None:
     some = experiment_of("fig2", ["darts", "balenas-m1"])
     assert [row.title for row in some.rows] == ["DARTS 1st", "BaLeNAS, M = 1"]
-    with pytest.raises(OptionError, match=r"fig3 has no method 'gdas'.* Its methods: darts, balenas"):
-        experiment_of("fig3", ["gdas"])
+    with pytest.raises(OptionError, match=r"fig3 has no method 'gumbel-darts'.* Its methods: darts, balenas"):
+        experiment_of("fig3", ["gumbel-darts"])
 
 
 @pytest.mark.parametrize(
@@ -332,14 +332,14 @@ def test_a_figure_is_drawn_from_searches_that_have_ended_and_runs_none(
 
 def test_the_first_figure_needs_the_table(searched: tuple[Scale, Path], data_dir: Path) -> None:
     scale, output = searched
-    for name, architecture in (("darts", POOR), ("gdas", GOOD), ("balenas", GOOD)):
+    for name, architecture in (("darts", POOR), ("gumbel-darts", GOOD), ("balenas", GOOD)):
         log = output / "searches" / name / "seed-0" / "diagnostics.jsonl"
         write_log(log, {}, [record(e, notation={"nasbench201": architecture}) for e in range(4)])
     found, _ = reproduce(FIGURES["fig1"], scale, [0], output, table=data_dir, jobs=1, supernet_of=no_supernet)
     truth = open_benchmark(data_dir)
     errors = {row.title: set(curve.means) for row, curve in found.curves()}
     assert errors["DARTS 1st"] == {100 - truth.query(POOR, "cifar10", "test_accuracy")}
-    assert errors["GDAS"] == errors["BaLeNAS 1st"] == {100 - truth.query(GOOD, "cifar10", "test_accuracy")}
+    assert errors["GumbelDARTS"] == errors["BaLeNAS 1st"] == {100 - truth.query(GOOD, "cifar10", "test_accuracy")}
     assert found.about["ground truth"] == truth.name
     with pytest.raises(DataError, match="there is no"):
         reproduce(FIGURES["fig1"], scale, [0], output, table=output / "nowhere", jobs=1, supernet_of=no_supernet)
