@@ -1,4 +1,4 @@
-"""Noise whose state can be saved."""
+"""Random numbers whose state can be saved: of a distribution's draws."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class SeededNoise:
-    """Standard normal noise from a generator of its own, the same on every device; its state can be saved.
+    """Random numbers from a generator of its own, the same on every device; its state can be saved.
 
     Args:
         seed: seed of the generator.
@@ -19,6 +19,16 @@ class SeededNoise:
     def __call__(self, like: Tensor) -> Tensor:
         """Return N(0, 1) noise with the shape, dtype and device of `like`."""
         return torch.randn(like.shape, generator=self._generator, dtype=like.dtype).to(like.device)
+
+    def exponential(self, like: Tensor) -> Tensor:
+        """Return Exp(1) noise with the shape, dtype and device of `like`."""
+        noise = torch.empty(like.shape, dtype=like.dtype).exponential_(generator=self._generator)
+        return noise.to(like.device)
+
+    def dirichlet(self, concentration: Tensor) -> Tensor:
+        """Return one sample of Dir(concentration), shape (K,)."""
+        sample: Tensor = torch._sample_dirichlet(concentration.detach().cpu(), generator=self._generator)
+        return sample.to(concentration.device)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the generator's state."""

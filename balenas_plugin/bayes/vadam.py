@@ -6,7 +6,7 @@ The optimizer draws, evaluates the loss at the draws and applies one of the upda
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -193,13 +193,22 @@ class VAdam(torch.optim.Optimizer):
                 with torch.enable_grad():
                     losses.append(closure())
                 self._accumulate(sums)
+        self.apply(sums, self.num_mc_samples)
+        return None if losses[0] is None else sum(losses) / len(losses)
+
+    def apply(self, sums: Mapping[Tensor, tuple[Tensor, Tensor]], draws: int) -> None:
+        """Update the posterior with gradients at draws from it.
+
+        Args:
+            sums: parameter -> sum of its gradients, and sum of their squares, each of its shape.
+            draws: how many there were.
+        """
         self.zero_grad(set_to_none=True)
         for p, group in self._parameters():
             if p in sums:
-                gradient, squared_gradient = (total / self.num_mc_samples for total in sums[p])
+                gradient, squared_gradient = (total / draws for total in sums[p])
                 self._update(p, group, gradient, squared_gradient)
                 p.grad = gradient
-        return None if losses[0] is None else sum(losses) / len(losses)
 
     def _accumulate(self, sums: dict[Tensor, tuple[Tensor, Tensor]]) -> None:
         for p, _ in self._parameters():

@@ -9,16 +9,12 @@ its pyproject.toml, with no change here::
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.metadata
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from balenas_plugin.errors import OptionError, nearest
+from balenas_plugin.parts import Parts
 
 ENTRY_POINT_GROUP = "balenas_plugin.proxies"
 
@@ -52,52 +48,16 @@ class Proxy:
         return self.compute(model, inputs, targets)
 
 
-def list_proxies() -> list[str]:
-    """Return the names of all proxies that can be asked for, sorted. Those of other packages are not imported."""
-    return sorted({*_built_in(), *(entry.name for entry in _entry_points())})
+def _of_module(module: object) -> dict[str, Proxy]:
+    proxy: Proxy = vars(module)["PROXY"]
+    return {proxy.name: proxy}
 
 
-def get_proxy(name: str) -> Proxy:
-    """Return the proxy called `name`; this package's own come before those of others.
-
-    Raises:
-        OptionError: there is none of that name, or the package that offers it is broken.
-    """
-    built_in = _built_in()
-    return built_in[name] if name in built_in else _third_party(name)
-
-
-@functools.cache
-def _built_in() -> dict[str, Proxy]:
-    package = importlib.import_module(__package__)
-    proxies = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith("_"):
-            proxy: Proxy = importlib.import_module(f"{__package__}.{module.name}").PROXY
-            proxies[proxy.name] = proxy
-    return proxies
-
-
-@functools.cache
-def _third_party(name: str) -> Proxy:
-    """Import another package's proxy, once: reading the entry points takes longer than scoring a small network."""
-    entries = [entry for entry in _entry_points() if entry.name == name]
-    if not entries:
-        names = list_proxies()
-        raise OptionError(f"unknown proxy {name!r}; allowed: {', '.join(names)}{nearest(str(name), names)}")
-    try:
-        proxy = entries[0].load()
-    except Exception as error:  # a foreign module can fail in any way
-        raise OptionError(
-            f"proxy {name!r} could not be loaded from {entries[0].value!r}: {type(error).__name__}: {error}. "
-            "Repair or uninstall the package that offers it."
-        ) from error
-    if not isinstance(proxy, Proxy):
-        raise OptionError(
-            f"proxy {name!r}: {entries[0].value!r} is a {type(proxy).__name__}; it must be a {Proxy.__module__}.Proxy"
-        )
-    return proxy
-
-
-def _entry_points() -> importlib.metadata.EntryPoints:
-    return importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+PROXIES: Parts[Proxy] = Parts(
+    "proxy",
+    ENTRY_POINT_GROUP,
+    of_module=_of_module,
+    is_part=lambda part: isinstance(part, Proxy),
+    contract="balenas_plugin.proxies.Proxy",
+)
+list_proxies, get_proxy = PROXIES.names, PROXIES.get

@@ -14,9 +14,10 @@ PACKAGE = "balenas_plugin"
 
 LAYERS = (
     {"errors", "machine"},
-    {"files", "signals", "validation"},
+    {"files", "parts", "signals", "validation"},
     {"bayes", "data", "fused", "search_spaces"},
-    {"benchmarks", "diagnostics", "proxies"},
+    {"benchmarks", "diagnostics", "distributions", "mixed_ops", "proxies"},
+    {"search"},
     {"config"},
     {"doctor", "export", "ground_truth", "run_folder"},
     {"report", "run_location"},

@@ -1,8 +1,7 @@
-"""VAdam against reference vectors, closed forms and its own contract."""
+"""VAdam against closed forms and its own contract; test_parity.py has the reference vectors."""
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -13,124 +12,6 @@ from hypothesis import strategies as st
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.errors import OptionError
-
-TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
-
-
-def quadratic(problem):
-    A = torch.tensor(problem["A"], dtype=torch.float64)
-    b = torch.tensor(problem["b"], dtype=torch.float64)
-    mu0 = torch.tensor(problem["mu0"], dtype=torch.float64)
-    params = [torch.nn.Parameter(mu0[:6].reshape(2, 3).clone()), torch.nn.Parameter(mu0[6:].clone())]
-
-    def flat(tensors):
-        return torch.cat([t.detach().flatten() for t in tensors])
-
-    def closure():
-        x = torch.cat([p.flatten() for p in params])
-        loss = 0.5 * x @ A @ x - b @ x
-        loss.backward()
-        return loss
-
-    return params, closure, flat
-
-
-def recorded_noise(eps, num_samples, zero):
-    """Noise of one step after the other, cut up in parameter order."""
-    draws = iter(
-        piece
-        for step in eps
-        for sample in step[:num_samples]
-        for piece in torch.tensor(sample, dtype=torch.float64).split(6)
-    )
-    return lambda p: torch.zeros_like(p) if zero else next(draws).reshape(p.shape)
-
-
-def run_reference_case(reference, options, num_samples, zero):
-    """Yield (recorded step, optimizer, params, flat, thetas, gradients at them) after each step."""
-    params, closure, flat = quadratic(reference["problem"])
-    optimizer = VAdam(
-        params, num_mc_samples=num_samples, noise=recorded_noise(reference["eps"], num_samples, zero), **options
-    )
-    thetas, grads = [], []
-
-    def watched():
-        thetas.append(flat(params))
-        loss = closure()
-        grads.append(flat([p.grad for p in params]))
-        return loss
-
-    for _ in range(reference["problem"]["T"]):
-        thetas.clear()
-        grads.clear()
-        optimizer.step(watched)
-        yield optimizer, params, flat, list(thetas), list(grads)
-
-
-VADAM_CASES = [
-    "A_author_M1_noise",
-    "A_author_M1_zero",
-    "A_author_M3_noise",
-    "B_generic_M2_noise",
-    "C_bigstep_M1_noise",
-]
-
-
-@pytest.mark.parametrize("name", VADAM_CASES)
-def test_vadam_equals_the_reference(parity_dir, name):
-    reference = json.loads((parity_dir / "vadam.json").read_text())
-    case = reference["cases"][name]
-    hyper = case["hyper"]
-    options = {
-        "lr": hyper["lr"],
-        "betas": tuple(hyper["betas"]),
-        "prior_precision": hyper.get("prior_prec", 1.0),
-        "initial_precision": float(hyper["prec_init"]),
-        "dataset_size": hyper["train_set_size"],
-    }
-    steps = run_reference_case(reference, options, hyper["num_samples"], case["noise"] == "zero")
-    for expected, (optimizer, params, flat, thetas, grads) in zip(case["steps"], steps, strict=True):
-        found = {
-            "m": flat([optimizer.state[p]["m"] for p in params]),
-            "s": flat([optimizer.state[p]["s"] for p in params]),
-            "mu": flat(params),
-            "precision": flat([optimizer.precision(p) for p in params]),
-            "sigma": flat([optimizer.precision(p) ** -0.5 for p in params]),
-            "theta_samples": torch.stack(thetas),
-            "grad_at_samples": torch.stack(grads),
-        }
-        for field, value in found.items():
-            torch.testing.assert_close(
-                value,
-                torch.tensor(expected[field], dtype=torch.float64),
-                **TOLERANCE,
-                msg=lambda m, f=field: f"{f}: {m}",
-            )
-
-
-@pytest.mark.parametrize("name", ["M1_noise", "M1_zero", "M3_noise"])
-def test_newton_form_equals_equations_17_and_18(parity_dir, name):
-    reference = json.loads((parity_dir / "vadam.json").read_text())
-    case = reference["newton_form_eq17_18"][name]
-    options = {
-        "lr": case["beta"],
-        "betas": (case["gamma"], 0.999),
-        "prior_precision": case["delta"],
-        "initial_precision": case["N"] * case["s0"] + case["delta"],
-        "dataset_size": case["N"],
-        "update": "newton",
-    }
-    steps = run_reference_case(reference, options, case["M"], case["noise"] == "zero")
-    for expected, (optimizer, params, flat, _, grads) in zip(case["steps"], steps, strict=True):
-        torch.testing.assert_close(flat(params), torch.tensor(expected["mu"], dtype=torch.float64), **TOLERANCE)
-        torch.testing.assert_close(
-            flat([optimizer.state[p]["s"] for p in params]),
-            torch.tensor(expected["s"], dtype=torch.float64),
-            **TOLERANCE,
-        )
-        torch.testing.assert_close(
-            torch.stack(grads).mean(0), torch.tensor(expected["g_hat"], dtype=torch.float64), **TOLERANCE
-        )
 
 
 def test_posterior_of_a_quadratic_converges_to_the_exact_one():

@@ -1,0 +1,211 @@
+r"""What every distribution over mixing weights is: parameters by label, draws, an update, and what it says.
+
+A mixed operation adds up its candidates with **mixing weights**, one vector per label. A distribution gives the weights
+of a pass: those of a draw, or the mean. Gradients are taken in the weights, and one vector-Jacobian product carries
+them back to the distribution's own parameters, so bilevel gradients, perturbations and masks are written once for all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from balenas_plugin.bayes.noise import SeededNoise
+from balenas_plugin.errors import OptionError
+
+Weights = Mapping[str, Tensor]
+"""label -> mixing weights of a pass, shape (K,), not negative, adding up to 1."""
+
+
+class Draw:
+    """Mixing weights of one pass, and the way back from gradients in them to the distribution's parameters.
+
+    Args:
+        parameters: label -> leaf tensors that `outputs` was computed from.
+        outputs: label -> what gradients go back through, shape (K,).
+        values: label -> the weights themselves where they differ from `outputs` (a one-hot draw); else `outputs`.
+        chosen: label -> index of the only candidate that has to be computed; empty where all are.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        outputs: Weights,
+        *,
+        values: Weights | None = None,
+        chosen: Mapping[str, int] | None = None,
+    ) -> None:
+        self._parameters, self.outputs = parameters, outputs
+        self.weights = {label: w.detach().requires_grad_() for label, w in (values or outputs).items()}
+        self.chosen = dict(chosen or {})
+
+    def pull_back(self, gradients: Weights) -> dict[str, Tensor]:
+        """Return label -> gradient in the parameters, of gradients in the weights; labels without one are left out."""
+        used = [label for label in self._parameters if label in gradients]
+        found = torch.autograd.grad(
+            [self.outputs[label] for label in used],
+            [self._parameters[label] for label in used],
+            [gradients[label] for label in used],
+        )
+        return dict(zip(used, found, strict=True))
+
+
+Evaluate = Callable[[Draw], tuple[Tensor, Weights]]
+"""Returns the validation loss at a draw, and its gradient in the weights (a label that had no part may lack)."""
+
+
+class Distribution(ABC):
+    """A distribution over the mixing weights of every label.
+
+    Args:
+        parameters: label -> the tensor that holds its parameters, shape (K,); draws go through them in sorted order.
+        num_mc_samples: M, draws an update.
+        optimizer: makes the optimizer of the parameters.
+        noise: standard normal noise; its state is saved.
+
+    A member defines `weights`, and overrides what it knows better. `mask` holds what `keep` has left.
+    """
+
+    name: ClassVar[str]
+    """By which options and files call it."""
+
+    source: ClassVar[str]
+    """Author, year."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        *,
+        num_mc_samples: int = 1,
+        optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.parameters = {label: parameters[label] for label in sorted(parameters)}
+        self.mask = {label: torch.ones_like(p, dtype=torch.bool) for label, p in self.parameters.items()}
+        self.num_mc_samples = num_mc_samples
+        self.noise = SeededNoise(seed)
+        self.optimizer = (optimizer or adam)(list(self.parameters.values()))
+
+    # -- draws --------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def weights(self, parameters: Mapping[str, Tensor], *, mean: bool) -> Draw:
+        """Return a draw at the given parameters, or the mean, as a function that can be differentiated."""
+
+    def sample(self) -> Draw:
+        """Return one draw of every label."""
+        return self.weights(self._leaves(), mean=False)
+
+    def mean(self) -> Draw:
+        """Return the mean weights: what validation sees."""
+        with torch.no_grad():
+            return self.weights(self.parameters, mean=True)
+
+    def draws(self) -> Iterable[Draw]:
+        """Yield the M draws of an update."""
+        return (self.sample() for _ in range(self.num_mc_samples))
+
+    def _leaves(self) -> dict[str, Tensor]:
+        return {label: p.detach().clone().requires_grad_() for label, p in self.parameters.items()}
+
+    # -- learning -----------------------------------------------------------------------------------------------------
+
+    def update(self, evaluate: Evaluate) -> Tensor:
+        """Take one step on the losses and gradients of M draws; return the mean loss.
+
+        The default follows the mean of the pathwise gradients with the optimizer.
+        """
+        losses: list[Tensor] = []
+        found: list[dict[str, Tensor]] = []
+        for draw in self.draws():
+            loss, gradients = evaluate(draw)
+            losses.append(loss)
+            found.append(draw.pull_back(gradients))
+        penalty, anchors = self.regulariser()
+        self.step(found, anchors)
+        return torch.stack(losses).mean() + penalty
+
+    def step(self, gradients: Sequence[Mapping[str, Tensor]], anchors: Mapping[str, Tensor]) -> None:
+        """Update the parameters with the gradients of M draws; a label without any keeps its parameters.
+
+        Args:
+            gradients: of each draw, label -> gradient in the parameters.
+            anchors: label -> gradient of the regulariser.
+        """
+        for label, parameter in self.parameters.items():
+            each = [g[label] for g in gradients if label in g]
+            parameter.grad = None if not each else torch.stack(each).sum(0) / len(gradients)
+            if label in anchors and parameter.grad is not None:
+                parameter.grad += anchors[label]
+        self.optimizer.step()
+
+    def regulariser(self) -> tuple[float, dict[str, Tensor]]:
+        """Return what is added to the validation loss, and label -> its gradient; nothing by default."""
+        return 0.0, {}
+
+    def new_epoch(self, epoch: int, epochs: int) -> None:  # noqa: B027  # most have no schedule
+        """Say which epoch of how many begins, from 0: for temperatures and other schedules."""
+
+    def keep(self, label: str, indices: Sequence[int]) -> None:
+        """Drop all other choices of a label for good: their weights are 0, and what is left adds up to 1.
+
+        Raises:
+            OptionError: nothing would be left, or a choice was dropped before.
+        """
+        kept = torch.zeros_like(self.mask[label])
+        kept[list(indices)] = True
+        if not kept.any() or bool((kept & ~self.mask[label]).any()):
+            raise OptionError(
+                f"label {label!r}: cannot keep choices {list(indices)}; "
+                f"there are {self.mask[label].nonzero().flatten().tolist()}"
+            )
+        self.mask[label] = kept
+
+    def keep_best(self, number: int) -> None:
+        """Keep the `number` best choices of every label, by their scores."""
+        for label, scores in self.scores().items():
+            self.keep(label, scores.topk(number).indices.tolist())
+
+    # -- what it says -------------------------------------------------------------------------------------------------
+
+    def scores(self) -> dict[str, Tensor]:
+        """Return label -> what discretisation ranks the choices by, shape (K,); dropped choices have -inf."""
+        return {label: p.detach().masked_fill(~self.mask[label], -torch.inf) for label, p in self.parameters.items()}
+
+    def log_probabilities(self) -> dict[str, Tensor]:
+        """Return label -> log P(each choice), shape (K,), float64, in nats; by default of the softmax of the scores."""
+        return {label: s.double().log_softmax(-1) for label, s in self.scores().items()}
+
+    def entropy(self) -> float:
+        """Return the entropy of the choices in nats, summed over the labels."""
+        return float(sum(torch.special.entr(p.exp()).sum() for p in self.log_probabilities().values()))
+
+    # -- resume -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that changes but the parameters themselves, which their owner saves."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "noise": self.noise.state_dict(),
+            "mask": dict(self.mask),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state returned by `state_dict`."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.noise.load_state_dict(state["noise"])
+        self.mask = {label: state["mask"][label].to(p.device) for label, p in self.parameters.items()}
+
+
+def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """Return the architecture optimizer of DARTS and its relatives."""
+    return torch.optim.Adam(parameters, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
+
+
+def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return the softmax over the choices that are kept, 0 for the others."""
+    return logits.masked_fill(~mask, -torch.inf).softmax(-1)

@@ -1,0 +1,160 @@
+"""The Dirichlet distribution of DrNAS: weights themselves are drawn, and gradients go through the draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.errors import OptionError, nearest
+
+ANCHORS = ("l2", "kl", "none")
+
+
+class Dirichlet(Distribution):
+    r"""Mix with :math:`A \sim \mathrm{Dir}(\beta)`, :math:`\beta = \mathrm{elu}(\eta) + 1`.
+
+    What `keep` dropped is drawn, set to 0, and the rest divided by its sum: in law the Dirichlet of what is kept.
+
+    Args:
+        parameters: label -> eta, shape (K,); beta is 1 at 0.
+        anchor: what holds beta near 1: "l2", weight decay of eta (the reference's default); "kl", the divergence from
+            Dir(1) a label, added to the loss; or "none".
+        anchor_scale: its factor.
+        lr, betas: of Adam.
+        options: of every distribution.
+
+    Source: Chen et al. 2021, "DrNAS: Dirichlet Neural Architecture Search".
+    """
+
+    name = "dirichlet"
+    source = "Chen et al. 2021"
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        *,
+        anchor: str = "l2",
+        anchor_scale: float = 1e-3,
+        lr: float = 3e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        **options: Any,
+    ) -> None:
+        if anchor not in ANCHORS:
+            raise OptionError(f"anchor must be one of {', '.join(ANCHORS)}, got {anchor!r}{nearest(anchor, ANCHORS)}")
+        decay = anchor_scale if anchor == "l2" else 0.0
+        super().__init__(
+            parameters,
+            optimizer=lambda etas: torch.optim.Adam(etas, lr=lr, betas=betas, weight_decay=decay),
+            **options,
+        )
+        self.divergence_scale = anchor_scale if anchor == "kl" else 0.0
+
+    def weights(self, parameters: Mapping[str, Tensor], *, mean: bool) -> Draw:
+        """Return draws of the weights, or their means beta / sum(beta)."""
+        outputs = {}
+        for label, eta in parameters.items():
+            beta = concentration(eta)
+            raw = beta if mean else _PathwiseDirichlet.apply(beta, self.noise.dirichlet(beta))
+            kept = torch.where(self.mask[label], raw, 0)
+            outputs[label] = kept / kept.sum()
+        return Draw(parameters, outputs)
+
+    def regulariser(self) -> tuple[float, dict[str, Tensor]]:
+        """Return the scaled divergence from Dir(1), and label -> its gradient in eta, where that is the anchor."""
+        if not self.divergence_scale:
+            return super().regulariser()
+        etas = {label: eta.detach().requires_grad_() for label, eta in self.parameters.items()}
+        each = [divergence_from_uniform(concentration(eta[self.mask[label]])) for label, eta in etas.items()]
+        total = self.divergence_scale * torch.stack(each).sum()
+        return total.item(), dict(zip(etas, torch.autograd.grad(total, list(etas.values())), strict=True))
+
+    @torch.no_grad()
+    def keep(self, label: str, indices: Sequence[int]) -> None:
+        """Drop all other choices of a label for good; their eta becomes 0, so that it says nothing."""
+        super().keep(label, indices)
+        self.parameters[label].masked_fill_(~self.mask[label], 0.0)
+
+    def log_probabilities(self) -> dict[str, Tensor]:
+        """Return label -> log P(each choice has the largest weight), shape (K,), float64 (by quadrature)."""
+        found = {}
+        for label, eta in self.parameters.items():
+            kept = self.mask[label].cpu()
+            found[label] = torch.full(eta.shape, -torch.inf, dtype=torch.float64)
+            found[label][kept] = log_largest_probability(concentration(eta.detach().double().cpu()[kept]))
+        return found
+
+    def entropy(self) -> float:
+        """Return the differential entropy of the weights in nats, summed over the labels."""
+        total = 0.0
+        for label, eta in self.parameters.items():
+            beta = concentration(eta.detach()[self.mask[label]])
+            if len(beta) > 1:
+                total += float(torch.distributions.Dirichlet(beta).entropy())  # type: ignore[no-untyped-call]
+        return total
+
+
+def concentration(eta: Tensor) -> Tensor:
+    """Return beta = elu(eta) + 1, positive."""
+    return F.elu(eta) + 1
+
+
+def divergence_from_uniform(beta: Tensor) -> Tensor:
+    """Return KL(Dir(beta) || Dir(1)) in nats, a scalar."""
+    total = beta.sum()
+    return (
+        torch.lgamma(total)
+        - torch.lgamma(beta).sum()
+        - math.lgamma(len(beta))
+        + ((beta - 1) * (torch.digamma(beta) - torch.digamma(total))).sum()
+    )
+
+
+class _PathwiseDirichlet(torch.autograd.Function):
+    """A sample of Dir(beta) as a function of beta: torch's pathwise derivative, at a sample of our own generator."""
+
+    @staticmethod
+    def forward(ctx: Any, beta: Tensor, sample: Tensor) -> Tensor:
+        ctx.save_for_backward(beta, sample)
+        return sample.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        beta, sample = ctx.saved_tensors
+        slope = torch._dirichlet_grad(sample, beta, beta.sum().expand_as(beta))
+        return slope * (gradient - (sample * gradient).sum()), None
+
+
+def log_largest_probability(beta: Tensor) -> Tensor:
+    r"""Return log P(A_k is the largest), shape (K,), for A ~ Dir(beta), float64.
+
+    A is proportional to independent :math:`X_k \sim \Gamma(\beta_k, 1)`, so this is
+    :math:`\int f_k(x) \prod_{j \ne k} F_j(x)\,dx`, by the trapezoidal rule in log x, which converges exponentially.
+    """
+    largest, total = float(beta.max()), float(beta.sum())
+    start = math.log(min(float(beta.min()), 1.0)) - 45 / total - 5
+    end = math.log(largest + 12 * math.sqrt(largest) + 60)
+    step = 0.2 / max(1.0, math.sqrt(largest))
+    t = torch.arange(start, end, step, dtype=torch.float64)
+    log_density = beta[:, None] * t - t.exp() - torch.lgamma(beta)[:, None]  # of log x
+    log_below = _log_gamma_cdf(beta[:, None], t)
+    log_win = torch.logsumexp(log_density + log_below.sum(0) - log_below, -1)
+    return log_win - torch.logsumexp(log_win, 0)
+
+
+def _log_gamma_cdf(beta: Tensor, t: Tensor) -> Tensor:
+    """Return log P(X <= e^t) for X ~ Gamma(beta, 1), shape (K, Q); by its series where it is tiny."""
+    x = t.exp().expand(len(beta), -1)
+    value = torch.special.gammainc(beta.expand_as(x), x)
+    term = series = torch.ones_like(x)
+    for n in range(1, 80):
+        term = term * x / (beta + n)
+        series = series + term
+    tiny = beta * t - x - torch.lgamma(beta + 1) + series.log()
+    return torch.where(value > 1e-30, value.clamp_min(1e-300).log(), tiny)

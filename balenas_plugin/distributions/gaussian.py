@@ -1,0 +1,100 @@
+"""The Gaussian posterior of BaLeNAS: logits with mean and precision, learned by VAdam or Newton's form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balenas_plugin.bayes.order_statistics import log_win_probability
+from balenas_plugin.bayes.posterior import gaussian_entropy
+from balenas_plugin.bayes.vadam import VAdam
+from balenas_plugin.distributions._distribution import Distribution, Draw, masked_softmax
+
+
+class Gaussian(Distribution):
+    r"""Mix with the softmax of logits :math:`\theta \sim \mathcal N(\mu, \mathrm{diag}\,1/(N s + \delta))`.
+
+    Args:
+        parameters: label -> mean mu, shape (K,), in logits.
+        num_mc_samples: M, draws an update.
+        antithetic: draw in pairs mirrored at the mean.
+        seed: of the noise.
+        options: of `VAdam`: lr, betas, prior_precision, initial_precision, dataset_size, update.
+
+    Source: Zhang et al. 2022, "BaLeNAS", Eq. (5), (17), (18), Algorithm 1.
+    """
+
+    name = "gaussian"
+    source = "Zhang et al. 2022"
+
+    optimizer: VAdam
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        *,
+        num_mc_samples: int = 1,
+        antithetic: bool = False,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            parameters,
+            num_mc_samples=num_mc_samples,
+            seed=seed,
+            optimizer=lambda means: VAdam(means, num_mc_samples=num_mc_samples, antithetic=antithetic, **options),
+        )
+
+    def weights(self, parameters: Mapping[str, Tensor], *, mean: bool) -> Draw:
+        """Return the softmax of a draw of the logits, or of their mean."""
+        return self.at(parameters, None if mean else {label: self.noise(mu) for label, mu in parameters.items()})
+
+    def at(self, parameters: Mapping[str, Tensor], noise: Mapping[str, Tensor] | None) -> Draw:
+        """Return the softmax of mean plus sigma times standard normal noise; gradients are those in the logits."""
+        logits = dict(parameters)
+        if noise is not None:
+            logits = {
+                label: mu + noise[label] / self.precision(label).sqrt() for label, mu in parameters.items()
+            }  # theta = mu + sigma eps
+        return Draw(parameters, {label: masked_softmax(a, self.mask[label]) for label, a in logits.items()})
+
+    def precision(self, label: str) -> Tensor:
+        """Return 1/sigma^2 of a label's logits, shape (K,)."""
+        return self.optimizer.precision(self.parameters[label])
+
+    def draws(self) -> Iterable[Draw]:
+        """Yield the M draws of an update, in mirrored pairs if `antithetic`."""
+        noise: dict[str, Tensor] = {}
+        for k in range(self.num_mc_samples):
+            if self.optimizer.antithetic and k % 2:
+                noise = {label: -epsilon for label, epsilon in noise.items()}
+            else:
+                noise = {label: self.noise(mu) for label, mu in self.parameters.items()}
+            yield self.at(self._leaves(), noise)
+
+    def step(self, gradients: Sequence[Mapping[str, Tensor]], anchors: Mapping[str, Tensor]) -> None:
+        """Update mean and precision: the mean gradient drives the one, the mean squared gradient the other."""
+        sums = {}
+        for label, parameter in self.parameters.items():
+            each = [g[label] for g in gradients if label in g]
+            if each:
+                sums[parameter] = (sum(each[1:], start=each[0]), sum((g * g for g in each[1:]), start=each[0] ** 2))
+        self.optimizer.apply(sums, len(gradients))
+
+    def log_probabilities(self) -> dict[str, Tensor]:
+        """Return label -> log P(each choice has the largest logit), shape (K,), float64 (exact, by quadrature)."""
+        return {label: self._log_win(label, mu.detach()) for label, mu in self.parameters.items()}
+
+    def _log_win(self, label: str, mu: Tensor) -> Tensor:
+        kept = self.mask[label].cpu()
+        result = torch.full(mu.shape, -torch.inf, dtype=torch.float64)
+        std = self.precision(label).detach().rsqrt().cpu()
+        result[kept] = log_win_probability(mu.cpu()[kept], std[kept])
+        return result
+
+    def entropy(self) -> float:
+        """Return the differential entropy of the logits in nats: the sum of log(2 pi e sigma^2) / 2 of those kept."""
+        return gaussian_entropy(self.precision(label).detach()[kept] for label, kept in self.mask.items())

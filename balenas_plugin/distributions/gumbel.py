@@ -1,0 +1,97 @@
+"""Gumbel-softmax: relaxed samples of a categorical distribution (SNAS), and hard ones of one operation (GDAS)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.errors import OptionError
+
+_MOST_REDRAWS = 1000
+
+
+class GumbelSoftmax(Distribution):
+    r"""Mix with :math:`\mathrm{softmax}((\log\mathrm{softmax}(\alpha) + G) / \tau)`, G standard Gumbel noise.
+
+    One draw per label and pass. A draw that is not finite is drawn again.
+
+    Args:
+        parameters: label -> logits alpha, shape (K,).
+        temperature: tau in the first and in the last epoch, linear between them; or one for all.
+        reaches_last: whether the last epoch has the last temperature; NNI's GumbelDARTS stays a step above it.
+        options: of every distribution.
+
+    Source: Xie et al. 2019, "SNAS: Stochastic Neural Architecture Search".
+    """
+
+    name = "gumbel"
+    source = "Xie et al. 2019"
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        *,
+        temperature: float | Sequence[float] = (1.0, 0.33),
+        reaches_last: bool = True,
+        **options: Any,
+    ) -> None:
+        ends = [temperature] * 2 if isinstance(temperature, int | float) else list(temperature)
+        if len(ends) != 2 or not all(isinstance(t, int | float) and t > 0 for t in ends):
+            raise OptionError(f"temperature must be a positive number, or the first and the last, got {temperature!r}")
+        super().__init__(parameters, **options)
+        self.temperatures = (float(ends[0]), float(ends[1]))
+        self.temperature = self.temperatures[0]
+        self._reaches_last = reaches_last
+
+    def new_epoch(self, epoch: int, epochs: int) -> None:
+        """Set the temperature of the epoch."""
+        first, last = self.temperatures
+        self.temperature = first - (first - last) * epoch / max(epochs - self._reaches_last, 1)
+
+    def weights(self, parameters: Mapping[str, Tensor], *, mean: bool) -> Draw:
+        """Return relaxed samples, or the softmax of the logits as the mean."""
+        kept = {label: a.masked_fill(~self.mask[label], -torch.inf) for label, a in parameters.items()}
+        if mean:
+            return Draw(parameters, {label: a.softmax(-1) for label, a in kept.items()})
+        for _ in range(_MOST_REDRAWS):
+            gumbels = {label: self.gumbel_noise(a) for label, a in kept.items()}
+            relaxed = {
+                label: ((a.log_softmax(-1) + gumbels[label]) / self.temperature).softmax(-1)
+                for label, a in kept.items()
+            }
+            if all(torch.isfinite(x).all() for x in (*gumbels.values(), *relaxed.values())):
+                return self.draw(parameters, relaxed)
+        raise OptionError(f"Gumbel noise at temperature {self.temperature:g} gives no finite weights: raise it")
+
+    def draw(self, parameters: Mapping[str, Tensor], relaxed: Mapping[str, Tensor]) -> Draw:
+        """Return the draw that relaxed samples stand for: themselves."""
+        return Draw(parameters, relaxed)
+
+    def gumbel_noise(self, like: Tensor) -> Tensor:
+        """Return -log(Exp(1)) noise of the shape, dtype and device of `like`."""
+        return -self.noise.exponential(like).log()
+
+
+class HardGumbelSoftmax(GumbelSoftmax):
+    r"""Compute one drawn operation a label: weights are one-hot, gradients those of the relaxed sample.
+
+    Source: Dong and Yang 2019, "Searching for a Robust Neural Architecture in Four GPU Hours" (GDAS).
+    """
+
+    name = "hard-gumbel"
+    source = "Dong and Yang 2019"
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], *, temperature: float | Sequence[float] = (10.0, 0.1), **options: Any
+    ) -> None:
+        super().__init__(parameters, temperature=temperature, **options)
+
+    def draw(self, parameters: Mapping[str, Tensor], relaxed: Mapping[str, Tensor]) -> Draw:
+        """Return the largest entry of each relaxed sample as one-hot weights."""
+        chosen = {label: int(p.argmax()) for label, p in relaxed.items()}
+        values = {label: torch.zeros_like(p).index_fill(0, p.argmax(), 1.0) for label, p in relaxed.items()}
+        return Draw(parameters, relaxed, values=values, chosen=chosen)

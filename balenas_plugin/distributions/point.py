@@ -1,0 +1,25 @@
+"""The point estimate of DARTS: no distribution at all, the weights are the softmax of the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from balenas_plugin.distributions._distribution import Distribution, Draw, masked_softmax
+
+
+class Point(Distribution):
+    """Mix with the softmax of the logits; draws and mean are the same.
+
+    Its choice probabilities are the mixing weights themselves, from which selections may draw.
+
+    Source: Liu et al. 2019, "DARTS: Differentiable Architecture Search".
+    """
+
+    name = "point"
+    source = "Liu et al. 2019"
+
+    def weights(self, parameters: Mapping[str, Tensor], *, mean: bool) -> Draw:
+        """Return the softmax of the logits."""
+        return Draw(parameters, {label: masked_softmax(a, self.mask[label]) for label, a in parameters.items()})

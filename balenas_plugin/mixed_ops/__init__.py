@@ -1,0 +1,1 @@
+"""How a mixed operation computes its candidates, one way a file."""

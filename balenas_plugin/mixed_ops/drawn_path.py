@@ -1,0 +1,27 @@
+"""Compute the drawn candidate only: GDAS and its relatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+OTHERS = ("scalar", "none")
+"""How the candidates not drawn take part: as the bare number of their weight, or not at all."""
+
+
+def drawn_path(weights: Tensor, chosen: int, run: Callable[[int], Tensor], *, others: str = "scalar") -> Tensor:
+    """Return weights[chosen] times the result of the chosen candidate; the others are not computed.
+
+    Args:
+        weights: one-hot mixing weights, shape (K,).
+        chosen: the candidate whose weight is 1.
+        run: computes a candidate.
+        others: "scalar" adds the weights of the others as numbers. They add 0, but their gradient is the sum of the
+            incoming gradient, as if each had the output 1 everywhere: GDAS's published NAS-Bench-201 search. With
+            "none" their gradient is 0: GDAS in the DARTS space.
+
+    Source: Dong and Yang 2019 (GDAS).
+    """
+    result = weights[chosen] * run(chosen)
+    return result + (weights.sum() - weights[chosen]) if others == "scalar" else result

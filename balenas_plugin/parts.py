@@ -1,0 +1,88 @@
+"""Find parts by name: the modules of a folder of this package, and what other packages offer as entry points."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from balenas_plugin.errors import OptionError, nearest
+
+T = TypeVar("T")
+
+
+class Parts(Generic[T]):
+    """All parts of one kind.
+
+    A part of this package is defined in a module of `package` (no leading underscore). Another package adds one in its
+    pyproject.toml, with no change here::
+
+        [project.entry-points."balenas_plugin.proxies"]
+        my_proxy = "my_package.my_module:PROXY"
+
+    Args:
+        kind: what a part is called in messages, e.g. "proxy".
+        package: where this package's own are; the group of the entry points has the same name.
+        of_module: returns the parts that a module defines, by name.
+        is_part: whether a loaded object is one.
+        contract: what messages say that it must be, e.g. "balenas_plugin.proxies.Proxy".
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        package: str,
+        *,
+        of_module: Callable[[object], dict[str, T]],
+        is_part: Callable[[object], bool],
+        contract: str,
+    ) -> None:
+        self.kind, self.package, self.contract = kind, package, contract
+        self._of_module, self._is_part = of_module, is_part
+
+    def names(self) -> list[str]:
+        """Return the names of all parts that can be asked for, sorted. Those of other packages are not imported."""
+        return sorted({*self._built_in, *(entry.name for entry in self._entry_points())})
+
+    def get(self, name: str) -> T:
+        """Return the part called `name`; this package's own come before those of others.
+
+        Raises:
+            OptionError: there is none of that name, or the package that offers it is broken.
+        """
+        return self._built_in[name] if name in self._built_in else self._third_party(name)
+
+    @functools.cached_property
+    def _built_in(self) -> dict[str, T]:
+        package = importlib.import_module(self.package)
+        found: dict[str, T] = {}
+        for module in pkgutil.iter_modules(package.__path__):
+            if not module.name.startswith("_"):
+                found |= self._of_module(importlib.import_module(f"{self.package}.{module.name}"))
+        return found
+
+    @functools.cache  # noqa: B019  # the instances are module constants
+    def _third_party(self, name: str) -> T:
+        """Import another package's part, once: reading the entry points takes long."""
+        entries = [entry for entry in self._entry_points() if entry.name == name]
+        if not entries:
+            names = self.names()
+            raise OptionError(f"unknown {self.kind} {name!r}; allowed: {', '.join(names)}{nearest(str(name), names)}")
+        try:
+            part = entries[0].load()
+        except Exception as error:  # a foreign module can fail in any way
+            raise OptionError(
+                f"{self.kind} {name!r} could not be loaded from {entries[0].value!r}: {type(error).__name__}: {error}. "
+                "Repair or uninstall the package that offers it."
+            ) from error
+        if not self._is_part(part):
+            raise OptionError(
+                f"{self.kind} {name!r}: {entries[0].value!r} is a {type(part).__name__}; it must be a {self.contract}"
+            )
+        return part  # type: ignore[no-any-return]
+
+    def _entry_points(self) -> importlib.metadata.EntryPoints:
+        return importlib.metadata.entry_points(group=self.package)

@@ -1,0 +1,162 @@
+"""Algorithm 1 once, over closures: architecture steps and weight steps, whatever framework trains the network.
+
+An adapter says how to evaluate the losses and to step the weights (`Host`), a distribution how weights are drawn and
+learned, and an `Order` which level goes first, how often, and by which gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from balenas_plugin.bayes.architect import FINITE_DIFFERENCES, VirtualStep, frozen, gradients, second_order_gradient
+from balenas_plugin.distributions import Distribution, Draw, Weights
+from balenas_plugin.validation import require_whole, require_word
+
+FIRST = ("architecture", "weights")
+ORDERS = ("first", "second")
+WEIGHT_STEPS = ("mean", "sample")
+CLIPPED_WITH = ("weights", "architecture", "stale-architecture")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Which level is updated when, and by which gradient.
+
+    Args:
+        first: "architecture", as in DARTS and BaLeNAS, or "weights", as in GDAS.
+        architecture_every: an architecture step every so many iterations.
+        order: "first", or "second" for the gradient through one unrolled weight step.
+        finite_difference: of the second order, see `second_order_gradient`.
+        weight_step: train the weights at the "mean" of the distribution, or at a "sample".
+        warmup_epochs: epochs at the start without architecture steps.
+        clip_with: what counts when the gradient of the network's weights is clipped by its norm: the "weights" alone,
+            or also the gradient of the "architecture" in the weight step, as in some references; "stale-architecture"
+            adds that of the last architecture step to it, as GDAS's reference does.
+
+    Raises:
+        OptionError: an option has a wrong type or is out of range.
+    """
+
+    first: str = "architecture"
+    architecture_every: int = 1
+    order: str = "first"
+    finite_difference: str = "central"
+    weight_step: str = "mean"
+    warmup_epochs: int = 0
+    clip_with: str = "weights"
+
+    def __post_init__(self) -> None:
+        require_word("first", self.first, FIRST)
+        require_word("order", self.order, ORDERS)
+        require_word("finite_difference", self.finite_difference, FINITE_DIFFERENCES)
+        require_word("weight_step", self.weight_step, WEIGHT_STEPS)
+        require_word("clip_with", self.clip_with, CLIPPED_WITH)
+        require_whole("architecture_every", self.architecture_every, least=1)
+        require_whole("warmup_epochs", self.warmup_epochs, least=0)
+
+
+class Host(Protocol):
+    """The network and its data in one iteration, as an adapter shows them."""
+
+    @property
+    def network_weights(self) -> Sequence[Tensor]:
+        """The network's weights that are trained."""
+
+    def mixing(self, draw: Draw) -> AbstractContextManager[None]:
+        """Let every mixed operation use the weights of a draw inside the block."""
+
+    def validation_loss(self, k: int) -> Tensor:
+        """Return the mean loss on what the k-th draw of the step sees of the validation batch."""
+
+    def training_loss(self, k: int) -> Tensor:
+        """Return the same of the training batch, without a step."""
+
+    def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor:
+        """Train the network's weights on the training batch; return the loss.
+
+        Args:
+            clipped_with: returns, after the backward pass, further gradients that count in a clipped norm.
+        """
+
+    def virtual_step(self) -> VirtualStep:
+        """Return what the weight optimizer's next step would be; second order only."""
+
+    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return means over the processes that search together."""
+
+
+class Search:
+    """Runs iterations of Algorithm 1.
+
+    Args:
+        distribution: of the mixing weights.
+        order: of the two levels.
+
+    Source: Zhang et al. 2022, Algorithm 1; Liu et al. 2019; Dong and Yang 2019 for weights first.
+    """
+
+    def __init__(self, distribution: Distribution, order: Order) -> None:
+        self.distribution, self.order = distribution, order
+
+    def iteration(self, host: Host, *, epoch: int, index: int) -> tuple[Tensor, Tensor | None]:
+        """Run one iteration; return the training loss, and the validation loss if there was an architecture step.
+
+        Args:
+            host: the network and the batches of this iteration.
+            epoch: from 0.
+            index: of the iteration in its epoch, from 0.
+        """
+        searches = epoch >= self.order.warmup_epochs and (index + 1) % self.order.architecture_every == 0
+        if self.order.first == "weights":
+            train_loss = self.weight_step(host)
+            return train_loss, self.architecture_step(host) if searches else None
+        val_loss = self.architecture_step(host) if searches else None
+        return self.weight_step(host), val_loss
+
+    def architecture_step(self, host: Host) -> Tensor:
+        """Update the distribution on the validation batch; return the mean loss over its draws."""
+        draws = iter(range(self.distribution.num_mc_samples))
+
+        def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
+            k, labels, mixing = next(draws), list(draw.weights), list(draw.weights.values())
+            with host.mixing(draw):
+                if self.order.order == "first":
+                    with frozen(host.network_weights):
+                        loss = host.validation_loss(k)
+                        found = gradients(loss, mixing, average=host.average)
+                else:
+                    found, loss = second_order_gradient(
+                        train_loss=lambda: host.training_loss(k),
+                        val_loss=lambda: host.validation_loss(k),
+                        alphas=mixing,
+                        weights=host.network_weights,
+                        step=host.virtual_step(),
+                        finite_difference=self.order.finite_difference,
+                        average=host.average,
+                    )
+            return loss.detach(), dict(zip(labels, found, strict=True))
+
+        return self.distribution.update(evaluate)
+
+    def weight_step(self, host: Host) -> Tensor:
+        """Train the network's weights at the mean or at a draw; return the loss."""
+        sampled = self.order.weight_step == "sample"
+        draw = self.distribution.sample() if sampled else self.distribution.mean()
+        if self.order.clip_with == "weights":  # no gradient of the mixing weights is computed
+            with frozen(list(draw.weights.values())), host.mixing(draw):
+                return host.step_weights(list)
+        with host.mixing(draw):
+            return host.step_weights(lambda: self._architecture_gradients(draw))
+
+    def _architecture_gradients(self, draw: Draw) -> list[Tensor]:
+        """Return the gradients of the distribution's parameters that a weight step's backward pass left."""
+        found = draw.pull_back({label: w.grad for label, w in draw.weights.items() if w.grad is not None})
+        if self.order.clip_with == "architecture":
+            return list(found.values())
+        before = {label: p.grad for label, p in self.distribution.parameters.items() if p.grad is not None}
+        return [g + before[label] if label in before else g for label, g in found.items()]

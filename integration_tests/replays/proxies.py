@@ -1,0 +1,44 @@
+"""Zero-cost proxies of NAS-Bench-201 networks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from balenas_plugin.proxies import score
+from balenas_plugin.search_spaces.nasbench201 import build_network
+from replays import difference, largest
+
+INPUTS: set[str] = set()
+
+
+def archs(document: dict[str, Any]) -> float:
+    """Score every network in float64."""
+    path = Path(document["path"])
+    weights, batch = (_beside(path, name) for name in ("weights", "batch"))
+    images, labels = batch["x"].double(), batch["y"]
+    return largest(_network(record, weights[name], images, labels) for name, record in document["archs"].items())
+
+
+def _network(record: dict[str, Any], weights: dict[str, Any], images: Any, labels: Any) -> float:
+    network = build_network(record["arch"]).double()
+    with torch.no_grad():
+        for parameter, weight in zip(network.parameters(), weights.values(), strict=True):
+            parameter.copy_(weight)
+    expected = {**record["float64"], "params": record["n_params_total"]}
+    return largest(
+        difference((score(proxy, network, images, labels), math.nan if value is None else value))
+        for proxy, value in expected.items()
+    )
+
+
+def _beside(path: Path, name: str) -> Any:
+    """Return a file of tensors: of this file's own stem if there is one, else the shared one."""
+    own = path.with_name(f"{path.stem}_{name}.pt")
+    return torch.load(own if own.exists() else path.with_name(f"proxies_{name}.pt"), weights_only=True)
+
+
+SECTIONS = {"archs": archs}

@@ -1,0 +1,224 @@
+"""The contract of every distribution over mixing weights; a new one is one line of `MEMBERS`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from balenas_plugin.distributions import Distribution, Draw, get_distribution, list_distributions
+from balenas_plugin.distributions.dirichlet import concentration
+from balenas_plugin.errors import OptionError
+
+MEMBERS = {
+    "dirichlet": {},
+    "gaussian": {"dataset_size": 50, "initial_precision": 4.0, "lr": 0.05},
+    "gumbel": {"temperature": 0.7},
+    "hard-gumbel": {"temperature": 0.7},
+    "point": {},
+}
+"""name -> options; every distribution of the package has an entry."""
+
+SAMPLED = ("dirichlet", "gaussian", "gumbel", "hard-gumbel")
+"""Those whose choices are drawn, so that probabilities can be counted."""
+
+every_member = pytest.mark.parametrize("name", list(MEMBERS))
+
+
+def make(name: str, *, dtype=torch.float64, labels=("a", "b"), seed=0, **options) -> Distribution:
+    generator = torch.Generator().manual_seed(7)
+    sizes = {"a": 3, "b": 4}
+    values = {label: torch.randn(sizes[label], generator=generator, dtype=torch.float64) for label in sizes}
+    parameters = {label: values[label].to(dtype).clone() for label in labels}
+    return get_distribution(name)(parameters, seed=seed, **{**MEMBERS[name], **options})
+
+
+def linear(costs):
+    """Return an `Evaluate`: the loss is the sum of weights times costs."""
+
+    def evaluate(draw: Draw):
+        loss = sum((draw.weights[label] * cost).sum() for label, cost in costs.items())
+        return loss.detach(), costs
+
+    return evaluate
+
+
+COSTS = {
+    "a": torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64),
+    "b": torch.tensor([1.0, 0.2, -0.4, 0.1], dtype=torch.float64),
+}
+
+
+def test_every_distribution_is_in_the_battery():
+    assert list_distributions() == sorted(MEMBERS)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(OptionError, match=r"unknown distribution 'dirichlett'.*did you mean 'dirichlet'"):
+        get_distribution("dirichlett")
+
+
+@every_member
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_are_on_the_simplex_in_the_dtype_of_the_parameters(name, dtype):
+    distribution = make(name, dtype=dtype)
+    for draw in (distribution.sample(), distribution.sample(), distribution.mean()):
+        for label, weights in draw.weights.items():
+            assert weights.dtype == dtype
+            assert weights.shape == distribution.parameters[label].shape
+            assert (weights >= 0).all()
+            assert float(weights.detach().sum()) == pytest.approx(1, abs=1e-6)
+            if label in draw.chosen:
+                assert weights[draw.chosen[label]] == 1
+
+
+@pytest.mark.parametrize("name", [name for name in MEMBERS if name != "dirichlet"])
+def test_gradients_are_those_of_finite_differences(name):
+    """At the same noise; a hard draw has the gradient of its relaxed sample. Dirichlet draws: see below."""
+    start, step = make(name).parameters, 1e-6
+
+    def cost(label, k, distance):
+        distribution = make(name)
+        distribution.parameters[label][k] += distance
+        relaxed = distribution.sample().outputs
+        return float(sum((relaxed[key].detach() * COSTS[key]).sum() for key in COSTS))
+
+    for label, gradient in make(name).sample().pull_back(COSTS).items():
+        for k in range(len(start[label])):
+            slope = (cost(label, k, step) - cost(label, k, -step)) / (2 * step)
+            assert float(gradient[k]) == pytest.approx(slope, abs=1e-6)
+
+
+def test_the_dirichlet_gradient_is_that_of_the_mean():
+    """Averaged over draws, the pathwise gradient of a linear loss is the gradient of beta / sum(beta)."""
+    distribution = make("dirichlet")
+    draws = [distribution.sample().pull_back(COSTS) for _ in range(1500)]
+    eta = {label: p.clone().requires_grad_() for label, p in distribution.parameters.items()}
+    beta = {label: concentration(e) for label, e in eta.items()}
+    mean = sum((beta[label] / beta[label].sum() * cost).sum() for label, cost in COSTS.items())
+    for label, exact in zip(eta, torch.autograd.grad(mean, list(eta.values())), strict=True):
+        each = torch.stack([g[label] for g in draws])
+        error = each.std(0) / len(draws) ** 0.5
+        assert ((each.mean(0) - exact).abs() < 5 * error + 1e-3 * exact.abs()).all()
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_probabilities_sum_to_one_and_match_draws(name):
+    distribution, draws = make(name), 4000
+    counts = {label: torch.zeros_like(p) for label, p in distribution.parameters.items()}
+    for _ in range(draws):
+        for label, weights in distribution.sample().weights.items():
+            counts[label][weights.argmax()] += 1
+    for label, log_p in distribution.log_probabilities().items():
+        p = log_p.exp()
+        assert float(p.sum()) == pytest.approx(1, abs=1e-9)
+        assert ((counts[label] / draws - p).abs() < 5 * (p * (1 - p) / draws).sqrt() + 1e-9).all()
+
+
+@every_member
+def test_the_order_of_labels_makes_no_difference(name):
+    results = []
+    for labels in (("a", "b"), ("b", "a")):
+        distribution = make(name, labels=labels)
+        distribution.update(linear(COSTS))
+        results.append((distribution.sample().weights, distribution.parameters))
+    for first, second in zip(*results, strict=True):
+        assert all(torch.equal(first[label], second[label]) for label in ("a", "b"))
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=1.0)
+
+
+FAST = {**{name: {"optimizer": sgd} for name in MEMBERS}, "gaussian": {}, "dirichlet": {"lr": 0.2}}
+
+
+@every_member
+def test_an_update_lowers_the_loss(name):
+    distribution = make(name, num_mc_samples=4, **FAST[name])
+    before = mean_cost(distribution)
+    for _ in range(30):
+        distribution.update(linear(COSTS))
+    assert mean_cost(distribution) < before - 0.05
+
+
+def mean_cost(distribution):
+    return float(sum((w.detach() * COSTS[label]).sum() for label, w in distribution.mean().weights.items()))
+
+
+@every_member
+def test_a_label_without_a_gradient_is_left_alone(name):
+    distribution = make(name)
+    before = distribution.parameters["b"].clone()
+    distribution.update(lambda draw: (torch.zeros(()), {"a": COSTS["a"]}))
+    assert torch.equal(distribution.parameters["b"], before)
+
+
+@every_member
+def test_what_is_dropped_has_no_weight_and_no_probability(name):
+    distribution = make(name)
+    distribution.keep("b", [1, 3])
+    distribution.update(linear(COSTS))
+    for weights in (distribution.sample().weights["b"], distribution.mean().weights["b"]):
+        assert weights[[0, 2]].tolist() == [0, 0]
+        assert float(weights.detach().sum()) == pytest.approx(1)
+    assert distribution.scores()["b"][[0, 2]].tolist() == [-torch.inf, -torch.inf]
+    p = distribution.log_probabilities()["b"].exp()
+    assert p[[0, 2]].tolist() == [0, 0]
+    assert float(p.sum()) == pytest.approx(1)
+    distribution.keep_best(2)  # of "a" too
+    assert int(distribution.mask["a"].sum()) == 2
+    with pytest.raises(OptionError, match=r"label 'b': cannot keep choices \[0\]; there are \[1, 3\]"):
+        distribution.keep("b", [0])
+    distribution.keep("b", [3])
+    assert distribution.sample().weights["b"].tolist() == [0, 0, 0, 1]
+    assert all(torch.isfinite(p).all() for p in distribution.sample().pull_back(COSTS).values())
+
+
+@every_member
+def test_entropy_falls_when_a_choice_is_dropped(name):
+    distribution = make(name)
+    before = distribution.entropy()
+    distribution.keep("b", [0])
+    after = distribution.entropy()
+    assert after < before if name not in ("gaussian", "dirichlet") else after != before  # these are differential
+
+
+@every_member
+def test_resumed_equals_uninterrupted(name, tmp_path):
+    one = make(name, num_mc_samples=2)
+    for _ in range(3):
+        one.update(linear(COSTS))
+    one.keep("b", [0, 2])
+    torch.save({"parameters": one.parameters, "state": one.state_dict()}, tmp_path / "state.pt")
+    other = make(name, num_mc_samples=2, seed=99)
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    with torch.no_grad():
+        for label, p in other.parameters.items():
+            p.copy_(saved["parameters"][label])
+    other.load_state_dict(saved["state"])
+    for distribution in (one, other):
+        for _ in range(3):
+            distribution.update(linear(COSTS))
+    for label in one.parameters:
+        assert torch.equal(one.parameters[label], other.parameters[label])
+        assert torch.equal(one.sample().weights[label], other.sample().weights[label])
+
+
+def test_antithetic_draws_mirror_the_logits():
+    distribution = make("gaussian", num_mc_samples=2, antithetic=True)
+    logits = [{label: w.log() - w.log().mean() for label, w in draw.weights.items()} for draw in distribution.draws()]
+    for label, mu in distribution.parameters.items():
+        torch.testing.assert_close((logits[0][label] + logits[1][label]) / 2, mu - mu.mean())
+
+
+def test_temperatures_of_whole_searches():
+    hard = make("hard-gumbel", temperature=(10, 0.1))
+    temperatures = []
+    for epoch in range(3):
+        hard.new_epoch(epoch, 3)
+        temperatures.append(hard.temperature)
+    assert temperatures == pytest.approx([10, 5.05, 0.1])
+    with pytest.raises(OptionError, match="temperature must be a positive number"):
+        make("gumbel", temperature=(1, 0))
+    with pytest.raises(OptionError, match="did you mean 'l2'"):
+        make("dirichlet", anchor="l1")

@@ -1,0 +1,75 @@
+"""The package's own code replays the reference vectors, and a changed number is noticed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+PARITY = Path(__file__).resolve().parents[1] / "parity.py"
+FILES = ("vadam", "architect", "family/gdas", "family/drnas", "family/snas_dsnas")
+NOT_YET = {"family/drnas": {"partial_cell", "wider_functions"}, "family/snas_dsnas": {"dsnas"}}
+
+
+@pytest.fixture(scope="module")
+def parity():
+    spec = importlib.util.spec_from_file_location("parity", PARITY)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_section_is_replayed(parity, parity_dir, name):
+    found = dict(parity.lines(parity_dir / f"{name}.json"))
+    assert {section for section, off in found.items() if off is None} == NOT_YET.get(name, set())
+    assert all(off <= 1e-9 for off in found.values() if off is not None)
+
+
+def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
+    """One network of the file; all of them, and second derivatives of large ones, take minutes."""
+    document = json.loads((parity_dir / "proxies.json").read_text())
+    small = {name: document["archs"][name] for name in ("all_skip",)}
+    for name in ("proxies_weights.pt", "proxies_batch.pt"):
+        (tmp_path / name).symlink_to(parity_dir / name)
+    (tmp_path / "proxies.json").write_text(json.dumps({"archs": small}))
+    assert dict(parity.lines(tmp_path / "proxies.json"))["archs"] <= 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("vadam", ("cases", "A_author_M3_noise", "steps", 4, "mu", 2)),
+        ("vadam", ("newton_form_eq17_18", "M1_noise", "steps", 3, "s", 0)),
+        ("architect", ("runs", "darts_second", 1, "alpha_grad_final", 3)),
+        ("architect", ("runs", "hessian", "H", 0, 0)),
+        ("family/gdas", ("search", "steps", 2, "alpha", 0, 1)),
+        ("family/gdas", ("sampling", 0, "grad_hardwts", 0, 0)),
+        ("family/drnas", ("search_kl", "steps", 0, "eta_grad", 0, 0)),
+        ("family/drnas", ("pathwise_gradient_masked", 0, "eta_grad", 0)),
+        ("family/snas_dsnas", ("snas", "rows", 0, "z", 0, 0)),
+    ],
+)
+def test_a_changed_number_is_noticed(parity, parity_dir, tmp_path, capsys, name, path):
+    document = json.loads((parity_dir / f"{name}.json").read_text())
+    *above, last = path
+    place = document
+    for key in above:
+        place = place[key]
+    place[last] += 1e-4
+    file = tmp_path / f"{name.rpartition('/')[2]}_heldout_1.json"
+    file.write_text(json.dumps(document))
+    assert parity.main([str(file)]) == 1
+    assert f"  {path[0]} " in capsys.readouterr().out
+
+
+def test_unknown_sections_and_damaged_files_are_said(parity, tmp_path, capsys):
+    (tmp_path / "gdas_heldout.json").write_text('{"doc": "x", "novelty": [1]}')
+    (tmp_path / "nothing.v2.json").write_text('{"doc": "x", "novelty": [1]}')
+    assert parity.main([str(tmp_path / "gdas_heldout.json"), str(tmp_path / "nothing.v2.json")]) == 0
+    assert capsys.readouterr().out.count("  unknown: novelty") == 2
+    (tmp_path / "gdas.json").write_text('{"tau_schedule": [{"tau": [1.0]}]}')
+    assert parity.main([str(tmp_path / "gdas.json")]) == 1
+    assert "cannot be replayed: KeyError" in capsys.readouterr().out
