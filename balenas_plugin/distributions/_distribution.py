@@ -67,7 +67,7 @@ class Distribution(ABC):
         optimizer: makes the optimizer of the parameters.
         noise: standard normal noise; its state is saved.
 
-    A member defines `weights`, and overrides what it knows better. `mask` holds what `keep` has left.
+    A member defines `draw`, and overrides what it knows better. `mask` holds what `keep` has left.
     """
 
     name: ClassVar[str]
@@ -88,22 +88,34 @@ class Distribution(ABC):
         self.mask = {label: torch.ones_like(p, dtype=torch.bool) for label, p in self.parameters.items()}
         self.num_mc_samples = num_mc_samples
         self.noise = SeededNoise(seed)
-        self.optimizer = (optimizer or adam)(list(self.parameters.values()))
+        self.optimizer: torch.optim.Optimizer = (optimizer or adam)(list(self.parameters.values()))
 
     # -- draws --------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def weights(self, parameters: Mapping[str, Tensor], *, mean: bool) -> Draw:
-        """Return a draw at the given parameters, or the mean, as a function that can be differentiated."""
+    def draw(self, parameters: Mapping[str, Tensor]) -> Draw:
+        """Return a draw at the given parameters, as a function that can be differentiated."""
+
+    @staticmethod
+    def mean_weights(parameter: Tensor) -> Tensor:
+        """Return the mean weights of a label, shape (K,), of its parameters (K,): their softmax by default."""
+        return parameter.softmax(-1)
 
     def sample(self) -> Draw:
         """Return one draw of every label."""
-        return self.weights(self._leaves(), mean=False)
+        return self.draw(self._leaves())
 
     def mean(self) -> Draw:
         """Return the mean weights: what validation sees."""
         with torch.no_grad():
-            return self.weights(self.parameters, mean=True)
+            return Draw({}, {label: self.masked(label, self.mean_weights(p)) for label, p in self.parameters.items()})
+
+    def masked(self, label: str, weights: Tensor) -> Tensor:
+        """Return weights with those of dropped choices at 0, adding up to 1 again."""
+        if self.mask[label].all():
+            return weights
+        kept = torch.where(self.mask[label], weights, 0)
+        return kept / kept.sum()
 
     def draws(self) -> Iterable[Draw]:
         """Yield the M draws of an update."""
@@ -204,8 +216,3 @@ class Distribution(ABC):
 def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
     """Return the architecture optimizer of DARTS and its relatives."""
     return torch.optim.Adam(parameters, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
-
-
-def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    """Return the softmax over the choices that are kept, 0 for the others."""
-    return logits.masked_fill(~mask, -torch.inf).softmax(-1)

@@ -55,15 +55,19 @@ class Dirichlet(Distribution):
         )
         self.divergence_scale = anchor_scale if anchor == "kl" else 0.0
 
-    def weights(self, parameters: Mapping[str, Tensor], *, mean: bool) -> Draw:
-        """Return draws of the weights, or their means beta / sum(beta)."""
+    def draw(self, parameters: Mapping[str, Tensor]) -> Draw:
+        """Return a draw of the weights."""
         outputs = {}
         for label, eta in parameters.items():
             beta = concentration(eta)
-            raw = beta if mean else _PathwiseDirichlet.apply(beta, self.noise.dirichlet(beta))
-            kept = torch.where(self.mask[label], raw, 0)
-            outputs[label] = kept / kept.sum()
+            outputs[label] = self.masked(label, _PathwiseDirichlet.apply(beta, self.noise.dirichlet(beta)))
         return Draw(parameters, outputs)
+
+    @staticmethod
+    def mean_weights(parameter: Tensor) -> Tensor:
+        """Return beta / sum(beta)."""
+        beta = concentration(parameter)
+        return beta / beta.sum()
 
     def regulariser(self) -> tuple[float, dict[str, Tensor]]:
         """Return the scaled divergence from Dir(1), and label -> its gradient in eta, where that is the anchor."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from balenas_plugin.bayes.order_statistics import log_win_probability
 from balenas_plugin.bayes.posterior import gaussian_entropy
 from balenas_plugin.bayes.vadam import VAdam
-from balenas_plugin.distributions._distribution import Distribution, Draw, masked_softmax
+from balenas_plugin.distributions._distribution import Distribution, Draw
 
 
 class Gaussian(Distribution):
@@ -45,21 +45,22 @@ class Gaussian(Distribution):
             parameters,
             num_mc_samples=num_mc_samples,
             seed=seed,
-            optimizer=lambda means: VAdam(means, num_mc_samples=num_mc_samples, antithetic=antithetic, **options),
+            optimizer=lambda means: VAdam(
+                means, num_mc_samples=num_mc_samples, antithetic=antithetic, noise=self.noise, **options
+            ),
         )
 
-    def weights(self, parameters: Mapping[str, Tensor], *, mean: bool) -> Draw:
-        """Return the softmax of a draw of the logits, or of their mean."""
-        return self.at(parameters, None if mean else {label: self.noise(mu) for label, mu in parameters.items()})
+    def draw(self, parameters: Mapping[str, Tensor]) -> Draw:
+        """Return the softmax of a draw of the logits."""
+        return self.at(parameters, {label: self.noise(mu) for label, mu in parameters.items()})
 
-    def at(self, parameters: Mapping[str, Tensor], noise: Mapping[str, Tensor] | None) -> Draw:
+    def at(self, parameters: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> Draw:
         """Return the softmax of mean plus sigma times standard normal noise; gradients are those in the logits."""
-        logits = dict(parameters)
-        if noise is not None:
-            logits = {
-                label: mu + noise[label] / self.precision(label).sqrt() for label, mu in parameters.items()
-            }  # theta = mu + sigma eps
-        return Draw(parameters, {label: masked_softmax(a, self.mask[label]) for label, a in logits.items()})
+        outputs = {}
+        for label, mu in parameters.items():
+            theta = mu + noise[label] / self.precision(label).sqrt()  # theta = mu + sigma eps
+            outputs[label] = self.masked(label, theta.softmax(-1))
+        return Draw(parameters, outputs)
 
     def precision(self, label: str) -> Tensor:
         """Return 1/sigma^2 of a label's logits, shape (K,)."""

@@ -52,11 +52,9 @@ class GumbelSoftmax(Distribution):
         first, last = self.temperatures
         self.temperature = first - (first - last) * epoch / max(epochs - self._reaches_last, 1)
 
-    def weights(self, parameters: Mapping[str, Tensor], *, mean: bool) -> Draw:
-        """Return relaxed samples, or the softmax of the logits as the mean."""
+    def draw(self, parameters: Mapping[str, Tensor]) -> Draw:
+        """Return relaxed samples."""
         kept = {label: a.masked_fill(~self.mask[label], -torch.inf) for label, a in parameters.items()}
-        if mean:
-            return Draw(parameters, {label: a.softmax(-1) for label, a in kept.items()})
         for _ in range(_MOST_REDRAWS):
             gumbels = {label: self.gumbel_noise(a) for label, a in kept.items()}
             relaxed = {
@@ -64,10 +62,10 @@ class GumbelSoftmax(Distribution):
                 for label, a in kept.items()
             }
             if all(torch.isfinite(x).all() for x in (*gumbels.values(), *relaxed.values())):
-                return self.draw(parameters, relaxed)
+                return self.of_relaxed(parameters, relaxed)
         raise OptionError(f"Gumbel noise at temperature {self.temperature:g} gives no finite weights: raise it")
 
-    def draw(self, parameters: Mapping[str, Tensor], relaxed: Mapping[str, Tensor]) -> Draw:
+    def of_relaxed(self, parameters: Mapping[str, Tensor], relaxed: Mapping[str, Tensor]) -> Draw:
         """Return the draw that relaxed samples stand for: themselves."""
         return Draw(parameters, relaxed)
 
@@ -90,7 +88,7 @@ class HardGumbelSoftmax(GumbelSoftmax):
     ) -> None:
         super().__init__(parameters, temperature=temperature, **options)
 
-    def draw(self, parameters: Mapping[str, Tensor], relaxed: Mapping[str, Tensor]) -> Draw:
+    def of_relaxed(self, parameters: Mapping[str, Tensor], relaxed: Mapping[str, Tensor]) -> Draw:
         """Return the largest entry of each relaxed sample as one-hot weights."""
         chosen = {label: int(p.argmax()) for label, p in relaxed.items()}
         values = {label: torch.zeros_like(p).index_fill(0, p.argmax(), 1.0) for label, p in relaxed.items()}

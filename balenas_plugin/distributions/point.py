@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from balenas_plugin.distributions._distribution import Distribution, Draw, masked_softmax
+from balenas_plugin.distributions._distribution import Distribution, Draw
 
 
 class Point(Distribution):
@@ -20,6 +20,6 @@ class Point(Distribution):
     name = "point"
     source = "Liu et al. 2019"
 
-    def weights(self, parameters: Mapping[str, Tensor], *, mean: bool) -> Draw:
+    def draw(self, parameters: Mapping[str, Tensor]) -> Draw:
         """Return the softmax of the logits."""
-        return Draw(parameters, {label: masked_softmax(a, self.mask[label]) for label, a in parameters.items()})
+        return Draw(parameters, {label: self.masked(label, a.softmax(-1)) for label, a in parameters.items()})
