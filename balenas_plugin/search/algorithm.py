@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.architect import FINITE_DIFFERENCES, VirtualStep, frozen, gradients, second_order_gradient
+from balenas_plugin.bayes.architect import FINITE_DIFFERENCES, VirtualStep, frozen, second_order_gradient
 from balenas_plugin.distributions import Distribution, Draw, Weights
 from balenas_plugin.validation import require_whole, require_word
 
@@ -60,12 +61,19 @@ class Order:
         require_whole("warmup_epochs", self.warmup_epochs, least=0)
 
 
+class SkippedStep(Exception):  # noqa: N818  # it is no error
+    """A host raises it in an architecture step that is to be left out."""
+
+
 class Host(Protocol):
     """The network and its data in one iteration, as an adapter shows them."""
 
     @property
     def network_weights(self) -> Sequence[Tensor]:
         """The network's weights that are trained."""
+
+    def begin(self) -> None:
+        """Prepare a step of either level."""
 
     def mixing(self, draw: Draw) -> AbstractContextManager[None]:
         """Let every mixed operation use the weights of a draw inside the block."""
@@ -76,8 +84,8 @@ class Host(Protocol):
     def training_loss(self, k: int) -> Tensor:
         """Return the same of the training batch, without a step."""
 
-    def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor:
-        """Train the network's weights on the training batch; return the loss.
+    def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor | None:
+        """Train the network's weights on the training batch; return the loss, None if there is none.
 
         Args:
             clipped_with: returns, after the backward pass, further gradients that count in a clipped norm.
@@ -86,8 +94,8 @@ class Host(Protocol):
     def virtual_step(self) -> VirtualStep:
         """Return what the weight optimizer's next step would be; second order only."""
 
-    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Return means over the processes that search together."""
+    def average(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return means over the processes that search together; what no process has stays None."""
 
 
 class Search:
@@ -103,7 +111,7 @@ class Search:
     def __init__(self, distribution: Distribution, order: Order) -> None:
         self.distribution, self.order = distribution, order
 
-    def iteration(self, host: Host, *, epoch: int, index: int) -> tuple[Tensor, Tensor | None]:
+    def iteration(self, host: Host, *, epoch: int, index: int) -> tuple[Tensor | None, Tensor | None]:
         """Run one iteration; return the training loss, and the validation loss if there was an architecture step.
 
         Args:
@@ -118,17 +126,19 @@ class Search:
         val_loss = self.architecture_step(host) if searches else None
         return self.weight_step(host), val_loss
 
-    def architecture_step(self, host: Host) -> Tensor:
-        """Update the distribution on the validation batch; return the mean loss over its draws."""
+    def architecture_step(self, host: Host) -> Tensor | None:
+        """Update the distribution on the validation batch; return the mean loss over its draws, None if left out."""
+        host.begin()
         draws = iter(range(self.distribution.num_mc_samples))
 
         def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
-            k, labels, mixing = next(draws), list(draw.weights), list(draw.weights.values())
+            k, mixing = next(draws), list(draw.weights.values())
+            found: Sequence[Tensor | None]
             with host.mixing(draw):
                 if self.order.order == "first":
                     with frozen(host.network_weights):
                         loss = host.validation_loss(k)
-                        found = gradients(loss, mixing, average=host.average)
+                        found = host.average(torch.autograd.grad(loss, mixing, allow_unused=True))
                 else:
                     found, loss = second_order_gradient(
                         train_loss=lambda: host.training_loss(k),
@@ -137,14 +147,18 @@ class Search:
                         weights=host.network_weights,
                         step=host.virtual_step(),
                         finite_difference=self.order.finite_difference,
-                        average=host.average,
+                        average=lambda tensors: [g for g in host.average(tensors) if g is not None],
                     )
-            return loss.detach(), dict(zip(labels, found, strict=True))
+            return loss.detach(), {label: g for label, g in zip(draw.weights, found, strict=True) if g is not None}
 
-        return self.distribution.update(evaluate)
+        try:
+            return self.distribution.update(evaluate)
+        except SkippedStep:
+            return None
 
-    def weight_step(self, host: Host) -> Tensor:
+    def weight_step(self, host: Host) -> Tensor | None:
         """Train the network's weights at the mean or at a draw; return the loss."""
+        host.begin()
         sampled = self.order.weight_step == "sample"
         draw = self.distribution.sample() if sampled else self.distribution.mean()
         if self.order.clip_with == "weights":  # no gradient of the mixing weights is computed

@@ -35,7 +35,7 @@ def test_modules_with_one_label_see_one_draw(tmp_path):
     strategy = prepare(SharedLabel(), classification(tmp_path), num_mc_samples=3, weight_step_alpha="sample")
     first, second = strategy.supernet.first, strategy.supernet.second
     seen: list[tuple[Tensor, Tensor]] = []
-    Spy(strategy, lambda batch: seen.append((first._arch_alpha.detach().clone(), second._arch_alpha.detach().clone())))
+    Spy(strategy, lambda batch: seen.append(tuple(m._softmax(m._arch_alpha).detach().clone() for m in (first, second))))
     strategy.run()
     assert all(torch.equal(one, other) for one, other in seen)
     assert len({float(one[0]) for one, _ in seen}) == len(seen) == 8

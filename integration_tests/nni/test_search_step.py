@@ -24,17 +24,22 @@ class Look:
     """What the evaluator's module saw when its loss was evaluated."""
 
     training: bool
-    alphas: dict[str, Tensor]
-    alpha_grads: dict[str, Tensor | None]
+    mixing: dict[str, Tensor]
+    means: dict[str, Tensor]
     weights: dict[str, Tensor]
     weight_grads: dict[str, Tensor | None]
     weights_need_grad: bool
-    alphas_need_grad: bool
+    mixing_needs_grad: bool
 
 
 def weights_of(module: BaLeNASModule) -> dict[str, torch.nn.Parameter]:
     alphas = {id(alpha) for alpha in module.arch_parameters()}
     return {name: p for name, p in module.training_module.named_parameters() if id(p) not in alphas}
+
+
+def mixing_of(module: BaLeNASModule) -> dict[str, Tensor]:
+    """Return label -> the weights that its mixed modules use now."""
+    return {label: module.mixing(alpha) for label, alpha in module.named_arch_parameters().items()}
 
 
 def copies(tensors: dict[str, Tensor | None]) -> dict[str, Any]:
@@ -51,16 +56,16 @@ def watch(strategy: Any) -> list[Look]:
     module, looks = strategy.oneshot_module, []
 
     def look(batch: Any) -> None:
-        alphas, weights = module.named_arch_parameters(), weights_of(module)
+        mixing, weights = mixing_of(module), weights_of(module)
         looks.append(
             Look(
                 training=is_training(batch),
-                alphas=copies(alphas),
-                alpha_grads=copies({name: p.grad for name, p in alphas.items()}),
+                mixing=copies(mixing),
+                means=copies(module.named_arch_parameters()),
                 weights=copies(weights),
                 weight_grads=copies({name: p.grad for name, p in weights.items()}),
                 weights_need_grad=all(p.requires_grad for p in weights.values()),
-                alphas_need_grad=all(p.requires_grad for p in alphas.values()),
+                mixing_needs_grad=all(w.requires_grad for w in mixing.values()),
             )
         )
 
@@ -93,12 +98,13 @@ def second_order(tmp_path) -> list[list[Look]]:
 def test_architecture_step_draws_m_times_on_validation_data_then_weights_train(first_order):
     assert [[look.training for look in steps] for steps in first_order] == [[False] * M + [True]] * 2
     for *draws, weight_step in first_order:
-        assert len({float(look.alphas["op"][0]) for look in [*draws, weight_step]}) == M + 1
+        assert len({float(look.mixing["op"][0]) for look in [*draws, weight_step]}) == M + 1
 
 
-def test_gradients_are_cleared_before_each_draw(first_order):
-    for *draws, _ in first_order:
-        assert all(grad is None for look in draws for grad in look.alpha_grads.values())
+def test_nothing_is_written_into_the_means_to_draw(first_order, second_order):
+    for *draws, weight_step in [*first_order, *second_order]:
+        assert all(equal(look.means, draws[0].means) for look in draws)
+        assert not equal(weight_step.means, draws[0].means)  # the step did move them
 
 
 def test_first_order_step_leaves_the_weights_and_computes_no_gradient_for_them(first_order):
@@ -112,8 +118,8 @@ def test_first_order_step_leaves_the_weights_and_computes_no_gradient_for_them(f
 
 def test_the_weight_step_computes_no_gradient_for_the_alphas(first_order, second_order):
     for *draws, weight_step in [*first_order, *second_order]:
-        assert all(look.alphas_need_grad for look in draws)
-        assert not weight_step.alphas_need_grad
+        assert all(look.mixing_needs_grad for look in draws)
+        assert not weight_step.mixing_needs_grad
 
 
 def test_second_order_step_evaluates_both_losses_and_leaves_the_weights(second_order):
@@ -125,7 +131,7 @@ def test_second_order_step_evaluates_both_losses_and_leaves_the_weights(second_o
         assert not any(equal(look.weights, weight_step.weights) for look in (unrolled, above, below))
         assert all(equal(draws[k].weights, weight_step.weights) for k in range(0, 4 * M, 4))
         for draw in iterations(draws, 4):
-            assert all(equal(look.alphas, draw[0].alphas) for look in draw)
+            assert all(equal(look.mixing, draw[0].mixing) for look in draw)
 
 
 @pytest.mark.parametrize("order", ["first", "second"])
@@ -136,32 +142,34 @@ def test_weight_step_is_at_the_mean_or_at_a_draw(weight_step_alpha, order, tmp_p
     )
     looks, means = watch(strategy), []
     module = strategy.oneshot_module
-    module.on_train_batch_end = lambda *args: means.append(copies(module.named_arch_parameters()))
+    module.on_train_batch_end = lambda *args: means.append(copies(mixing_of(module)))
     strategy.run()
     weight_steps = iterations(looks, 2 if order == "first" else 5)
     for steps, mean in zip(weight_steps, means, strict=True):
-        assert equal(steps[-1].alphas, mean) == (weight_step_alpha == "mean")
-        assert not equal(steps[0].alphas, mean)
-        assert not equal(steps[0].alphas, steps[-1].alphas)
+        assert equal(steps[-1].mixing, mean) == (weight_step_alpha == "mean")
+        assert not equal(steps[0].mixing, mean)
+        assert not equal(steps[0].mixing, steps[-1].mixing)
 
 
 @pytest.mark.parametrize("order", ["first", "second"])
 @pytest.mark.parametrize("failing", [2, 3])
-def test_alphas_are_at_the_mean_again_when_the_training_step_raises(failing, order, tmp_path):
+def test_modules_mix_with_the_mean_again_when_the_training_step_raises(failing, order, tmp_path):
     strategy = prepare(Layers(), classification(tmp_path), num_mc_samples=2, order=order, weight_step_alpha="sample")
     module = strategy.oneshot_module
     before, weights = copies(module.named_arch_parameters()), copies(weights_of(module))
-    calls = []
+    calls, drawn = [], []
 
     def fail(batch: Any) -> None:
         calls.append(batch)
         if len(calls) == failing:
-            assert not equal(copies(module.named_arch_parameters()), before)
+            drawn.append(copies(mixing_of(module)))
             raise RuntimeError("the user's training_step failed")
 
     Spy(strategy, fail)
     with pytest.raises(RuntimeError, match="the user's training_step failed"):
         strategy.run()
+    assert not equal(drawn[0], copies(mixing_of(module)))
+    torch.testing.assert_close(mixing_of(module)["op"], module.named_arch_parameters()["op"].softmax(-1))
     if order == "second" or failing == 2:  # in the architecture step: the posterior is as it was
         assert equal(copies(module.named_arch_parameters()), before)
     else:
@@ -182,7 +190,7 @@ def test_warm_up_trains_weights_and_leaves_the_posterior(tmp_path):
     strategy.run()
     warm_up, rest = looks[:4], looks[4:]
     assert all(look.training for look in warm_up)
-    assert all(equal(look.alphas, start) for look in warm_up)
+    assert all(equal(look.means, start) for look in warm_up)
     assert not equal(warm_up[0].weights, warm_up[-1].weights)
     assert [look.training for look in rest] == [False, False, False, True] * 2
     assert {state["step"] for state in module.vadam.state.values()} == {2}

@@ -45,6 +45,9 @@ class ToyHost:
         self.val: Any = None
         self.norm = 0.0
 
+    def begin(self) -> None:
+        pass
+
     @contextmanager
     def mixing(self, draw: Draw) -> Iterator[None]:
         self.draw = draw
@@ -73,8 +76,8 @@ class ToyHost:
             momentum_buffers=[self.sgd.state[w].get("momentum_buffer") for w in self.network_weights],
         )
 
-    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return list(tensors)
+    def average(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        return list(gradients)
 
 
 def clip(gradients: list[Tensor], others: list[Tensor], largest: float) -> float:

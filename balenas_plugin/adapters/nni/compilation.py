@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,10 +29,20 @@ class CompiledForward:
         keeps_gradients: whether gradients of one pass are used after the next (second order): CUDA graphs would
             overwrite them.
         tell: whether to say what cannot be done; of several processes one does.
+        mixing: returns the mixing weights of the current pass, which its backward reaches besides the parameters.
     """
 
-    def __init__(self, network: nn.Module, mode: str, *, keeps_gradients: bool = False, tell: bool = True) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        mode: str,
+        *,
+        keeps_gradients: bool = False,
+        tell: bool = True,
+        mixing: Callable[[], list[Tensor]] = list,
+    ) -> None:
         self._tell = tell
+        self._mixing = mixing
         why = "this is not a GPU" if not _on_gpu(network) else 'order="second" keeps gradients over several passes'
         self.graphs = mode != "default" and _on_gpu(network) and not keeps_gradients
         if mode != "default" and not self.graphs and tell:
@@ -56,7 +66,7 @@ class CompiledForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's output."""
-        trained = sum(p.requires_grad for p in self._network.parameters())
+        trained = sum(p.requires_grad for p in (*self._network.parameters(), *self._mixing()))
         key = (self._network.training, torch.is_grad_enabled(), trained, *(_shape(value) for value in args))
         if key not in self._known and self._learning and not self.gave_up:
             self._try(*args, **kwargs)
@@ -74,7 +84,7 @@ class CompiledForward:
                 output = self._compiled(*args, **kwargs)
                 losses = [value.sum() for value in _tensors(output) if value.requires_grad]
                 if losses:
-                    trained = [p for p in self._network.parameters() if p.requires_grad]
+                    trained = [p for p in (*self._network.parameters(), *self._mixing()) if p.requires_grad]
                     torch.autograd.grad(losses, trained, allow_unused=True)
             except Exception as error:  # whatever the compiler's many parts raise
                 with torch.no_grad():

@@ -81,16 +81,25 @@ class Ranks:
         if not self.several:
             return
         trained = [p for p in parameters if p.requires_grad]
-        absent = [p for p in trained if p.grad is None]
-        flags = torch.tensor([p.grad is not None for p in trained], dtype=torch.float32, device=_device(trained))
-        given = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
-        *means, anywhere = self.averages([*given, flags])
-        for p, mean in zip(trained, means, strict=True):
+        for p, mean in zip(trained, self.present_averages([p.grad for p in trained], trained), strict=True):
             p.grad = mean
-        if absent:  # ask the device only then
-            for p, share in zip(trained, anywhere.tolist(), strict=True):
-                if share == 0:
-                    p.grad = None
+
+    @torch.no_grad()
+    def present_averages(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return the mean of each tensor over the processes; one that a process lacks counts as zero there.
+
+        Args:
+            tensors: None where there is none; what no process has stays None.
+            like: tensors of the same shapes.
+        """
+        if not self.several:
+            return list(tensors)
+        flags = torch.tensor([t is not None for t in tensors], dtype=torch.float32, device=_device(like))
+        given = [torch.zeros_like(p) if t is None else t for t, p in zip(tensors, like, strict=True)]
+        *means, anywhere = self.averages([*given, flags])
+        if all(t is not None for t in tensors):  # ask the device only if not
+            return list(means)
+        return [mean if share else None for mean, share in zip(means, anywhere.tolist(), strict=True)]
 
     @torch.no_grad()
     def average_buffers(self, module: nn.Module) -> None:
@@ -119,7 +128,7 @@ class Ranks:
 _APART = 1_000_003  # seeds of neighbouring processes are not those of neighbouring runs
 
 
-def _device(parameters: Sequence[nn.Parameter]) -> torch.device:
+def _device(parameters: Sequence[Tensor]) -> torch.device:
     return parameters[0].device if parameters else torch.device("cpu")
 
 

@@ -24,19 +24,20 @@ from balenas_plugin.adapters.nni.compilation import CompiledForward
 from balenas_plugin.adapters.nni.distributed import Ranks, without_reducer
 from balenas_plugin.adapters.nni.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.fused import fusion_report
-from balenas_plugin.adapters.nni.loaders import number_of_examples, split_batch
+from balenas_plugin.adapters.nni.host import NniHost
+from balenas_plugin.adapters.nni.loaders import number_of_examples
 from balenas_plugin.adapters.nni.losses import NoLossError
 from balenas_plugin.adapters.nni.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.metrics import Metrics, silent_loss
+from balenas_plugin.adapters.nni.mixing import MixingWeights, mixing_of
 from balenas_plugin.adapters.nni.options import SearchOptions
 from balenas_plugin.adapters.nni.search_module import SearchModule
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
-from balenas_plugin.adapters.nni.virtual_step import virtual_step
-from balenas_plugin.bayes.architect import frozen, second_order_gradient
-from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior, gaussian_entropy
 from balenas_plugin.bayes.vadam import VAdam
+from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import EvaluatorError, NonFiniteLossError, SpaceError
+from balenas_plugin.search import Search
 
 
 class BaLeNASModule(SearchModule):
@@ -64,17 +65,19 @@ class BaLeNASModule(SearchModule):
             penalty=options.penalty,
         )
         self.options = options
-        self._vadam: VAdam | None = None
-        self._alphas: list[nn.Parameter] = []
-        self._weights: list[nn.Parameter] = []
+        self.asks_who_mixes = True
+        self.network_weights: list[nn.Parameter] = []
+        self._distribution: Gaussian | None = None
+        self._search: Search | None = None
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
         self.keeps_example = False
         self._example: Any = None
-        self._ranks = Ranks()
+        self.ranks = Ranks()
         self._compiled: CompiledForward | None = None
         self._adopted: Posterior | None = None
         self._searched: list[nn.Module] = []  # in a list, so that it is no submodule twice
+        self._mixing: list[MixingWeights] | None = None
 
     # -- the posterior ------------------------------------------------------------------------------------------------
 
@@ -85,6 +88,13 @@ class BaLeNASModule(SearchModule):
     def _space(self) -> nn.Module:
         """Return the supernet, so that labels made of module names are the same as everywhere else."""
         return next(iter(self._searched), None) or getattr(self.training_module, "_model", None) or self.training_module
+
+    @property
+    def mixing(self) -> MixingWeights:
+        """What the supernet's mixed modules ask for their weights."""
+        if self._mixing is None:
+            self._mixing = [mixing_of(self._space())]
+        return self._mixing[0]
 
     def set_model(self, model: nn.Module) -> None:
         """Set the supernet; it stays the search's when the evaluator's module is given another model."""
@@ -107,19 +117,25 @@ class BaLeNASModule(SearchModule):
 
     def configure_architecture_optimizers(self) -> VAdam:
         """Create VAdam over the alphas, in label order; its noise has a generator of its own."""
-        alphas = self.arch_parameters()
+        alphas = self.named_arch_parameters()
         if not alphas:
             raise SpaceError("the model space has no choices, so there is nothing to search")
-        seed = self._ranks.first(int(torch.randint(2**62, ()).item()))
-        self._vadam = VAdam(alphas, noise=SeededNoise(seed), **self.options.vadam_options())
-        return self._vadam
+        seed = self.ranks.first(int(torch.randint(2**62, ()).item()))
+        self._distribution = Gaussian(alphas, seed=seed, **self.options.vadam_options())
+        self._search = Search(self._distribution, self.options.update_order())
+        return self.vadam
+
+    @property
+    def distribution(self) -> Gaussian:
+        """The distribution that is learned; available once training has been set up."""
+        if self._distribution is None:
+            raise EvaluatorError("the search has not started, so there is no posterior yet: run the experiment first")
+        return self._distribution
 
     @property
     def vadam(self) -> VAdam:
         """The optimizer that holds the posterior; available once training has been set up."""
-        if self._vadam is None:
-            raise EvaluatorError("the search has not started, so there is no posterior yet: run the experiment first")
-        return self._vadam
+        return self.distribution.optimizer
 
     def adopt(self, posterior: Posterior, example: Any = None) -> None:
         """Take the place of the module of a search that ran in another process.
@@ -186,7 +202,7 @@ class BaLeNASModule(SearchModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
         if self.keeps_example and self._example is None:
-            self._example = self._ranks.first(batch["val"])
+            self._example = self.ranks.first(batch["val"])
         with self._forward(batch_idx):
             return self._iteration(batch, batch_idx)
 
@@ -195,16 +211,21 @@ class BaLeNASModule(SearchModule):
         return nullcontext() if self._compiled is None else self._compiled.used(learning=batch_idx == 0)
 
     def _iteration(self, batch: dict[str, Any], batch_idx: int) -> Any:
-        if self.trainer.current_epoch >= self.warmup_epochs:
-            self.resample()
-            self._architecture_step(batch["train"], batch["val"], batch_idx)
-        self.resample()
-        with self._weight_step_alphas(), frozen(self._alphas):
-            outputs = self.weight_step(batch["train"], batch_idx, lambda loss: self._require_finite(loss, "weight"))
+        assert self._search is not None
+        host = NniHost(self, batch, batch_idx)
+        if batch_idx == 0:
+            host.of_draw("val", 0)  # says what cannot be split before the warm-up, not after it
+        before = [parameter.detach().clone() for parameter in self.distribution.parameters.values()]
+        _, loss = self._search.iteration(host, epoch=self.trainer.current_epoch, index=batch_idx)
+        if loss is not None:
+            after = self.distribution.parameters.values()
+            moved = [(a.detach() - b).square().sum() for a, b in zip(after, before, strict=True)]
+            self.log("arch_loss", self.ranks.mean(loss), on_step=True, on_epoch=True)
+            self.log("mu_step", torch.stack(moved).sum().sqrt(), on_step=True, on_epoch=True)
         if batch_idx % self.log_prob_every_n_step == 0:
             self.log_probs(self.export_probs())
             self.log_dict(self.posterior_metrics())
-        return outputs
+        return host.outputs
 
     def resample(self) -> dict[str, Any]:
         """Resample modules that need it (the user's own may); like NNI's, but without walking the model each time."""
@@ -213,62 +234,17 @@ class BaLeNASModule(SearchModule):
             result.update(module.resample(memo=result))
         return result
 
-    def _weight_step_alphas(self) -> AbstractContextManager[None]:
-        return self.vadam.sampled() if self.options.weight_step_alpha == "sample" else nullcontext()
-
-    def _architecture_step(self, train_batch: Any, val_batch: Any, batch_idx: int) -> None:
-        before = [alpha.detach().clone() for alpha in self._alphas]
-        val_batches = iter(self._batch_per_draw(val_batch))
-        try:
-            if self.options.order == "first":
-                with frozen(self._weights):
-                    loss = self.vadam.step(lambda: self._first_order(next(val_batches), batch_idx))
-            else:
-                train_batches = iter(self._batch_per_draw(train_batch))
-                loss = self.vadam.step(lambda: self._second_order(next(train_batches), next(val_batches), batch_idx))
-        except NoLossError as error:
-            self.require_skippable(error)
-            self.vadam.zero_grad(set_to_none=True)
-            return
-        moved = [(a.detach() - b).square().sum() for a, b in zip(self._alphas, before, strict=True)]
-        self.log("arch_loss", self._ranks.mean(loss), on_step=True, on_epoch=True)
-        self.log("mu_step", torch.stack(moved).sum().sqrt(), on_step=True, on_epoch=True)
-
-    def _batch_per_draw(self, batch: Any) -> list[Any]:
-        """Return what each of the M draws of a step sees."""
-        draws = self.vadam.num_mc_samples
-        return split_batch(batch, draws) if self.options.mc_batches == "split" else [batch] * draws
-
-    def _first_order(self, val_batch: Any, batch_idx: int) -> Tensor:
-        loss = self._validation_loss(val_batch, batch_idx)
-        with self._gradients_averaged():
-            loss.backward()  # not `manual_backward`: the evaluator's hooks are told of the weight step alone
-        return loss.detach()
-
-    def _second_order(self, train_batch: Any, val_batch: Any, batch_idx: int) -> Tensor:
-        alphas = self._alphas
-        gradients, loss = second_order_gradient(
-            train_loss=lambda: self._silent_loss(train_batch, 2 * batch_idx + 1),
-            val_loss=lambda: self._validation_loss(val_batch, batch_idx),
-            alphas=alphas,
-            weights=self._weights,
-            step=virtual_step([o for o in self.trainer.optimizers if o is not self._vadam], self._weights),
-            finite_difference=self.options.finite_difference,
-            average=self._ranks.averages,
-        )
-        for alpha, gradient in zip(alphas, gradients, strict=True):
-            alpha.grad = gradient
-        return loss
-
-    def _validation_loss(self, val_batch: Any, batch_idx: int) -> Tensor:
-        loss = self._silent_loss(val_batch, 2 * batch_idx)
-        self._require_finite(loss, "architecture")
+    def validation_loss(self, val_batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss on a batch of the architecture, with the penalty."""
+        loss = self.silent_loss(val_batch, 2 * batch_idx)
+        self.require_finite(loss, "architecture")
         if self.penalty is not None:
             loss, details = self.penalty(loss, self._differentiable_probs())
             self.log_dict({f"penalty/{key}": value for key, value in details.items()})
         return loss
 
-    def _silent_loss(self, batch: Any, batch_idx: int) -> Tensor:
+    def silent_loss(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of the evaluator's training_step, which logs nothing."""
         return silent_loss(self.training_module, self._metrics, batch, batch_idx)
 
     def _differentiable_probs(self) -> dict[str, dict[Any, Tensor]]:
@@ -276,7 +252,7 @@ class BaLeNASModule(SearchModule):
         probs = self.export_probs()
         alphas = self.named_arch_parameters()
         return {
-            label: dict(zip(names, alphas[label].softmax(-1), strict=False))
+            label: dict(zip(names, self.mixing(alphas[label]), strict=False))
             for label, names in probs.items()
             if label in alphas
         }
@@ -290,10 +266,11 @@ class BaLeNASModule(SearchModule):
     def _gradients_averaged(self) -> Iterator[None]:
         with without_reducer(self.trainer.model):
             yield
-        self._ranks.average_gradients([*self._alphas, *self._weights])
+        self.ranks.average_gradients(self.network_weights)
 
-    def _require_finite(self, loss: Tensor, which: str) -> None:
-        loss = self._ranks.mean(loss)  # so that all processes stop, or none
+    def require_finite(self, loss: Tensor, which: str) -> None:
+        """Raise NonFiniteLossError if a loss is NaN or infinite in any process."""
+        loss = self.ranks.mean(loss)  # so that all processes stop, or none
         if not torch.isfinite(loss).all():
             raise NonFiniteLossError(
                 f"the loss of the {which} step became {loss.item()} in epoch {self.trainer.current_epoch}, "
@@ -312,19 +289,19 @@ class BaLeNASModule(SearchModule):
 
     def _try_batch(self, batch: dict[str, Any]) -> None:
         with suppress(NoLossError):
-            self._silent_loss(batch["val"], 0)
+            self.silent_loss(batch["val"], 0)
 
     def setup(self, stage: str) -> Any:
         """Learn how many processes search together."""
-        self._ranks = Ranks(self.trainer.world_size)
-        self._ranks.seed_apart()
+        self.ranks = Ranks(self.trainer.world_size)
+        self.ranks.seed_apart()
         return super().setup(stage)
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Log; with several processes, what is logged for an epoch only is the mean (sum, ...) over all of them."""
         on_step = kwargs.get("on_step")
         epoch_only = not (self.trainer.training if on_step is None else on_step)
-        if self._ranks.several and epoch_only and not kwargs.get("rank_zero_only") and not args:
+        if self.ranks.several and epoch_only and not kwargs.get("rank_zero_only") and not args:
             kwargs["sync_dist"] = isinstance(kwargs.get("reduce_fx", "mean"), str)
         super().log(name, value, *args, **kwargs)
 
@@ -332,12 +309,11 @@ class BaLeNASModule(SearchModule):
         """Learn N from the validation loader, and which weights are trained."""
         self._supernet_modules = list(self.supernet_modules())
         self._metrics = Metrics(self.training_module)
-        self._alphas = self.arch_parameters()
-        alphas = {id(alpha) for alpha in self._alphas}
-        self._weights = [p for p in self.training_module.parameters() if p.requires_grad and id(p) not in alphas]
+        alphas = {id(alpha) for alpha in self.arch_parameters()}
+        self.network_weights = [p for p in self.training_module.parameters() if p.requires_grad and id(p) not in alphas]
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise EvaluatorError("precision 16-mixed scales losses, which VAdam cannot undo; use bf16-mixed or 32")
-        if any(alpha.dtype in (torch.bfloat16, torch.float16) for alpha in self._alphas):
+        if any(alpha.dtype in (torch.bfloat16, torch.float16) for alpha in self.arch_parameters()):
             raise EvaluatorError(
                 f"precision {self.trainer.precision} keeps everything in 16 bits, where a posterior cannot be updated; "
                 "use bf16-mixed, which computes in 16 bits and keeps the weights and the posterior in 32"
@@ -349,6 +325,7 @@ class BaLeNASModule(SearchModule):
                 self.options.compile_mode,
                 keeps_gradients=self.options.order == "second",
                 tell=self.trainer.is_global_zero,
+                mixing=self.mixing.used_tensors,
             )
         self._set_dataset_size()
         return super().on_train_start()
@@ -376,12 +353,12 @@ class BaLeNASModule(SearchModule):
                 f"weights became NaN or infinite at the end of epoch {self.trainer.current_epoch}. The last checkpoint "
                 f"is from before that. {_CURE}"
             )
-        self._ranks.average_buffers(self.training_module)
+        self.ranks.average_buffers(self.training_module)
         return super().on_train_epoch_end()
 
     def on_validation_start(self) -> Any:
         """Validate the same network in every process: statistics of batch-norm are each one's own until here."""
-        self._ranks.average_buffers(self.training_module)
+        self.ranks.average_buffers(self.training_module)
         return super().on_validation_start()
 
     def validation_step(self, batch: Any, batch_idx: int, *more: int) -> Any:

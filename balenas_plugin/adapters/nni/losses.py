@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from balenas_plugin.errors import EvaluatorError
+from balenas_plugin.search import SkippedStep
 
 
-class NoLossError(Exception):
+class NoLossError(SkippedStep):
     """A training_step returned None: such a step is left out, as in Lightning."""
 
 

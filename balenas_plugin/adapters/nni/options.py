@@ -11,6 +11,7 @@ from balenas_plugin.adapters.nni.compilation import MODES
 from balenas_plugin.bayes.architect import FINITE_DIFFERENCES
 from balenas_plugin.bayes.vadam import validate_options
 from balenas_plugin.errors import OptionError
+from balenas_plugin.search import Order
 from balenas_plugin.validation import require_flag, require_positive, require_whole, require_word
 
 ORDERS = ("first", "second")
@@ -77,6 +78,15 @@ class SearchOptions:
     def compile_mode(self) -> str | None:
         """One of torch.compile's modes, or None not to compile."""
         return ("default" if self.compile else None) if isinstance(self.compile, bool) else self.compile
+
+    def update_order(self) -> Order:
+        """Return which level is updated when, for Algorithm 1."""
+        return Order(
+            order=self.order,
+            finite_difference=self.finite_difference,
+            weight_step=self.weight_step_alpha,
+            warmup_epochs=self.warmup_epochs,
+        )
 
     def vadam_options(self) -> dict[str, Any]:
         """Return the keyword arguments of `VAdam`; N is 1 until the size of the validation set is known."""

@@ -23,6 +23,7 @@ from balenas_plugin.adapters.nni.fused import fusing_hooks, fusion_report
 from balenas_plugin.adapters.nni.kept_evaluator import SearchStrategy
 from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
 from balenas_plugin.adapters.nni.loaders import number_of_examples, require_a_batch
+from balenas_plugin.adapters.nni.mixing import MixingWeights
 from balenas_plugin.adapters.nni.options import (
     OPTION_NAMES,
     SearchOptions,
@@ -35,6 +36,7 @@ from balenas_plugin.adapters.nni.supernet import architecture_parameters, supern
 from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import OptionError, SpaceError, nearest
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
 from balenas_plugin.validation import require_whole
@@ -182,6 +184,10 @@ class BaLeNAS(SearchStrategy):
         module.keeps_example = self.selection is not None
         return module
 
+    def configure_softmax(self) -> MixingWeights:
+        """Return what all mixed modules of the supernet ask for their weights (NNI calls this for each of them)."""
+        return self._mixing
+
     def default_mutation_hooks(self) -> list[Any]:
         """Return NNI's hooks for DARTS, behind those that fuse."""
         hooks: list[Any] = super().default_mutation_hooks()
@@ -218,6 +224,7 @@ class BaLeNAS(SearchStrategy):
         """
         if self.selection is not None:
             self._pristine = copy.deepcopy(model)
+        self._mixing = MixingWeights(Gaussian.mean_weights)
         model = super().mutate_model(model)
         if not architecture_parameters(model):
             raise SpaceError(

@@ -1,0 +1,101 @@
+"""One iteration of a search in NNI, as Algorithm 1 sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from balenas_plugin.adapters.nni.loaders import split_batch
+from balenas_plugin.adapters.nni.losses import NoLossError, loss_of
+from balenas_plugin.adapters.nni.virtual_step import virtual_step
+from balenas_plugin.bayes.architect import VirtualStep
+from balenas_plugin.distributions import Draw
+from balenas_plugin.errors import SpaceError
+
+if TYPE_CHECKING:
+    from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
+
+
+class NniHost:
+    """The supernet and the batches of one iteration (a `Host`).
+
+    Args:
+        module: of the search.
+        batch: ``{"train": ..., "val": ...}``.
+        batch_idx: its number in the epoch.
+    """
+
+    def __init__(self, module: BaLeNASModule, batch: dict[str, Any], batch_idx: int) -> None:
+        self.module, self.batch, self.batch_idx = module, batch, batch_idx
+        self.outputs: Any = None
+        """What the evaluator's training_step returned in the weight step."""
+        self._parts: dict[str, list[Any]] = {}
+
+    @property
+    def network_weights(self) -> Sequence[Tensor]:
+        """The network's weights that are trained."""
+        return self.module.network_weights
+
+    def begin(self) -> None:
+        """Resample modules that need it."""
+        self.module.resample()
+
+    def mixing(self, draw: Draw) -> AbstractContextManager[None]:
+        """Let every mixed module use the weights of a draw."""
+        return self.module.mixing.using(draw, self.module.distribution.parameters)
+
+    def of_draw(self, level: str, k: int) -> Any:
+        """Return what the k-th of M draws sees of a batch."""
+        if level not in self._parts:
+            draws, batch = self.module.distribution.num_mc_samples, self.batch[level]
+            split = self.module.options.mc_batches == "split"
+            self._parts[level] = split_batch(batch, draws) if split else [batch] * draws
+        return self._parts[level][k]
+
+    def validation_loss(self, k: int) -> Tensor:
+        """Return the loss of the architecture batch, with the penalty."""
+        try:
+            loss = self.module.validation_loss(self.of_draw("val", k), self.batch_idx)
+        except NoLossError as error:
+            self.module.require_skippable(error)
+            raise
+        if self.module.asks_who_mixes:
+            self._require_mixing(loss)
+        return loss
+
+    def _require_mixing(self, loss: Tensor) -> None:
+        """Raise if a module mixes by itself: what is drawn would not reach it. Asked once a search."""
+        self.module.asks_who_mixes = False
+        parameters = self.module.distribution.parameters
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, retain_graph=True)
+        by_itself = [label for label, gradient in zip(parameters, found, strict=True) if gradient is not None]
+        if by_itself:
+            raise SpaceError(
+                f"the modules of {', '.join(by_itself)} compute their mixing weights themselves, so no draw reaches "
+                "them: let them call the module that NNI passes to `mutate` as mutate_kwargs['softmax']"
+            )
+
+    def training_loss(self, k: int) -> Tensor:
+        """Return the loss of the weight batch, without a step."""
+        return self.module.silent_loss(self.of_draw("train", k), 2 * self.batch_idx + 1)
+
+    def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor | None:
+        """Train the weights as Lightning does."""
+        self.outputs = self.module.weight_step(
+            self.batch["train"], self.batch_idx, lambda loss: self.module.require_finite(loss, "weight")
+        )
+        return None if self.outputs is None else loss_of(self.outputs).detach()
+
+    def virtual_step(self) -> VirtualStep:
+        """Return the next step of the evaluator's optimizer."""
+        own = [o for o in self.module.trainer.optimizers if o is not self.module.distribution.optimizer]
+        return virtual_step(own, self.network_weights)
+
+    def average(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return means over the processes."""
+        like = [*self.module.distribution.parameters.values(), *self.network_weights][: len(gradients)]
+        return self.module.ranks.present_averages(gradients, like)

@@ -1,0 +1,61 @@
+"""What the mixed operations of a supernet ask for their weights: those of the current pass, else the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from balenas_plugin.distributions import Draw
+
+
+class MixingWeights(nn.Module):
+    """Stands in the place of the softmax in every mixed module of a supernet; one object for all of them.
+
+    NNI's modules and the fused ones call it with a label's parameter. Nothing is written into the parameter to draw.
+
+    Args:
+        mean_weights: parameter (K,) -> weights (K,), where no draw is used.
+    """
+
+    def __init__(self, mean_weights: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._mean_weights = mean_weights
+        self._used: dict[Tensor, Tensor] = {}
+        self._chosen: dict[Tensor, int] = {}
+
+    def forward(self, parameter: Tensor) -> Tensor:
+        """Return the weights of a label, shape (K,)."""
+        used = self._used.get(parameter)
+        return self._mean_weights(parameter) if used is None else used
+
+    def chosen(self, parameter: Tensor) -> int | None:
+        """Return the only candidate that the current draw computes; None if all are."""
+        return self._chosen.get(parameter)
+
+    @contextmanager
+    def using(self, draw: Draw, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+        """Let all mixed modules use the weights of a draw inside the block."""
+        before = self._used, self._chosen
+        self._used = {parameters[label]: weights for label, weights in draw.weights.items()}
+        self._chosen = {parameters[label]: index for label, index in draw.chosen.items()}
+        try:
+            yield
+        finally:
+            self._used, self._chosen = before
+
+    def used_tensors(self) -> list[Tensor]:
+        """Return the weights of the current draw; none outside of one."""
+        return list(self._used.values())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MixingWeights:
+        """Leave the draw behind: a copied supernet mixes with the mean."""
+        return MixingWeights(self._mean_weights)
+
+
+def mixing_of(model: nn.Module) -> MixingWeights:
+    """Return what the mixed modules of a supernet ask; a fresh one if none of them asks."""
+    found = (module for module in model.modules() if isinstance(module, MixingWeights))
+    return next(found, None) or MixingWeights(lambda parameter: parameter.softmax(-1))
