@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,17 +13,19 @@ from torch import Tensor, nn
 from balenas_plugin.adapters.naslib.compatibility import Repairs, logger
 from balenas_plugin.adapters.naslib.decisions import one_hot_logits
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha, labelled_alphas
+from balenas_plugin.adapters.naslib.host import AskingMixedOp, NaslibHost
 from balenas_plugin.adapters.naslib.options import split_options
 from balenas_plugin.adapters.naslib.random_state import random_numbers_kept
 from balenas_plugin.adapters.naslib.search_state import NAME, SearchState
 from balenas_plugin.adapters.naslib.selection import common_notation, exporter_space
-from balenas_plugin.bayes.architect import VirtualStep, frozen, restored, second_order_gradient
+from balenas_plugin.bayes.architect import restored
 from balenas_plugin.bayes.decisions import Sample
-from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
-from balenas_plugin.bayes.vadam import VAdam
+from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import NonFiniteLossError
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
+from balenas_plugin.search import Search
+from balenas_plugin.search.mixing import MixingWeights
 
 Batch = tuple[Tensor, Tensor]
 
@@ -32,9 +33,9 @@ Batch = tuple[Tensor, Tensor]
 class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
     r"""Learn a distribution over architectures: Bayesian learning for neural architecture search, in NASLib.
 
-    Every architecture parameter alpha has a Gaussian posterior; its mean mu is what the edges hold under `alpha`, and
-    holds a draw only during a pass of the architecture step. Usable wherever NASLib's `DARTSOptimizer` is, in either of
-    its calling styles, with the same search spaces, configs and `Trainer`; a killed search resumes exactly.
+    Every architecture parameter alpha has a Gaussian posterior; its mean mu is what the edges hold under `alpha`.
+    Usable wherever NASLib's `DARTSOptimizer` is, in either of its calling styles, with the same search spaces, configs
+    and `Trainer`; a killed search resumes exactly.
 
     Args:
         config: NASLib's config; its section `search` then holds the options. Or give them as keyword arguments.
@@ -66,7 +67,8 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         super().__init__(config, **options)
         self.arch_learning_rate = self.options.arch_learning_rate
         self._alphas: list[LabelledAlpha] = []
-        self._weights: list[nn.Parameter] = []
+        self.network_weights: list[nn.Parameter] = []
+        self.mixing = MixingWeights(Gaussian.mean_weights)
         self._handed_out: dict[str, Any] = {}
         self._epoch = 0
 
@@ -79,6 +81,12 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
 
     # -- what is searched ---------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def update_ops(edge: Any) -> None:
+        """Let an edge of several operations mix them with the weights of the current pass (NASLib calls this)."""
+        if isinstance(edge.data.op, list):
+            edge.data.set("op", AskingMixedOp(edge.data.op))
+
     def adapt_search_space(
         self, search_space: Any, dataset: str | None = None, scope: Any = None, dataset_api: Any = None
     ) -> None:
@@ -90,9 +98,17 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         """
         super().adapt_search_space(search_space, dataset, scope, dataset_api)
         self._alphas = common_notation(search_space, labelled_alphas(self.graph))
-        self._weights = [p for p in self.graph.parameters() if p.requires_grad]
-        noise = SeededNoise(int(torch.randint(2**62, ()).item()))
-        self.arch_optimizer = VAdam(self.alphas, noise=noise, **self.options.vadam_options())
+        for module in self.graph.modules():
+            if isinstance(module, AskingMixedOp):
+                module.mixing = self.mixing
+        self.network_weights = [p for p in self.graph.parameters() if p.requires_grad]
+        self.distribution = Gaussian(
+            {entry.label: entry.alpha for entry in self._alphas},
+            seed=int(torch.randint(2**62, ()).item()),
+            **self.options.vadam_options(),
+        )
+        self.arch_optimizer = self.distribution.optimizer
+        self._search = Search(self.distribution, self.options.update_order())
         self._state = SearchState(self._alphas, self.arch_optimizer, self.op_optimizer, self._scheduler)
         self.graph.add_module(NAME, self._state)
         if self.options.selection is not None:
@@ -151,55 +167,19 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         """
         if self._state.example is None:
             self._state.example = (data_val[0].detach().cpu(), data_val[1].detach().cpu())
-        if self._epoch >= self.options.warmup_epochs:
-            logits_val, val_loss = self._architecture_step(data_train, data_val)
-        else:
+        host = NaslibHost(self, data_train, data_val)
+        train_loss, val_loss = self._search.iteration(host, epoch=self._epoch, index=0)
+        if val_loss is None:  # a warm-up
             with torch.no_grad():
-                logits_val, val_loss = self._evaluate(data_val, "validation")
-        self.op_optimizer.zero_grad()
-        with self._weight_step_alphas(), frozen(self.alphas):
-            logits_train, train_loss = self._evaluate(data_train, "training")
-            train_loss.backward()
-        if self.grad_clip:
-            nn.utils.clip_grad_norm_(self._weights, self.grad_clip)
-        self.op_optimizer.step()
-        return logits_train, logits_val, train_loss, val_loss
+                val_loss = host.validation_loss(0)
+        return host.logits_train, torch.stack(host.logits_val).mean(0), train_loss, val_loss
 
-    def _architecture_step(self, data_train: Batch, data_val: Batch) -> tuple[Tensor, Tensor]:
-        logits: list[Tensor] = []
+    def evaluate(self, batch: Batch, which: str) -> tuple[Tensor, Tensor]:
+        """Return the logits of a batch, and its loss.
 
-        def first_order() -> Tensor:
-            found, loss = self._evaluate(data_val, "validation")
-            loss.backward()
-            logits.append(found.detach())
-            return loss.detach()
-
-        def second_order() -> Tensor:
-            def val_loss() -> Tensor:
-                found, loss = self._evaluate(data_val, "validation")
-                logits.append(found.detach())
-                return loss
-
-            gradients, loss = second_order_gradient(
-                train_loss=lambda: self._evaluate(data_train, "training")[1],
-                val_loss=val_loss,
-                alphas=self.alphas,
-                weights=self._weights,
-                step=self._virtual_step(),
-                finite_difference=self.options.finite_difference,
-            )
-            for alpha, gradient in zip(self.alphas, gradients, strict=True):
-                alpha.grad = gradient
-            return loss
-
-        if self.options.order == "second":
-            loss = self.arch_optimizer.step(second_order)
-        else:
-            with frozen(self._weights):
-                loss = self.arch_optimizer.step(first_order)
-        return torch.stack(logits).mean(0), loss
-
-    def _evaluate(self, batch: Batch, which: str) -> tuple[Tensor, Tensor]:
+        Raises:
+            NonFiniteLossError: the loss is NaN or infinite.
+        """
         logits = self.graph(batch[0])
         loss = self.loss(logits, batch[1])
         if not torch.isfinite(loss):
@@ -208,19 +188,6 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
                 "arch_learning_rate, or set grad_clip, and resume from the last checkpoint."
             )
         return logits, loss
-
-    def _weight_step_alphas(self) -> AbstractContextManager[None]:
-        return self.arch_optimizer.sampled() if self.options.weight_step_alpha == "sample" else nullcontext()
-
-    def _virtual_step(self) -> VirtualStep:
-        """Return what the weight optimizer's next step would be; its momentum counts if it is SGD's."""
-        group = self.op_optimizer.param_groups[0]
-        return VirtualStep(
-            lr=group["lr"],
-            momentum=group.get("momentum", 0.0),
-            weight_decay=group["weight_decay"],
-            momentum_buffers=[self.op_optimizer.state[w].get("momentum_buffer") for w in self._weights],
-        )
 
     # -- what was found -----------------------------------------------------------------------------------------------
 

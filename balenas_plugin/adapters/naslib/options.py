@@ -11,6 +11,7 @@ from balenas_plugin.bayes.architect import FINITE_DIFFERENCES
 from balenas_plugin.bayes.vadam import validate_options
 from balenas_plugin.errors import OptionError
 from balenas_plugin.export import ProxySelection
+from balenas_plugin.search import Order
 from balenas_plugin.validation import require_flag, require_positive, require_whole, require_word
 
 ORDERS = ("first", "second")
@@ -70,6 +71,15 @@ class SearchOptions:
             raise OptionError(
                 f"antithetic draws come in pairs: num_mc_samples must be at least 2, got {self.num_mc_samples}"
             )
+
+    def update_order(self) -> Order:
+        """Return which level is updated when, for Algorithm 1."""
+        return Order(
+            order=str(self.order),
+            finite_difference=self.finite_difference,
+            weight_step=self.weight_step_alpha,
+            warmup_epochs=self.warmup_epochs,
+        )
 
     def vadam_options(self) -> dict[str, Any]:
         """Return the keyword arguments of `VAdam`."""

@@ -29,7 +29,6 @@ from balenas_plugin.adapters.nni.loaders import number_of_examples
 from balenas_plugin.adapters.nni.losses import NoLossError
 from balenas_plugin.adapters.nni.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.metrics import Metrics, silent_loss
-from balenas_plugin.adapters.nni.mixing import MixingWeights, mixing_of
 from balenas_plugin.adapters.nni.options import SearchOptions
 from balenas_plugin.adapters.nni.search_module import SearchModule
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
@@ -38,6 +37,7 @@ from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import EvaluatorError, NonFiniteLossError, SpaceError
 from balenas_plugin.search import Search
+from balenas_plugin.search.mixing import MixingWeights, mixing_of
 
 
 class BaLeNASModule(SearchModule):

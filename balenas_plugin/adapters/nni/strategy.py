@@ -23,7 +23,6 @@ from balenas_plugin.adapters.nni.fused import fusing_hooks, fusion_report
 from balenas_plugin.adapters.nni.kept_evaluator import SearchStrategy
 from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
 from balenas_plugin.adapters.nni.loaders import number_of_examples, require_a_batch
-from balenas_plugin.adapters.nni.mixing import MixingWeights
 from balenas_plugin.adapters.nni.options import (
     OPTION_NAMES,
     SearchOptions,
@@ -39,6 +38,7 @@ from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import OptionError, SpaceError, nearest
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
+from balenas_plugin.search.mixing import MixingWeights
 from balenas_plugin.validation import require_whole
 
 if TYPE_CHECKING:

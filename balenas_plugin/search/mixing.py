@@ -14,7 +14,7 @@ from balenas_plugin.distributions import Draw
 class MixingWeights(nn.Module):
     """Stands in the place of the softmax in every mixed module of a supernet; one object for all of them.
 
-    NNI's modules and the fused ones call it with a label's parameter. Nothing is written into the parameter to draw.
+    Mixed modules call it with a label's parameter. Nothing is written into the parameter to draw.
 
     Args:
         mean_weights: parameter (K,) -> weights (K,), where no draw is used.

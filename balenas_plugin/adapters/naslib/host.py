@@ -1,0 +1,106 @@
+"""One iteration of a search in NASLib, as Algorithm 1 sees it, and the mixed operation that asks for its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from naslib.search_spaces.core.primitives import MixedOp
+from torch import Tensor, nn
+
+from balenas_plugin.bayes.architect import VirtualStep
+from balenas_plugin.distributions import Draw
+from balenas_plugin.search.mixing import MixingWeights
+
+if TYPE_CHECKING:
+    from balenas_plugin.adapters.naslib.optimizer import BaLeNASOptimizer, Batch
+
+
+class AskingMixedOp(MixedOp):  # type: ignore[misc]
+    """An edge's operations, added up with the weights of the current pass.
+
+    Args:
+        primitives: the operations.
+
+    `mixing` is what is asked for the weights; the optimizer sets one for all edges.
+    """
+
+    mixing: MixingWeights
+
+    def get_weights(self, edge_data: Any) -> Tensor:
+        """Return the weights of an edge's alpha, shape (K,)."""
+        return self.mixing(edge_data.alpha)
+
+    def process_weights(self, weights: Tensor) -> Tensor:
+        """Return the weights, which are on the simplex already."""
+        return weights
+
+    def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of the operations' results."""
+        return sum(w * op(x, None) for w, op in zip(weights, self.primitives, strict=True))
+
+
+class NaslibHost:
+    """The graph and the batches of one iteration (a `Host`).
+
+    Args:
+        optimizer: of the search.
+        data_train: images and classes for the weights.
+        data_val: the same for the architecture.
+    """
+
+    def __init__(self, optimizer: BaLeNASOptimizer, data_train: Batch, data_val: Batch) -> None:
+        self.optimizer, self.data_train, self.data_val = optimizer, data_train, data_val
+        self.logits_val: list[Tensor] = []
+        """Logits of the validation batch, one entry an evaluation."""
+        self.logits_train: Tensor
+        """Logits of the weight step."""
+
+    @property
+    def network_weights(self) -> Sequence[Tensor]:
+        """The graph's weights."""
+        return self.optimizer.network_weights
+
+    def begin(self) -> None:
+        """Do nothing: NASLib's graphs have nothing to resample."""
+
+    def mixing(self, draw: Draw) -> AbstractContextManager[None]:
+        """Let every edge use the weights of a draw."""
+        return self.optimizer.mixing.using(draw, self.optimizer.distribution.parameters)
+
+    def validation_loss(self, k: int) -> Tensor:
+        """Return the loss of the architecture batch."""
+        logits, loss = self.optimizer.evaluate(self.data_val, "validation")
+        self.logits_val.append(logits.detach())
+        return loss
+
+    def training_loss(self, k: int) -> Tensor:
+        """Return the loss of the weight batch, without a step."""
+        return self.optimizer.evaluate(self.data_train, "training")[1]
+
+    def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor:
+        """Train the weights as NASLib does; return the loss."""
+        optimizer = self.optimizer
+        optimizer.op_optimizer.zero_grad()
+        self.logits_train, loss = optimizer.evaluate(self.data_train, "training")
+        loss.backward()
+        if optimizer.grad_clip:
+            nn.utils.clip_grad_norm_(self.network_weights, optimizer.grad_clip)
+        optimizer.op_optimizer.step()
+        return loss
+
+    def virtual_step(self) -> VirtualStep:
+        """Return what the weight optimizer's next step would be; its momentum counts if it is SGD's."""
+        weights = self.optimizer.op_optimizer
+        group = weights.param_groups[0]
+        return VirtualStep(
+            lr=group["lr"],
+            momentum=group.get("momentum", 0.0),
+            weight_decay=group["weight_decay"],
+            momentum_buffers=[weights.state[w].get("momentum_buffer") for w in self.network_weights],
+        )
+
+    def average(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return the gradients: NASLib searches in one process."""
+        return list(gradients)
