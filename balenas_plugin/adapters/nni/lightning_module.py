@@ -195,6 +195,8 @@ class BaLeNASModule(SearchModule):
         return nullcontext() if self._compiled is None else self._compiled.used(learning=batch_idx == 0)
 
     def _iteration(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        if batch_idx == 0:
+            self._batch_per_draw(batch["val"])  # says what cannot be split before the warm-up, not after it
         if self.trainer.current_epoch >= self.warmup_epochs:
             self.resample()
             self._architecture_step(batch["train"], batch["val"], batch_idx)

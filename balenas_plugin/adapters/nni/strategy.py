@@ -29,6 +29,7 @@ from balenas_plugin.adapters.nni.options import (
     require_search_epochs,
     validation_interval,
 )
+from balenas_plugin.adapters.nni.probing import as_searched
 from balenas_plugin.adapters.nni.process_guard import ProcessGuard, require_supported
 from balenas_plugin.adapters.nni.space import exporter_space
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
@@ -354,8 +355,15 @@ class BaLeNAS(SearchStrategy):
                 "the search ran in a trial, and the supernet's weights are there: give the selection to the strategy, "
                 "which ranks at the end of the trial"
             )
-        device = self._mutated_model_space.evaluator.trainer.strategy.root_device
-        return TrainedSupernet(self.supernet, space, self._loaders["train"], self._loaders["val"], device=device)
+        trainer = self._mutated_model_space.evaluator.trainer
+        return TrainedSupernet(
+            self.supernet,
+            space,
+            self._loaders["train"],
+            self._loaders["val"],
+            device=trainer.strategy.root_device,
+            prepare=lambda batch: as_searched(batch, trainer),
+        )
 
     def _search_module(self) -> BaLeNASModule:
         module = self.oneshot_module
