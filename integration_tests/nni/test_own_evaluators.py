@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 
 from balenas_plugin.errors import EvaluatorError, OptionError
@@ -180,6 +181,12 @@ def test_loaders_that_are_combined_already(tmp_path):
     combined = pl.utilities.combined_loader.CombinedLoader(list(in_order().values()), "min_size")
     with pytest.raises(EvaluatorError, match="not a CombinedLoader"):
         searched(Lightning(Task(), trainer(tmp_path), **{**in_order(), "train_dataloaders": combined}))
+
+
+def test_callbacks_that_a_search_cannot_run(tmp_path):
+    callback = GradientAccumulationScheduler({1: 2})
+    with pytest.raises(EvaluatorError, match=r"GradientAccumulationScheduler, .* accumulate_grad_batches instead"):
+        searched(Lightning(Task(), trainer(tmp_path, callbacks=[callback]), **in_order()))
 
 
 @pytest.mark.parametrize(
