@@ -75,10 +75,10 @@ class BaLeNAS(SearchStrategy):
         dataset_size: N. None: the number of examples in the validation loader.
         weight_step_alpha: "mean", or "sample" to train the weights at a draw from the posterior.
         warmup_epochs: epochs at the start without architecture steps.
-        gradient_clip_val: clip the norm of the weight gradients.
+        gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
         penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments.
         log_prob_every_n_step: log probabilities, sigmas and the entropy every so many steps.
-        validate_every_n_epochs: validate at the mean every so many epochs; 0 never validates.
+        validate_every_n_epochs: validate at the mean every so many epochs; 1: the trainer's number; 0 never validates.
         fused: compute the candidates of mixed operations together where they are understood (see `fusion_report`).
         channels_last: keep image tensors in channels-last memory. None: on a CPU and where a GPU computes in 16 bits,
             if the network allows it.
