@@ -111,7 +111,9 @@ def test_a_trainer_that_searched_trains_as_a_new_one(tmp_path):
         assert stopping.stopped_epoch == 1
         assert {state["step"] for state in strategy.oneshot_module.vadam.state.values()} == {2 * TRAIN_BATCHES}
     model = next(iter(strategy.list_models()))
+    evaluator.trainer.fit_loop.max_epochs = 5
     model.evaluator.evaluate(model.executable_model())
+    assert evaluator.trainer.max_epochs == 5
     assert evaluator.trainer.current_epoch == 2  # not stopped in its first epoch by what the searches have seen
 
 

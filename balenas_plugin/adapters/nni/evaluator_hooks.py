@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -104,8 +104,8 @@ def architecture_loader(loaders: Any) -> Any:
     Raises:
         EvaluatorError: it is a CombinedLoader, whose batches come with numbers in a way of its own.
     """
-    while isinstance(loaders, Mapping | Sequence) and not isinstance(loaders, str) and loaders:
-        loaders = next(iter(loaders.values())) if isinstance(loaders, Mapping) else loaders[0]
+    while isinstance(loaders, list | tuple | dict) and loaders:
+        loaders = next(iter(loaders.values())) if isinstance(loaders, dict) else loaders[0]
     _require_no_combined_loader(loaders)
     return loaders
 
