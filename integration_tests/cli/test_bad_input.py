@@ -74,7 +74,6 @@ OPTIONS = {
     "optimizer with a closure": ("evaluator.optimizer=LBFGS", "is unknown"),
     "trainer's type": ("evaluator.log_every_n_steps=often", "must be int or nothing, got 'often'"),
     "trainer's value": ("evaluator.accelerator=cpuu", "invalid accelerator name"),
-    "manual optimisation": ("evaluator.gradient_clip_val=1", "strategy.gradient_clip_val"),
     "validation set": ("data.train_fraction=0.8", "validation set has 26 examples, fewer than one batch of 32"),
     "training set": ("data.train_fraction=0.2", "training set has 26 examples, fewer than one batch of 32"),
     "too much data": ("data.limit=99999", "only 1500 training images"),
@@ -106,10 +105,16 @@ def test_strategies_of_nni_say_that_there_is_nothing_to_search(strategy: str, fo
     assert "nothing to search" in message_of(ended)
 
 
-def test_strategies_of_nni_search_on_one_device(folder: Path) -> None:
-    options = ("--set", "strategy=DARTS", "--set", "evaluator.devices=2", "--set", "evaluator.accelerator=cpu")
-    ended = balenas("search", "tiny.yml", *options, folder=folder)
-    assert "strategy DARTS searches on one device, got 2" in message_of(ended)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("evaluator.devices=2", "evaluator.accelerator=cpu"), "strategy DARTS searches on one device, got 2"),
+        (("evaluator.gradient_clip_val=1",), "strategy.gradient_clip_val"),
+    ],
+)
+def test_trainer_options_that_only_balenas_takes(options: tuple[str, ...], expected: str, folder: Path) -> None:
+    sets = [word for option in ("strategy=DARTS", *options) for word in ("--set", option)]
+    assert expected in message_of(balenas("search", "tiny.yml", *sets, folder=folder))
 
 
 def test_processes_that_torchrun_starts_need_a_common_folder(folder: Path) -> None:

@@ -9,25 +9,27 @@ The composition is NNI's::
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import LightningModule
-from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.compilation import CompiledForward
 from balenas_plugin.adapters.nni.distributed import Ranks, without_reducer
+from balenas_plugin.adapters.nni.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.fused import fusion_report
 from balenas_plugin.adapters.nni.loaders import number_of_examples, split_batch
-from balenas_plugin.adapters.nni.losses import loss_of
+from balenas_plugin.adapters.nni.losses import NoLossError
 from balenas_plugin.adapters.nni.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.metrics import Metrics, silent_loss
 from balenas_plugin.adapters.nni.options import SearchOptions
+from balenas_plugin.adapters.nni.search_module import SearchModule
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
 from balenas_plugin.adapters.nni.virtual_step import virtual_step
 from balenas_plugin.bayes.architect import frozen, second_order_gradient
@@ -37,7 +39,7 @@ from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.errors import EvaluatorError, NonFiniteLossError, SpaceError
 
 
-class BaLeNASModule(DartsLightningModule):
+class BaLeNASModule(SearchModule):
     """Search module of `BaLeNAS`; the batch is ``{"train": ..., "val": ...}`` as in NNI's DARTS.
 
     Args:
@@ -72,6 +74,7 @@ class BaLeNASModule(DartsLightningModule):
         self._ranks = Ranks()
         self._compiled: CompiledForward | None = None
         self._adopted: Posterior | None = None
+        self._searched: list[nn.Module] = []  # in a list, so that it is no submodule twice
 
     # -- the posterior ------------------------------------------------------------------------------------------------
 
@@ -81,7 +84,22 @@ class BaLeNASModule(DartsLightningModule):
 
     def _space(self) -> nn.Module:
         """Return the supernet, so that labels made of module names are the same as everywhere else."""
-        return getattr(self.training_module, "_model", None) or self.training_module
+        return next(iter(self._searched), None) or getattr(self.training_module, "_model", None) or self.training_module
+
+    def set_model(self, model: nn.Module) -> None:
+        """Set the supernet; it stays the search's when the evaluator's module is given another model."""
+        self._searched = [model]
+        super().set_model(model)
+
+    @contextmanager
+    def holding(self, supernet: nn.Module) -> Iterator[None]:
+        """Let the evaluator's module hold the supernet inside the block, whatever it has been given since."""
+        held = getattr(self.training_module, "_model", supernet)
+        self.set_model(supernet)
+        try:
+            yield
+        finally:
+            self.training_module.set_model(held)
 
     def arch_parameters(self) -> list[nn.Parameter]:
         """Return the alphas in label order (NNI's own order depends on addresses)."""
@@ -154,11 +172,13 @@ class BaLeNASModule(DartsLightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the batch that proxies look at, so that a resumed search ranks on the same one."""
+        super().on_save_checkpoint(checkpoint)
         if self._example is not None:
             checkpoint[self.EXAMPLE] = list(self.example())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back the batch that proxies look at."""
+        super().on_load_checkpoint(checkpoint)
         self._example = checkpoint.get(self.EXAMPLE)
 
     # -- one iteration ------------------------------------------------------------------------------------------------
@@ -175,16 +195,14 @@ class BaLeNASModule(DartsLightningModule):
         return nullcontext() if self._compiled is None else self._compiled.used(learning=batch_idx == 0)
 
     def _iteration(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        if batch_idx == 0:
+            self._batch_per_draw(batch["val"])  # says what cannot be split before the warm-up, not after it
         if self.trainer.current_epoch >= self.warmup_epochs:
             self.resample()
             self._architecture_step(batch["train"], batch["val"], batch_idx)
         self.resample()
         with self._weight_step_alphas(), frozen(self._alphas):
-            outputs = self.training_module.training_step(batch["train"], 2 * batch_idx + 1)
-            loss = loss_of(outputs)
-            self._require_finite(loss, "weight")
-            self.advance_optimization(loss, batch_idx, self.gradient_clip_val)
-        self.advance_lr_schedulers(batch_idx)
+            outputs = self.weight_step(batch["train"], batch_idx, lambda loss: self._require_finite(loss, "weight"))
         if batch_idx % self.log_prob_every_n_step == 0:
             self.log_probs(self.export_probs())
             self.log_dict(self.posterior_metrics())
@@ -203,12 +221,17 @@ class BaLeNASModule(DartsLightningModule):
     def _architecture_step(self, train_batch: Any, val_batch: Any, batch_idx: int) -> None:
         before = [alpha.detach().clone() for alpha in self._alphas]
         val_batches = iter(self._batch_per_draw(val_batch))
-        if self.options.order == "first":
-            with frozen(self._weights):
-                loss = self.vadam.step(lambda: self._first_order(next(val_batches), batch_idx))
-        else:
-            train_batches = iter(self._batch_per_draw(train_batch))
-            loss = self.vadam.step(lambda: self._second_order(next(train_batches), next(val_batches), batch_idx))
+        try:
+            if self.options.order == "first":
+                with frozen(self._weights):
+                    loss = self.vadam.step(lambda: self._first_order(next(val_batches), batch_idx))
+            else:
+                train_batches = iter(self._batch_per_draw(train_batch))
+                loss = self.vadam.step(lambda: self._second_order(next(train_batches), next(val_batches), batch_idx))
+        except NoLossError as error:
+            self.require_skippable(error)
+            self.vadam.zero_grad(set_to_none=True)
+            return
         moved = [(a.detach() - b).square().sum() for a, b in zip(self._alphas, before, strict=True)]
         self.log("arch_loss", self._ranks.mean(loss), on_step=True, on_epoch=True)
         self.log("mu_step", torch.stack(moved).sum().sqrt(), on_step=True, on_epoch=True)
@@ -220,7 +243,8 @@ class BaLeNASModule(DartsLightningModule):
 
     def _first_order(self, val_batch: Any, batch_idx: int) -> Tensor:
         loss = self._validation_loss(val_batch, batch_idx)
-        self.manual_backward(loss)
+        with self._gradients_averaged():
+            loss.backward()  # not `manual_backward`: the evaluator's hooks are told of the weight step alone
         return loss.detach()
 
     def _second_order(self, train_batch: Any, val_batch: Any, batch_idx: int) -> Tensor:
@@ -261,8 +285,13 @@ class BaLeNASModule(DartsLightningModule):
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients, each the mean over the processes of the search."""
-        with without_reducer(self.trainer.model):
+        with self._gradients_averaged():
             super().manual_backward(loss, *args, **kwargs)
+
+    @contextmanager
+    def _gradients_averaged(self) -> Iterator[None]:
+        with without_reducer(self.trainer.model):
+            yield
         self._ranks.average_gradients([*self._alphas, *self._weights])
 
     def _require_finite(self, loss: Tensor, which: str) -> None:
@@ -279,8 +308,13 @@ class BaLeNASModule(DartsLightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """Search in channels-last memory where that is wanted and possible."""
         return [
-            ChannelsLast(self._space(), self.options.channels_last, lambda batch: self._silent_loss(batch["val"], 0))
+            *super().configure_callbacks(),
+            ChannelsLast(self._space(), self.options.channels_last, self._try_batch),
         ]
+
+    def _try_batch(self, batch: dict[str, Any]) -> None:
+        with suppress(NoLossError):
+            self._silent_loss(batch["val"], 0)
 
     def setup(self, stage: str) -> Any:
         """Learn how many processes search together."""
@@ -332,6 +366,11 @@ class BaLeNASModule(DartsLightningModule):
         if size != self.vadam.dataset_size:
             self.vadam.set_dataset_size(size)
 
+    def on_train_epoch_start(self) -> Any:
+        """Refuse data that has grown or shrunk where it is loaded anew (reload_dataloaders_every_n_epochs)."""
+        self._set_dataset_size()
+        return super().on_train_epoch_start()
+
     def on_train_epoch_end(self) -> Any:
         """Stop before the checkpoint is replaced if the epoch's last step broke the weights."""
         if not all(torch.isfinite(p).all() for p in self.parameters()):
@@ -347,18 +386,10 @@ class BaLeNASModule(DartsLightningModule):
         self._ranks.average_buffers(self.training_module)
         return super().on_validation_start()
 
-    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+    def validation_step(self, batch: Any, batch_idx: int, *more: int) -> Any:
         """Validate with the evaluator's own step; the alphas hold the mean."""
         with self._forward(batch_idx):
-            return self.training_module.validation_step(batch, batch_idx)
-
-    def on_validation_epoch_start(self) -> Any:
-        """Forward to the evaluator's module."""
-        return self.training_module.on_validation_epoch_start()
-
-    def on_validation_epoch_end(self) -> Any:
-        """Forward to the evaluator's module (NNI's report intermediate results here)."""
-        return self.training_module.on_validation_epoch_end()
+            return call_step(self.training_module.validation_step, batch, batch_idx, *more)
 
 
 _CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from collections import UserDict
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DistributedSampler
 
 from balenas_plugin.errors import EvaluatorError
@@ -43,43 +47,61 @@ def split_batch(batch: Any, parts: int) -> list[Any]:
     """Split a batch along its examples into `parts` of sizes that differ by one at most, in order.
 
     Args:
-        batch: a tensor, or tuples, lists and mappings of tensors, all with one first dimension; strings, numbers and
-            None in it go to every part.
+        batch: a tensor, or tuples, lists, mappings and dataclasses of tensors, all with one first dimension. A list of
+            as many strings or numbers is split too; other strings, numbers and None in it go to every part.
         parts: how many; a batch with less than 2 * `parts` examples is not split (batch-norm needs two), and each part
             is the whole.
 
     Raises:
-        EvaluatorError: the tensors of the batch disagree on the number of examples, or there is none.
+        EvaluatorError: the tensors of the batch disagree on the number of examples, or there is none, or it holds
+            something that cannot be split.
     """
     if parts == 1:
         return [batch]
-    sizes = {tensor.shape[0] if tensor.dim() else 0 for tensor in _tensors(batch)}
-    if len(sizes) != 1 or 0 in sizes:
+    leaves = list(_leaves(batch))
+    unknown = {type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor | _PLAIN)}
+    sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in leaves if isinstance(leaf, Tensor)}
+    if unknown or len(sizes) != 1 or 0 in sizes:
+        found = f"objects of {', '.join(sorted(unknown))}" if unknown else f"sizes {sorted(sizes)}"
         raise EvaluatorError(
-            'mc_batches="split" needs batches whose tensors all have the examples as first dimension, got sizes '
-            f'{sorted(sizes)}. Use mc_batches="full".'
+            'mc_batches="split" needs batches whose tensors all have the examples as first dimension, got '
+            f'{found}. Use mc_batches="full".'
         )
     (size,) = sizes
     if size < 2 * parts:
         return [batch] * parts
     bounds = [size * k // parts for k in range(parts + 1)]
-    return [_slice(batch, start, stop) for start, stop in itertools.pairwise(bounds)]
+    return [_slice(batch, size, slice(start, stop)) for start, stop in itertools.pairwise(bounds)]
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, (tuple, list, Mapping)):
+_PLAIN = str | bytes | int | float | None
+_CONTAINERS = tuple | list | Mapping
+
+
+def _leaves(batch: Any) -> Iterator[Any]:
+    if isinstance(batch, _CONTAINERS) and not isinstance(batch, PackedSequence):
         for part in batch.values() if isinstance(batch, Mapping) else batch:
-            yield from _tensors(part)
+            yield from _leaves(part)
+    elif is_dataclass(batch):
+        for field in fields(batch):
+            yield from _leaves(getattr(batch, field.name))
+    else:
+        yield batch
 
 
-def _slice(batch: Any, start: int, stop: int) -> Any:
+def _slice(batch: Any, size: int, part: slice) -> Any:
     if isinstance(batch, Tensor):
-        return batch[start:stop]
+        return batch[part]
     if isinstance(batch, Mapping):
-        return {key: _slice(value, start, stop) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        parts = [_slice(value, start, stop) for value in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+        same = copy.copy(batch) if isinstance(batch, dict | UserDict) else {}  # it may be more than a dict
+        for key, value in batch.items():
+            same[key] = _slice(value, size, part)
+        return same
+    if isinstance(batch, tuple | list):
+        if len(batch) == size and all(isinstance(value, _PLAIN) for value in batch):
+            return batch[part]  # one for each example, such as file names
+        values = [_slice(value, size, part) for value in batch]
+        return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+    if is_dataclass(batch):
+        return replace(batch, **{f.name: _slice(getattr(batch, f.name), size, part) for f in fields(batch) if f.init})
     return batch

@@ -11,6 +11,7 @@ from nni.nas.evaluator.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from balenas_plugin.adapters.nni.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.losses import loss_of
 
 
@@ -49,11 +50,14 @@ def silent_loss(module: LightningModule, metrics: Metrics, batch: Any, batch_idx
         metrics: of the module.
         batch: a batch of the data.
         batch_idx: its number.
+
+    Raises:
+        NoLossError: it returned None.
     """
     log, module.log = module.log, _ignore
     try:
         with metrics.aside():
-            return loss_of(module.training_step(batch, batch_idx))
+            return loss_of(call_step(module.training_step, batch, batch_idx))
     finally:
         module.log = log
 

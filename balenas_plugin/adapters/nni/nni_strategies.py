@@ -103,8 +103,9 @@ def _keep_channels_last(strategy: OneShotStrategy, given: bool | None) -> None:
 
     def configured(training_module: Any) -> Any:
         module = configure(training_module)
-        network = module.training_module
-        module.configure_callbacks = lambda: [ChannelsLast(network, given, lambda batch: network(batch["train"][0]))]
+        network, callbacks = module.training_module, module.configure_callbacks
+        channels_last = ChannelsLast(network, given, lambda batch: network(batch["train"][0]))
+        module.configure_callbacks = lambda: [*callbacks(), channels_last]
         return module
 
     strategy.configure_oneshot_module = configured

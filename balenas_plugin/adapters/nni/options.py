@@ -101,6 +101,34 @@ def require_search_epochs(warmup_epochs: float, epochs: int | None) -> None:
         )
 
 
+def require_clipping_once(gradient_clip_val: float | None, trainer: Any) -> None:
+    """Raise OptionError if the strategy and the trainer clip gradients at different values."""
+    if gradient_clip_val is not None and trainer.gradient_clip_val not in (None, gradient_clip_val):
+        raise OptionError(
+            f"the strategy has gradient_clip_val={gradient_clip_val}, but the trainer {trainer.gradient_clip_val}: "
+            "give one of them"
+        )
+
+
+def validation_interval(options: SearchOptions, trainer: Any) -> int | None:
+    """Return every how many epochs to validate: the strategy's number or the trainer's, whichever is not 1.
+
+    None: the trainer counts batches over all epochs (val_check_interval).
+
+    Raises:
+        OptionError: they contradict each other.
+    """
+    own, trainers = options.validate_every_n_epochs, trainer.check_val_every_n_epoch
+    if own == 1:
+        return trainers
+    if trainers not in (1, own):
+        raise OptionError(
+            f"the strategy has validate_every_n_epochs={own}, but the trainer check_val_every_n_epoch={trainers}: give "
+            "one of them"
+        )
+    return own
+
+
 OPTION_NAMES = tuple(field.name for field in fields(SearchOptions))
 
 

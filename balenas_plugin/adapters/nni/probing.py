@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.by_position import batches_at, positions_of
 from balenas_plugin.adapters.nni.checkpoint import random_states, set_random_states
+from balenas_plugin.adapters.nni.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.metrics import Metrics
 from balenas_plugin.adapters.nni.supernet import architecture_parameters
 from balenas_plugin.bayes.decisions import Sample
@@ -88,7 +89,13 @@ def fixed_batches(loader: Any, trainer: pl.Trainer) -> Iterator[Any]:
         EvaluatorError: the loader shows no data set that can be read by position.
     """
     for batch in batches_at(loader, positions_of(loader, "validation")):
-        yield trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
+        yield as_searched(batch, trainer)
+
+
+def as_searched(batch: Any, trainer: pl.Trainer) -> Any:
+    """Return a batch as the steps of a search see it: on the device, and past the evaluator's transfer hooks."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    return trainer.strategy.batch_to_device(trainer.lightning_module._on_before_batch_transfer(batch))
 
 
 def curvature_of(
@@ -117,7 +124,7 @@ def curvature_of(
 def _loss(module: BaseOneShotLightningModule, batch: Any, seed: int) -> Callable[[], Tensor]:
     def loss() -> Tensor:
         torch.manual_seed(seed)  # the same dropout whenever it is asked
-        outputs = module.training_module.training_step(batch, 0)
+        outputs = call_step(module.training_module.training_step, batch, 0)
         value = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise EvaluatorError("training_step returns no scalar loss")

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from nni.nas.evaluator.pytorch import LightningModule
-from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
-from nni.nas.oneshot.pytorch.strategy import DARTS
 from torch import Tensor
 
-from balenas_plugin.adapters.nni.losses import loss_of
+from balenas_plugin.adapters.nni.kept_evaluator import SearchStrategy
+from balenas_plugin.adapters.nni.losses import NoLossError
 from balenas_plugin.adapters.nni.metrics import Metrics, silent_loss
+from balenas_plugin.adapters.nni.search_module import SearchModule
 from balenas_plugin.adapters.nni.supernet import architecture_parameters
 from balenas_plugin.adapters.nni.virtual_step import virtual_step
 from balenas_plugin.bayes.architect import second_order_gradient
 
 
-class SecondOrderDartsModule(DartsLightningModule):
+class SecondOrderDartsModule(SearchModule):
     """NNI's DARTS whose architecture step takes the gradient through one unrolled weight step (Eq. 7 of DARTS)."""
 
     def on_train_start(self) -> Any:
@@ -28,11 +28,12 @@ class SecondOrderDartsModule(DartsLightningModule):
         """Run an architecture step (after the warm-up) and a weight step."""
         if self.trainer.current_epoch >= self.warmup_epochs:
             self.resample()
-            self._architecture_step(batch["train"], batch["val"], batch_idx)
+            try:
+                self._architecture_step(batch["train"], batch["val"], batch_idx)
+            except NoLossError as error:
+                self.require_skippable(error)
         self.resample()
-        outputs = self.training_module.training_step(batch["train"], 2 * batch_idx + 1)
-        self.advance_optimization(loss_of(outputs), batch_idx, self.gradient_clip_val)
-        self.advance_lr_schedulers(batch_idx)
+        outputs = self.weight_step(batch["train"], batch_idx)
         if batch_idx % self.log_prob_every_n_step == 0:
             self.log_probs(self.export_probs())
         return outputs
@@ -63,7 +64,7 @@ class SecondOrderDartsModule(DartsLightningModule):
         return loss
 
 
-class SecondOrderDARTS(DARTS):
+class SecondOrderDARTS(SearchStrategy):
     """NNI's `DARTS` strategy, of second order.
 
     Source: Liu et al. 2019, Eq. (7)-(8); the unrolled step and the finite differences are those of `BaLeNAS`.

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from nni.nas.evaluator.pytorch import Lightning, LightningModule
 from nni.nas.execution import ExecutionEngine, TrainingServiceExecutionEngine
 from nni.nas.nn.pytorch import ModelSpace
-from nni.nas.oneshot.pytorch.strategy import DARTS
 from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
@@ -21,16 +20,23 @@ from balenas_plugin.adapters.nni.by_position import positions_of
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.decisions import decisions_of, exported
 from balenas_plugin.adapters.nni.fused import fusing_hooks, fusion_report
+from balenas_plugin.adapters.nni.kept_evaluator import SearchStrategy
 from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
 from balenas_plugin.adapters.nni.loaders import number_of_examples, require_a_batch
-from balenas_plugin.adapters.nni.options import OPTION_NAMES, SearchOptions, require_search_epochs
+from balenas_plugin.adapters.nni.options import (
+    OPTION_NAMES,
+    SearchOptions,
+    require_search_epochs,
+    validation_interval,
+)
+from balenas_plugin.adapters.nni.probing import as_searched
 from balenas_plugin.adapters.nni.process_guard import ProcessGuard, require_supported
 from balenas_plugin.adapters.nni.space import exporter_space
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
 from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
-from balenas_plugin.errors import EvaluatorError, OptionError, SpaceError, nearest
+from balenas_plugin.errors import OptionError, SpaceError, nearest
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
 from balenas_plugin.validation import require_whole
 
@@ -47,7 +53,7 @@ class FoundModel(RawFormatModelSpace):
         return copy.deepcopy(super().executable_model())
 
 
-class BaLeNAS(DARTS):
+class BaLeNAS(SearchStrategy):
     r"""Learn a distribution over architectures: Bayesian learning for neural architecture search.
 
     Every architecture parameter alpha has a Gaussian posterior. In each iteration the architecture step draws alphas,
@@ -69,10 +75,10 @@ class BaLeNAS(DARTS):
         dataset_size: N. None: the number of examples in the validation loader.
         weight_step_alpha: "mean", or "sample" to train the weights at a draw from the posterior.
         warmup_epochs: epochs at the start without architecture steps.
-        gradient_clip_val: clip the norm of the weight gradients.
+        gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
         penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments.
         log_prob_every_n_step: log probabilities, sigmas and the entropy every so many steps.
-        validate_every_n_epochs: validate at the mean every so many epochs; 0 never validates.
+        validate_every_n_epochs: validate at the mean every so many epochs; 1: the trainer's number; 0 never validates.
         fused: compute the candidates of mixed operations together where they are understood (see `fusion_report`).
         channels_last: keep image tensors in channels-last memory. None: on a CPU and where a GPU computes in 16 bits,
             if the network allows it.
@@ -199,7 +205,8 @@ class BaLeNAS(DARTS):
     def _run(self) -> None:
         """Run the search."""
         if self._trials is not None:
-            self._trials.run()
+            with self._kept:
+                self._trials.run()
             return
         with self._guard.explained():
             super()._run()
@@ -236,20 +243,12 @@ class BaLeNAS(DARTS):
         """
         if not isinstance(evaluator, Lightning):
             return super().mutate_evaluator(evaluator)  # NNI's TypeError
-        if evaluator.datamodule is None:
-            given = {"train_dataloaders": evaluator.train_dataloaders, "val_dataloaders": evaluator.val_dataloaders}
-            missing = [name for name, loader in given.items() if loader is None]
-            if missing:
-                raise EvaluatorError(
-                    f"the evaluator has no {' and no '.join(missing)}: a search needs one loader for the weights "
-                    "(train_dataloaders) and one for the architecture (val_dataloaders), or a datamodule with both"
-                )
         require_supported(evaluator.trainer)
-        every, epochs = self.options.validate_every_n_epochs, evaluator.trainer.max_epochs
+        every, epochs = validation_interval(self.options, evaluator.trainer), evaluator.trainer.max_epochs
         require_search_epochs(self.options.warmup_epochs, epochs)
-        if epochs is not None and epochs > 0:
+        if every is not None and epochs is not None and epochs > 0:
             every = min(every, epochs)  # once at least: NNI's final report asks for the metric
-        self._validates = every > 0 and is_overridden("validation_step", evaluator.module, parent=LightningModule)
+        self._validates = every != 0 and is_overridden("validation_step", evaluator.module, parent=LightningModule)
         mutated = super().mutate_evaluator(evaluator)
         trainer = mutated.trainer
         if self._validates:
@@ -267,7 +266,7 @@ class BaLeNAS(DARTS):
         self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]
     ) -> dict[str, Any]:
         """Return both loaders; Lightning walks them together and starts the shorter one again."""
-        loaders = {"train": train_dataloader_fn(), "val": val_dataloader_fn()}
+        loaders = super().train_dataloader(train_dataloader_fn, val_dataloader_fn)
         require_a_batch(loaders["train"], "training")
         require_a_batch(loaders["val"], "validation")
         if self.selection is not None and self.selection.needs_supernet:  # say now what would fail after the search
@@ -281,6 +280,8 @@ class BaLeNAS(DARTS):
         if not self._validates:
             return None
         loader = val_dataloader_fn()
+        if isinstance(loader, list | tuple | dict):  # all are validated on, see `architecture_loader`
+            return loader
         # NNI's report asks for the truth of the loader, which has none without a length; a list has
         return [loader] if number_of_examples(loader) is None else loader
 
@@ -301,8 +302,9 @@ class BaLeNAS(DARTS):
         Each comes as NNI's sample with its exact log-probability under the posterior.
         """
         module = self._search_module()
-        module.set_model(self.supernet)
-        return Architectures(decisions_of(self.supernet), module.posterior()).iterate(first=exported(module))
+        with module.holding(self.supernet):
+            first = exported(module)
+        return Architectures(decisions_of(self.supernet), module.posterior()).iterate(first=first)
 
     def list_models(self, sort: bool = True, limit: int | None = 1) -> Iterator[RawFormatModelSpace]:
         """Yield the best architectures as frozen models.
@@ -353,8 +355,15 @@ class BaLeNAS(DARTS):
                 "the search ran in a trial, and the supernet's weights are there: give the selection to the strategy, "
                 "which ranks at the end of the trial"
             )
-        device = self._mutated_model_space.evaluator.trainer.strategy.root_device
-        return TrainedSupernet(self.supernet, space, self._loaders["train"], self._loaders["val"], device=device)
+        trainer = self._mutated_model_space.evaluator.trainer
+        return TrainedSupernet(
+            self.supernet,
+            space,
+            self._loaders["train"],
+            self._loaders["val"],
+            device=trainer.strategy.root_device,
+            prepare=lambda batch: as_searched(batch, trainer),
+        )
 
     def _search_module(self) -> BaLeNASModule:
         module = self.oneshot_module

@@ -7,7 +7,7 @@ weights, which computes all candidates (docs/exporter.md has the times), and equ
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,19 +33,28 @@ class TrainedSupernet:
         weight_loader: of the data that trained the weights; its set is read by position.
         architecture_loader: likewise, of the data that trained the architecture.
         device: where networks and batches are put.
+        prepare: does to a batch what the search has done to it, such as the evaluator's transfer hooks.
 
     Raises:
         EvaluatorError: a loader has no data set that can be read by position.
     """
 
     def __init__(
-        self, supernet: ModelSpace, space: Space, weight_loader: Any, architecture_loader: Any, *, device: torch.device
+        self,
+        supernet: ModelSpace,
+        space: Space,
+        weight_loader: Any,
+        architecture_loader: Any,
+        *,
+        device: torch.device,
+        prepare: Callable[[Any], Any] = lambda batch: batch,
     ) -> None:
         self._supernet = supernet
         self._space = space
         self._halves = weight_loader, architecture_loader
         self._positions = positions_of(weight_loader, "training"), positions_of(architecture_loader, "validation")
         self._device = device
+        self._prepare = prepare
 
     def network(self, sample: Sample) -> nn.Module:
         """Return an architecture's network with its own copy of the supernet's weights."""
@@ -69,7 +78,7 @@ class TrainedSupernet:
             return [self._moved(batch) for batch in batches_at(self._halves[half], chosen)]
 
     def _moved(self, batch: Any) -> Batch:
-        match batch:
+        match self._prepare(batch):
             case [Tensor() as images, Tensor() as labels]:
                 return images.to(self._device), labels.to(self._device)
         raise EvaluatorError(
