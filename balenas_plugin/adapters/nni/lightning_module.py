@@ -9,6 +9,7 @@ The composition is NNI's::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.compilation import CompiledForward
@@ -28,6 +30,7 @@ from balenas_plugin.adapters.nni.losses import loss_of
 from balenas_plugin.adapters.nni.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.metrics import Metrics, silent_loss
 from balenas_plugin.adapters.nni.options import SearchOptions
+from balenas_plugin.adapters.nni.probing import try_validation
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
 from balenas_plugin.adapters.nni.virtual_step import virtual_step
 from balenas_plugin.bayes.architect import frozen, second_order_gradient
@@ -278,9 +281,15 @@ class BaLeNASModule(DartsLightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Search in channels-last memory where that is wanted and possible."""
-        return [
-            ChannelsLast(self._space(), self.options.channels_last, lambda batch: self._silent_loss(batch["val"], 0))
-        ]
+        return [ChannelsLast(self._space(), self.options.channels_last, self._steps)]
+
+    def _steps(self, batch: Any) -> list[Callable[[], object]]:
+        """Return what the search does with a batch, to try it: it leaves traces."""
+        steps: list[Callable[[], object]] = [lambda: self._silent_loss(batch["val"], 0)]
+        validates = is_overridden("validation_step", self.training_module, parent=LightningModule)
+        if validates and self.options.validate_every_n_epochs > 0:
+            steps.append(lambda: try_validation(self.training_module, batch["val"]))
+        return steps
 
     def setup(self, stage: str) -> Any:
         """Learn how many processes search together."""

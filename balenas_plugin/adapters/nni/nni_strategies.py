@@ -104,7 +104,9 @@ def _keep_channels_last(strategy: OneShotStrategy, given: bool | None) -> None:
     def configured(training_module: Any) -> Any:
         module = configure(training_module)
         network = module.training_module
-        module.configure_callbacks = lambda: [ChannelsLast(network, given, lambda batch: network(batch["train"][0]))]
+        module.configure_callbacks = lambda: [
+            ChannelsLast(network, given, lambda batch: [lambda: network(batch["train"][0])])
+        ]
         return module
 
     strategy.configure_oneshot_module = configured
