@@ -29,7 +29,7 @@ _LARGEST_STATISTIC = 2**20  # a larger tensor that is no buffer is data, and not
 def attributes_kept(module: nn.Module) -> Iterator[None]:
     """Leave the attributes of a module, and of all modules in it, after the block as they were before it.
 
-    What a parameter or buffer holds is not kept, but one that is replaced by another tensor is put back, as are modules.
+    What a parameter or buffer holds is not kept, but one replaced by another tensor is put back, as are modules.
     """
     undo: dict[int, Callable[[], object]] = {}
     for part in module.modules():

@@ -70,7 +70,7 @@ class BaLeNASModule(DartsLightningModule):
         self._weights: list[nn.Parameter] = []
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
-        self.keeps_example = False
+        self.on_example: Callable[[], None] | None = None
         self._example: Any = None
         self._ranks = Ranks()
         self._compiled: CompiledForward | None = None
@@ -143,7 +143,7 @@ class BaLeNASModule(DartsLightningModule):
     def example(self) -> tuple[Tensor, Tensor]:
         """Return the first batch of the validation data, (images, labels), on the CPU: what proxies look at.
 
-        It is kept where `keeps_example` was set before the search.
+        It is kept where `on_example` was set before the search, which is called when it is there.
 
         Raises:
             EvaluatorError: the batch is something else.
@@ -152,7 +152,8 @@ class BaLeNASModule(DartsLightningModule):
             case (Tensor() as images, Tensor() as labels):
                 return images.cpu(), labels.cpu()
         raise EvaluatorError(
-            f"proxies need a batch (images, labels) of the validation loader, which gave {type(self._example).__name__}"
+            "a selection ranks networks on batches of two tensors, (inputs, labels), and the validation loader gives "
+            f"{_described(self._example)}. Search without `selection`: architectures are then listed by probability"
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -168,8 +169,9 @@ class BaLeNASModule(DartsLightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
-        if self.keeps_example and self._example is None:
+        if self.on_example is not None and self._example is None:
             self._example = self._ranks.first(batch["val"])
+            self.on_example()
         with self._forward(batch_idx):
             return self._iteration(batch, batch_idx)
 
@@ -368,6 +370,14 @@ class BaLeNASModule(DartsLightningModule):
     def on_validation_epoch_end(self) -> Any:
         """Forward to the evaluator's module (NNI's report intermediate results here)."""
         return self.training_module.on_validation_epoch_end()
+
+
+def _described(batch: Any) -> str:
+    name = type(batch).__name__
+    parts = [str(key) for key in batch] if isinstance(batch, dict) else []
+    if isinstance(batch, list | tuple):
+        parts = [type(part).__name__ for part in batch]
+    return f"{name} ({', '.join(parts)})" if parts else name
 
 
 _CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."
