@@ -441,6 +441,19 @@ def test_sizes_and_codes_do_not_ask_what_a_network_returns(batch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("layer", SEQUENCE_LAYERS)
+def test_networks_of_tokens_have_the_value_of_the_cpu_on_a_gpu(layer, batch):
+    torch.manual_seed(0)
+    model = OfTokens(SEQUENCE_LAYERS[layer][0]()).double()
+    names = [name for name in BUILT_IN if name not in ("jacob_cov", "naswot")]
+    expected = {name: score(name, model, TOKENS, batch[1]) for name in names}
+    model = model.cuda()
+    for name in names:
+        assert score(name, model, TOKENS.cuda(), batch[1].cuda()) == pytest.approx(expected[name], rel=1e-9), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_gpu_gives_the_value_of_the_cpu_and_keeps_its_generator(name, batch):
     torch.manual_seed(0)
