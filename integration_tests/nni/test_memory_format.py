@@ -114,6 +114,8 @@ def test_a_step_that_fails_in_both_layouts_says_nothing_of_them(caplog):
     def fails():
         raise KeyError("needs what the search prepares")
 
+    assert not use_channels_last(network, fails)
+    assert network.weight.is_contiguous()
     assert use_channels_last(network, fails, lambda: network(torch.ones(1, 3, 4, 4)))
     assert network.weight.is_contiguous(memory_format=torch.channels_last)
     assert "channels_last" not in caplog.text

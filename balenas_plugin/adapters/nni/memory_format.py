@@ -36,7 +36,7 @@ def use_channels_last(network: nn.Module, *steps: Callable[[], object]) -> bool:
 
     Values stay the same. If a step fails that runs in torch's default layout (one with `view` behind a convolution,
     say), all is put back and a message is logged. A step that fails in both is none of the layout's business: the
-    search will tell, if it fails there too.
+    search will tell, if it fails there too. If none can be tried, torch's layout stays.
 
     Args:
         network: changed in place; its parameters stay the same objects.
@@ -46,11 +46,13 @@ def use_channels_last(network: nn.Module, *steps: Callable[[], object]) -> bool:
         Whether it is in channels-last memory now.
     """
     weights = [p for p in network.parameters() if p.dim() == 4]
+    tried = False
     for step in steps:
         _set_format(weights, torch.channels_last)
         try:
             with _NoStrides():
                 step()
+            tried = True
         except Exception as error:  # whatever the user's code raises
             _set_format(weights, torch.contiguous_format)
             if not _runs(step):
@@ -62,8 +64,8 @@ def use_channels_last(network: nn.Module, *steps: Callable[[], object]) -> bool:
                 reason,
             )
             return False
-    _set_format(weights, torch.channels_last)
-    return True
+    _set_format(weights, torch.channels_last if tried else torch.contiguous_format)
+    return tried
 
 
 def _set_format(weights: Sequence[nn.Parameter], memory_format: torch.memory_format) -> None:
