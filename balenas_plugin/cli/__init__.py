@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from balenas_plugin import __version__
 from balenas_plugin.cli.benchmark import add_benchmark
+from balenas_plugin.cli.completion import add_completion
 from balenas_plugin.cli.export import add_export
 from balenas_plugin.cli.naslib import add_naslib
 from balenas_plugin.cli.report import add_report
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"balenas {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_search, add_ui, add_export, add_report, add_benchmark, add_reproduce, add_naslib):
+    for add in (add_search, add_ui, add_export, add_report, add_benchmark, add_reproduce, add_naslib, add_completion):
         add(commands, formatter)
     doctor = commands.add_parser("doctor", help="check the installation and name what is broken, with its cure")
     doctor.set_defaults(run_command=_doctor)

@@ -9,7 +9,7 @@ The composition is NNI's::
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.compilation import CompiledForward
@@ -29,6 +30,7 @@ from balenas_plugin.adapters.nni.losses import NoLossError
 from balenas_plugin.adapters.nni.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.metrics import Metrics, silent_loss
 from balenas_plugin.adapters.nni.options import SearchOptions
+from balenas_plugin.adapters.nni.probing import try_validation
 from balenas_plugin.adapters.nni.search_module import SearchModule
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
 from balenas_plugin.adapters.nni.virtual_step import virtual_step
@@ -69,7 +71,7 @@ class BaLeNASModule(SearchModule):
         self._weights: list[nn.Parameter] = []
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
-        self.keeps_example = False
+        self.on_example: Callable[[], None] | None = None
         self._example: Any = None
         self._ranks = Ranks()
         self._compiled: CompiledForward | None = None
@@ -158,7 +160,7 @@ class BaLeNASModule(SearchModule):
     def example(self) -> tuple[Tensor, Tensor]:
         """Return the first batch of the validation data, (images, labels), on the CPU: what proxies look at.
 
-        It is kept where `keeps_example` was set before the search.
+        It is kept where `on_example` was set before the search, which is called when it is there.
 
         Raises:
             EvaluatorError: the batch is something else.
@@ -167,7 +169,8 @@ class BaLeNASModule(SearchModule):
             case (Tensor() as images, Tensor() as labels):
                 return images.cpu(), labels.cpu()
         raise EvaluatorError(
-            f"proxies need a batch (images, labels) of the validation loader, which gave {type(self._example).__name__}"
+            "a selection ranks networks on batches of two tensors, (inputs, labels), and the validation loader gives "
+            f"{_described(self._example)}. Search without `selection`: architectures are then listed by probability"
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -185,8 +188,9 @@ class BaLeNASModule(SearchModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
-        if self.keeps_example and self._example is None:
+        if self.on_example is not None and self._example is None:
             self._example = self._ranks.first(batch["val"])
+            self.on_example()
         with self._forward(batch_idx):
             return self._iteration(batch, batch_idx)
 
@@ -309,8 +313,16 @@ class BaLeNASModule(SearchModule):
         """Search in channels-last memory where that is wanted and possible."""
         return [
             *super().configure_callbacks(),
-            ChannelsLast(self._space(), self.options.channels_last, self._try_batch),
+            ChannelsLast(self._space(), self.options.channels_last, self._steps),
         ]
+
+    def _steps(self, batch: Any) -> list[Callable[[], object]]:
+        """Return what the search does with a batch, to try it: it leaves traces."""
+        steps: list[Callable[[], object]] = [lambda: self._try_batch(batch)]
+        validates = is_overridden("validation_step", self.training_module, parent=LightningModule)
+        if validates and self.options.validate_every_n_epochs > 0:
+            steps.append(lambda: try_validation(self.training_module, batch["val"]))
+        return steps
 
     def _try_batch(self, batch: dict[str, Any]) -> None:
         with suppress(NoLossError):
@@ -390,6 +402,14 @@ class BaLeNASModule(SearchModule):
         """Validate with the evaluator's own step; the alphas hold the mean."""
         with self._forward(batch_idx):
             return call_step(self.training_module.validation_step, batch, batch_idx, *more)
+
+
+def _described(batch: Any) -> str:
+    name = type(batch).__name__
+    parts = [str(key) for key in batch] if isinstance(batch, dict) else []
+    if isinstance(batch, list | tuple):
+        parts = [type(part).__name__ for part in batch]
+    return f"{name} ({', '.join(parts)})" if parts else name
 
 
 _CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."

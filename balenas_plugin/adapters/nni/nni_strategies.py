@@ -104,7 +104,7 @@ def _keep_channels_last(strategy: OneShotStrategy, given: bool | None) -> None:
     def configured(training_module: Any) -> Any:
         module = configure(training_module)
         network, callbacks = module.training_module, module.configure_callbacks
-        channels_last = ChannelsLast(network, given, lambda batch: network(batch["train"][0]))
+        channels_last = ChannelsLast(network, given, lambda batch: [lambda: network(batch["train"][0])])
         module.configure_callbacks = lambda: [*callbacks(), channels_last]
         return module
 

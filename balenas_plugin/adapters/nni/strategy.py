@@ -31,6 +31,7 @@ from balenas_plugin.adapters.nni.options import (
 )
 from balenas_plugin.adapters.nni.probing import as_searched
 from balenas_plugin.adapters.nni.process_guard import ProcessGuard, require_supported
+from balenas_plugin.adapters.nni.rankable import require_rankable
 from balenas_plugin.adapters.nni.space import exporter_space
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
 from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
@@ -180,7 +181,8 @@ class BaLeNAS(SearchStrategy):
     def configure_oneshot_module(self, training_module: LightningModule) -> BaLeNASModule:
         """Wrap the evaluator's module in the search module."""
         module = BaLeNASModule(training_module, self.options)
-        module.keeps_example = self.selection is not None
+        if self.selection is not None:
+            module.on_example = lambda: require_rankable(module, lambda: self._to_rank(self.selection))
         return module
 
     def default_mutation_hooks(self) -> list[Any]:
@@ -340,14 +342,14 @@ class BaLeNAS(SearchStrategy):
             raise OptionError(
                 "the strategy keeps what ranking needs only if it is made with selection=ProxySelection(...)"
             )
+        return rank(self.posterior, **self._to_rank(selection or self.selection), progress=progress)
+
+    def _to_rank(self, selection: ProxySelection) -> dict[str, Any]:
+        """Return what a ranking looks at, as its arguments."""
         inputs, targets = self._search_module().example()
         space = exporter_space(self._pristine, decisions_of(self.supernet), tuple(inputs.shape[1:]))
-        selection = selection or self.selection
-        assert selection is not None
         supernet = self._trained_supernet(space) if selection.needs_supernet else None
-        return rank(
-            self.posterior, space, selection, inputs=inputs, targets=targets, supernet=supernet, progress=progress
-        )
+        return {"space": space, "selection": selection, "inputs": inputs, "targets": targets, "supernet": supernet}
 
     def _trained_supernet(self, space: Space) -> TrainedSupernet:
         if self._trials is not None:
