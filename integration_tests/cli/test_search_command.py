@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,32 @@ def test_the_command_prints_the_architectures_and_the_folder(finished: Path) -> 
     for record in read_json(finished / "architectures.json"):
         assert record["notation"]["nasbench201"] in printed
     assert "Everything about this run: runs/tiny" in printed
+
+
+def test_the_command_ends_with_what_was_found_how_sure_it_is_and_what_comes_next(finished: Path) -> None:
+    printed = " ".join((finished.parents[1] / "output.txt").read_text().split())
+    best = read_json(finished / "architectures.json")[0]
+    times = best["probability"] * 5**6
+    assert (
+        f"The winner is {best['notation']['nasbench201']}, with a probability of {best['probability']:.3g}, "
+        f"{times:.3g} times that of a blind guess. It is undecided: in 6 of 6 choices" in printed
+    )
+    assert "Next: balenas report runs/tiny balenas export runs/tiny --format python" in printed
+
+
+def test_the_plan_is_printed_before_the_search(finished: Path) -> None:
+    lines = (finished.parents[1] / "errors.txt").read_text().splitlines()[:7]
+    assert lines[:6] == [
+        "search: images    128 of 1,500 of the set digits, 8x8 pixels",
+        lines[1],
+        "search: halves    64 train the weights, 64 others the architecture and validate it",
+        lines[3],
+        "search: plan      3 epochs of 2 iterations, 6 in all; M = 1 draws in each",
+        "search: reach     6 architecture steps x rate 0.01: a logit can move by 0.06; its sigma is 1 at the start",
+    ]
+    assert lines[1].startswith("search: classes   10: 0 (")
+    assert re.fullmatch(r"search: supernet  NasBench201: [\d,]+ weights and 30 logits in 6 choices", lines[3])
+    assert lines[6].startswith("search: warning   that decides nothing: set arc_learning_rate to 0.3 or more")
 
 
 # -- seeds ------------------------------------------------------------------------------------------------------------

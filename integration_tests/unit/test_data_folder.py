@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 from PIL import Image
 
 from balenas_plugin.data import DataConfig, SearchData, load_search_data, load_test_data
+from balenas_plugin.data.checking import check_files
+from balenas_plugin.data.summary import summary
 from balenas_plugin.errors import DataError, OptionError
 
 
@@ -189,3 +192,58 @@ def test_the_source_of_the_task_gives_the_pipelines_tensors(kind, tmp_path):
     assert torch.equal(found[0], data.architecture_set[number][0])
     with Image.open(tmp_path / "val" / "cat" / kind) as opened:
         assert torch.equal(defined["preprocess"](opened), found)
+
+
+# --- what is said before a search
+
+
+def test_every_file_is_looked_at_before_the_search_and_the_first_bad_one_named(tmp_path):
+    split(tmp_path, ["train", "val"])
+    whole = (tmp_path / "train" / "cat" / "0.png").read_bytes()
+    (tmp_path / "train" / "dog" / "1.png").write_bytes(whole[:-30])
+    data = load(tmp_path)
+    with pytest.raises(
+        DataError, match=r"^1 image of 12 cannot be decoded: .*dog.1\.png: .*Replace or delete the file"
+    ):
+        check_files(data)
+    (tmp_path / "val" / "cat" / "2.png").unlink()
+    os.mkfifo(tmp_path / "val" / "cat" / "2.png")
+    with pytest.raises(DataError, match=r"2 images of 12 cannot be decoded, the first: .*dog.1\.png"):
+        check_files(data)
+    assert "cannot be decoded: it is gone, or no regular file" in str(raised_by(data, "2.png"))
+
+
+def raised_by(data: SearchData, name: str) -> BaseException:
+    number = [Path(path).name for path in data.architecture_set.store.paths].index(name)
+    with pytest.raises(DataError) as raised:
+        data.architecture_set[number]
+    return raised.value
+
+
+def test_images_in_memory_need_no_look():
+    assert check_files(load_search_data(DataConfig())) == {}
+
+
+def test_the_summary_names_folders_classes_sizes_and_what_is_uneven(tmp_path):
+    split(tmp_path, ["Train", "valid", "test"], ["cat", "dog"])
+    make(tmp_path, "Train/cat/readme.txt", *(f"Train/eel/{k}.png" for k in range(30)), "valid/eel", "test/eel")
+    Image.new("L", (40, 20)).save(tmp_path / "valid" / "dog" / "0.png")
+    data = load(tmp_path)
+    data.description.update(check_files(data))
+    assert summary(data) == {
+        "images": f"45 in {tmp_path}, 10x8 to 40x20 pixels; their central squares, scaled to 8x8, are used in RGB "
+        "(1 are L); other files are left out: 1 .txt",
+        "classes": "3: cat (6), dog (6), eel (33); uneven: who always says eel is right for 73%, cat is rare",
+        "halves": "36 of Train train the weights, 9 of valid the architecture and validate it; test (9) is not touched",
+    }
+
+
+def test_the_summary_of_a_split_in_half_and_of_classes_that_a_half_lacks(tmp_path):
+    data = load(split(tmp_path, ["train", "test"], [f"kind{k}" for k in range(12)], each=4), limit=6)
+    lines = summary(data)
+    assert lines["images"].startswith("6 of 48 in ")
+    assert lines["halves"] == (
+        "3 of train train the weights, 3 others of train the architecture and validate it; test (48) is not touched"
+    )
+    assert "and 4 more" in lines["classes"]
+    assert "WARNING: no image that trains the weights is of kind" in lines["classes"]
