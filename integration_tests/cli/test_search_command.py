@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import math
 import re
@@ -16,6 +17,8 @@ import yaml
 from nni.nas.oneshot.pytorch.sampling import has_tianshou
 from PIL import Image
 
+from balenas_plugin import BaLeNAS
+from balenas_plugin.adapters.nni.nni_strategies import STRATEGIES, build_strategy, with_defaults
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.search_spaces import nasbench201
@@ -53,6 +56,9 @@ def test_config_is_resolved_and_makes_the_same_config(finished: Path) -> None:
         "weight_decay": 0.0005,
     }
     assert document["data"]["train_fraction"] == 0.5
+    assert set(document["strategy"]) == {"name", *inspect.signature(BaLeNAS).parameters} - {"penalty", "kwargs"}
+    assert document["strategy"]["betas"] == [0.5, 0.999]
+    assert document["strategy"]["num_mc_samples"] == 1  # the config's, not the default
     assert SearchConfig.from_dict(document).to_dict() == document
 
 
@@ -146,6 +152,21 @@ def test_same_seed_gives_the_same_bytes(finished: Path, folder: Path) -> None:
     for name in RESULTS:
         assert (folder / "runs" / "tiny" / name).read_bytes() == (finished / name).read_bytes(), name
     assert_same_run(folder / "runs" / "tiny", finished)
+
+
+def test_a_run_started_from_the_config_of_a_run_is_the_same_run(finished: Path, folder: Path) -> None:
+    ended = balenas("search", finished / "config.yml", "--output", "again", folder=folder)
+    assert ended.code == 0, ended.errors
+    assert_same_run(folder / "again", finished)
+    assert (folder / "again" / "config.yml").read_text() == (finished / "config.yml").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "ENAS" or has_tianshou])
+def test_the_defaults_of_a_strategy_can_be_given_in_a_config(name: str) -> None:
+    filled = with_defaults({"name": name})
+    given = yaml.safe_load(yaml.safe_dump(filled))
+    assert type(build_strategy(given)) is STRATEGIES[name]
+    assert yaml.safe_load(yaml.safe_dump(with_defaults(given))) == given
 
 
 def test_another_seed_gives_another_result(finished: Path, folder: Path) -> None:

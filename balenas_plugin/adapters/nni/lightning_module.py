@@ -34,6 +34,7 @@ from balenas_plugin.bayes.architect import frozen, second_order_gradient
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior, gaussian_entropy
 from balenas_plugin.bayes.vadam import VAdam
+from balenas_plugin.data.finite import data_examined
 from balenas_plugin.errors import EvaluatorError, NonFiniteLossError, SpaceError
 
 
@@ -167,7 +168,8 @@ class BaLeNASModule(DartsLightningModule):
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
         if self.keeps_example and self._example is None:
             self._example = self._ranks.first(batch["val"])
-        with self._forward(batch_idx):
+        first = batch_idx < _FIRST_BATCHES and self.trainer.current_epoch == 0
+        with self._forward(batch_idx), data_examined(batch, cure=_CURE, first=first):
             return self._iteration(batch, batch_idx)
 
     def _forward(self, batch_idx: int) -> AbstractContextManager[None]:
@@ -360,5 +362,7 @@ class BaLeNASModule(DartsLightningModule):
         """Forward to the evaluator's module (NNI's report intermediate results here)."""
         return self.training_module.on_validation_epoch_end()
 
+
+_FIRST_BATCHES = 2  # in which NaN is looked for, whatever the loss
 
 _CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."

@@ -9,6 +9,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -27,7 +28,7 @@ from balenas_plugin.adapters.nni.callbacks import History, Progress
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.decisions import decisions_of, exported
 from balenas_plugin.adapters.nni.diagnostics import Diagnostics
-from balenas_plugin.adapters.nni.nni_strategies import build_strategy
+from balenas_plugin.adapters.nni.nni_strategies import build_strategy, with_defaults
 from balenas_plugin.adapters.nni.options import require_search_epochs
 from balenas_plugin.adapters.nni.plan import SearchPlan
 from balenas_plugin.adapters.nni.space import notations
@@ -89,6 +90,9 @@ def run_search(
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
     require_search_epochs(getattr(strategy, "warmup_epochs", 0), config.evaluator.epochs)
+    resolved = replace(config, strategy=with_defaults(config.strategy))
+    if resume and folder.config.exists():
+        folder.require_same_config(resolved, resolve=with_defaults)
     history = History(folder, lambda: _describe(strategy, space, folder))
     progress = [SearchPlan(summary(data))] if told else []
     progress += [Progress()] if told and show_progress else []
@@ -105,7 +109,7 @@ def run_search(
         return []
     os.environ[FOLDER_VARIABLE] = str(folder.path.resolve())  # for processes that this one starts
     with folder.claimed():
-        folder.start(config, resumed=resume, data=data.description, device=_device(evaluator))
+        folder.start(resolved, resumed=resume, data=data.description, device=_device(evaluator))
         torch.manual_seed(config.seed)  # the same draws whatever building the above has used
         with folder.recorded() as entries:
             _run_experiment(space, evaluator, strategy, folder)
