@@ -41,6 +41,9 @@ def preprocess(image: Any) -> torch.Tensor:
 class ImageTask:
     """Classify images.
 
+    What is said of scaling holds for files as a folder of images is read. Sets in memory (digits, CIFAR) are scaled by
+    torch where `image_size` is not their own, which differs from Pillow by one of 255 grey levels at most.
+
     Attributes:
         class_names: what output 0, 1, ... stands for.
         image_size: side of the square input in pixels.

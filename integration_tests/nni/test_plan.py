@@ -47,7 +47,7 @@ def test_a_search_that_cannot_decide_is_warned_of_the_warm_up_counted(capsys, tm
     search(Layers(), evaluator, warmup_epochs=2, initial_precision=4.0, num_mc_samples=1)
     lines = lines_of(capsys)
     assert lines["images"] == "many"
-    assert lines["plan"].endswith("; epoch 1 to 2 train the weights alone")
+    assert lines["plan"].endswith("; epochs 1 to 2 train the weights alone")
     assert lines["reach"].startswith("2 architecture steps x rate 0.0003: a logit can move by 0.0006; its sigma is 0.5")
     assert lines["warning"] == ("that decides nothing: set arc_learning_rate to 0.5 or more, or search for more epochs")
 

@@ -132,7 +132,7 @@ def _plan(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> str:
     if isinstance(module, BaLeNASModule):
         text += f"; M = {module.options.num_mc_samples} draws in each"
     if warmup:
-        text += f"; epoch {'1 trains' if warmup == 1 else f'1 to {warmup} train'} the weights alone"
+        text += f"; {'epoch 1 trains' if warmup == 1 else f'epochs 1 to {warmup} train'} the weights alone"
     return f"{text}; {done} epochs are done" if done else text
 
 
