@@ -251,6 +251,6 @@ def _device(evaluator: Any) -> str:
 
 def quiet() -> None:
     """Silence what NNI and Lightning say about themselves, and errors of theirs that are raised as well."""
-    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|nni|torch\.utils\.data)(\..*)?")
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|nni|torch\.utils\.data|PIL)(\..*)?")
     for name in ("nni", "pytorch_lightning", "lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.CRITICAL if name == "nni" else logging.ERROR)
