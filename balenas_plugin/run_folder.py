@@ -248,8 +248,8 @@ class RunFolder:
 
         Args:
             config: to compare with the folder's, in which the defaults of the strategy are filled in.
-            resolve: fills them in. None: what `config` does not say of the strategy is not compared, since only the
-                framework of the strategy knows its defaults, and importing that takes seconds.
+            resolve: fills them in. None: options of the strategy that one of the two leaves out are not compared, since
+                only the framework of the strategy knows its defaults, and importing that takes seconds.
 
         Raises:
             OptionError: the configs differ; the message names where.
@@ -259,7 +259,8 @@ class RunFolder:
         if resolve is not None:
             before["strategy"] = yaml.safe_load(yaml.safe_dump(resolve(before["strategy"])))
         elif before["strategy"]["name"] == now["strategy"]["name"]:
-            before["strategy"] = {key: before["strategy"].get(key) for key in now["strategy"]}
+            both = before["strategy"].keys() & now["strategy"].keys()
+            before["strategy"], now["strategy"] = ({key: one["strategy"][key] for key in both} for one in (before, now))
         differences = list(_differences(before, now))
         if differences:
             raise OptionError(
