@@ -59,6 +59,8 @@ class EvaluatorConfig:
         min_lr = self.schedule.get("min_lr", 0)
         if isinstance(min_lr, bool) or not isinstance(min_lr, int | float) or not 0 <= min_lr < math.inf:
             raise OptionError(f"evaluator.schedule.min_lr must be a number of at least 0, got {min_lr!r}")
+        if self.schedule["name"] == "cosine":
+            object.__setattr__(self, "schedule", {"min_lr": 0.0, **self.schedule})
 
 
 @dataclass(frozen=True, kw_only=True)

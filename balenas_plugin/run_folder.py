@@ -20,7 +20,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -241,14 +241,27 @@ class RunFolder:
                 f"cannot read {self.config}: {yaml_problem(error)}. Is {self.path} the folder of a run?"
             ) from error
 
-    def require_same_config(self, config: SearchConfig) -> None:
+    def require_same_config(
+        self, config: SearchConfig, *, resolve: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    ) -> None:
         """Raise unless the folder was started with an equal config.
+
+        Args:
+            config: to compare with the folder's, in which the defaults of the strategy are filled in.
+            resolve: fills them in. None: options of the strategy that one of the two leaves out are not compared, since
+                only the framework of the strategy knows its defaults, and importing that takes seconds.
 
         Raises:
             OptionError: the configs differ; the message names where.
             FileFormatError: the folder's config is missing or damaged.
         """
-        differences = list(_differences(self.read_config().to_dict(), yaml.safe_load(config.to_yaml())))
+        before, now = self.read_config().to_dict(), yaml.safe_load(config.to_yaml())
+        if resolve is not None:
+            before["strategy"] = yaml.safe_load(yaml.safe_dump(resolve(before["strategy"])))
+        elif before["strategy"]["name"] == now["strategy"]["name"]:
+            both = before["strategy"].keys() & now["strategy"].keys()
+            before["strategy"], now["strategy"] = ({key: one["strategy"][key] for key in both} for one in (before, now))
+        differences = list(_differences(before, now))
         if differences:
             raise OptionError(
                 f"{self.path} was started with another config: {'; '.join(differences)}. Resume with the config it was "

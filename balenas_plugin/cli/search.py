@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,12 @@ examples:
   balenas search configs/quickstart.yml --set strategy=DARTS      one of NNI's own strategies, for comparison
   balenas search configs/quickstart.yml --output runs/trial --overwrite
 
-The run's folder then holds config.yml, manifest.json, history.csv, posterior.json, architectures.json and checkpoints/.
+Before the first iteration its plan is printed: images, classes, halves, epochs, time. The run's folder then holds
+config.yml, manifest.json, history.csv, posterior.json, architectures.json and checkpoints/.
 """
+
+_EVEN = 0.5
+"""Probability of winning below which a choice counts as undecided."""
 
 
 def add_search(commands: Any, formatter: Any) -> None:
@@ -103,4 +109,34 @@ def print_architectures(folder: Any) -> None:
         probability = f"{record['probability']:11.3g}" if "probability" in record else " " * 11
         mark = "  <- argmax of the mean" if record.get("chosen_by") == "argmax of the mean" else ""
         print(f"{record['rank']:>4}  {probability}  {name}{mark}")
+    print(f"\n{textwrap.fill(_conclusion(folder, records[0]), 110, break_on_hyphens=False)}\n")
+    for command in _next_commands(folder):
+        print(f"  {command}")
     print(f"\nEverything about this run: {folder.path}")
+
+
+def _conclusion(folder: Any, best: dict[str, Any]) -> str:
+    """Return in plain sentences what won, and how sure the search is of it."""
+    name = next(iter(best["notation"].values()), None) or json.dumps(best["choices"])
+    manifest = folder.read_manifest() if folder.manifest.exists() else {}
+    if "winning_probability" not in best:
+        return f"The winner is {name}. {manifest.get('strategy')} does not say how sure it is; BaLeNAS would. Next:"
+    text = f"The winner is {name}, with a probability of {best['probability']:.3g}"
+    found, guess = best.get("log_probability"), manifest.get("log_probability_of_a_guess")
+    if found is not None and guess is not None:
+        text += f", {math.exp(min(found - guess, 700)):,.3g} times that of a blind guess"
+    choices = best["winning_probability"]
+    undecided = sum(probability < _EVEN for probability in choices.values())
+    if not undecided:
+        return f"{text}. It is decided: in each of {len(choices)} choices, what won is likelier than all others. Next:"
+    return (
+        f"{text}. It is undecided: in {undecided} of {len(choices)} choices, what won has less than an even chance to "
+        "be the best. Search longer (evaluator.epochs), raise strategy.arc_learning_rate, or search again with other "
+        "seeds and see what they agree on. Next:"
+    )
+
+
+def _next_commands(folder: Any) -> list[str]:
+    run = shlex.quote(str(folder.path))
+    export = [f"balenas export {run} --format python"] if folder.posterior.exists() else []
+    return [f"balenas report {run}", *export]

@@ -20,7 +20,7 @@ class DataConfig:
     Attributes:
         name: "digits" (1,500 of scikit-learn's 8x8 images, nothing to download), "cifar10" or "cifar100" (through
             torchvision), "cifar10_parquet" (cifar10_train_jpeg.parquet and cifar10_test_jpeg.parquet) or "folder"
-            (<root>/<class>/<image>, decoded when needed).
+            (<root>/<class>/<image>, or folders train, val and test above the classes; decoded when needed).
         root: folder of the data. "folder" needs it; the CIFAR sets fall back on the environment variable
             BALENAS_DATA; "digits" ignores it.
         image_size: side of the square images in pixels, at least 4. None: 8 for digits, 32 for all others. Smaller
@@ -28,7 +28,7 @@ class DataConfig:
             digits' 8 still works (it ends at 2x2).
         batch_size: images per batch and device, for the loaders that the adapter builds.
         train_fraction: share of the training images that trains the weights w, between 0 and 1; the rest, the
-            architecture half, trains alpha.
+            architecture half, trains alpha. A folder with a val folder has its own two parts: leave it at 0.5.
         augment: "none", "crop" or "crop_flip", applied to the weight half; None: "crop" for digits (a mirrored digit
             is no digit), "crop_flip" for all others.
         num_workers: worker processes per loader; 0 is the fastest for everything held in memory.

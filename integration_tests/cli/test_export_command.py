@@ -124,6 +124,7 @@ def test_python_module_gives_the_outputs_of_the_supernet_with_one_hot_weights(co
         "sys.path.insert(0, 'runs/tiny/export')\n"
         "import architecture_001\n"
         "network = architecture_001.load().eval()\n"
+        "assert architecture_001.CLASS_NAMES == tuple('0123456789')\n"
         "torch.manual_seed(0)\n"
         "torch.save(network(torch.randn(3, 3, 8, 8)), 'outputs.pt')\n"
         "assert not any(name.split('.')[0] in ('nni', 'balenas_plugin') for name in sys.modules)\n"
@@ -236,6 +237,13 @@ def test_the_folder_of_a_run_is_not_exported_into(place, copy_of_finished, folde
     assert (copy_of_finished / "architectures.json").read_bytes() == before
 
 
+def test_other_classes_than_those_of_the_search_are_not_given_its_names(copy_of_finished, folder):
+    manifest = json.loads((copy_of_finished / "manifest.json").read_text())
+    manifest["data"]["class_names"][3] = "drei"
+    (copy_of_finished / "manifest.json").write_text(json.dumps(manifest))
+    assert "have other classes than when runs/tiny was searched" in refused("export", "runs/tiny", folder=folder)
+
+
 def test_onnx_that_is_not_installed_is_told_before_the_work(copy_of_finished, folder):
     script = folder / "export.py"
     hidden = "import sys\nsys.modules['onnx'] = None\n"
@@ -262,6 +270,10 @@ def test_onnx_and_drawing(copy_of_finished, folder):
     assert ended.code == 0, ended.errors
     model = onnx.load(copy_of_finished / "export" / "architecture_001.onnx")
     onnx.checker.check_model(model)
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    recorded = json.loads((copy_of_finished / "manifest.json").read_text())["data"]
+    assert json.loads(told["class_names"]) == recorded["class_names"] == [str(digit) for digit in range(10)]
+    assert json.loads(told["mean"]) == recorded["mean"]
     (record,) = records(copy_of_finished)
     torch.manual_seed(0)
     images = torch.randn(3, 3, 8, 8)

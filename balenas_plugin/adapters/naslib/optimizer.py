@@ -23,10 +23,13 @@ from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.vadam import VAdam
+from balenas_plugin.data.finite import data_examined
 from balenas_plugin.errors import NonFiniteLossError
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
 
 Batch = tuple[Tensor, Tensor]
+
+_CURE = "Lower learning_rate or arch_learning_rate, or set grad_clip, and resume from the last checkpoint."
 
 
 class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
@@ -149,6 +152,10 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         Raises:
             NonFiniteLossError: a loss became NaN or infinite.
         """
+        with data_examined({"train": data_train, "val": data_val}, cure=_CURE):
+            return self._step(data_train, data_val)
+
+    def _step(self, data_train: Batch, data_val: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if self._state.example is None:
             self._state.example = (data_val[0].detach().cpu(), data_val[1].detach().cpu())
         if self._epoch >= self.options.warmup_epochs:
@@ -203,10 +210,7 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         logits = self.graph(batch[0])
         loss = self.loss(logits, batch[1])
         if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the {which} loss became {loss.item()} in epoch {self._epoch}. Lower learning_rate or "
-                "arch_learning_rate, or set grad_clip, and resume from the last checkpoint."
-            )
+            raise NonFiniteLossError(f"the {which} loss became {loss.item()} in epoch {self._epoch}. {_CURE}")
         return logits, loss
 
     def _weight_step_alphas(self) -> AbstractContextManager[None]:

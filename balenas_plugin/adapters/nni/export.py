@@ -28,7 +28,7 @@ from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import SearchData, load_search_data
-from balenas_plugin.errors import FileFormatError, OptionError
+from balenas_plugin.errors import DataError, FileFormatError, OptionError
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
 from balenas_plugin.export.supernet import estimate_batch_norm
 from balenas_plugin.files import refused_writes_told, write_text_atomically
@@ -84,6 +84,7 @@ class FinishedRun:
             )
         posterior = Posterior.load(folder.posterior)
         data = load_search_data(config.data)
+        _require_same_classes(folder, data)
         torch.manual_seed(config.seed)
         model_space = build_space(config.space, num_classes=data.num_classes)
         supernet = BaLeNAS().mutate_model(copy.deepcopy(model_space))
@@ -158,12 +159,12 @@ def write_exports(
         if "python" in formats:
             from balenas_plugin.export.standalone import write_standalone
 
-            written += write_standalone(network, output, name=name, example=example, title=title)
+            written += write_standalone(network, output, name=name, example=example, title=title, task=run.data.task)
         if "onnx" in formats:
             from balenas_plugin.export.onnx_file import write_onnx
 
             written.append(output / f"{name}.onnx")
-            write_onnx(network, written[-1], example=example)
+            write_onnx(network, written[-1], example=example, task=run.data.task)
     return written
 
 
@@ -229,6 +230,16 @@ def _winning(by_decision: Mapping[str, float], label: str) -> float:
     cell, _, entry = label.rpartition("/")  # <cell>/op_<node>_<k> or <cell>/input_<node>_<k>
     node = f"{cell}/{entry.split('_')[1]}_0"
     return next(value for decision, value in by_decision.items() if decision.split("+")[0] == node)
+
+
+def _require_same_classes(folder: RunFolder, data: SearchData) -> None:
+    """Raise if the outputs of the run's networks stand for other classes than those that the data have now."""
+    recorded = folder.read_manifest().get("data", {}).get("class_names") if folder.manifest.exists() else None
+    if recorded is not None and list(recorded) != list(data.class_names):
+        raise DataError(
+            f"the data have other classes than when {folder.path} was searched: {', '.join(data.class_names)} in the "
+            f"place of {', '.join(recorded)}. Put the folders of the images back as they were."
+        )
 
 
 def _load_weights(supernet: ModelSpace, checkpoint: Path) -> None:

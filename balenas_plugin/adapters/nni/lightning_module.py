@@ -38,6 +38,7 @@ from balenas_plugin.bayes.architect import frozen, second_order_gradient
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior, gaussian_entropy
 from balenas_plugin.bayes.vadam import VAdam
+from balenas_plugin.data.finite import data_examined
 from balenas_plugin.errors import EvaluatorError, NonFiniteLossError, SpaceError
 
 
@@ -191,7 +192,8 @@ class BaLeNASModule(SearchModule):
         if self.on_example is not None and self._example is None:
             self._example = self._ranks.first(batch["val"])
             self.on_example()
-        with self._forward(batch_idx):
+        first = batch_idx < _FIRST_BATCHES and self.trainer.current_epoch == 0
+        with self._forward(batch_idx), data_examined(batch, cure=_CURE, first=first):
             return self._iteration(batch, batch_idx)
 
     def _forward(self, batch_idx: int) -> AbstractContextManager[None]:
@@ -411,5 +413,7 @@ def _described(batch: Any) -> str:
         parts = [type(part).__name__ for part in batch]
     return f"{name} ({', '.join(parts)})" if parts else name
 
+
+_FIRST_BATCHES = 2  # in which NaN is looked for, whatever the loss
 
 _CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."

@@ -41,6 +41,9 @@ FUSIBLE = ("DARTS", "GumbelDARTS", "SecondOrderDARTS")
 A comparison of methods then compares the methods, not the kernels. ``fused: false, channels_last: false`` is NNI's own.
 """
 
+_ENAS_DEFAULTS = {"reward_metric_name": "val_acc"}
+"""What our evaluator needs other than NNI has it."""
+
 _PYTHON_OBJECTS = ("mutation_hooks", "filter", "policy_fn", "penalty")
 """Options that take objects, which no config can hold."""
 
@@ -68,7 +71,7 @@ def build_strategy(options: Mapping[str, Any]) -> OneShotStrategy:
             raise MissingDependencyError(
                 "strategy ENAS needs a package that is not installed: pip install 'tianshou<0.5'"
             )
-        arguments.setdefault("reward_metric_name", "val_acc")
+        arguments = {**_ENAS_DEFAULTS, **arguments}
     if name == "GumbelDARTS" and "temperature" in arguments:
         arguments["temperature"] = _temperature(arguments["temperature"])
     fused, channels_last = _acceleration(arguments) if name in FUSIBLE else (False, False)
@@ -86,6 +89,26 @@ def build_strategy(options: Mapping[str, Any]) -> OneShotStrategy:
             _mark_batches(strategy)
     _refuse_clearly(strategy, name)
     return strategy
+
+
+def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a strategy's options with the defaults of all others that a config can give filled in.
+
+    Raises:
+        KeyError: there is no strategy of that name.
+    """
+    name = options["name"]
+    defaults = {
+        key: parameter.default
+        for key, parameter in _inherited_options(STRATEGIES[name]).items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        and parameter.default is not parameter.empty
+    }
+    if name in FUSIBLE:
+        defaults |= {"fused": True, "channels_last": None}
+    if name == "ENAS":
+        defaults |= _ENAS_DEFAULTS
+    return {"name": name, **defaults, **options}
 
 
 def _acceleration(arguments: dict[str, Any]) -> tuple[bool, bool | None]:
