@@ -97,10 +97,19 @@ def resume_command(options: argparse.Namespace, folder: Any) -> str:
 def print_architectures(folder: Any) -> None:
     """Print the architectures that a run has found."""
     records = folder.read_architectures()
-    print(f"\n{'rank':>4}  {'probability':>11}  architecture")
+    trained = {record["rank"]: record["trained"] for record in records if record.get("trained")}
+    column = f"  {'trained':>8}" if trained else ""
+    print(f"\n{'rank':>4}  {'probability':>11}{column}  architecture")
     for record in records:
         name = next(iter(record["notation"].values()), None) or json.dumps(record["choices"])
         probability = f"{record['probability']:11.3g}" if "probability" in record else " " * 11
         mark = "  <- argmax of the mean" if record.get("chosen_by") == "argmax of the mean" else ""
-        print(f"{record['rank']:>4}  {probability}  {name}{mark}")
+        result = trained.get(record["rank"], {})
+        accuracy = "" if result.get("accuracy") is None else f"{result['accuracy']:8.2%}"
+        print(f"{record['rank']:>4}  {probability}{f'  {accuracy:>8}' if trained else ''}  {name}{mark}")
+    for result in list(trained.values())[:1]:
+        print(
+            f"\ntrained: validation accuracy of the architecture alone (not the supernet's), trained from scratch; epochs: "
+            f"{result['epochs']}; weights: {folder.path / 'candidates'}"
+        )
     print(f"\nEverything about this run: {folder.path}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -245,11 +245,18 @@ def _ranking(run: RunData) -> tuple[list[str], list[list[str]]]:
         columns.append(("probability", lambda r: in_text(r.get("probability"), "{:.3g}")))
     for proxy in sorted({str(key) for r in records if isinstance(r.get("scores"), dict) for key in r["scores"]}):
         columns.append((proxy, lambda r, proxy=proxy: in_text(at(r, ("scores", proxy)), "{:.4g}")))
+    if any(at(record, ("trained", "accuracy")) is not None for record in records):
+        columns.append(("trained from scratch, %", _trained))
     for dataset, name in _DATASETS.items():
         keys = ("ground_truth", "values", dataset, "test_accuracy")
         if any(number(at(record, keys)) is not None for record in records):
             columns.append((f"{name}, % (unseen)", lambda r, keys=keys: in_text(at(r, keys), "{:.2f}")))
     return [head for head, _ in columns], [[cell(record) for _, cell in columns] for record in records]
+
+
+def _trained(record: Mapping[str, Any]) -> str:
+    accuracy, epochs = (number(at(record, ("trained", key))) for key in ("accuracy", "epochs"))
+    return NOT_KNOWN if accuracy is None else f"{100 * accuracy:.2f} after {epochs or 0:.0f} epochs"
 
 
 def in_text(value: object, form: str) -> str:

@@ -35,7 +35,7 @@ from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, ran
 from balenas_plugin.validation import require_whole
 
 if TYPE_CHECKING:
-    from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials
+    from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials, TrainedCandidate
     from balenas_plugin.adapters.nni.web.recipes import Recipe
 
 
@@ -82,7 +82,8 @@ class BaLeNAS(DARTS):
             `NAMED_SELECTIONS`, a `ProxySelection` (or a dict of its options); None for the posterior's own order.
         candidate_trials: in an experiment with NNI's training-service engine, and so with its web page, the search is a
             trial; so many of the best architectures it finds then become trials of their own.
-        candidate_epochs: train each of them so long; 0 only reports what the search knows of them.
+        candidate_epochs: train each of them so long, from scratch (`trained` has the results); 0 only reports what the
+            search knows of them.
         **kwargs: `mutation_hooks`, and whatever else NNI's one-shot strategies take.
 
     Raises:
@@ -163,6 +164,8 @@ class BaLeNAS(DARTS):
         """How a trial makes the search anew; None: from a description of the space, the evaluator and the options."""
         self.ranked: list[RankedArchitecture] | None = None
         """The ranking of a search that ran in a trial."""
+        self.trained: dict[int, TrainedCandidate] = {}
+        """Rank -> what `candidate_epochs` of training gave, for the architectures that became trials."""
         self._trials: SearchInTrials | None = None
         self._pristine: ModelSpace | None = None
         self._checkpoint: SearchCheckpoint | None = None
