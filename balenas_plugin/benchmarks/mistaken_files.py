@@ -55,7 +55,7 @@ def _mistake(path: Path, start: bytes) -> tuple[str, str] | None:
         return "filled with zeros", f"{again}: the download was broken off."
     if text.startswith(_PAGES):
         return "a web page (HTML or XML)", (
-            f"{again} with a browser: the address leads to a page, as Google Drive's do for large files, or asks to log in."
+            f"{again} with a browser: the address is that of a page, as Google Drive's are, or asks to log in."
         )
     if text.startswith(_POINTERS):
         tool = "git lfs" if text.startswith(_POINTERS[0]) else "git annex"
@@ -64,7 +64,7 @@ def _mistake(path: Path, start: bytes) -> tuple[str, str] | None:
             f"Fetch the file itself: in its repository, `{tool} {verb}`."
         )
     if _is_tar(start):
-        return "a tar archive", f"Unpack it, `tar -xf {path.name}`, and give the file or folder that was in it."
+        return "a tar archive", _unpack(f"tar -xf {path.name}")
     if start.startswith(b"PK"):
         return _mistaken_zip(path)
     for mark, (kind, opened, command) in _COMPRESSED.items():
@@ -73,14 +73,17 @@ def _mistake(path: Path, start: bytes) -> tuple[str, str] | None:
             with contextlib.suppress(OSError, EOFError, lzma.LZMAError, ValueError), opened(path) as file:
                 content = file.read(_START)
             if _is_tar(content):
-                cure = f"Unpack it, `tar -xf {path.name}`, and give the file or folder that was in it."
-                return f"a tar archive, compressed with {kind}", cure
+                return f"a tar archive, compressed with {kind}", _unpack(f"tar -xf {path.name}")
             if kind != "bzip2":  # which NATS-Bench's own files are
-                return f"compressed with {kind}", f"Unpack it with {command}, and give what was in it."
+                return f"compressed with {kind}", _unpack(f"{command} {path.name}")
     for mark, kind in _ARCHIVES.items():
         if start.startswith(mark):
-            return f"an archive or compressed ({kind})", "Unpack it, and give the file or folder that was in it."
+            return f"an archive, or compressed ({kind})", "Unpack it, and give the file or folder that was in it."
     return None
+
+
+def _unpack(command: str) -> str:
+    return f"Unpack it, `{command}`, and give the file or folder that was in it."
 
 
 def _is_tar(start: bytes) -> bool:
@@ -96,4 +99,4 @@ def _mistaken_zip(path: Path) -> tuple[str, str] | None:
     if any(name.rpartition("/")[2] == "data.pkl" for name in names):
         return None  # PyTorch's own
     held = repr(names[0][:80]) if names else "nothing"
-    return f"a zip archive of {held}, not one that PyTorch wrote", f"Unpack it, `unzip {path.name}`, and give the file or folder that was in it."
+    return f"a zip archive of {held}, not one that PyTorch wrote", _unpack(f"unzip {path.name}")

@@ -49,7 +49,12 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
         "--scale", default="small", metavar="small|paper|FILE.yml", help="how large (small; see configs/reproduce/)"
     )
     reproduce.add_argument("--seeds", default="0-3", help='e.g. "0-3" or "0,2" (0-3)')
-    reproduce.add_argument("--methods", nargs="+", metavar="NAME", help="only these, e.g. darts balenas (all)")
+    reproduce.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="only these, e.g. darts balenas (all); BaLeNAS-TF comes with balenas: it selects from that search",
+    )
     reproduce.add_argument("--output", type=Path, metavar="DIR", help="where to search and write (reproduce/<scale>)")
     reproduce.add_argument("--name", help="of the files written, without ending (that of the table or figure)")
     reproduce.add_argument(

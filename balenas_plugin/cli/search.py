@@ -53,7 +53,9 @@ def add_run_options(command: Any) -> None:
 def _search(options: argparse.Namespace) -> int:
     from balenas_plugin.config import load_config
     from balenas_plugin.run_location import helps_another, new_run_folder, resumed_run_folder, shared_run_folder
+    from balenas_plugin.signals import end_with_parent
 
+    end_with_parent()
     config = load_config(options.config, options.overrides, seed=options.seed)
     helps = helps_another(config)
     if helps:
@@ -109,7 +111,7 @@ def print_architectures(folder: Any) -> None:
         print(f"{record['rank']:>4}  {probability}{f'  {accuracy:>8}' if trained else ''}  {name}{mark}")
     for result in list(trained.values())[:1]:
         print(
-            f"\ntrained: validation accuracy of the architecture alone (not the supernet's), trained from scratch; epochs: "
-            f"{result['epochs']}; weights: {folder.path / 'candidates'}"
+            f"\ntrained: validation accuracy of the architecture alone (not the supernet's), trained from scratch; "
+            f"epochs: {result['epochs']}; weights: {folder.path / 'candidates'}"
         )
     print(f"\nEverything about this run: {folder.path}")

@@ -137,10 +137,12 @@ def past_posterior(path: Path, epoch: int, *, like: Posterior) -> Posterior:
             f"there is no {path}, where the posterior of each epoch is kept: the search was made with `diagnostics: "
             "false`, so only its last epoch can be exported (leave out --epoch)"
         )
-    records = {record["epoch"]: record for record in read_log(path).records if "precision" in record}
+    records = {
+        record["epoch"]: record for record in read_log(path).records if "logits" in record and "precision" in record
+    }
     if epoch not in records:
         raise OptionError(f"{path} has no epoch {epoch}; there are {_listed(list(records)) or 'none'}")
-    numbers = [records[epoch].get(key) for key in ("logits", "precision")]
+    numbers = [records[epoch][key] for key in ("logits", "precision")]
     try:
         mean, precision = (
             {label: torch.tensor(values, dtype=like.mean[label].dtype) for label, values in by_label.items()}

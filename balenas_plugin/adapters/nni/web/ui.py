@@ -109,7 +109,7 @@ def _record_trained(folder: RunFolder, trained: Mapping[int, TrainedCandidate]) 
     for record in records:
         if record["rank"] in trained:
             result = trained[record["rank"]]
-            checkpoint = None if result.checkpoint is None else str(result.checkpoint.relative_to(folder.path.resolve()))
+            checkpoint = result.checkpoint and str(result.checkpoint.relative_to(folder.path.resolve()))
             accuracy = result.metric if math.isfinite(result.metric) else None
             record["trained"] = {"epochs": result.epochs, "accuracy": accuracy, "checkpoint": checkpoint}
     write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
