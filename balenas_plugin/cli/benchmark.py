@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from balenas_plugin.cli.inputs import require_file, require_table
+
 
 def add_benchmark(commands: Any, formatter: Any) -> None:
     """Add `balenas query` and `balenas benchmark import`."""
@@ -23,6 +25,7 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
 
 
 def _query(options: argparse.Namespace) -> int:
+    require_table(options.table)
     from balenas_plugin.benchmarks import open_benchmark
 
     truth = open_benchmark(options.table).describe(options.architecture).to_dict()
@@ -45,6 +48,8 @@ def _query(options: argparse.Namespace) -> int:
 
 
 def _benchmark_import(options: argparse.Namespace) -> int:
+    if not options.file.is_dir():
+        require_file(options.file, "the benchmark")
     from tqdm import tqdm
 
     from balenas_plugin.benchmarks import import_official

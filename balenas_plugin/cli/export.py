@@ -8,6 +8,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from balenas_plugin.cli.inputs import require_run, require_table
+
 _EXAMPLES = """\
 examples:
   balenas export runs/quickstart                          BaLeNAS-TF: 100 draws ranked by SynFlow
@@ -89,6 +91,8 @@ def add_export(commands: Any, formatter: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
+    require_run(options.run)
+    require_table(options.table)
     from balenas_plugin.errors import OptionError
     from balenas_plugin.export.selection import ProxySelection, named_selection
     from balenas_plugin.ground_truth import open_table

@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from balenas_plugin.cli.inputs import require_file, require_table
+
 if TYPE_CHECKING:
     from balenas_plugin.export.supernet import Supernet
     from balenas_plugin.run_folder import RunFolder
@@ -66,6 +68,9 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    if Path(options.scale).suffix in (".yml", ".yaml"):
+        require_file(Path(options.scale), "the scale")
+    require_table(options.table)
     from balenas_plugin.errors import OptionError
     from balenas_plugin.reproduce.run import experiment_of, reproduce, seeds_of
     from balenas_plugin.reproduce.scales import load_scale

@@ -10,6 +10,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from balenas_plugin.cli.inputs import require_config
+
 _EXAMPLES = """\
 examples:
   balenas search configs/quickstart.yml
@@ -51,6 +53,7 @@ def add_run_options(command: Any) -> None:
 
 
 def _search(options: argparse.Namespace) -> int:
+    require_config(options.config)
     from balenas_plugin.config import load_config
     from balenas_plugin.run_location import helps_another, new_run_folder, resumed_run_folder, shared_run_folder
     from balenas_plugin.signals import end_with_parent
