@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -28,6 +26,7 @@ from balenas_plugin.adapters.nni.process_guard import ProcessGuard, require_supp
 from balenas_plugin.adapters.nni.space import exporter_space
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
 from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
+from balenas_plugin.adapters.nni.working_files import out_of_working_directory, output_folder
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import EvaluatorError, OptionError, SpaceError, nearest
@@ -204,7 +203,9 @@ class BaLeNAS(DARTS):
         if self._trials is not None:
             self._trials.run()
             return
-        with self._guard.explained():
+        trainer = self._mutated_model_space.evaluator.trainer
+        folder = output_folder(trainer) if self._checkpoint is None else self._checkpoint.directory
+        with self._guard.explained(), out_of_working_directory(trainer, folder):
             super()._run()
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
@@ -259,8 +260,7 @@ class BaLeNAS(DARTS):
             trainer.check_val_every_n_epoch = every
         self._checkpoint = next((c for c in trainer.callbacks if isinstance(c, SearchCheckpoint)), None)
         if self._checkpoint is None and trainer.checkpoint_callback is not None:
-            folder = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
-            self._checkpoint = SearchCheckpoint(Path(trainer.default_root_dir) / "balenas_checkpoints" / folder)
+            self._checkpoint = SearchCheckpoint(output_folder(trainer))
             trainer.callbacks.append(self._checkpoint)
         if trainer.world_size > 1:
             trainer.callbacks.insert(0, self._guard)

@@ -23,8 +23,9 @@ from balenas_plugin.adapters.nni.run import quiet
 from balenas_plugin.adapters.nni.space import exporter_space
 from balenas_plugin.adapters.nni.web.found import KEY
 from balenas_plugin.adapters.nni.web.processes import end_predecessor
-from balenas_plugin.adapters.nni.web.recipes import Recipe, recipe_from_json, weights_file
+from balenas_plugin.adapters.nni.web.recipes import Recipe, recipe_from_json, trial_folder, weights_file
 from balenas_plugin.adapters.nni.web.reports import EpochReports, Metric, TrialReport
+from balenas_plugin.adapters.nni.working_files import out_of_working_directory
 from balenas_plugin.errors import BalenasError
 from balenas_plugin.export import ProxySelection
 from balenas_plugin.files import write_atomically
@@ -196,7 +197,8 @@ def train(model: RawFormatModelSpace, epochs: int, report: Callable[[Metric], No
         report(event.metric if isinstance(event.metric, Mapping) else {"default": event.metric})
 
     engine.register_model_event_callback("intermediate_metric", forward)
-    engine.submit_models(model)
+    with out_of_working_directory(model.evaluator.trainer, trial_folder()):
+        engine.submit_models(model)
     return float(model.metric)
 
 
