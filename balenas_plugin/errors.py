@@ -57,5 +57,57 @@ class MissingDependencyError(BalenasError, ImportError):
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the allowed word nearest to `given`, or ``"."`` if none is near."""
     words = {word.lower(): word for word in allowed}
+    called = next((word for word in words.values() if same_word(word, given)), None)
+    if called is not None:
+        return f"; did you mean {called!r}?"
     close = difflib.get_close_matches(given.lower(), words, n=1, cutoff=0.5)
     return f"; did you mean {words[close[0]]!r}?" if close else "."
+
+
+_SYNONYMS = (
+    {"lr", "learning_rate", "init_lr"},
+    {"min_lr", "eta_min", "lr_min"},
+    {"epochs", "epoch", "max_epochs", "num_epochs", "n_epochs"},
+    {"batch_size", "bs", "batch"},
+    {"num_workers", "workers", "n_workers"},
+    {"weight_decay", "wd", "l2"},
+    {"arc_learning_rate", "arch_learning_rate", "arch_lr", "arc_lr", "alpha_lr"},
+    {"num_mc_samples", "mc_samples", "num_samples", "n_samples", "m"},
+    {"dataset", "data_set", "dataset_name"},
+    {"root", "data_dir", "data_root", "data_path", "path"},
+    {"output", "output_dir", "out_dir", "outdir", "out", "save_dir", "run_dir"},
+    {"overwrite", "force"},
+    {"resume", "continue"},
+    {"devices", "gpus", "gpu", "n_gpus", "num_gpus"},
+    {"accelerator", "device"},
+    {"schedule", "scheduler", "lr_scheduler"},
+    {"optimizer", "optim", "optimiser"},
+    {"seed", "random_seed", "manual_seed"},
+    {"top_k", "top", "topk"},
+)
+"""Names that people use for one option."""
+
+_SETTINGS = {
+    **{name: f"evaluator.{name}" for name in ("epochs", "optimizer", "schedule", "logger", "accelerator", "devices")},
+    **{name: f"evaluator.{name}" for name in ("precision", "limit_train_batches", "accumulate_grad_batches")},
+    **{name: f"evaluator.optimizer.{name}" for name in ("lr", "momentum", "weight_decay", "nesterov")},
+    **{name: f"data.{name}" for name in ("batch_size", "num_workers", "root", "limit", "image_size", "download")},
+    **{name: f"strategy.{name}" for name in ("arc_learning_rate", "num_mc_samples", "warmup_epochs", "order")},
+    **{name: f"strategy.{name}" for name in ("selection", "mc_batches", "prior_precision", "gradient_clip_val")},
+    **{name: f"diagnostics.{name}" for name in ("curvature", "draws", "stop_by")},
+    **{name: name for name in ("strategy", "space", "data", "name", "top_k", "threads")},
+    "min_lr": "evaluator.schedule.min_lr",
+    "dataset": "data.name",
+}
+"""What people look for -> where a config sets it."""
+
+
+def same_word(one: str, other: str) -> bool:
+    """Return whether two names are one option's, however they are written."""
+    a, b = (word.lower().replace("-", "_").strip("_") for word in (one, other))
+    return a.replace("_", "") == b.replace("_", "") or any({a, b} <= names for names in _SYNONYMS)
+
+
+def setting(name: str) -> str | None:
+    """Return the dotted name under which a config sets what is called `name`, or None."""
+    return next((place for word, place in _SETTINGS.items() if same_word(word, name)), None)

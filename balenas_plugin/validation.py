@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from balenas_plugin.errors import OptionError, nearest
+from balenas_plugin.errors import OptionError, nearest, same_word, setting
 
 MAX_SEED = 2**32 - 1
 """NumPy's limit."""
+
+_CONFIG = ("the", "data", "evaluator", "evaluator.optimizer", "evaluator.schedule", "diagnostics", "strategy", "space")
+"""How messages begin that are about a part of a config."""
 
 
 def require_keys(where: str, given: Mapping[str, Any], allowed: Iterable[str]) -> None:
@@ -16,9 +19,19 @@ def require_keys(where: str, given: Mapping[str, Any], allowed: Iterable[str]) -
     allowed = tuple(allowed)
     for key in given:
         if key not in allowed:
-            raise OptionError(
-                f"{where} has no option {key!r}{nearest(str(key), allowed)} Options: {', '.join(allowed)}"
-            )
+            hint = _elsewhere(where, str(key), given[key], allowed) or nearest(str(key), allowed)
+            raise OptionError(f"{where} has no option {key!r}{hint} Options: {', '.join(allowed)}")
+
+
+def _elsewhere(where: str, key: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """Return a hint for an option of a config that is in the wrong place; an empty text for any other."""
+    if where.split()[0] not in _CONFIG or any(same_word(key, word) for word in allowed):
+        return ""
+    place = setting(key)
+    if place is not None and isinstance(value, Mapping):  # {optimizer: {learning_rate: ...}} at the top
+        inner = (setting(str(name)) or "" for name in value)
+        place = next((found for found in inner if found.startswith(place)), place)
+    return f"; did you mean {place!r}?" if place else ""
 
 
 def require_word(where: str, given: object, allowed: tuple[str, ...]) -> None:

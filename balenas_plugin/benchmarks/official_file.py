@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from balenas_plugin.benchmarks.mistaken_files import require_benchmark_kind
 from balenas_plugin.benchmarks.nats_folder import NatsFolderBenchmark
 from balenas_plugin.benchmarks.plain_pickle import PlainReader
 from balenas_plugin.benchmarks.table import write_table
@@ -58,6 +59,8 @@ def import_official(
         StorageError: the table could not be written.
     """
     source, table = Path(path).expanduser(), Path(out).expanduser()
+    if not source.is_dir():
+        require_benchmark_kind(source)
     rows = _folder_rows(source, progress) if source.is_dir() else read_official(source, progress=progress)
     checksum = write_table(table, rows, source=source.name)
     return ImportReport(table=table, num_architectures=len(rows), sha256=checksum)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from balenas_plugin.benchmarks.benchmark import Benchmark
+from balenas_plugin.benchmarks.mistaken_files import require_benchmark_kind
 from balenas_plugin.benchmarks.nats_folder import META_FILE, NatsFolderBenchmark
 from balenas_plugin.benchmarks.nni_database import SQLITE_START, read_nni_database
 from balenas_plugin.benchmarks.official_file import BZIP2_START, PICKLE_START, ZIP_START, read_official
@@ -79,6 +80,8 @@ def open_benchmark(path: str | os.PathLike[str] | None = None, *, backend: str |
         raise DataError(f"there is no file or folder {place}.")
     if place.is_dir() and not (place / META_FILE).exists() and backend in (None, "table"):
         place = find_table(place) or place
+    if not place.is_dir():
+        require_benchmark_kind(place)
     return BACKENDS[backend or _guess(place)](place)
 
 
@@ -86,11 +89,8 @@ def _guess(place: Path) -> str:
     """Return the backend for `place`, by what it is and not by what it is called."""
     if place.is_dir():
         return "nats"
-    try:
-        with place.open("rb") as file:
-            start = file.read(len(SQLITE_START))
-    except OSError as error:
-        raise DataError(f"cannot read {place}: {error.strerror}") from error
+    with place.open("rb") as file:
+        start = file.read(len(SQLITE_START))
     if start.startswith(_PARQUET_START):
         return "table"
     if start == SQLITE_START:

@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from balenas_plugin.cli.inputs import require_file, require_table
+
 if TYPE_CHECKING:
     from balenas_plugin.export.supernet import Supernet
     from balenas_plugin.run_folder import RunFolder
@@ -49,7 +51,12 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
         "--scale", default="small", metavar="small|paper|FILE.yml", help="how large (small; see configs/reproduce/)"
     )
     reproduce.add_argument("--seeds", default="0-3", help='e.g. "0-3" or "0,2" (0-3)')
-    reproduce.add_argument("--methods", nargs="+", metavar="NAME", help="only these, e.g. darts balenas (all)")
+    reproduce.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="only these, e.g. darts balenas (all); BaLeNAS-TF comes with balenas: it selects from that search",
+    )
     reproduce.add_argument("--output", type=Path, metavar="DIR", help="where to search and write (reproduce/<scale>)")
     reproduce.add_argument("--name", help="of the files written, without ending (that of the table or figure)")
     reproduce.add_argument(
@@ -61,6 +68,9 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    if Path(options.scale).suffix in (".yml", ".yaml"):
+        require_file(Path(options.scale), "the scale")
+    require_table(options.table)
     from balenas_plugin.errors import OptionError
     from balenas_plugin.reproduce.run import experiment_of, reproduce, seeds_of
     from balenas_plugin.reproduce.scales import load_scale

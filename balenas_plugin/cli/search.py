@@ -12,6 +12,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from balenas_plugin.cli.inputs import require_config
+
 _EXAMPLES = """\
 examples:
   balenas search configs/quickstart.yml
@@ -57,9 +59,12 @@ def add_run_options(command: Any) -> None:
 
 
 def _search(options: argparse.Namespace) -> int:
+    require_config(options.config)
     from balenas_plugin.config import load_config
     from balenas_plugin.run_location import helps_another, new_run_folder, resumed_run_folder, shared_run_folder
+    from balenas_plugin.signals import end_with_parent
 
+    end_with_parent()
     config = load_config(options.config, options.overrides, seed=options.seed)
     helps = helps_another(config)
     if helps:
@@ -103,12 +108,21 @@ def resume_command(options: argparse.Namespace, folder: Any) -> str:
 def print_architectures(folder: Any) -> None:
     """Print the architectures that a run has found."""
     records = folder.read_architectures()
-    print(f"\n{'rank':>4}  {'probability':>11}  architecture")
+    trained = {record["rank"]: record["trained"] for record in records if record.get("trained")}
+    column = f"  {'trained':>8}" if trained else ""
+    print(f"\n{'rank':>4}  {'probability':>11}{column}  architecture")
     for record in records:
         name = next(iter(record["notation"].values()), None) or json.dumps(record["choices"])
         probability = f"{record['probability']:11.3g}" if "probability" in record else " " * 11
         mark = "  <- argmax of the mean" if record.get("chosen_by") == "argmax of the mean" else ""
-        print(f"{record['rank']:>4}  {probability}  {name}{mark}")
+        result = trained.get(record["rank"], {})
+        accuracy = "" if result.get("accuracy") is None else f"{result['accuracy']:8.2%}"
+        print(f"{record['rank']:>4}  {probability}{f'  {accuracy:>8}' if trained else ''}  {name}{mark}")
+    for result in list(trained.values())[:1]:
+        print(
+            f"\ntrained: validation accuracy of the architecture alone (not the supernet's), trained from scratch; "
+            f"epochs: {result['epochs']}; weights: {folder.path / 'candidates'}"
+        )
     print(f"\n{textwrap.fill(_conclusion(folder, records[0]), 110, break_on_hyphens=False)}\n")
     for command in _next_commands(folder):
         print(f"  {command}")

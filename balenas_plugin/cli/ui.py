@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from balenas_plugin.cli.inputs import require_config
 from balenas_plugin.cli.search import add_run_options, print_architectures, resume_command
 
 _EXAMPLES = """\
@@ -36,12 +37,15 @@ def add_ui(commands: Any, formatter: Any) -> None:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    from balenas_plugin.config import load_config
-    from balenas_plugin.run_location import new_run_folder, resumed_run_folder
-    from balenas_plugin.signals import stopped_by_signals
     from balenas_plugin.validation import require_whole
 
     require_whole("--concurrency", options.concurrency, least=1)
+    if options.config is not None:
+        require_config(options.config)
+    from balenas_plugin.config import load_config
+    from balenas_plugin.run_location import new_run_folder, resumed_run_folder
+    from balenas_plugin.signals import stopped_by_signals
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from balenas_plugin.adapters.nni.web.ui import search_in_ui, view_in_ui

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from balenas_plugin.diagnostics import read_log
 from balenas_plugin.export.supernet import estimate_batch_norm
 
 from .commands import balenas
@@ -53,6 +54,36 @@ def test_table_json_and_csv(copy_of_finished, folder):
         assert "ground_truth" not in record  # no table at hand
     rows = list(csv.DictReader((copy_of_finished / "export" / "architectures.csv").open()))
     assert [row["notation_nasbench201"] for row in rows] == [record["notation"]["nasbench201"] for record in found]
+
+
+def test_an_earlier_epoch_is_exported_from_its_own_posterior(copy_of_finished, folder):
+    first, last, plain = (folder / name for name in ("first", "last", "plain"))
+    common = ("export", copy_of_finished, "--samples", 20, "--top", 1)
+    ended = balenas(*common, "--epoch", 0, "--format", "json", "--format", "python", "--output", first, folder=folder)
+    assert ended.code == 0, ended.errors
+    assert "Posterior: of epoch 0." in ended.output
+    assert "those of the last epoch" in ended.output  # of the weights in the files
+    log = read_log(copy_of_finished / "diagnostics.jsonl")
+    (found,) = json.loads((first / "architectures.json").read_text())
+    assert found["epoch"] == 0
+    for label, choice in found["choices"].items():
+        place = log.header["choices"][label].index(choice)
+        assert found["winning_probability"][label] == pytest.approx(log.records[0]["probabilities"][label][place], 1e-5)
+    for output, epoch in ((last, ("--epoch", 2)), (plain, ())):
+        ended = balenas(*common, *epoch, "--output", output, folder=folder)
+        assert ended.code == 0, ended.errors
+    (of_last,), (of_plain,) = (json.loads((place / "architectures.json").read_text()) for place in (last, plain))
+    assert {**of_plain, "epoch": 2} == of_last  # the posterior is kept exactly
+
+
+@pytest.mark.parametrize("epoch", [3, -1])
+def test_an_epoch_that_is_not_there_is_refused_with_those_that_are(copy_of_finished, folder, epoch):
+    assert f"no epoch {epoch}; there are 0 to 2" in refused("export", copy_of_finished, "--epoch", epoch, folder=folder)
+
+
+def test_without_diagnostics_there_is_no_earlier_epoch(copy_of_finished, folder):
+    (copy_of_finished / "diagnostics.jsonl").unlink()
+    assert "leave out --epoch" in refused("export", copy_of_finished, "--epoch", 1, folder=folder)
 
 
 def test_same_seed_same_files(copy_of_finished, folder):

@@ -28,6 +28,7 @@ from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import SearchData, load_search_data
+from balenas_plugin.diagnostics import past_posterior
 from balenas_plugin.errors import DataError, FileFormatError, OptionError
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
 from balenas_plugin.export.supernet import estimate_batch_norm
@@ -57,6 +58,7 @@ class FinishedRun:
         model_space: as configured, with fresh weights.
         supernet: the same with the weights of the search.
         posterior: over its choices.
+        epoch: after which the posterior was that; None for the last. The weights are always those of the last.
         batch: images (B, C, H, W) and labels (B,) of the architecture half, for the proxies that look at data.
     """
 
@@ -67,13 +69,18 @@ class FinishedRun:
     supernet: ModelSpace
     posterior: Posterior
     batch: tuple[Tensor, Tensor]
+    epoch: int | None = None
 
     @classmethod
-    def load(cls, folder: RunFolder) -> FinishedRun:
+    def load(cls, folder: RunFolder, *, epoch: int | None = None) -> FinishedRun:
         """Read a run's folder.
 
+        Args:
+            folder: of the run.
+            epoch: take the posterior after this one, from 0; None takes the last.
+
         Raises:
-            OptionError: its strategy has no posterior.
+            OptionError: its strategy has no posterior, or the search has no such epoch.
             FileFormatError: it is not the folder of a run, or a file in it is damaged.
         """
         config = folder.read_config()
@@ -83,6 +90,8 @@ class FinishedRun:
                 f"The one architecture that it found is in {folder.architectures}."
             )
         posterior = Posterior.load(folder.posterior)
+        if epoch is not None:
+            posterior = past_posterior(folder.diagnostics, epoch, like=posterior)
         data = load_search_data(config.data)
         _require_same_classes(folder, data)
         torch.manual_seed(config.seed)
@@ -91,7 +100,8 @@ class FinishedRun:
         _load_weights(supernet, SearchCheckpoint(folder.checkpoints).path)
         rows = range(min(config.data.batch_size, len(data.architecture_set)))
         images, labels = zip(*(data.architecture_set[i] for i in rows), strict=True)
-        return cls(folder, config, data, model_space, supernet, posterior, (torch.stack(images), torch.tensor(labels)))
+        batch = torch.stack(images), torch.tensor(labels)
+        return cls(folder, config, data, model_space, supernet, posterior, batch, epoch)
 
     def exporter_space(self) -> Space:
         """Return the exporter's view of the space."""
@@ -109,7 +119,9 @@ class FinishedRun:
             supernet=self.trained_supernet() if selection.needs_supernet else None,
             progress=progress,
         )
-        return [replace(found, ground_truth=ground_truth_of(found.notation, table)) for found in ranked]
+        return [
+            replace(found, ground_truth=ground_truth_of(found.notation, table), epoch=self.epoch) for found in ranked
+        ]
 
     def trained_supernet(self) -> TrainedSupernet:
         """Return the supernet with the two halves of the data, on the device that the config asks for."""

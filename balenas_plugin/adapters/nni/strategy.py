@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -35,6 +33,7 @@ from balenas_plugin.adapters.nni.rankable import require_rankable
 from balenas_plugin.adapters.nni.space import exporter_space
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
 from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
+from balenas_plugin.adapters.nni.working_files import out_of_working_directory, output_folder
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import OptionError, SpaceError, nearest
@@ -42,7 +41,7 @@ from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, ran
 from balenas_plugin.validation import require_whole
 
 if TYPE_CHECKING:
-    from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials
+    from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials, TrainedCandidate
     from balenas_plugin.adapters.nni.web.recipes import Recipe
 
 
@@ -89,7 +88,8 @@ class BaLeNAS(SearchStrategy):
             `NAMED_SELECTIONS`, a `ProxySelection` (or a dict of its options); None for the posterior's own order.
         candidate_trials: in an experiment with NNI's training-service engine, and so with its web page, the search is a
             trial; so many of the best architectures it finds then become trials of their own.
-        candidate_epochs: train each of them so long; 0 only reports what the search knows of them.
+        candidate_epochs: train each of them so long, from scratch (`trained` has the results); 0 only reports what the
+            search knows of them.
         **kwargs: `mutation_hooks`, and whatever else NNI's one-shot strategies take.
 
     Raises:
@@ -170,6 +170,8 @@ class BaLeNAS(SearchStrategy):
         """How a trial makes the search anew; None: from a description of the space, the evaluator and the options."""
         self.ranked: list[RankedArchitecture] | None = None
         """The ranking of a search that ran in a trial."""
+        self.trained: dict[int, TrainedCandidate] = {}
+        """Rank -> what `candidate_epochs` of training gave, for the architectures that became trials."""
         self._trials: SearchInTrials | None = None
         self._pristine: ModelSpace | None = None
         self._checkpoint: SearchCheckpoint | None = None
@@ -210,7 +212,9 @@ class BaLeNAS(SearchStrategy):
             with self._kept:
                 self._trials.run()
             return
-        with self._guard.explained():
+        trainer = self._mutated_model_space.evaluator.trainer
+        folder = output_folder(trainer) if self._checkpoint is None else self._checkpoint.directory
+        with self._guard.explained(), out_of_working_directory(trainer, folder):
             super()._run()
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
@@ -257,8 +261,7 @@ class BaLeNAS(SearchStrategy):
             trainer.check_val_every_n_epoch = every
         self._checkpoint = next((c for c in trainer.callbacks if isinstance(c, SearchCheckpoint)), None)
         if self._checkpoint is None and trainer.checkpoint_callback is not None:
-            folder = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
-            self._checkpoint = SearchCheckpoint(Path(trainer.default_root_dir) / "balenas_checkpoints" / folder)
+            self._checkpoint = SearchCheckpoint(output_folder(trainer))
             trainer.callbacks.append(self._checkpoint)
         if trainer.world_size > 1:
             trainer.callbacks.insert(0, self._guard)

@@ -47,6 +47,11 @@ _INLINE = 1 << 20
 class Recipe(Protocol):
     """What a trial needs to make a search, or a network from it."""
 
+    @property
+    def folder(self) -> str | None:
+        """Where the search writes, on the machine that started it; None where trials run on others."""
+        ...
+
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as plain values."""
         ...
@@ -69,6 +74,11 @@ def recipe_from_json(document: Mapping[str, Any]) -> Recipe:
 def trial_folder() -> Path:
     """Return the folder that NNI gives this trial."""
     return Path(os.environ.get("NNI_OUTPUT_DIR", "."))
+
+
+def weights_file(recipe: Recipe, rank: int) -> Path:
+    """Return where the weights of a trained candidate go: beside the search, or into the trial's own folder."""
+    return Path(recipe.folder or trial_folder()) / "candidates" / f"architecture_{rank:03d}.pt"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from balenas_plugin.adapters.nni.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.nni_strategies import build_strategy
 from balenas_plugin.adapters.nni.run import quiet
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
+from balenas_plugin.adapters.nni.web.in_trials import TrainedCandidate
 from balenas_plugin.adapters.nni.web.manager import (
     SearchExperiment,
     ViewedExperiment,
@@ -92,10 +94,25 @@ def search_in_ui(
                 print(f"balenas: {error}\n{_STAYS}", file=sys.stderr, flush=True)
                 _watch(experiment)
             raise
+        _record_trained(folder, experiment.strategy.trained)
         show()
         if not close:
             print(_STAYS, flush=True)
             _watch(experiment)
+
+
+def _record_trained(folder: RunFolder, trained: Mapping[int, TrainedCandidate]) -> None:
+    """Add to architectures.json what training the candidates gave."""
+    if not trained:
+        return
+    records = folder.read_architectures()
+    for record in records:
+        if record["rank"] in trained:
+            result = trained[record["rank"]]
+            checkpoint = result.checkpoint and str(result.checkpoint.relative_to(folder.path.resolve()))
+            accuracy = result.metric if math.isfinite(result.metric) else None
+            record["trained"] = {"epochs": result.epochs, "accuracy": accuracy, "checkpoint": checkpoint}
+    write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
 
 
 def view_in_ui(wanted: str, *, port: int, url_prefix: str | None) -> None:
