@@ -9,6 +9,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -37,7 +38,7 @@ from balenas_plugin.data import load_search_data
 from balenas_plugin.errors import OptionError
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
-from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.run_folder import RunFolder, other_run, run_identity
 from balenas_plugin.run_location import FOLDER_VARIABLE
 
 Record = dict[str, Any]
@@ -70,9 +71,10 @@ def run_search(
     quiet()
     if config.threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))  # or Lightning's DDP chooses a number
-    checkpoint = SearchCheckpoint(folder.checkpoints)
+    resume = resume and not folder.replaces
+    checkpoint = SearchCheckpoint(folder.checkpoints, run=run_identity(config))
     if resume and checkpoint.path.exists():
-        require_checkpoint(checkpoint.path)
+        require_checkpoint(checkpoint.path, partial(other_run, config))
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     pl.seed_everything(config.seed, workers=True, verbose=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 from balenas_plugin.data.images import ImageSource
 from balenas_plugin.data.sources.torchvision_import import torchvision_datasets
 from balenas_plugin.errors import DataError, OptionError
+from balenas_plugin.files import expanded, open_regular
 
 if TYPE_CHECKING:
     from balenas_plugin.data.config import DataConfig
@@ -42,7 +42,7 @@ def read_folder(config: DataConfig, *, train: bool) -> ImageSource:
             "data set 'folder' has no test images of its own: all images under root are training images. Test on "
             "another folder with torchvision.datasets.ImageFolder, or take one of the data sets with a test set"
         )
-    root = Path(config.root or "").expanduser()
+    root = expanded(config.root or "")
     if not root.is_dir():
         raise DataError(f"there is no folder {root}: set the data option root to a folder with one folder per class")
     try:
@@ -98,7 +98,7 @@ def _decode(path: str, size: int) -> np.ndarray:
     The filter sees the pixels beside the square, as if the whole image were scaled first and the square then cut out.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
             # A JPEG can be decoded at 1/2, 1/4 or 1/8: much faster for photographs. Twice the size leaves the last
             # step to the antialiased filter. Other formats ignore it.
             image.draft(image.mode, (2 * size, 2 * size))
