@@ -289,6 +289,11 @@ def test_posterior_of_another_space(copy_of_finished, folder):
     document = json.loads((copy_of_finished / "posterior.json").read_text())
     document["labels"]["other"] = document["labels"].pop("cell/0_1")
     (copy_of_finished / "posterior.json").write_text(json.dumps(document))
+    assert "posterior.json is not what the search wrote" in refused("export", copy_of_finished, folder=folder)
+    manifest = json.loads((copy_of_finished / "manifest.json").read_text())
+    del manifest["sha256"]["posterior.json"], document["sha256"]
+    (copy_of_finished / "manifest.json").write_text(json.dumps(manifest))
+    (copy_of_finished / "posterior.json").write_text(json.dumps(document))
     assert "posterior is of another space" in refused("export", copy_of_finished, folder=folder)
 
 

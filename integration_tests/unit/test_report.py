@@ -13,7 +13,7 @@ from balenas_plugin.cli import main
 from balenas_plugin.errors import FileFormatError
 from balenas_plugin.report import drawings, write_report
 from balenas_plugin.report.plots import _STYLES, Line, Picture, line_chart, mean_and_deviation, strip_chart
-from balenas_plugin.report.reading import Series, flattened, number, read_run
+from balenas_plugin.report.reading import Series, number, read_run
 from balenas_plugin.report.run_pictures import quantile, run_pictures
 
 from .report_folders import LABELS, OPERATIONS, make_run
