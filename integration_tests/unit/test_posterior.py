@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -180,6 +181,12 @@ def test_an_edited_file_is_noticed_and_one_made_by_hand_is_not(tmp_path):
     del document["sha256"]
     path.write_text(json.dumps(document))
     assert Posterior.load(path).mean["a"][0] == 0.5
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "posterior.json")
+    with pytest.raises(FileFormatError, match="not a regular file"):
+        Posterior.load(tmp_path / "posterior.json")
 
 
 def test_a_choice_among_nothing_is_refused():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -263,6 +265,28 @@ def test_damaged_files_give_one_clear_message(name, content, tmp_path, capsys):
     assert name in errors
     assert "Traceback" not in errors
     assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("target", [None, "/dev/zero"], ids=["pipe", "device"])
+def test_what_is_no_file_is_not_waited_for(target, tmp_path, capsys):
+    folder = make_run(tmp_path / "run")
+    for name in ("history.csv", "diagnostics.jsonl", "architectures.json", "config.yml", "manifest.json"):
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name) if target is None else (folder / name).symlink_to(target)
+        assert main(["report", str(folder)]) == 2
+        assert "not a regular file" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_what_the_search_wrote_is_refused(tmp_path, capsys):
+    folder = make_run(tmp_path / "run")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in ("history.csv", "diagnostics.jsonl", "architectures.json"):
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": {name: digest}}))
+        read_run(folder)
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": {name: digest[::-1]}}))
+        assert main(["report", str(folder)]) == 2
+        assert f"{name} is not what the search wrote" in capsys.readouterr().err
 
 
 def test_another_folder_is_refused(tmp_path, capsys):
