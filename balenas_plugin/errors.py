@@ -7,7 +7,14 @@ traceback and exits with code 2; library callers can also catch the built-in typ
 from __future__ import annotations
 
 import difflib
+import errno
+import reprlib
 from collections.abc import Iterable
+
+_QUOTED = reprlib.Repr()
+_QUOTED.maxlevel, _QUOTED.maxdict, _QUOTED.maxlong = 4, 20, 60
+_QUOTED.maxlist = _QUOTED.maxtuple = _QUOTED.maxset = 20
+_QUOTED.maxstring = _QUOTED.maxother = 200
 
 
 class BalenasError(Exception):
@@ -54,13 +61,37 @@ class MissingDependencyError(BalenasError, ImportError):
     """An optional dependency is not installed."""
 
 
+_OF_PATHS = (
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM),
+    *(errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+)
+"""What a system says of a path or a disk, and no mistake of a program can be blamed for."""
+
+_LONGEST_MESSAGE = 2000
+
+
+def input_problem(error: Exception) -> str | None:
+    """Return what to tell the user of an error that the input has caused; None for a mistake of the program."""
+    text = str(error)
+    if isinstance(error, BalenasError):
+        return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} ..."
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _OF_PATHS:
+        return f"{error.strerror}: {quoted(error.filename)}. Check the path and its permissions, or give another one."
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        return (
+            f"there is not enough memory ({text.partition(chr(10))[0][:200] or type(error).__name__}). Lower what is "
+            "large: image_size, batch_size, num_mc_samples, the space, or the number of processes."
+        )
+    return None
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the allowed word nearest to `given`, or ``"."`` if none is near."""
     words = {word.lower(): word for word in allowed}
     called = next((word for word in words.values() if same_word(word, given)), None)
     if called is not None:
         return f"; did you mean {called!r}?"
-    close = difflib.get_close_matches(given.lower(), words, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(given.lower()[:100], words, n=1, cutoff=0.5)
     return f"; did you mean {words[close[0]]!r}?" if close else "."
 
 
@@ -111,3 +142,9 @@ def same_word(one: str, other: str) -> bool:
 def setting(name: str) -> str | None:
     """Return the dotted name under which a config sets what is called `name`, or None."""
     return next((place for word, place in _SETTINGS.items() if same_word(word, name)), None)
+
+
+def quoted(given: object) -> str:
+    """Return `given` for a message, at most a few hundred characters of it."""
+    text = _QUOTED.repr(given)
+    return text if len(text) <= 500 else f"{text[:500]} ..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 from balenas_plugin.bayes.order_statistics import log_win_probability
 from balenas_plugin.bayes.ranking import Ranked, best_first
 from balenas_plugin.errors import FileFormatError, SpaceError, nearest
-from balenas_plugin.files import write_text_atomically
+from balenas_plugin.files import read_text, write_text_atomically
 
 FORMAT = "balenas-posterior"
 VERSION = 1
@@ -24,6 +25,10 @@ VERSION = 1
 def gaussian_entropy(precisions: Iterable[Tensor]) -> float:
     """Return the differential entropy in nats of independent Gaussians with these precisions (any shapes)."""
     return sum(float((0.5 * (math.log(2 * math.pi * math.e) - p.double().log())).sum()) for p in precisions)
+
+
+def _sha256(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,10 @@ class Posterior:
         object.__setattr__(self, "choices", {k: tuple(choices[k]) for k in labels})
         for label in labels:
             mu, p = self.mean[label], self.precision[label]
-            if mu.ndim != 1 or mu.shape != p.shape or len(mu) != len(self.choices[label]):
+            if mu.ndim != 1 or mu.shape != p.shape or len(mu) != len(self.choices[label]) or not len(mu):
                 raise SpaceError(
                     f"label {label!r}: mean {tuple(mu.shape)}, precision {tuple(p.shape)} and "
-                    f"{len(self.choices[label])} choices must be vectors of one length"
+                    f"{len(self.choices[label])} choices must be vectors of one length, at least 1"
                 )
             if not (torch.isfinite(mu).all() and torch.isfinite(p).all() and (p > 0).all()):
                 raise SpaceError(f"label {label!r}: mean and precision must be finite, and the precision positive")
@@ -139,22 +144,25 @@ class Posterior:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the posterior as JSON, whole or not at all; floats are exact.
+        """Write the posterior as JSON with its SHA-256, whole or not at all; floats are exact.
 
         Raises:
             StorageError: the file could not be written.
         """
-        write_text_atomically(Path(path), json.dumps(self.to_document(), indent=1) + "\n")
+        document = self.to_document()
+        write_text_atomically(Path(path), json.dumps({**document, "sha256": _sha256(document)}, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Posterior:
-        """Read a posterior written by `save`, on the CPU.
+        """Read a posterior written by `save`, or by hand, on the CPU.
+
+        The entry "sha256", which `save` writes, is checked where it is there; whoever edits a file takes it out.
 
         Raises:
             FileFormatError: the file is missing, corrupt, or something else.
         """
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            document = json.loads(read_text(Path(path)))
         except (OSError, ValueError, RecursionError) as error:
             raise FileFormatError(f"cannot read the posterior {path}: {error}. Was its search finished?") from error
         if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -164,9 +172,11 @@ class Posterior:
                 f"{path} has posterior version {document.get('version')!r}; this package reads {VERSION}"
             )
         try:
+            if document.pop("sha256", None) not in (None, _sha256(document)):
+                raise ValueError('its content differs from its "sha256". Take that entry out if you have edited it')
             return cls.from_document(document)
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise FileFormatError(f"{path} is damaged: {error}") from error
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise FileFormatError(f"{path} is damaged: {str(error)[:300]}") from error
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Posterior:

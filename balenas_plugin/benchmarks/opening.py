@@ -12,6 +12,7 @@ from balenas_plugin.benchmarks.nni_database import SQLITE_START, read_nni_databa
 from balenas_plugin.benchmarks.official_file import BZIP2_START, PICKLE_START, ZIP_START, read_official
 from balenas_plugin.benchmarks.table import TABLE_FILE, benchmark_from_rows, read_table
 from balenas_plugin.errors import DataError, FileFormatError, OptionError, nearest
+from balenas_plugin.files import expanded, open_regular
 
 DATA_VARIABLE = "BALENAS_DATA"
 
@@ -42,7 +43,7 @@ def find_table(path: str | os.PathLike[str] | None = None) -> Path | None:
     given = path if path is not None else os.environ.get(DATA_VARIABLE)
     if not given:
         return None
-    place = Path(given).expanduser()
+    place = expanded(given)
     table = place / TABLE_FILE if place.is_dir() else place
     if table.is_file() and (path is not None or place.is_dir()):
         return table
@@ -70,13 +71,13 @@ def open_benchmark(path: str | os.PathLike[str] | None = None, *, backend: str |
             f"there is no benchmark backend {backend!r}; choose one of {', '.join(BACKENDS)}"
             + nearest(backend, BACKENDS)
         )
-    place = Path(path).expanduser() if path is not None else find_table()
+    place = expanded(path) if path is not None else find_table()
     if place is None:
         raise DataError(
             f"no NAS-Bench-201 data found. Give a path, or set {DATA_VARIABLE} to the folder that holds {TABLE_FILE}. "
             "`balenas benchmark import FILE` makes that table from NAS-Bench-201-v1_1-096897.pth."
         )
-    if not place.exists():
+    if not place.is_dir() and not place.is_file():
         raise DataError(f"there is no file or folder {place}.")
     if place.is_dir() and not (place / META_FILE).exists() and backend in (None, "table"):
         place = find_table(place) or place
@@ -89,8 +90,11 @@ def _guess(place: Path) -> str:
     """Return the backend for `place`, by what it is and not by what it is called."""
     if place.is_dir():
         return "nats"
-    with place.open("rb") as file:
-        start = file.read(len(SQLITE_START))
+    try:
+        with open_regular(place) as file:
+            start = file.read(len(SQLITE_START))
+    except OSError as error:
+        raise DataError(f"cannot read {place}: {error.strerror}") from error
     if start.startswith(_PARQUET_START):
         return "table"
     if start == SQLITE_START:

@@ -17,7 +17,7 @@ from balenas_plugin.cli.report import add_report
 from balenas_plugin.cli.reproduce import add_reproduce
 from balenas_plugin.cli.search import add_search
 from balenas_plugin.cli.ui import add_ui
-from balenas_plugin.errors import BalenasError
+from balenas_plugin.errors import input_problem
 
 _EXAMPLES = """\
 examples:
@@ -64,15 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(options.run_command(options))
         sys.stdout.flush()
         return code
-    except BalenasError as error:
-        print(f"balenas: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("balenas: stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # of `balenas doctor | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print at the end
         return 141
+    except Exception as error:
+        problem = input_problem(error)
+        if problem is None:
+            raise  # a mistake of ours: its traceback helps to mend it
+        print(f"balenas: {problem}", file=sys.stderr)
+        return 2
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -48,7 +48,7 @@ import torch
 
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import FileFormatError, OptionError
-from balenas_plugin.files import refused_writes_told, write_text_atomically
+from balenas_plugin.files import read_text, refused_writes_told, write_text_atomically
 
 FORMAT = "balenas-diagnostics"
 VERSION = 1
@@ -102,9 +102,7 @@ def read_log(path: Path) -> DiagnosticsLog:
         FileFormatError: it is missing, not of this format, or damaged.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise FileFormatError(f"{path} is larger than {MAX_BYTES // 2**20} MiB; it is no diagnostics of a search")
-        text = path.read_text(encoding="utf-8", errors="strict")
+        text = read_text(path, most=MAX_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise FileFormatError(f"cannot read the diagnostics {path}: {error}") from error
     lines = text.split("\n")

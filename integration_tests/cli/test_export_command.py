@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -332,7 +333,62 @@ def test_posterior_of_another_space(copy_of_finished, folder):
     document = json.loads((copy_of_finished / "posterior.json").read_text())
     document["labels"]["other"] = document["labels"].pop("cell/0_1")
     (copy_of_finished / "posterior.json").write_text(json.dumps(document))
+    assert "posterior.json is not what the search wrote" in refused("export", copy_of_finished, folder=folder)
+    manifest = json.loads((copy_of_finished / "manifest.json").read_text())
+    del manifest["sha256"]["posterior.json"], document["sha256"]
+    (copy_of_finished / "manifest.json").write_text(json.dumps(manifest))
+    (copy_of_finished / "posterior.json").write_text(json.dumps(document))
     assert "posterior is of another space" in refused("export", copy_of_finished, folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: weight * float("nan"), "holds weights that are NaN or infinite"),
+        (lambda weight: weight.double(), "holds the weights of another space: 1 of them differ"),
+        (lambda weight: weight[:1], "holds the weights of another space: 1 of them differ"),
+    ],
+    ids=["NaN", "dtype", "shape"],
+)
+def test_weights_that_are_not_the_searchs(change, message, copy_of_finished, folder):
+    """In a checkpoint without a seal, as older versions wrote them."""
+    path = copy_of_finished / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    del content["balenas_seal"]
+    name = next(key for key, value in content["state_dict"].items() if value.ndim == 4)
+    content["state_dict"][name] = change(content["state_dict"][name])
+    torch.save(content, path)
+    ended = balenas("export", copy_of_finished, "--samples", 2, folder=folder)
+    assert (ended.code, ended.output) == (2, "")
+    unchecked, told = ended.errors.splitlines()
+    assert "kept no SHA-256" in unchecked
+    assert message in told
+
+
+def test_a_failed_export_leaves_the_one_before(copy_of_finished, folder):
+    formats = ("--samples", 3, "--top", 1, "--format", "python")
+    assert balenas("export", copy_of_finished, *formats, folder=folder).code == 0
+    before = {path.name: path.read_bytes() for path in (copy_of_finished / "export").iterdir()}
+    script = folder / "export.py"
+    script.write_text(
+        "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (3000, -1))\n"
+        "from balenas_plugin.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    ended = balenas("export", copy_of_finished, *formats, "--seed", 5, folder=folder, script=script)
+    assert ended.code == 2
+    assert "cannot write" in ended.errors
+    assert {path.name: path.read_bytes() for path in (copy_of_finished / "export").iterdir()} == before
+
+
+def test_a_space_in_the_working_directory_is_imported_for_a_run_that_was_started_there(folder, tmp_path_factory):
+    space = "space={name: 'faulty_spaces:Stopping', stem_out_channels: 2, num_modules_per_stack: 1}"
+    options = ("--set", space, "--set", "evaluator.epochs=1", "--set", "diagnostics=false", "--output", "own")
+    assert balenas("search", "tiny.yml", *options, folder=folder).code == 0
+    assert balenas("export", "own", "--samples", 2, folder=folder).code == 0
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(folder / "own", elsewhere / "own")
+    (elsewhere / "faulty_spaces.py").write_text("raise SystemExit('what a stranger wrote has run')")
+    assert "the run was not started here" in refused("export", "own", folder=elsewhere)
 
 
 def test_query_prints_what_the_table_knows(folder, data_dir):

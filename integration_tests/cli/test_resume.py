@@ -51,6 +51,16 @@ def test_killed_and_resumed_equals_uninterrupted(where: str, finished: Path, fol
     assert [session["resumed"] for session in manifest["sessions"]] == [False, True]
 
 
+def test_files_that_are_damaged_after_the_last_epoch_are_written_again(finished: Path, folder: Path) -> None:
+    """No epoch is left to write them in."""
+    run = folder / "runs" / "tiny"
+    assert balenas("search", "tiny.yml", folder=folder, stop=Stop("checkpoint in place", count=3)).code == KILLED
+    (run / "history.csv").unlink()
+    (run / "diagnostics.jsonl").write_text("{}")
+    assert balenas("search", "tiny.yml", "--resume", folder=folder).code == 0
+    assert_same_run(run, finished)
+
+
 def test_killed_again_and_again(finished: Path, folder: Path) -> None:
     assert balenas("search", "tiny.yml", folder=folder, stop=Stop("batch end", count=2)).code == KILLED
     for stop in (Stop("batch end", count=3), Stop("start"), Stop("architecture step", count=2)):

@@ -14,8 +14,8 @@ PACKAGE = "balenas_plugin"
 
 LAYERS = (
     {"errors", "machine"},
-    {"files", "signals", "validation"},
-    {"bayes", "data", "fused", "search_spaces"},
+    {"bounded_yaml", "files", "signals", "validation"},
+    {"bayes", "data", "fused", "run_marker", "search_spaces"},
     {"benchmarks", "diagnostics", "proxies"},
     {"config"},
     {"doctor", "export", "ground_truth", "run_folder"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -167,3 +168,27 @@ def test_saved_file_is_plain_json(tmp_path):
     example().save(tmp_path / "p.json")
     document = json.loads((tmp_path / "p.json").read_text())
     assert list(document["labels"]) == ["a", "b"]
+
+
+def test_an_edited_file_is_noticed_and_one_made_by_hand_is_not(tmp_path):
+    path = tmp_path / "posterior.json"
+    example().save(path)
+    document = json.loads(path.read_text())
+    document["labels"]["a"]["mean"][0] = 0.5
+    path.write_text(json.dumps(document))
+    with pytest.raises(FileFormatError, match="damaged: its content differs"):
+        Posterior.load(path)
+    del document["sha256"]
+    path.write_text(json.dumps(document))
+    assert Posterior.load(path).mean["a"][0] == 0.5
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "posterior.json")
+    with pytest.raises(FileFormatError, match="not a regular file"):
+        Posterior.load(tmp_path / "posterior.json")
+
+
+def test_a_choice_among_nothing_is_refused():
+    with pytest.raises(SpaceError, match="at least 1"):
+        Posterior({"a": torch.zeros(0)}, {"a": torch.ones(0)}, {"a": []})

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -17,7 +18,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from balenas_plugin.adapters.nni.build import build_space
+from balenas_plugin.adapters.nni.build import build_space, require_importable_elsewhere
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.decisions import decisions_of
 from balenas_plugin.adapters.nni.image_loaders import search_loaders
@@ -32,9 +33,9 @@ from balenas_plugin.diagnostics import past_posterior
 from balenas_plugin.errors import DataError, FileFormatError, OptionError
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
 from balenas_plugin.export.supernet import estimate_batch_norm
-from balenas_plugin.files import refused_writes_told, write_text_atomically
+from balenas_plugin.files import replaced_together, write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
-from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.run_folder import RunFolder, other_run
 from balenas_plugin.search_spaces import nasbench201
 
 _STATE_PREFIX = "training_module._model."
@@ -80,15 +81,19 @@ class FinishedRun:
             epoch: take the posterior after this one, from 0; None takes the last.
 
         Raises:
-            OptionError: its strategy has no posterior, or the search has no such epoch.
+            OptionError: its strategy has no posterior, its space is only in the working directory, or the search has no
+                such epoch.
             FileFormatError: it is not the folder of a run, or a file in it is damaged.
         """
         config = folder.read_config()
+        if ":" in config.space["name"] and not folder.started_here:
+            require_importable_elsewhere(config.space["name"])
         if config.strategy["name"] != "BaLeNAS" and not folder.posterior.exists():
             raise OptionError(
                 f"{folder.path} was searched with {config.strategy['name']}, which leaves no posterior to export from. "
                 f"The one architecture that it found is in {folder.architectures}."
             )
+        folder.require_unchanged(folder.posterior)
         posterior = Posterior.load(folder.posterior)
         if epoch is not None:
             posterior = past_posterior(folder.diagnostics, epoch, like=posterior)
@@ -97,7 +102,7 @@ class FinishedRun:
         torch.manual_seed(config.seed)
         model_space = build_space(config.space, num_classes=data.num_classes)
         supernet = BaLeNAS().mutate_model(copy.deepcopy(model_space))
-        _load_weights(supernet, SearchCheckpoint(folder.checkpoints).path)
+        _load_weights(supernet, SearchCheckpoint(folder.checkpoints).path, config)
         rows = range(min(config.data.batch_size, len(data.architecture_set)))
         images, labels = zip(*(data.architecture_set[i] for i in rows), strict=True)
         batch = torch.stack(images), torch.tensor(labels)
@@ -140,16 +145,28 @@ def write_exports(
 
     Args:
         formats: any of json, csv, python, onnx, svg.
-        output: folder to write to; the files of an earlier export in it are removed.
+        output: folder to write to; the files of an earlier export in it are replaced when all are written.
 
     Raises:
         SpaceError: a network cannot be written in a format, or has parameters that the supernet does not have.
-        StorageError: a file could not be removed or written.
+        StorageError: a file could not be written.
     """
     supernet = run.trained_supernet() if {"python", "onnx"} & set(formats) else None
     batches = [] if supernet is None else supernet.weight_batches(_BATCH_NORM_BATCHES, seed=0)
     inputs = [images for images, _ in batches]
-    _remove_earlier(output)
+    with replaced_together(output, lambda name: _EXPORTED.fullmatch(name) is not None) as folder:
+        written = _write(run, ranked, formats, folder, supernet, inputs)
+    return [output / path.name for path in written]
+
+
+def _write(
+    run: FinishedRun,
+    ranked: Sequence[RankedArchitecture],
+    formats: Sequence[str],
+    output: Path,
+    supernet: TrainedSupernet | None,
+    inputs: Sequence[Tensor],
+) -> list[Path]:
     written = []
     if "json" in formats:
         written.append(output / "architectures.json")
@@ -178,14 +195,6 @@ def write_exports(
             written.append(output / f"{name}.onnx")
             write_onnx(network, written[-1], example=example, task=run.data.task)
     return written
-
-
-def _remove_earlier(output: Path) -> None:
-    """Remove the files of an earlier export, whose ranks are not those of this one."""
-    with refused_writes_told(output):
-        for path in output.glob("architecture*"):
-            if _EXPORTED.fullmatch(path.name):
-                path.unlink()
 
 
 def _evaluation_device(accelerator: str) -> torch.device:
@@ -254,15 +263,24 @@ def _require_same_classes(folder: RunFolder, data: SearchData) -> None:
         )
 
 
-def _load_weights(supernet: ModelSpace, checkpoint: Path) -> None:
-    if not checkpoint.exists():
-        raise FileFormatError(
-            f"{checkpoint} is missing: the weights of the search are in it. Resume the run to write it."
-        )
-    require_checkpoint(checkpoint)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+def _load_weights(supernet: ModelSpace, path: Path, config: SearchConfig) -> None:
+    if not path.exists():
+        raise FileFormatError(f"{path} is missing: the weights of the search are in it. Resume the run to write it.")
+    state = require_checkpoint(path, partial(other_run, config)).get("state_dict")
+    state = state if isinstance(state, Mapping) else {}
     own = {key.removeprefix(_STATE_PREFIX): value for key, value in state.items() if key.startswith(_STATE_PREFIX)}
-    try:
-        supernet.load_state_dict(own)
-    except RuntimeError as error:
-        raise FileFormatError(f"{checkpoint} holds the weights of another space: {error}") from error
+    expected = supernet.state_dict()
+    unfit = [key for key in {**expected, **own} if _form(own.get(key)) != _form(expected.get(key))]
+    if unfit:
+        raise FileFormatError(
+            f"{path} holds the weights of another space: {len(unfit)} of them differ in name, shape or type, the first "
+            f"is {unfit[0]}. Put the right one back."
+        )
+    broken = [key for key, value in own.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise FileFormatError(f"{path} holds weights that are NaN or infinite: {broken[0]}. Put the right one back.")
+    supernet.load_state_dict(own)
+
+
+def _form(tensor: object) -> tuple[object, ...]:
+    return (tensor.shape, tensor.dtype) if isinstance(tensor, Tensor) else (type(tensor),)

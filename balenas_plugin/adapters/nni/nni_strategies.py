@@ -26,8 +26,8 @@ from balenas_plugin.adapters.nni.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.second_order_darts import SecondOrderDARTS
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
-from balenas_plugin.errors import BalenasError, MissingDependencyError, OptionError, SpaceError, nearest
-from balenas_plugin.validation import require_flag, require_whole
+from balenas_plugin.errors import BalenasError, MissingDependencyError, OptionError, SpaceError, nearest, quoted
+from balenas_plugin.validation import MAX_FLOAT, require_flag, require_whole
 
 STRATEGIES: dict[str, type[OneShotStrategy]] = {
     "BaLeNAS": BaLeNAS,
@@ -138,8 +138,8 @@ def _require_sound(name: str, arguments: Mapping[str, Any]) -> None:
     if "log_prob_every_n_step" in arguments:
         require_whole(f"strategy {name}: log_prob_every_n_step", arguments["log_prob_every_n_step"], least=1)
     for key, value in arguments.items():
-        if isinstance(value, int | float) and not value >= 0:  # NaN neither
-            raise OptionError(f"strategy {name}: {key} must be at least 0, got {value!r}")
+        if isinstance(value, int | float) and not 0 <= value <= MAX_FLOAT:  # NaN neither
+            raise OptionError(f"strategy {name}: {key} must be at least 0, got {quoted(value)}")
 
 
 def _inherited_options(strategy_class: type) -> dict[str, inspect.Parameter]:

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -42,7 +43,7 @@ from balenas_plugin.data.summary import summary
 from balenas_plugin.errors import DataError, OptionError
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
-from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.run_folder import RunFolder, other_run, run_identity
 from balenas_plugin.run_location import FOLDER_VARIABLE, helps_another
 
 Record = dict[str, Any]
@@ -76,9 +77,7 @@ def run_search(
     quiet()
     if config.threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))  # or Lightning's DDP chooses a number
-    checkpoint = SearchCheckpoint(folder.checkpoints)
-    if resume and checkpoint.path.exists():
-        require_checkpoint(checkpoint.path)
+    resume = resume and not folder.replaces
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -93,6 +92,9 @@ def run_search(
     resolved = replace(config, strategy=with_defaults(config.strategy))
     if resume and folder.config.exists():
         folder.require_same_config(resolved, resolve=with_defaults)
+    checkpoint = SearchCheckpoint(folder.checkpoints, run=run_identity(resolved))
+    if resume and checkpoint.path.exists():
+        require_checkpoint(checkpoint.path, partial(other_run, resolved))
     history = History(folder, lambda: _describe(strategy, space, folder))
     progress = [SearchPlan(summary(data))] if told else []
     progress += [Progress()] if told and show_progress else []

@@ -396,6 +396,6 @@ class BaLeNAS(SearchStrategy):
         if self._checkpoint is not None:
             self._checkpoint.directory = path.parent
         if path.exists():
-            require_checkpoint(path)
+            require_checkpoint(path, None if self._checkpoint is None else self._checkpoint.other)
             super().load_state_dict(state_dict)
             self._mutated_model_space.evaluator.fit_kwargs["weights_only"] = True

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from balenas_plugin.data.images import ImageSource
 from balenas_plugin.data.sources.folder_layout import Part, find_parts
 from balenas_plugin.data.square import central_square
 from balenas_plugin.errors import DataError, OptionError
+from balenas_plugin.files import expanded, open_regular
 
 if TYPE_CHECKING:
     from balenas_plugin.data.config import DataConfig
@@ -47,7 +49,7 @@ def read_folder(config: DataConfig, *, train: bool) -> ImageSource:
         DataError: the folder is absent, or its layout is not one of those that `find_parts` knows.
         OptionError: test images are asked for, and there is no folder of them.
     """
-    root = Path(config.root or "").expanduser()
+    root = expanded(config.root or "")
     found = find_parts(root)
     if not train and "test" not in found:
         raise OptionError(
@@ -111,12 +113,12 @@ class ImageFiles:
             raise DataError(f"the image {path} cannot be decoded: {error}. Replace or delete the file.") from error
 
 
-def open_image(path: str) -> Image.Image:
+@contextmanager
+def open_image(path: str) -> Iterator[Image.Image]:
     """Open an image file of a format that is known to be safe; nothing of it is decoded yet.
 
     Raises:
-        ValueError: the path is not that of a regular file: a pipe would never end, a device never be full.
+        OSError: the path is not that of a regular file: a pipe would never end, a device never be full.
     """
-    if not Path(path).is_file():
-        raise ValueError("it is gone, or no regular file")
-    return Image.open(path, formats=_FORMATS)
+    with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
+        yield image

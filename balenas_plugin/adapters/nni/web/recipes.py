@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -198,7 +199,8 @@ class ScriptedSearch:
         """Run the search in this process, exactly as NNI's sequential engine would have in the script's."""
         space, evaluator, start = self._build()
         folder = Path(self.folder) if self.folder else trial_folder() / "search"
-        checkpoint = SearchCheckpoint(folder / "checkpoints")
+        recipe = hashlib.sha256(json.dumps(self.to_json(), sort_keys=True, default=str).encode()).hexdigest()
+        checkpoint = SearchCheckpoint(folder / "checkpoints", run={"recipe": recipe})
         evaluator.trainer.callbacks.extend([reports, checkpoint])
         rebuilding = self._rebuilding(start)
         strategy = BaLeNAS(**{name: rebuilding.make(value) for name, value in self.strategy.items()})

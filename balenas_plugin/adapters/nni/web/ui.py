@@ -83,7 +83,8 @@ def search_in_ui(
     port = free_port(port)
     experiment = _experiment(config, folder, concurrency, identifier)
     require_room(folder.path / "nni")
-    write_text_atomically(folder.config, config.to_yaml())
+    with folder.claimed():
+        folder.prepare(config, resumed=resume)
     write_text_atomically(folder.path / NOTE, json.dumps({"experiment": experiment.id}) + "\n")
     _prepare_page(experiment, port, url_prefix)
     with _stopped_afterwards(experiment), refused_writes_told(folder.path):
