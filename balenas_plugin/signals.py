@@ -2,22 +2,68 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, the polite kill, and a closed terminal."""
+
+_AGAIN = 0.01
+"""Seconds after which a lost signal is sent again: the finalizer that lost it has ended by then, or loses it again."""
+
+
+@contextmanager
+def kept_interrupts() -> Iterator[None]:
+    """Send Ctrl-C again as often as Python loses its KeyboardInterrupt in the block.
+
+    What is raised in a finalizer, in a callback of a weak reference or of the garbage collector cannot be passed on:
+    Python reports it to `sys.unraisablehook` and carries on.
+    """
+    report = sys.unraisablehook
+
+    def repeat(lost: Any) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            _thread.start_new_thread(_interrupt_main_thread, ())  # `threading` would wait here for its start
+        else:
+            report(lost)
+
+    sys.unraisablehook = repeat
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
+
+
+def _interrupt_main_thread() -> None:
+    """Send a signal, which ends a sleep and a wait for a connection too (`_thread.interrupt_main` does not)."""
+    time.sleep(_AGAIN)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM stop the block as Ctrl-C does, and Ctrl-C do so where a script's `&` has had it ignored."""
+    """Let SIGTERM and a closed terminal stop the block as Ctrl-C does, wherever in it they come.
+
+    Ctrl-C does so also where a script's `&` has had it ignored; a closed terminal does not under `nohup`.
+    """
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
     try:
-        yield
+        with kept_interrupts():
+            for number in before:
+                signal.signal(number, interrupt)
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
