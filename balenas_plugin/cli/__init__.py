@@ -16,6 +16,7 @@ from balenas_plugin.cli.reproduce import add_reproduce
 from balenas_plugin.cli.search import add_search
 from balenas_plugin.cli.ui import add_ui
 from balenas_plugin.errors import BalenasError
+from balenas_plugin.signals import kept_interrupts
 
 _EXAMPLES = """\
 examples:
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = build_parser().parse_args(arguments)
     try:
-        code = int(options.run_command(options))
+        with kept_interrupts():
+            code = int(options.run_command(options))
         sys.stdout.flush()
         return code
     except BalenasError as error:

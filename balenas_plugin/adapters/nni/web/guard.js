@@ -22,10 +22,14 @@ net.Server.prototype.listen = function (port, ...rest) {
 const inside = (path) => !prefix || `${path}/`.replace("?", "/").startsWith(`/${prefix}/`);
 const { emit } = http.Server.prototype;
 http.Server.prototype.emit = function (event, request, answer, ...rest) {
-  if (!["request", "upgrade", "checkContinue", "checkExpectation"].includes(event) || inside(request.url))
+  if (!["request", "upgrade"].includes(event) || inside(request.url))
     return emit.call(this, event, request, answer, ...rest);
-  if (event === "upgrade") answer.on("error", () => {}).end("HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n");
-  else answer.writeHead(404, { Connection: "close" }).end();
+  if (event === "request") {
+    answer.writeHead(404, { Connection: "close" }).end();
+  } else { // the answer is a socket
+    answer.on("error", () => {}).end("HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n");
+    answer.destroySoon();
+  }
   return true;
 };
 

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from nni.experiment.launcher import NniManagerArgs
-from nni.tools.nnictl.config_utils import Experiments
+from nni.tools.nnictl.constants import NNI_HOME_DIR
 
 from balenas_plugin.doctor.checks import Surroundings
 from balenas_plugin.errors import OptionError
@@ -59,7 +59,7 @@ def start_guarded(arguments: NniManagerArgs, hosts: list[str]) -> subprocess.Pop
     }
     command = [folder / "node", "--require", _HOOK, *_OPTIONS, folder / "main.js"]
     command += [word for pair in pairs if pair[0] not in _SECRET for word in pair]
-    _keep_private(Path(Experiments().experiment_file))
+    _keep_private(Path(NNI_HOME_DIR, ".experiment"))
     with (log / "nnictl_stdout.log").open("a") as out, (log / "nnictl_stderr.log").open("a") as err:
         return subprocess.Popen(
             command,
@@ -74,5 +74,6 @@ def start_guarded(arguments: NniManagerArgs, hosts: list[str]) -> subprocess.Pop
 
 def _keep_private(file: Path) -> None:
     """Let nobody else read NNI's list of experiments, which has their addresses."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))
     file.chmod(0o600)

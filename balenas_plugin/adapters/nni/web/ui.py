@@ -40,8 +40,7 @@ NOTE = "experiment.json"
 
 _SECRET = "Keep this address to yourself: whoever has it can stop the experiment and run programs as you."
 _LOCAL = "Only this machine reaches it; --host 0.0.0.0 serves others too."
-_OPEN = "Other machines reach it under the name of this one in the place of 127.0.0.1, and what they say is not encrypted."
-
+_OPEN = "Other machines reach it too, with this one's name in the place of 127.0.0.1; nothing is encrypted on the way."
 _STAYS = "The page stays open until Ctrl-C."
 
 
