@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, the polite kill, and a closed terminal."""
+STOPPING = tuple(number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP"))
+"""Ctrl-C, the polite kill, and a closed terminal where there is such a signal."""
 
 _AGAIN = 0.01
 """Seconds after which a lost signal is sent again: the finalizer that lost it has ended by then, or loses it again."""
@@ -43,7 +43,7 @@ def kept_interrupts() -> Iterator[None]:
 def _interrupt_main_thread() -> None:
     """Send a signal, which ends a sleep and a wait for a connection too (`_thread.interrupt_main` does not)."""
     time.sleep(_AGAIN)
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]  # it has started
 
 
 @contextmanager
@@ -57,12 +57,11 @@ def stopped_by_signals() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in STOPPING}
-    if before[signal.SIGHUP] is signal.SIG_IGN:
-        del before[signal.SIGHUP]
     try:
         with kept_interrupts():
-            for number in before:
-                signal.signal(number, interrupt)
+            for number, handler in before.items():
+                if number.name != "SIGHUP" or handler is not signal.SIG_IGN:
+                    signal.signal(number, interrupt)
             yield
     finally:
         for number, handler in before.items():
