@@ -29,7 +29,8 @@ def hosts(host: str) -> list[str]:
     """
     try:
         family, _, _, _, place = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
-        socket.create_server(place[:2], family=family).close()
+        with socket.socket(family) as probe:
+            probe.bind(place)
     except OSError as error:
         raise OptionError(
             f"--host {host}: {error.strerror}. Give an address of this machine, or 0.0.0.0 for all of them."

@@ -203,8 +203,9 @@ def free_port(wanted: int, hosts: Sequence[str] = (LOOPBACK,)) -> int:
     try:
         return _bound(wanted, hosts)
     except OSError as error:
+        why = os.strerror(error.errno or 0)
         raise OptionError(
-            f"port {wanted} cannot be used: {error.strerror}. Another program, perhaps another experiment, has it. "
+            f"port {wanted} cannot be used: {why}. Another program, perhaps another experiment, has it. "
             f"Choose another: --port {_bound(0, hosts)} is free now."
         ) from error
 
