@@ -26,24 +26,28 @@ def kept_interrupts() -> Iterator[None]:
     Python reports it to `sys.unraisablehook` and carries on.
     """
     report = sys.unraisablehook
+    coming: list[Any] = []
 
     def repeat(lost: Any) -> None:
         if issubclass(lost.exc_type, KeyboardInterrupt):
-            _thread.start_new_thread(_interrupt_main_thread, ())  # `threading` would wait here for its start
+            coming.append(lost.exc_type)
+            _thread.start_new_thread(send, ())  # `threading` would wait here for its start
         else:
             report(lost)
+
+    def send() -> None:
+        time.sleep(_AGAIN)
+        main: Any = threading.main_thread().ident
+        signal.pthread_kill(main, signal.SIGINT)  # ends a sleep and a request too; `_thread.interrupt_main` does not
+        coming.pop()
 
     sys.unraisablehook = repeat
     try:
         yield
+        while coming:
+            time.sleep(_AGAIN)
     finally:
         sys.unraisablehook = report
-
-
-def _interrupt_main_thread() -> None:
-    """Send a signal, which ends a sleep and a wait for a connection too (`_thread.interrupt_main` does not)."""
-    time.sleep(_AGAIN)
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]  # it has started
 
 
 @contextmanager

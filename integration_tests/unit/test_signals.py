@@ -68,6 +68,11 @@ def test_a_lost_signal_comes_again(lose: Callable[[int], None], number: int) -> 
     assert stopped(lambda: lose(number))
 
 
+def test_one_that_is_lost_at_the_very_end_comes_too() -> None:
+    with pytest.raises(KeyboardInterrupt), stopped_by_signals():
+        in_a_finalizer(signal.SIGTERM)
+
+
 def test_it_comes_again_until_it_arrives() -> None:
     survived = []
 
