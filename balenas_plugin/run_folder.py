@@ -21,7 +21,6 @@ import platform
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -31,16 +33,62 @@ def _end_with_pipe(descriptor: int) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
+STOPPING = tuple(number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP"))
+"""Ctrl-C, the polite kill, and a closed terminal where there is such a signal."""
+
+_AGAIN = 0.01
+"""Seconds after which a lost signal is sent again: the finalizer that lost it has ended by then, or loses it again."""
+
+
+@contextmanager
+def kept_interrupts() -> Iterator[None]:
+    """Send Ctrl-C again as often as Python loses its KeyboardInterrupt in the block.
+
+    What is raised in a finalizer, in a callback of a weak reference or of the garbage collector cannot be passed on:
+    Python reports it to `sys.unraisablehook` and carries on.
+    """
+    report = sys.unraisablehook
+    coming: list[Any] = []
+
+    def repeat(lost: Any) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            coming.append(lost.exc_type)
+            _thread.start_new_thread(send, ())  # `threading` would wait here for its start
+        else:
+            report(lost)
+
+    def send() -> None:
+        time.sleep(_AGAIN)
+        main: Any = threading.main_thread().ident
+        signal.pthread_kill(main, signal.SIGINT)  # ends a sleep and a request too; `_thread.interrupt_main` does not
+        coming.pop()
+
+    sys.unraisablehook = repeat
+    try:
+        yield
+        while coming:
+            time.sleep(_AGAIN)
+    finally:
+        sys.unraisablehook = report
+
+
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM stop the block as Ctrl-C does, and Ctrl-C do so where a script's `&` has had it ignored."""
+    """Let SIGTERM and a closed terminal stop the block as Ctrl-C does, wherever in it they come.
+
+    Ctrl-C does so also where a script's `&` has had it ignored; a closed terminal does not under `nohup`.
+    """
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPPING}
     try:
-        yield
+        with kept_interrupts():
+            for number, handler in before.items():
+                if number.name != "SIGHUP" or handler is not signal.SIG_IGN:
+                    signal.signal(number, interrupt)
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -18,6 +18,7 @@ from balenas_plugin.cli.reproduce import add_reproduce
 from balenas_plugin.cli.search import add_search
 from balenas_plugin.cli.ui import add_ui
 from balenas_plugin.errors import input_problem
+from balenas_plugin.signals import kept_interrupts
 
 _EXAMPLES = """\
 examples:
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")  # seconds: a file needs no bar ten times a second
     try:
-        code = int(options.run_command(options))
+        with kept_interrupts():
+            code = int(options.run_command(options))
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

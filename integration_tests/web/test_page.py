@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from balenas_plugin.report import write_report
 
 from .conftest import TINY, Shown
 from .pages import Page
-from .programs import Program
+from .programs import Program, processes_of
 
 LABELS = ["cell/0_1", "cell/0_2", "cell/1_2", "cell/0_3", "cell/1_3", "cell/2_3"]
 EPOCHS = TINY["evaluator"]["epochs"]
@@ -104,8 +105,20 @@ def test_a_report_fits_a_phone(page: Page, shown: Shown, tmp_path: Path) -> None
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_the_address_cannot_be_guessed(shown: Shown) -> None:
+def test_the_address_can_be_neither_guessed_nor_read_by_others(shown: Shown) -> None:
     *_, prefix, page = shown.experiment.address.split("/")
     assert page == "oview"
     assert len(prefix) >= 16
-    assert "every network interface" in shown.program.output
+    assert "Only this machine reaches it" in shown.program.output
+    words = [word for process in processes_of(shown.experiment.identifier) for word in process.cmdline()]
+    assert words
+    assert not any(prefix in word for word in words)
+    files = [path for path in shown.folder.rglob("*") if path.is_file() and path not in shown.program.files]
+    telling = [path for path in files if prefix.encode() in path.read_bytes()]
+    assert {path.name for path in telling} >= {".experiment", "trial.log"}
+    assert not [path for path in telling if open_to_others(path, shown.folder)]
+
+
+def open_to_others(path: Path, root: Path) -> bool:
+    folders = [folder for folder in path.parents if folder.is_relative_to(root) and folder != root]
+    return bool(path.stat().st_mode & stat.S_IROTH) and all(f.stat().st_mode & stat.S_IXOTH for f in folders)
