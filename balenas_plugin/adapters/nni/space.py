@@ -16,6 +16,15 @@ from balenas_plugin.export.space import NasBench201Space, Networks, SeededNetwor
 from balenas_plugin.search_spaces import nasbench201
 
 
+def completed(model_space: ModelSpace, sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sample that names every choice: modules that NNI makes anew ask for those that make no difference too.
+
+    Those get the default of NNI, the first value.
+    """
+    given = {label: mutable.default() for label, mutable in model_space.simplify().items() if label not in sample}
+    return {**given, **sample}
+
+
 class NniSpace:
     """Any NNI model space: networks come from the space's own `freeze`, with fresh weights.
 
@@ -39,7 +48,7 @@ class NniSpace:
             SpaceError: the space cannot freeze this sample.
         """
         try:
-            network = copy.deepcopy(self.model_space.freeze(dict(sample)))
+            network = copy.deepcopy(self.model_space.freeze(completed(self.model_space, sample)))
         except (NotImplementedError, RuntimeError, ValueError, KeyError) as error:
             raise SpaceError(f"{type(self.model_space).__name__} cannot be frozen to {sample}: {error}") from error
         return initialised_anew(network)

@@ -25,7 +25,7 @@ from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
 from balenas_plugin.adapters.nni.loaders import number_of_examples, require_a_batch
 from balenas_plugin.adapters.nni.options import OPTION_NAMES, SearchOptions, require_search_epochs
 from balenas_plugin.adapters.nni.process_guard import ProcessGuard, require_supported
-from balenas_plugin.adapters.nni.space import exporter_space
+from balenas_plugin.adapters.nni.space import completed, exporter_space
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
 from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
@@ -40,11 +40,14 @@ if TYPE_CHECKING:
 
 
 class FoundModel(RawFormatModelSpace):
-    """A frozen model with its own copy of the weights: NNI's share them, so training one would change the rest."""
+    """A frozen model with its own copy of the weights: NNI's share them, so training one would change the rest.
+
+    Its sample names only the choices that make a difference.
+    """
 
     def executable_model(self) -> Any:
         """Return the network."""
-        return copy.deepcopy(super().executable_model())
+        return copy.deepcopy(self.model_space.freeze(completed(self.model_space, self.sample)))
 
 
 class BaLeNAS(DARTS):
@@ -293,16 +296,19 @@ class BaLeNAS(DARTS):
     @property
     def posterior(self) -> Posterior:
         """The posterior over the architecture parameters; available once the strategy has run."""
-        return self._search_module().posterior()
+        found = self._search_module().posterior()
+        return Posterior(found.mean, found.precision, found.choices, decisions_of(self.supernet))
 
     def iterate_samples(self) -> Iterator[RankedSample]:
-        """Yield the argmax of mu, then all other architectures from the most to the least probable.
+        """Yield the argmax of mu, then all other networks from the most to the least probable.
 
-        Each comes as NNI's sample with its exact log-probability under the posterior.
+        Each comes as NNI's sample with its exact log-probability under the posterior. A sample names the choices that
+        make a difference: none inside a candidate that is not chosen, or in a block beyond a depth.
         """
         module = self._search_module()
         module.set_model(self.supernet)
-        return Architectures(decisions_of(self.supernet), module.posterior()).iterate(first=exported(module))
+        posterior = self.posterior
+        return Architectures(posterior.decisions, posterior).iterate(first=exported(module))
 
     def list_models(self, sort: bool = True, limit: int | None = 1) -> Iterator[RawFormatModelSpace]:
         """Yield the best architectures as frozen models.
