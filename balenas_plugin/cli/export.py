@@ -81,6 +81,7 @@ def add_export(commands: Any, formatter: Any) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     from balenas_plugin.errors import OptionError
+    from balenas_plugin.export.candidates import tell_fewer
     from balenas_plugin.export.selection import ProxySelection, named_selection
     from balenas_plugin.ground_truth import open_table
     from balenas_plugin.run_folder import RunFolder
@@ -107,6 +108,7 @@ def _export(options: argparse.Namespace) -> int:
         from balenas_plugin.adapters.nni.export import FinishedRun, write_exports
     run = FinishedRun.load(RunFolder(options.run))
     ranked = run.rank(selection, table=options.table, progress=True)[: options.top]
+    tell_fewer(len(ranked), options.top, selection)
     titles = "  ".join(f"{name:>11}" for name in selection.proxies)
     print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {titles}  architecture")
     for found in ranked:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import nni
@@ -16,11 +18,16 @@ from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, Mutab
 from torch import Tensor, nn
 
 from balenas_plugin import BaLeNAS
+from balenas_plugin.adapters.nni.dataflow import Unused, without_unused
 from balenas_plugin.adapters.nni.decisions import decisions_of
+from balenas_plugin.adapters.nni.space import NniSpace
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.bayes.decisions import Architectures, single_decisions
+from balenas_plugin.export import ProxySelection
+from balenas_plugin.export.standalone import write_standalone
 
+from .searches import classification, search
 from .spaces import CLASSES
 
 
@@ -112,6 +119,16 @@ class PickedInPlace(Picked):
         return self.pick([changed, self.bodies[1](x), self.bodies[2](x)]) + sums
 
 
+class PickedAfterAnAugmentedAssignment(Picked):
+    """Likewise, under another name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        plain = self.bodies[2](x)
+        changed = plain
+        changed += self.bodies[0](x)
+        return self.pick([changed, self.bodies[1](x), plain])
+
+
 class PickedAndKept(Picked):
     """What is not taken is kept for a loss, perhaps."""
 
@@ -201,8 +218,67 @@ def test_samples_name_what_makes_a_difference() -> None:
         assert all(each.sample[label] == unused[label] for label in {"first", "second"} - set(each.decisions))
 
 
-@pytest.mark.parametrize("body", [PickedInPlace, PickedAndKept, PickedInTraining])
+@pytest.mark.parametrize("body", [PickedInPlace, PickedAfterAnAugmentedAssignment, PickedAndKept, PickedInTraining])
 def test_what_may_be_used_in_another_way_is_taken_to_make_a_difference(body: type[nn.Module]) -> None:
     searched = Searched.of(body)
-    assert len(list(searched.architectures.iterate())) == {PickedInTraining: 2 + 4 + 2}.get(body, 3 * 4)
+    first_always = 2 + 4 + 2
+    assert len(list(searched.architectures.iterate())) == (3 * 4 if body is PickedAndKept else first_always)
     assert not hasattr(searched.supernet.body, "kept")
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU(), nn.ReLU(inplace=True)])
+def test_exported_network_holds_nothing_that_it_makes_no_use_of(layer: nn.Module, tmp_path: Path) -> None:
+    """The inputs that were not picked, with a layer behind them and in the module list that they stand in."""
+
+    def body() -> nn.Module:
+        picked = Picked()
+        picked.bodies[2] = nn.Sequential(linear(), nn.BatchNorm1d(8), layer, nn.Dropout(0.5))
+        return picked
+
+    space = Body(body)
+    network = NniSpace(space, [], (8,)).build({"pick": [0], "first": "two"})
+    assert sum(p.numel() for p in network.parameters()) == 8 * 8 + 8 + 8 * CLASSES + CLASSES
+    example = torch.randn(3, 8)
+    source, weights = write_standalone(network, tmp_path, name="found", example=example, title="found")
+    assert "BatchNorm" not in source.read_text()
+    assert set(torch.load(weights)) == {
+        "body.bodies.0.0.weight",
+        "body.bodies.0.0.bias",
+        "head.weight",
+        "head.bias",
+    }
+    whole = space.freeze({"pick": [0], "first": "two", "second": "one"}).eval()
+    whole.load_state_dict(network.state_dict(), strict=False)
+    torch.testing.assert_close(network.eval()(example), whole(example))
+
+
+def test_what_training_makes_use_of_stays() -> None:
+    frozen = Body(PickedInTraining).freeze({"pick": [1], "first": "one", "second": "one"})
+    bodies = without_unused(frozen, torch.ones(2, 8)).body.bodies
+    assert [isinstance(body, Unused) for body in bodies] == [False, False, True]
+
+
+def test_fewer_networks_than_asked_for_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    strategy = search(Body(three_deep), classification(tmp_path))
+    assert [len(list(strategy.list_models(limit=limit))) for limit in (3, 4, 6, None)] == [3, 4, 4, 4]
+    assert caplog.messages == ["4 distinct networks instead of the 6 asked for: the space has no more."]
+
+
+def test_draws_and_stability_count_networks(tmp_path: Path) -> None:
+    strategy = search(Body(three_deep), classification(tmp_path), selection=ProxySelection(n=60, proxy="params"))
+    ranked = strategy.rank()
+    assert len(ranked) == len({tuple(sorted(found.choices.items())) for found in ranked}) == 4
+    assert sum(found.times_drawn for found in ranked) == 60
+    assert sum(found.probability for found in ranked) == pytest.approx(1)
+    assert sum(found.stability for found in ranked) == pytest.approx(1)
+    shares = {len(found.choices): found.times_drawn / 60 for found in ranked}
+    assert 0.3 < shares[1] < 0.7  # one choice alone makes the network of candidate b
+
+
+def test_found_models_and_the_posteriors_architectures_can_be_frozen(tmp_path: Path) -> None:
+    strategy = search(Body(three_deep), classification(tmp_path))
+    for model, probable in zip(strategy.list_models(limit=4), strategy.posterior.most_probable(4), strict=True):
+        assert model.executable_model()(torch.randn(2, 8)).shape == (2, CLASSES)
+        fresh = Body(three_deep).freeze(probable)
+        fresh.load_state_dict(Body(three_deep).freeze(json.loads(json.dumps(probable))).state_dict())
+    assert {len(model.sample) for model in strategy.list_models(limit=4)} == {1, 2, 3}

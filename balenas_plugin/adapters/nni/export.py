@@ -19,6 +19,7 @@ from torch import Tensor
 
 from balenas_plugin.adapters.nni.build import build_space
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.dataflow import without_unused
 from balenas_plugin.adapters.nni.decisions import decisions_of
 from balenas_plugin.adapters.nni.image_loaders import search_loaders
 from balenas_plugin.adapters.nni.run import quiet
@@ -154,7 +155,7 @@ def write_exports(
             continue
         network = supernet.network(found.choices)
         estimate_batch_norm(network, inputs)
-        network.cpu()
+        network = without_unused(network.cpu(), example)
         if "python" in formats:
             from balenas_plugin.export.standalone import write_standalone
 

@@ -25,29 +25,19 @@ from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
 from balenas_plugin.adapters.nni.loaders import number_of_examples, require_a_batch
 from balenas_plugin.adapters.nni.options import OPTION_NAMES, SearchOptions, require_search_epochs
 from balenas_plugin.adapters.nni.process_guard import ProcessGuard, require_supported
-from balenas_plugin.adapters.nni.space import completed, exporter_space
+from balenas_plugin.adapters.nni.space import FoundModel, exporter_space
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
 from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import EvaluatorError, OptionError, SpaceError, nearest
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
+from balenas_plugin.export.candidates import tell_fewer
 from balenas_plugin.validation import require_whole
 
 if TYPE_CHECKING:
     from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials
     from balenas_plugin.adapters.nni.web.recipes import Recipe
-
-
-class FoundModel(RawFormatModelSpace):
-    """A frozen model with its own copy of the weights: NNI's share them, so training one would change the rest.
-
-    Its sample names only the choices that make a difference.
-    """
-
-    def executable_model(self) -> Any:
-        """Return the network."""
-        return copy.deepcopy(self.model_space.freeze(completed(self.model_space, self.sample)))
 
 
 class BaLeNAS(DARTS):
@@ -311,7 +301,7 @@ class BaLeNAS(DARTS):
         return Architectures(posterior.decisions, posterior).iterate(first=exported(module))
 
     def list_models(self, sort: bool = True, limit: int | None = 1) -> Iterator[RawFormatModelSpace]:
-        """Yield the best architectures as frozen models.
+        """Yield the best architectures as frozen models, each network once; say so if there are fewer than asked for.
 
         Without a `selection`: the argmax of mu, then the next most probable distinct ones. With one: its ranking.
 
@@ -323,8 +313,11 @@ class BaLeNAS(DARTS):
             samples = (ranked.sample for ranked in self.iterate_samples())
         else:
             samples = (ranked.choices for ranked in self.rank())
+        listed = 0
         for sample in islice(samples, limit):
+            listed += 1
             yield FoundModel(self.model_space.model_space, self.model_space.evaluator).freeze(sample)
+        tell_fewer(listed, limit or listed, self.selection)
 
     def rank(self, selection: ProxySelection | None = None, *, progress: bool = False) -> list[RankedArchitecture]:
         """Rank architectures drawn from the posterior, by zero-cost proxies or by the supernet's accuracy.

@@ -19,7 +19,7 @@ from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
 from torch import Tensor
 
 from balenas_plugin.adapters.nni.run import quiet
-from balenas_plugin.adapters.nni.space import exporter_space
+from balenas_plugin.adapters.nni.space import completed, exporter_space
 from balenas_plugin.adapters.nni.web.found import KEY
 from balenas_plugin.adapters.nni.web.processes import end_predecessor
 from balenas_plugin.adapters.nni.web.recipes import Recipe, recipe_from_json
@@ -128,7 +128,7 @@ class CandidateTrial(ExecutableModelSpace):
         if self.epochs > 0:
             points = count()
             known["default"] = train(
-                RawFormatModelSpace(space, evaluator).freeze(self.sample),
+                RawFormatModelSpace(space, evaluator).freeze(completed(space, self.sample)),
                 self.epochs,
                 lambda metric: report.intermediate(metric, sequence=next(points)),
             )
