@@ -94,6 +94,7 @@ def _export(options: argparse.Namespace) -> int:
     require_run(options.run)
     require_table(options.table)
     from balenas_plugin.errors import OptionError
+    from balenas_plugin.export.candidates import tell_fewer
     from balenas_plugin.export.selection import ProxySelection, named_selection
     from balenas_plugin.ground_truth import open_table
     from balenas_plugin.run_folder import RunFolder
@@ -121,6 +122,7 @@ def _export(options: argparse.Namespace) -> int:
         from balenas_plugin.adapters.nni.export import FinishedRun, write_exports
     run = FinishedRun.load(RunFolder(options.run), epoch=options.epoch)
     ranked = run.rank(selection, table=options.table, progress=True)[: options.top]
+    tell_fewer(len(ranked), options.top, selection)
     titles = "  ".join(f"{name:>11}" for name in selection.proxies)
     print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {titles}  architecture")
     for found in ranked:

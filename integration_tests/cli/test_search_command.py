@@ -106,8 +106,7 @@ def test_architectures_are_ranked_and_described(finished: Path) -> None:
             expected = dict(zip(posterior.choices[label], posterior.std[label].tolist(), strict=True))
             assert sigmas == pytest.approx(expected)
             win = posterior.win_probability()[label]
-            chosen = posterior.choices[label].index(record["choices"][label])
-            assert record["winning_probability"][label] == pytest.approx(float(win[chosen]))
+            assert record["winning_probability"][label] == pytest.approx(win[record["choices"][label]])
 
 
 def test_the_command_prints_the_architectures_and_the_folder(finished: Path) -> None:

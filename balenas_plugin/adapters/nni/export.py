@@ -20,6 +20,7 @@ from torch import Tensor
 
 from balenas_plugin.adapters.nni.build import build_space, require_importable_elsewhere
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.dataflow import without_unused
 from balenas_plugin.adapters.nni.decisions import decisions_of
 from balenas_plugin.adapters.nni.image_loaders import search_loaders
 from balenas_plugin.adapters.nni.run import quiet
@@ -184,7 +185,7 @@ def _write(
             continue
         network = supernet.network(found.choices)
         estimate_batch_norm(network, inputs)
-        network.cpu()
+        network = without_unused(network.cpu(), example)
         if "python" in formats:
             from balenas_plugin.export.standalone import write_standalone
 
@@ -230,8 +231,9 @@ def _draw(path: Path, found: RankedArchitecture, title: str) -> None:
 
     if "nasbench201" not in found.notation:
         choices = [
-            Choice(label=label, value=str(value), probability=_winning(found.winning_probability, label))
+            Choice(label=label, value=str(value), probability=probability)
             for label, value in found.choices.items()
+            if (probability := _winning(found.winning_probability, label)) is not None
         ]
         draw_choices(path, choices, title=title)
         return
@@ -244,13 +246,16 @@ def _draw(path: Path, found: RankedArchitecture, title: str) -> None:
     draw_architecture(path, edges, title=title)
 
 
-def _winning(by_decision: Mapping[str, float], label: str) -> float:
-    """Return the probability of the decision that a label of a sample belongs to: its own, or its cell node's."""
+def _winning(by_decision: Mapping[str, float], label: str) -> float | None:
+    """Return the probability of the decision that a label of a sample belongs to: its own, or its cell node's.
+
+    None for a choice that makes no difference.
+    """
     if label in by_decision:
         return by_decision[label]
     cell, _, entry = label.rpartition("/")  # <cell>/op_<node>_<k> or <cell>/input_<node>_<k>
-    node = f"{cell}/{entry.split('_')[1]}_0"
-    return next(value for decision, value in by_decision.items() if decision.split("+")[0] == node)
+    node = f"{cell}/{''.join(entry.split('_')[1:2])}_0"
+    return next((value for decision, value in by_decision.items() if decision.split("+")[0] == node), None)
 
 
 def _require_same_classes(folder: RunFolder, data: SearchData) -> None:

@@ -41,6 +41,7 @@ from balenas_plugin.data import SearchData, load_search_data
 from balenas_plugin.data.checking import CHECKED, check_files
 from balenas_plugin.data.summary import summary
 from balenas_plugin.errors import DataError, OptionError
+from balenas_plugin.export.candidates import tell_fewer
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder, other_run, run_identity
@@ -204,10 +205,13 @@ def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: in
         return
     sigma = _sigmas(strategy.posterior)
     if strategy.selection is not None:
-        for ranked in strategy.rank(progress=True)[:top_k]:
+        best = strategy.rank(progress=True)[:top_k]
+        tell_fewer(len(best), top_k, strategy.selection)
+        for ranked in best:
             record = {"chosen_by": ", ".join(strategy.selection.proxies), **ranked.to_dict()}
             yield {**record, **_notation_and_truth(space, ranked.choices), "sigma": sigma}
         return
+    rank = 0
     for rank, found in enumerate(islice(strategy.iterate_samples(), top_k), start=1):
         yield {
             "rank": rank,
@@ -219,6 +223,7 @@ def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: in
             "winning_probability": {label: math.exp(value) for label, value in found.decisions.items()},
             "sigma": sigma,
         }
+    tell_fewer(rank, top_k, None)
 
 
 def _log_probability_of_a_guess(strategy: BaLeNAS, sample: Sample) -> float | None:

@@ -30,7 +30,7 @@ from balenas_plugin.adapters.nni.options import (
 from balenas_plugin.adapters.nni.probing import as_searched
 from balenas_plugin.adapters.nni.process_guard import ProcessGuard, require_supported
 from balenas_plugin.adapters.nni.rankable import require_rankable
-from balenas_plugin.adapters.nni.space import exporter_space
+from balenas_plugin.adapters.nni.space import FoundModel, exporter_space
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
 from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
 from balenas_plugin.adapters.nni.working_files import out_of_working_directory, output_folder
@@ -38,19 +38,12 @@ from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import OptionError, SpaceError, nearest
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
+from balenas_plugin.export.candidates import tell_fewer
 from balenas_plugin.validation import require_whole
 
 if TYPE_CHECKING:
     from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials, TrainedCandidate
     from balenas_plugin.adapters.nni.web.recipes import Recipe
-
-
-class FoundModel(RawFormatModelSpace):
-    """A frozen model with its own copy of the weights: NNI's share them, so training one would change the rest."""
-
-    def executable_model(self) -> Any:
-        """Return the network."""
-        return copy.deepcopy(super().executable_model())
 
 
 class BaLeNAS(SearchStrategy):
@@ -299,20 +292,23 @@ class BaLeNAS(SearchStrategy):
     @property
     def posterior(self) -> Posterior:
         """The posterior over the architecture parameters; available once the strategy has run."""
-        return self._search_module().posterior()
+        found = self._search_module().posterior()
+        return Posterior(found.mean, found.precision, found.choices, decisions_of(self.supernet))
 
     def iterate_samples(self) -> Iterator[RankedSample]:
-        """Yield the argmax of mu, then all other architectures from the most to the least probable.
+        """Yield the argmax of mu, then all other networks from the most to the least probable.
 
-        Each comes as NNI's sample with its exact log-probability under the posterior.
+        Each comes as NNI's sample with its exact log-probability under the posterior. A sample names the choices that
+        make a difference: none inside a candidate that is not chosen, or in a block beyond a depth.
         """
         module = self._search_module()
         with module.holding(self.supernet):
             first = exported(module)
-        return Architectures(decisions_of(self.supernet), module.posterior()).iterate(first=first)
+        posterior = self.posterior
+        return Architectures(posterior.decisions, posterior).iterate(first=first)
 
     def list_models(self, sort: bool = True, limit: int | None = 1) -> Iterator[RawFormatModelSpace]:
-        """Yield the best architectures as frozen models.
+        """Yield the best architectures as frozen models, each network once; say so if there are fewer than asked for.
 
         Without a `selection`: the argmax of mu, then the next most probable distinct ones. With one: its ranking.
 
@@ -324,8 +320,11 @@ class BaLeNAS(SearchStrategy):
             samples = (ranked.sample for ranked in self.iterate_samples())
         else:
             samples = (ranked.choices for ranked in self.rank())
+        listed = 0
         for sample in islice(samples, limit):
+            listed += 1
             yield FoundModel(self.model_space.model_space, self.model_space.evaluator).freeze(sample)
+        tell_fewer(listed, limit or listed, self.selection)
 
     def rank(self, selection: ProxySelection | None = None, *, progress: bool = False) -> list[RankedArchitecture]:
         """Rank architectures drawn from the posterior, by zero-cost proxies or by the supernet's accuracy.

@@ -16,6 +16,7 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMix
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.by_position import batch_size_of, batches_at, positions_of
+from balenas_plugin.adapters.nni.space import completed
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.errors import EvaluatorError, SpaceError
 from balenas_plugin.export import Space
@@ -93,7 +94,7 @@ def inherited_network(supernet: ModelSpace, space: Space, sample: Mapping[str, A
         SpaceError: the space's frozen network has parameters that its supernet does not have.
     """
     try:
-        return copy.deepcopy(supernet.freeze(dict(sample)))
+        return copy.deepcopy(supernet.freeze(completed(supernet, sample)))
     except NotImplementedError:  # NNI cannot freeze supernet cells
         network = space.build(dict(sample))
         _load_cell_weights(network, supernet, sample)
@@ -104,7 +105,7 @@ def _load_cell_weights(network: nn.Module, supernet: nn.Module, sample: Mapping[
     """Copy the weights of a supernet with cells into a frozen network: operation k of a node is (input, operation)."""
     moved = {}
     for path, cell in supernet.named_modules():
-        if isinstance(cell, DifferentiableMixedCell):
+        if isinstance(cell, DifferentiableMixedCell) and f"{cell.label}/op_{cell.num_predecessors}_0" in sample:
             for node in range(cell.num_nodes):
                 number = node + cell.num_predecessors
                 for k in range(cell.num_ops_per_node):

@@ -14,6 +14,7 @@ from balenas_plugin.adapters.nni.web.found import Found
 from balenas_plugin.adapters.nni.web.recipes import ScriptedSearch, weights_file
 from balenas_plugin.adapters.nni.web.submission import Submission
 from balenas_plugin.adapters.nni.web.trials import CandidateTrial, SearchTrial
+from balenas_plugin.export.candidates import tell_fewer
 
 if TYPE_CHECKING:
     from balenas_plugin.adapters.nni.strategy import BaLeNAS
@@ -63,6 +64,7 @@ class SearchInTrials:
         self._adopt(found)
         epochs = self.strategy.candidate_epochs
         records = found.records[: self.strategy.candidate_trials]
+        tell_fewer(len(records), self.strategy.candidate_trials, self.strategy.selection)
         metrics = self.submission.candidates([CandidateTrial(record, self.recipe, epochs) for record in records])
         if epochs > 0:
             self.strategy.trained = {

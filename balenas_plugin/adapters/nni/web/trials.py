@@ -20,7 +20,7 @@ from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
 from torch import Tensor
 
 from balenas_plugin.adapters.nni.run import quiet
-from balenas_plugin.adapters.nni.space import exporter_space
+from balenas_plugin.adapters.nni.space import completed, exporter_space
 from balenas_plugin.adapters.nni.web.found import KEY
 from balenas_plugin.adapters.nni.web.processes import end_predecessor
 from balenas_plugin.adapters.nni.web.recipes import Recipe, recipe_from_json, trial_folder, weights_file
@@ -131,7 +131,7 @@ class CandidateTrial(ExecutableModelSpace):
             known |= synflow(space, evaluator, self.sample)
         if self.epochs > 0:
             points = count()
-            model = RawFormatModelSpace(space, evaluator).freeze(self.sample)
+            model = RawFormatModelSpace(space, evaluator).freeze(completed(space, self.sample))
             known["default"] = train(
                 model, self.epochs, lambda metric: report.intermediate(metric, sequence=next(points))
             )
