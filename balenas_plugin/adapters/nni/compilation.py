@@ -70,6 +70,8 @@ class CompiledForward:
     def _try(self, *args: Any, **kwargs: Any) -> None:
         """Compile forward and backward, which torch does when each first runs; leave no other trace of it."""
         with _undone(self._network):
+            with torch.no_grad():
+                self._eager(*args, **kwargs)  # so fused modules plan, which is not for the compiler; or raises
             try:
                 output = self._compiled(*args, **kwargs)
                 losses = [value.sum() for value in _tensors(output) if value.requires_grad]
@@ -77,8 +79,6 @@ class CompiledForward:
                     trained = [p for p in self._network.parameters() if p.requires_grad]
                     torch.autograd.grad(losses, trained, allow_unused=True)
             except Exception as error:  # whatever the compiler's many parts raise
-                with torch.no_grad():
-                    self._eager(*args, **kwargs)  # raises if the error is the network's own
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
