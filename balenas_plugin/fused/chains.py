@@ -89,7 +89,7 @@ def departure(module: nn.Module, known: type[nn.Module]) -> str | None:
     given = type(module)
     if given is not known:
         for attribute in dir(known):
-            unused = attribute.startswith("__") and attribute not in _CALLED or attribute in _NOT_IN_A_PASS
+            unused = (attribute.startswith("__") and attribute not in _CALLED) or attribute in _NOT_IN_A_PASS
             if not unused and getattr(given, attribute) is not getattr(known, attribute):
                 return f"{_name(module)} overrides {known.__name__}.{attribute}"
     for attribute in (*vars(module), *module._parameters, *module._buffers, *module._modules):

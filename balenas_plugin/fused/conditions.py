@@ -63,12 +63,15 @@ class Snapshot:
     Args:
         whole: modules of which nothing may change.
         called: modules that are called, so that only hooks on them matter.
+        code: classes whose methods matter too.
     """
 
-    def __init__(self, whole: Iterable[nn.Module], called: Iterable[nn.Module] = ()) -> None:
+    def __init__(
+        self, whole: Iterable[nn.Module], called: Iterable[nn.Module] = (), code: Iterable[type[nn.Module]] = ()
+    ) -> None:
         self._modules = list(whole)
         self._types = list(map(type, self._modules))
-        self._kinds = list(dict.fromkeys(self._types))
+        self._kinds = list(dict.fromkeys((*self._types, *code)))
         self._code = self._code_now()
         self._attributes = _dictionaries((vars(m), m._modules) for m in self._modules)
         self._attributes_then = [dict(table) for table in self._attributes]

@@ -6,7 +6,6 @@ weights are interchangeable; values are equal to rounding. What cannot be fused 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -33,7 +32,7 @@ class FusedMixedLayer(Planned, DifferentiableMixedLayer):
 
     def _made_plan(self) -> Plan:
         branches = [Branch(self[name], 1, str(name)) for name in self.names]
-        return Plan(self, [branches], why=why_not_its_own(self, DifferentiableMixedLayer))
+        return Plan(self, DifferentiableMixedLayer, [branches])
 
 
 class FusedNasBench201Cell(Planned, NasBench201Cell):
@@ -70,19 +69,19 @@ class FusedNasBench201Cell(Planned, NasBench201Cell):
         return node
 
     def _made_plan(self) -> Plan:
-        why = why_not_its_own(self, NasBench201Cell)
+        why = None
         sources = [self._edges_from(source) for source in range(self.num_tensors - 1)]
         edges = [edge for edges in sources for edge in edges]
         for edge in edges:  # a user's hook may have made others
             mixed = next((kind for kind in (FusedMixedLayer, DifferentiableMixedLayer) if isinstance(edge, kind)), None)
             if mixed is None:
-                return Plan(self, [], why=f"an edge is a {type(edge).__name__}")
+                return Plan(self, NasBench201Cell, [], why=f"an edge is a {type(edge).__name__}")
             why = why or why_not_its_own(edge, DifferentiableMixedLayer) or departure(edge, mixed)
         branches = [
             [Branch(edge[name], source + 1 + k, str(name)) for k, edge in enumerate(edges) for name in edge.names]
             for source, edges in enumerate(sources)
         ]
-        return Plan(self, branches, [self.layers, *self.layers, *edges], why)
+        return Plan(self, NasBench201Cell, branches, [self.layers, *self.layers, *edges], why)
 
     def _edges_from(self, source: int) -> list[Any]:
         """Return the edges from `source` to source + 1, source + 2, ..."""
@@ -119,7 +118,7 @@ class FusedMixedCell(Planned, DifferentiableMixedCell):
             for source in sources
         ]
         inner = [m for m in self.ops.modules() if isinstance(m, (nn.ModuleList, nn.ModuleDict))]
-        return Plan(self, branches, inner, why_not_its_own(self, DifferentiableMixedCell))
+        return Plan(self, DifferentiableMixedCell, branches, inner)
 
     def _targets_of(self, source: int) -> range:
         return range(max(source + 1, self.num_predecessors), self.num_predecessors + self.num_nodes)

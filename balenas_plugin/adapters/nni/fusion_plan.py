@@ -55,6 +55,7 @@ class Plan:
 
     Args:
         owner: the mixed module.
+        nnis: the class of NNI's that it stands for.
         branches: the candidates that leave each source; their targets are numbered as nodes, behind the sources.
         inner: modules between `owner` and the candidates whose own code is passed over.
         why: why NNI must compute them in any case, if so.
@@ -63,12 +64,13 @@ class Plan:
     def __init__(
         self,
         owner: nn.Module,
+        nnis: type[nn.Module],
         branches: Sequence[Sequence[Branch]],
         inner: Sequence[nn.Module] = (),
         why: str | None = None,
     ) -> None:
         self.fans = [Fan(of_source, UNWRAP) for of_source in branches]
-        self.refusal = why or self._refusal()
+        self.refusal = why or why_not_its_own(owner, nnis) or self._refusal()
         """Why NNI computes the candidates whatever comes in, None if they can be computed together."""
         self._owner = owner
         self._children = owner._modules
@@ -79,15 +81,18 @@ class Plan:
                 for module in branch.operation.modules():
                     plain = k not in fan.called or type(module).__module__.startswith("torch.nn.modules.")
                     (whole if plain else called).append(module)
-        self._snapshot = Snapshot(whole, called)
+        self._snapshot = Snapshot(whole, called, [type(owner), nnis])
         self._names = dict(self._children)
+        self._reduction = vars(owner).get("_reduction")
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
 
     def is_current(self, owner: nn.Module) -> bool:
         """Return whether it is a plan for `owner` as that is now."""
-        return owner._modules is self._children and self._children == self._names and self._snapshot.holds()
+        if owner._modules is not self._children or vars(owner).get("_reduction") is not self._reduction:
+            return False
+        return self._children == self._names and self._snapshot.holds()
 
     def refuses(self, inputs: Sequence[Tensor], prepare: Prepare) -> str | None:
         """Return why candidates may not be computed together on such inputs, None if they may.
@@ -150,7 +155,9 @@ class Planned(nn.Module):
 
     def plan_for(self, inputs: Sequence[Any], prepare: Prepare = list) -> Plan | None:
         """Return how to compute the candidates together on these inputs, None where NNI must compute them."""
-        if torch.compiler.is_dynamo_compiling():  # which cannot look: CompiledForward has called with such inputs before
+        if (
+            torch.compiler.is_dynamo_compiling()
+        ):  # which cannot look: CompiledForward has called with such inputs before
             return self._plans.get(self.training) if list(self._ways) == [None] else None
         why = surroundings((FastSecondDerivative,)) or next(filter(None, map(why_unfit, inputs)), None)
         plan = None
