@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from balenas_plugin.adapters.nni.compilation import CompiledForward
 from balenas_plugin.adapters.nni.distributed import Ranks, without_reducer
 from balenas_plugin.adapters.nni.evaluator_hooks import call_step
-from balenas_plugin.adapters.nni.fused import fusion_report
 from balenas_plugin.adapters.nni.loaders import number_of_examples, split_batch
 from balenas_plugin.adapters.nni.losses import NoLossError
 from balenas_plugin.adapters.nni.memory_format import ChannelsLast
@@ -359,7 +358,6 @@ class BaLeNASModule(SearchModule):
                 "use bf16-mixed, which computes in 16 bits and keeps the weights and the posterior in 32"
             )
         if self.options.compile_mode is not None and self._compiled is None:
-            fusion_report(self._space())  # plans the fused modules, which the compiler could not trace
             self._compiled = CompiledForward(
                 self._space(),
                 self.options.compile_mode,
