@@ -3,8 +3,9 @@
 # make docs     the documentation as a site, in site/
 # make check    what CI runs: tests, lint, types
 
-PYTHON := $(shell for p in python3 python3.12 python3.11; do \
-	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$p" && break; done)
+# The newest that runs: a pyenv shim, for example, may have the name and not the interpreter.
+PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -35,7 +36,7 @@ $(VENV)/installed-with-tests: pyproject.toml | $(VENV)
 	touch $@ $(VENV)/installed
 
 $(VENV):
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed, and none was found."; exit 2; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, and none was found."; exit 2; }
 	"$(PYTHON)" -m venv $(VENV)
 
 clean:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -11,19 +10,22 @@ from typing import Any
 
 import yaml
 
+from balenas_plugin.bounded_yaml import MAX_BYTES, MAX_DEPTH, NOT_YAML, BoundedLoader, yaml_problem
 from balenas_plugin.data import DataConfig
 from balenas_plugin.diagnostics import DiagnosticsOptions
-from balenas_plugin.errors import OptionError
-from balenas_plugin.validation import require_keys, require_seed, require_whole, require_word
+from balenas_plugin.errors import OptionError, quoted
+from balenas_plugin.files import read_text
+from balenas_plugin.validation import MAX_FLOAT, require_keys, require_seed, require_whole, require_word
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MAX_THREADS = 1024  # torch cannot start many more
+MAX_TOP = 10_000
 DEFAULT_OPTIMIZER = {"name": "SGD", "lr": 0.025, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 DEFAULT_SCHEDULE = {"name": "cosine", "min_lr": 0.001}
 
 
-class _Loader(yaml.SafeLoader):
-    """`yaml.SafeLoader` that also reads 5e-4 as a number, as everybody expects (YAML 1.1 wants 5.0e-4)."""
+class _Loader(BoundedLoader):
+    """A loader that also reads 5e-4 as a number, as everybody expects (YAML 1.1 wants 5.0e-4)."""
 
 
 _Loader.add_implicit_resolver(
@@ -57,8 +59,10 @@ class EvaluatorConfig:
         require_word("evaluator.schedule.name", self.schedule["name"], ("cosine", "constant"))
         require_keys("evaluator.schedule", self.schedule, ("name", "min_lr"))
         min_lr = self.schedule.get("min_lr", 0)
-        if isinstance(min_lr, bool) or not isinstance(min_lr, int | float) or not 0 <= min_lr < math.inf:
-            raise OptionError(f"evaluator.schedule.min_lr must be a number of at least 0, got {min_lr!r}")
+        if isinstance(min_lr, bool) or not isinstance(min_lr, int | float) or not 0 <= min_lr <= MAX_FLOAT:
+            raise OptionError(f"evaluator.schedule.min_lr must be a number of at least 0, got {quoted(min_lr)}")
+        if self.schedule["name"] == "cosine":
+            object.__setattr__(self, "schedule", {"min_lr": 0.0, **self.schedule})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +94,13 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
-            raise OptionError(f"name must be letters, digits, '.', '_' or '-' (it names a folder), got {self.name!r}")
+            raise OptionError(
+                f"name must be letters, digits, '.', '_' or '-' (it names a folder), got {quoted(self.name)}"
+            )
         require_seed("seed", self.seed)
-        require_whole("top_k", self.top_k, least=1)
+        require_whole("top_k", self.top_k, least=1, most=MAX_TOP)
         if self.threads is not None:
-            require_whole("threads", self.threads, least=1)
-            if self.threads > MAX_THREADS:
-                raise OptionError(f"threads must be at most {MAX_THREADS}, got {self.threads}")
+            require_whole("threads", self.threads, least=1, most=MAX_THREADS)
         require_named("space", self.space)
         require_named("strategy", self.strategy)
 
@@ -137,7 +141,7 @@ class SearchConfig:
                 values[section] = named(values[section], default)
         for section in ("data", "evaluator"):
             if section in values and not isinstance(values[section], Mapping):
-                raise OptionError(f"{section} must be a mapping of options, got {values[section]!r}")
+                raise OptionError(f"{section} must be a mapping of options, got {quoted(values[section])}")
         if "data" in values:
             require_keys("data", values["data"], tuple(f.name for f in fields(DataConfig)))
             values["data"] = DataConfig(**values["data"])
@@ -186,10 +190,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         OptionError: the file is missing, not YAML or no mapping.
     """
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+        document = yaml.load(read_text(path, most=MAX_BYTES), Loader=_Loader)  # a SafeLoader
     except OSError as error:
         raise OptionError(f"cannot read the config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError) as error:  # of PyYAML too, on a date that does not exist
+    except NOT_YAML as error:
         raise OptionError(f"{path} is not valid YAML: {yaml_problem(error)}") from error
     if not isinstance(document, dict):
         raise OptionError(f"{path} must hold a mapping with the keys space, data, strategy, evaluator; see configs/")
@@ -203,28 +207,20 @@ def apply_override(document: dict[str, Any], override: str) -> None:
         OptionError: the override has no "=", or goes through a value that is not a mapping.
     """
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise OptionError(f"--set wants KEY=VALUE, e.g. evaluator.epochs=5, got {override!r}")
     *path, last = key.strip().split(".")
+    if not equals or not key.strip() or len(path) >= MAX_DEPTH or len(override) > MAX_BYTES:
+        raise OptionError(f"--set wants KEY=VALUE, e.g. evaluator.epochs=5, got {quoted(override)}")
     target = document
     for part in path:
         if isinstance(target.get(part), str):
             target[part] = {"name": target[part]}
         target = target.setdefault(part, {})
         if not isinstance(target, dict):
-            raise OptionError(f"--set {override}: {part!r} holds a value, not a mapping")
+            raise OptionError(f"--set {quoted(override)}: {part!r} holds a value, not a mapping")
     try:
         target[last] = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except (yaml.YAMLError, ValueError) as error:
-        raise OptionError(f"--set {override}: the value is not valid YAML: {yaml_problem(error)}") from error
-
-
-def yaml_problem(error: Exception) -> str:
-    """Return what YAML complains about, and where, in one line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
+    except NOT_YAML as error:
+        raise OptionError(f"--set {quoted(override)}: the value is not valid YAML: {yaml_problem(error)}") from error
 
 
 def named(given: Any, default: Mapping[str, Any]) -> Any:
@@ -239,4 +235,4 @@ def named(given: Any, default: Mapping[str, Any]) -> Any:
 def require_named(where: str, given: object) -> None:
     """Raise OptionError unless `given` is a mapping with a name."""
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-        raise OptionError(f"{where} must be a mapping with a name, e.g. {{name: ...}}, got {given!r}")
+        raise OptionError(f"{where} must be a mapping with a name, e.g. {{name: ...}}, got {quoted(given)}")

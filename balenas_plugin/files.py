@@ -1,17 +1,62 @@
-"""Write files so that a crash or a full disk never leaves half a file behind."""
+"""Write files so that a crash or a full disk never leaves half a file behind; read only files, and only so much."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
+import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from balenas_plugin.errors import StorageError
+from balenas_plugin.errors import OptionError, StorageError
 
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+
+MAX_TEXT = 64 * 2**20
+"""Bytes of the largest text file that is read."""
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path that somebody gave, with ~ and ~user replaced.
+
+    Raises:
+        OptionError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise OptionError(f"the path {os.fspath(path)!r} starts with ~, but there is no such home directory") from error
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file to read it: a pipe would be waited for, and a device may never end.
+
+    Raises:
+        OSError: there is no such file, it may not be read, or it is something else.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return file
+
+
+def read_text(path: Path, *, most: int = MAX_TEXT) -> str:
+    """Return the text of a regular file in UTF-8.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is larger than `most` bytes.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"larger than the {most} bytes that such a file may have", os.fspath(path))
+    return content.decode("utf-8")
 
 
 @contextlib.contextmanager
@@ -40,9 +85,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         StorageError: the file could not be written (disk full, no permission). A previous `path` is still whole.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if not path.name or path.name == "..":
+        raise StorageError(f"cannot write {path}: it is a folder. Give the name of a file.")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
         with temporary.open("wb") as file:
             write(file)
             file.flush()
@@ -61,3 +109,68 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all (see `write_atomically`)."""
     write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+
+
+@contextlib.contextmanager
+def replaced_together(folder: Path, is_earlier: Callable[[str], bool]) -> Iterator[Path]:
+    """Yield an empty folder, whose files are put into `folder` when the block ends well; else nothing there changes.
+
+    Args:
+        folder: made if it is not there; other files in it stay.
+        is_earlier: whether a file of this name in `folder` is of an earlier time, and goes when the new ones come.
+
+    Raises:
+        StorageError: the disk is full or does not let us write.
+    """
+    staging, made = _temporary(folder / "files"), not folder.exists()
+    try:
+        with refused_writes_told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder / "files")
+            staging.mkdir()
+        yield staging
+        with refused_writes_told(folder):
+            new = sorted(staging.iterdir())
+            for path in new:
+                path.replace(folder / path.name)
+            for path in folder.iterdir():
+                if is_earlier(path.name) and path.name not in {file.name for file in new}:
+                    path.unlink()
+    except StorageError as error:
+        raise StorageError(str(error).replace(str(staging), str(folder))) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # where nothing has been written
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def temporary_of(name: str) -> bool:
+    """Return whether a file of this name is a temporary one of `write_atomically`, which a kill may leave."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files beside `path` of processes that were killed while they wrote it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = left.name.split(".")[-2]
+        if process.isdecimal() and not _runs(int(process)):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _runs(process: int) -> bool:
+    """Return whether a process of this number runs; on a system that cannot say, it may."""
+    if process == os.getpid() or os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        return True
+    return True

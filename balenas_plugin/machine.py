@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _BYTES_OF_A_SEARCH = 2 << 30
 """Memory of a search of small networks, with torch, NNI and the images: 1.3 GB were measured."""
@@ -19,3 +25,11 @@ def room_for_searches(threads: int) -> int:
     if hasattr(os, "sysconf"):  # not on Windows
         room = min(room, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _BYTES_OF_A_SEARCH)
     return max(1, room)
+
+
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process has held so far; 0 where the system does not say."""
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -8,20 +8,21 @@ posterior.json       the posterior after the last epoch
 architectures.json   the architectures found
 checkpoints/         from which the search resumes
 logs/                Lightning's logger
+.balenas-run         written before all others: says that the folder is a run's, and is locked while one searches in it
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
 import shlex
 import shutil
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,16 +30,16 @@ from typing import Any
 
 import yaml
 
-from balenas_plugin.config import SearchConfig, yaml_problem
-from balenas_plugin.errors import FileFormatError, OptionError, StorageError
-from balenas_plugin.files import refused_writes_told, write_text_atomically
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from balenas_plugin.bounded_yaml import MAX_BYTES, NOT_YAML, BoundedLoader, yaml_problem
+from balenas_plugin.config import SearchConfig
+from balenas_plugin.errors import FileFormatError, OptionError, StorageError, quoted
+from balenas_plugin.files import open_regular, read_text, refused_writes_told, temporary_of, write_text_atomically
+from balenas_plugin.run_marker import RunMarker
 
 _LOCK_SECONDS = 10.0
+
+_ELSEWHERE = ("root", "download", "num_workers", "on_device")
+"""Options of the data that may differ where a run is continued on another machine."""
 
 _PACKAGES = ("balenas-plugin", "nni", "torch", "torchvision", "pytorch-lightning", "numpy", "scikit-learn")
 
@@ -54,6 +55,15 @@ class RunFolder:
 
     path: Path
     replaces: bool = False
+    _manifest_seen: list[tuple[int, int] | None] = field(init=False, repr=False, compare=False, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_manifest_seen", [self._manifest_stamp()])
+
+    @property
+    def marker(self) -> RunMarker:
+        """Says that the folder is a run's, and is locked by the process that searches in it."""
+        return RunMarker(self.path)
 
     @property
     def config(self) -> Path:
@@ -106,17 +116,13 @@ class RunFolder:
         Raises:
             StorageError: the folder cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if self.replaces:
-                self._empty()
-        except OSError as error:
-            raise StorageError(f"cannot create the folder of the run: {error}. Choose another --output.") from error
-        write_text_atomically(self.config, config.to_yaml())
+        self.prepare(config, resumed=resumed)
         manifest = self.read_manifest() if resumed and self.manifest.exists() else {}
-        manifest.pop("error", None)
+        for of_an_end in ("error", "sha256"):
+            manifest.pop(of_an_end, None)
         started = {
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "directory": str(Path.cwd()),
             "started": _now(),
             "resumed": resumed,
         }
@@ -132,31 +138,63 @@ class RunFolder:
         )
         self._write_manifest(manifest)
 
+    def prepare(self, config: SearchConfig, *, resumed: bool) -> None:
+        """Mark the folder as a run's, delete the run that it replaces, and write the config of a new one.
+
+        A kill in between is made good by whatever comes next: the marker says that the folder is to be emptied.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.replaces:
+                self.marker.write(replacing=True)
+                self._empty()
+            self.marker.write(replacing=False)
+        except OSError as error:
+            raise StorageError(f"cannot create the folder of the run: {error}. Choose another --output.") from error
+        if not resumed or not self.config.exists():
+            write_text_atomically(self.config, config.to_yaml())
+
     def _empty(self) -> None:
         for path in self.path.iterdir():
+            if path == self.marker.path:
+                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is more than what a search writes before it begins."""
+        before = (self.marker.path.name, self.config.name)
+        return any(path.name not in before and not temporary_of(path.name) for path in self.path.iterdir())
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Keep other processes from searching in the folder during the block; the system ends it with the process.
 
         Raises:
-            OptionError: another process searches in it.
+            OptionError: another process searches in it, or has done so since this object was made.
             StorageError: it cannot be created.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise StorageError(f"cannot create the folder of the run: {error}. Choose another --output.") from error
-        try:
-            _lock(lock, self.path)
+        with self.marker.locked(_LOCK_SECONDS):
+            if self._manifest_stamp() != self._manifest_seen[0]:
+                raise OptionError(
+                    f"another process has searched in {self.path} meanwhile: look at what is there, then use --resume, "
+                    "--overwrite or another --output"
+                )
             yield
-        finally:
-            os.close(lock)
+
+    def _manifest_stamp(self) -> tuple[int, int] | None:
+        """Return what tells one manifest from the next, None where there is none."""
+        try:
+            status = self.manifest.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[dict[str, Any]]:
@@ -171,7 +209,7 @@ class RunFolder:
                 yield entries
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            with contextlib.suppress(StorageError, FileFormatError):  # the error itself is what matters
+            with contextlib.suppress(OSError, FileFormatError):  # the error itself is what matters
                 self._end("interrupted" if interrupted else "failed", None if interrupted else error)
             raise
         self._end(**entries)
@@ -181,8 +219,29 @@ class RunFolder:
         manifest.update(status=status, **entries)
         if error is not None:
             manifest["error"] = f"{type(error).__name__}: {error}"
+        else:
+            written = (self.posterior, self.diagnostics, self.history, self.architectures)
+            manifest["sha256"] = {path.name: _sha256(path) for path in written if path.exists()}
         manifest["sessions"][-1]["ended"] = _now()
         self._write_manifest(manifest)
+
+    def require_unchanged(self, path: Path) -> None:
+        """Raise if the manifest of a finished run knows another content of one of its files.
+
+        Raises:
+            FileFormatError: the file is damaged, edited, or of another run.
+        """
+        known = self.read_manifest().get("sha256") if self.manifest.exists() else None
+        expected = known.get(path.name) if isinstance(known, Mapping) else None
+        try:
+            found = None if expected is None else _sha256(path)
+        except OSError as error:
+            raise FileFormatError(f"cannot read {path}: {error}. Was its search finished?") from error
+        if found != expected:
+            raise FileFormatError(
+                f"{path} is not what the search wrote: its SHA-256 differs from the one in {self.manifest}. It is "
+                "damaged, edited, or of another run; put the right one back."
+            )
 
     def release(self) -> None:
         """Remove the folder if nothing was written to it."""
@@ -196,7 +255,7 @@ class RunFolder:
             FileFormatError: it is missing or damaged.
         """
         try:
-            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
+            manifest = json.loads(read_text(self.manifest))
         except (OSError, ValueError, RecursionError) as error:
             raise FileFormatError(
                 f"cannot read {self.manifest}: {error}. Is {self.path} the folder of a run?"
@@ -207,11 +266,18 @@ class RunFolder:
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
         write_text_atomically(self.manifest, json.dumps(manifest, indent=1) + "\n")
+        self._manifest_seen[0] = self._manifest_stamp()
 
     @property
     def finished(self) -> bool:
         """Whether the search ended."""
-        return self.manifest.exists() and self.read_manifest().get("status") == "finished"
+        return not self.replaces and self.manifest.exists() and self.read_manifest().get("status") == "finished"
+
+    @property
+    def started_here(self) -> bool:
+        """Whether a session of the run was started in the working directory."""
+        sessions = self.read_manifest()["sessions"] if self.manifest.exists() else []
+        return any(isinstance(session, dict) and session.get("directory") == str(Path.cwd()) for session in sessions)
 
     def read_architectures(self) -> list[dict[str, Any]]:
         """Read the architectures found.
@@ -220,7 +286,7 @@ class RunFolder:
             FileFormatError: the file is missing or damaged.
         """
         try:
-            records = json.loads(self.architectures.read_text(encoding="utf-8"))
+            records = json.loads(read_text(self.architectures))
         except (OSError, ValueError, RecursionError) as error:
             raise FileFormatError(f"cannot read {self.architectures}: {error}. Was its search finished?") from error
         keys = {"rank", "choices", "notation"}
@@ -235,43 +301,83 @@ class RunFolder:
             FileFormatError: it is missing or damaged.
         """
         try:
-            return SearchConfig.from_dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
-        except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError, RecursionError) as error:
+            document = yaml.load(read_text(self.config, most=MAX_BYTES), Loader=BoundedLoader)  # a SafeLoader
+            return SearchConfig.from_dict(document)
+        except (OSError, *NOT_YAML) as error:
             raise FileFormatError(
                 f"cannot read {self.config}: {yaml_problem(error)}. Is {self.path} the folder of a run?"
             ) from error
 
-    def require_same_config(self, config: SearchConfig) -> None:
+    def require_same_config(
+        self, config: SearchConfig, *, resolve: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    ) -> None:
         """Raise unless the folder was started with an equal config.
+
+        Args:
+            config: to compare with the folder's, in which the defaults of the strategy are filled in.
+            resolve: fills them in. None: options of the strategy that one of the two leaves out are not compared, since
+                only the framework of the strategy knows its defaults, and importing that takes seconds.
 
         Raises:
             OptionError: the configs differ; the message names where.
             FileFormatError: the folder's config is missing or damaged.
         """
-        differences = list(_differences(self.read_config().to_dict(), yaml.safe_load(config.to_yaml())))
-        if differences:
+        before, now = _plain(self.read_config()), _plain(config)
+        if resolve is not None:
+            before["strategy"] = _json(resolve(before["strategy"]))
+        elif before["strategy"]["name"] == now["strategy"]["name"]:
+            both = before["strategy"].keys() & now["strategy"].keys()
+            before["strategy"], now["strategy"] = ({key: one["strategy"][key] for key in both} for one in (before, now))
+        different = differences(before, now)
+        if different:
             raise OptionError(
-                f"{self.path} was started with another config: {'; '.join(differences)}. Resume with the config it was "
+                f"{self.path} was started with another config: {different}. Resume with the config it was "
                 "started with, or start a new run in another folder (--output)."
             )
 
 
-def _lock(descriptor: int, path: Path) -> None:
-    """Lock a folder; processes that a killed search had forked hold its lock until they notice, so try for a while."""
-    if fcntl is None:  # a system without such locks
-        return None
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise OptionError(
-                    f"another process is searching in {path}: wait until it ends, stop it, or choose another --output"
-                ) from error
-            time.sleep(0.1)
-        except OSError:  # a file system without such locks
-            return None
+def run_identity(config: SearchConfig) -> dict[str, Any]:
+    """Return what a checkpoint keeps of the run that it is of, as plain values."""
+    return {"config": _plain(config)}
+
+
+def other_run(config: SearchConfig, recorded: Mapping[str, Any]) -> str:
+    """Return in words how a run with this config differs from the one that a checkpoint is of; nothing if it is that.
+
+    Args:
+        config: of the run.
+        recorded: a `run_identity`, or something else that a checkpoint may hold.
+    """
+    try:
+        before = _plain(SearchConfig.from_dict(recorded["config"]))  # with the defaults of this version
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return "it is of a run without a config, or of another version"
+    now = _plain(config)
+    for document in (before, now):
+        for option in _ELSEWHERE:
+            document["data"].pop(option, None)
+    return differences(before, now)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return where two configs of plain values differ, in words; nothing if they are equal."""
+    found = list(_differences(before, now))
+    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    return "; ".join(found[:5]) + more
+
+
+def _plain(config: SearchConfig) -> dict[str, Any]:
+    """Return a config as what JSON can hold, and so a checkpoint."""
+    return _json(config.to_dict())
+
+
+def _json(document: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(document, default=str)))
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _now() -> str:
@@ -290,4 +396,4 @@ def _differences(before: Any, now: Any, where: str = "") -> Any:
         for key in sorted(set(before) | set(now), key=str):
             yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else str(key))
     elif before != now:
-        yield f"{where} was {before!r}, is {now!r}"
+        yield f"{where} was {quoted(before)}, is {quoted(now)}"

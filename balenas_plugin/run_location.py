@@ -9,6 +9,7 @@ from pathlib import Path
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.errors import FileFormatError, OptionError, StorageError
 from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.run_marker import RunMarker
 
 _RUNS = Path("runs")
 
@@ -43,7 +44,8 @@ def shared_run_folder(output: Path | None) -> RunFolder:
 def new_run_folder(config: SearchConfig, output: Path | None, *, overwrite: bool) -> RunFolder:
     """Return a folder for a new run: `output`, or the first free of runs/<name>, runs/<name>-2, ...
 
-    The latter is created at once, so that two searches started together do not choose the same.
+    The latter is created at once, so that two searches started together do not choose the same. A folder in which a
+    search was killed before it began counts as empty.
 
     Raises:
         OptionError: `output` has something in it, and overwriting was not asked for; or there is nothing to overwrite.
@@ -53,17 +55,24 @@ def new_run_folder(config: SearchConfig, output: Path | None, *, overwrite: bool
         if overwrite:
             raise OptionError("--overwrite needs --output DIR, the run to replace")
         return RunFolder(_claim(config.name))
-    if _occupied(output):
-        if not overwrite:
-            raise OptionError(
-                f"{output} exists and is not empty: --resume continues the run in it, --overwrite replaces it, another "
-                "--output leaves it alone"
-            )
+    if not _occupied(output) or _left_by_a_kill(output):
+        return RunFolder(output, replaces=RunMarker(output).replacing)
+    if not overwrite:
+        raise OptionError(
+            f"{output} exists and is not empty: --resume continues the run in it, --overwrite replaces it, another "
+            "--output leaves it alone"
+        )
+    if not RunMarker(output).present:  # of a version that wrote none?
         try:
             RunFolder(output).read_manifest()
         except FileFormatError as error:
             raise OptionError(f"{output} is not the folder of a run, so --overwrite will not delete it") from error
-    return RunFolder(output, replaces=_occupied(output))
+    return RunFolder(output, replaces=True)
+
+
+def _left_by_a_kill(path: Path) -> bool:
+    """Return whether a search was killed there before it began: while it replaced another, or wrote its first files."""
+    return RunMarker(path).replacing or (RunMarker(path).present and not RunFolder(path).begun)
 
 
 def _claim(name: str) -> Path:
@@ -98,8 +107,9 @@ def resumed_run_folder(config: SearchConfig, output: Path | None) -> RunFolder:
         output = runs[max(runs)]
     elif not _occupied(output):
         raise OptionError(f"there is no run in {output} to resume; leave out --resume to start it")
-    folder = RunFolder(output)
-    folder.require_same_config(config)
+    folder = RunFolder(output, replaces=RunMarker(output).replacing)
+    if not _left_by_a_kill(output) or (folder.config.exists() and not folder.replaces):
+        folder.require_same_config(config)
     return folder
 
 
@@ -113,6 +123,6 @@ def _named(name: str, path: Path) -> bool:
 
 def _occupied(path: Path) -> bool:
     try:
-        return path.exists() and (not path.is_dir() or any(path.iterdir()))
+        return (path.exists() or path.is_symlink()) and (not path.is_dir() or any(path.iterdir()))
     except OSError as error:  # its name is too long, or it may not be read
         raise StorageError(f"cannot look into the folder {path}: {error.strerror}. Choose another --output.") from error

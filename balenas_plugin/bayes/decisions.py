@@ -1,37 +1,37 @@
 """The independent decisions of an architecture: what each chooses from a draw, and how probable each outcome is.
 
 A layer choice takes its largest logit, an input choice its n largest, a node of a cell its n strongest edges, each with
-its best operation. Each decision lists its outcomes with their exact log-probabilities; combinations are enumerated
-best-first. A *sample* is the architecture as a mapping, in the notation of NNI (label -> what was chosen).
+its best operation. Each decision gives its outcomes with their exact log-probabilities; combinations are enumerated
+best-first, and no further than one reads. A *sample* is the architecture as a mapping, in the notation of NNI (label ->
+what was chosen).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
+from balenas_plugin.bayes.conditional import Conditional, ConditionalOutcomes
 from balenas_plugin.bayes.noise import SeededNoise
-from balenas_plugin.bayes.order_statistics import (
-    log_node_probability,
-    log_top_set_probability,
-    log_win_probability,
-)
-from balenas_plugin.bayes.posterior import Posterior
-from balenas_plugin.bayes.ranking import iterate_best_first
+from balenas_plugin.bayes.order_statistics import log_win_probability
+from balenas_plugin.bayes.ranking import Listed, Outcome, Outcomes, Translated, iterate_best_first
+from balenas_plugin.bayes.strongest import StrongestEdges
+
+if TYPE_CHECKING:
+    from balenas_plugin.bayes.posterior import Posterior
 
 Sample = dict[str, Any]
 """An architecture, in NNI's notation: label -> what was chosen."""
 
 Logits = Mapping[str, Tensor]
 """label -> alpha, shape (K,): a draw from the posterior, or its mean."""
-
-Outcome = Any
-"""A hashable description of what was decided; every decision has its own kind."""
 
 
 class Decision(Protocol):
@@ -44,8 +44,8 @@ class Decision(Protocol):
     def choose(self, logits: Logits) -> Outcome:
         """Return what these logits decide."""
 
-    def outcomes(self, posterior: Posterior) -> dict[Outcome, float]:
-        """Return outcome -> log-probability in nats."""
+    def outcomes(self, posterior: Posterior) -> Outcomes:
+        """Return the outcomes with their log-probabilities."""
 
     def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
         """Return the part of NNI's sample that this outcome stands for."""
@@ -75,10 +75,10 @@ class OneOf:
         """Return the index of the largest logit."""
         return int(logits[self.label].argmax())
 
-    def outcomes(self, posterior: Posterior) -> dict[Outcome, float]:
+    def outcomes(self, posterior: Posterior) -> Listed:
         """Return index of the value -> log-probability."""
         log_win = log_win_probability(posterior.mean[self.label], posterior.std[self.label])
-        return dict(enumerate(log_win.tolist()))
+        return Listed(enumerate(log_win.tolist()))
 
     def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
         """Return {label: value}."""
@@ -105,11 +105,9 @@ class TopSet:
         """Return the sorted tuple of the inputs with the largest logits."""
         return tuple(sorted(logits[self.label].topk(self.n_chosen).indices.tolist()))
 
-    def outcomes(self, posterior: Posterior) -> dict[Outcome, float]:
-        """Return sorted tuple of inputs -> log-probability."""
-        return dict(
-            log_top_set_probability(posterior.mean[self.label], posterior.std[self.label], self.n_chosen).items()
-        )
+    def outcomes(self, posterior: Posterior) -> Outcomes:
+        """Return the sorted tuples of inputs with their log-probabilities."""
+        return _top_sets(posterior.mean[self.label], posterior.std[self.label], self.n_chosen)
 
     def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
         """Return {label: list of inputs}."""
@@ -118,6 +116,15 @@ class TopSet:
     def from_sample(self, sample: Sample) -> Outcome:
         """Return the sorted tuple of inputs."""
         return tuple(sorted(sample[self.label]))
+
+
+def _top_sets(mean: Tensor, std: Tensor, n: int) -> Translated:
+    """Return the sets of the `n` largest, as sorted tuples: edges with one operation each."""
+    return Translated(
+        StrongestEdges(torch.split(mean, 1), torch.split(std, 1), n),
+        lambda entries: tuple(j for j, _ in entries),
+        lambda members: tuple((j, 0) for j in members),
+    )
 
 
 @dataclass(frozen=True)
@@ -138,23 +145,25 @@ class CellNode:
     def choose(self, logits: Logits) -> Outcome:
         """Return the strongest edges' (input, operation index), in input order."""
         entries = [
-            (float(value), j, operation)
+            (value, j, operation)
             for j, edge in enumerate(self._logits(logits))
-            for operation, value in enumerate(edge)
+            for operation, value in enumerate(edge.tolist())
         ]
         entries.sort(reverse=True)
         firsts = {j: (value, j, operation) for value, j, operation in reversed(entries)}  # the strongest of each input
         ordered = sorted(firsts.values(), reverse=True) + [e for e in entries if e != firsts[e[1]]]
         return tuple(sorted(ordered[k % len(ordered)][1:] for k in range(self.num_ops)))
 
-    def outcomes(self, posterior: Posterior) -> dict[Outcome, float]:
-        """Return tuple of (input, operation index) -> log-probability."""
+    def outcomes(self, posterior: Posterior) -> Outcomes:
+        """Return the tuples of (input, operation index) with their log-probabilities."""
         means, stds = self._logits(posterior.mean), self._logits(posterior.std)
         if self.num_ops <= len(means):
-            return dict(log_node_probability(means, stds, self.num_ops).items())
+            return StrongestEdges(means, stds, self.num_ops)
         if len(means) == 1 and self.num_ops <= len(self.op_names):
-            sets = log_top_set_probability(means[0], stds[0], self.num_ops)
-            return {tuple((0, operation) for operation in members): value for members, value in sets.items()}
+            sets = _top_sets(means[0], stds[0], self.num_ops)
+            return Translated(
+                sets, lambda members: tuple((0, k) for k in members), lambda entries: tuple(k for _, k in entries)
+            )
         return counted_outcomes(self, posterior)
 
     def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
@@ -179,7 +188,7 @@ class CellNode:
         return [by_label[label][: len(self.op_names)] for label in self.labels]
 
 
-def counted_outcomes(decision: Decision, posterior: Posterior) -> dict[Outcome, float]:
+def counted_outcomes(decision: Decision, posterior: Posterior) -> Listed:
     """Return outcome -> log of its share among 20,000 seeded draws: for rules without a closed probability."""
     noise, draws = SeededNoise(0), 20_000
     mean = {label: posterior.mean[label] for label in decision.labels}
@@ -187,12 +196,27 @@ def counted_outcomes(decision: Decision, posterior: Posterior) -> dict[Outcome, 
     counts = Counter(
         decision.choose({label: mu + noise(mu) * std[label] for label, mu in mean.items()}) for _ in range(draws)
     )
-    return {outcome: math.log(n / draws) for outcome, n in counts.items()}
+    return Listed({outcome: math.log(n / draws) for outcome, n in counts.items()})
+
+
+def active_decisions(decisions: Iterable[Decision], outcomes: Iterable[Outcome]) -> Iterator[tuple[Decision, Outcome]]:
+    """Yield each decision that makes a difference, with its outcome."""
+    for decision, outcome in zip(decisions, outcomes, strict=True):
+        if isinstance(decision, Conditional):
+            yield from decision.active(outcome)
+        else:
+            yield decision, outcome
+
+
+def single_decisions(decisions: Iterable[Decision]) -> Iterator[Decision]:
+    """Yield the decisions, whether they make a difference or not."""
+    for decision in decisions:
+        yield from decision.parts if isinstance(decision, Conditional) else (decision,)
 
 
 @dataclass(frozen=True)
 class RankedSample:
-    """One architecture: its sample, its log-probability in nats, and that of each of its decisions."""
+    """One architecture: its sample, its log-probability in nats, and that of each decision that makes a difference."""
 
     sample: Sample
     log_probability: float
@@ -210,11 +234,19 @@ class Architectures:
     def __init__(self, decisions: Sequence[Decision], posterior: Posterior) -> None:
         self.decisions = list(decisions)
         self.posterior = posterior
-        self._outcomes = [decision.outcomes(posterior) for decision in self.decisions]
+
+    @cached_property
+    def _outcomes(self) -> list[Outcomes]:
+        return [decision.outcomes(self.posterior) for decision in self.decisions]
 
     def key(self, sample: Sample) -> tuple[Outcome, ...]:
-        """Return what tells architectures apart: one outcome per decision."""
+        """Return what tells networks apart: one outcome per decision."""
         return tuple(decision.from_sample(sample) for decision in self.decisions)
+
+    def active(self, sample: Sample) -> Sample:
+        """Return the choices of a sample that make a difference."""
+        active = self._sample(self.key(sample))
+        return {label: choice for label, choice in sample.items() if label in active}
 
     def discretise(self, logits: Logits) -> Sample:
         """Return the architecture that a draw stands for."""
@@ -225,11 +257,11 @@ class Architectures:
         return self._record(self.key(sample), sample)
 
     def iterate(self, first: Sample | None = None) -> Iterator[RankedSample]:
-        """Yield every architecture once, from the most to the least probable; `first`, if given, leads the list."""
+        """Yield every network once, from the most to the least probable; `first`, if given, leads the list."""
         lead = None
         if first is not None:
             lead = self.key(first)
-            yield self._record(lead, first)
+            yield self._record(lead, self.active(first))
         for ranked in iterate_best_first(dict(enumerate(self._outcomes))):
             chosen = tuple(ranked.outcomes.values())
             if chosen != lead:
@@ -242,8 +274,12 @@ class Architectures:
         return sample
 
     def _record(self, chosen: Sequence[Outcome], sample: Sample) -> RankedSample:
-        each = {
-            "+".join(decision.labels): table.get(outcome, float("-inf"))
-            for decision, table, outcome in zip(self.decisions, self._outcomes, chosen, strict=True)
-        }
-        return RankedSample(sample, sum(each.values()), each)
+        each: dict[str, float] = {}
+        total = 0.0
+        for decision, table, outcome in zip(self.decisions, self._outcomes, chosen, strict=True):
+            total += table.log_probability(outcome)
+            singles = [(decision, table, outcome)]
+            if isinstance(decision, Conditional) and isinstance(table, ConditionalOutcomes):
+                singles = list(zip(decision.parts, table.parts, outcome, strict=True))
+            each |= {"+".join(d.labels): t.log_probability(o) for d, t, o in singles if o is not None}
+        return RankedSample(sample, total, each)

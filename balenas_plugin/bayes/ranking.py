@@ -1,52 +1,112 @@
-"""Enumerate combinations of independent choices from the most to the least probable, exactly."""
+"""Enumerate combinations of independent choices from the most to the least probable, exactly and one by one."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
-from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 Group = TypeVar("Group")
-Outcome = TypeVar("Outcome")
+Item = TypeVar("Item")
+
+Outcome = Any
+"""A hashable description of what was decided; every decision has its own kind."""
 
 
-class Ranked(NamedTuple, Generic[Group, Outcome]):
+class Outcomes(Protocol):
+    """The outcomes of one decision under a posterior; log-probabilities are in nats."""
+
+    def best_first(self) -> Iterator[tuple[Outcome, float]]:
+        """Yield every outcome that is possible once, with its log-probability, the most probable first."""
+
+    def log_probability(self, outcome: Outcome) -> float:
+        """Return log P(outcome), -inf for what cannot be."""
+
+
+class Listed(dict[Outcome, float]):
+    """Outcomes that are all known: outcome -> log-probability."""
+
+    def best_first(self) -> Iterator[tuple[Outcome, float]]:
+        """Yield the outcomes in order; ties in the order of the mapping."""
+        yield from sorted(self.items(), key=lambda item: -item[1])
+
+    def log_probability(self, outcome: Outcome) -> float:
+        """Return log P(outcome)."""
+        return self.get(outcome, float("-inf"))
+
+
+@dataclass(frozen=True)
+class Translated:
+    """Outcomes of one notation in another.
+
+    Args:
+        outcomes: in the one notation.
+        forth: translates an outcome of theirs.
+        back: translates it back.
+    """
+
+    outcomes: Outcomes
+    forth: Callable[[Outcome], Outcome]
+    back: Callable[[Outcome], Outcome]
+
+    def best_first(self) -> Iterator[tuple[Outcome, float]]:
+        """Yield the outcomes in their order."""
+        return ((self.forth(outcome), value) for outcome, value in self.outcomes.best_first())
+
+    def log_probability(self, outcome: Outcome) -> float:
+        """Return log P(outcome)."""
+        return self.outcomes.log_probability(self.back(outcome))
+
+
+class Recalled(Generic[Item]):
+    """An iterator whose items stay available by their position; nothing is drawn before it is asked for."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._coming = iter(items)
+        self._items: list[Item] = []
+
+    def at(self, position: int) -> Item | None:
+        """Return the item at a position, or None behind the last."""
+        while len(self._items) <= position:
+            try:
+                self._items.append(next(self._coming))
+            except StopIteration:
+                return None
+        return self._items[position]
+
+
+class Ranked(NamedTuple, Generic[Group]):
     """One combination: an outcome per group, and its log-probability in nats."""
 
     outcomes: dict[Group, Outcome]
     log_probability: float
 
 
-def iterate_best_first(groups: Mapping[Group, Mapping[Outcome, float]]) -> Iterator[Ranked[Group, Outcome]]:
+def iterate_best_first(groups: Mapping[Group, Outcomes]) -> Iterator[Ranked[Group]]:
     """Yield every combination of one outcome per group, in order of decreasing total log-probability.
 
-    Best-first search over index vectors into the sorted outcomes of each group: memory grows with what was yielded,
-    not with the size of the space. Ties are broken by the order of the groups and outcomes given.
+    Best-first search over vectors of positions in the outcomes of each group: memory grows with what was yielded, not
+    with the size of the space. Ties are broken by the order of the groups and outcomes given.
 
     Args:
-        groups: group -> outcome -> log-probability in nats; the groups are independent.
+        groups: group -> its outcomes; the groups are independent.
     """
     names = list(groups)
-    ordered = [sorted(groups[name].items(), key=lambda item: -item[1]) for name in names]
-
-    def total(index: tuple[int, ...]) -> float:
-        return sum(outcomes[i][1] for outcomes, i in zip(ordered, index, strict=True))
-
-    start = (0,) * len(names)
+    ordered = [Recalled(groups[name].best_first()) for name in names]
+    start = [outcomes.at(0) for outcomes in ordered]
+    firsts = [item for item in start if item is not None]
+    if len(firsts) < len(names):
+        return  # a group without an outcome
     # Each vector is reached once: from the one with its last non-zero entry lowered by one.
-    heap = [(-total(start), start)]
+    heap = [(-sum(value for _, value in firsts), (0,) * len(names), firsts)]
     while heap:
-        cost, index = heapq.heappop(heap)
-        chosen = {name: outcomes[i][0] for name, outcomes, i in zip(names, ordered, index, strict=True)}
-        yield Ranked(chosen, -cost)
+        cost, index, items = heapq.heappop(heap)
+        yield Ranked({name: outcome for name, (outcome, _) in zip(names, items, strict=True)}, -cost)
         last = max((g for g, i in enumerate(index) if i), default=0)
         for g in range(last, len(names)):
-            if index[g] + 1 < len(ordered[g]):
+            following = ordered[g].at(index[g] + 1)
+            if following is not None:
+                changed = [*items[:g], following, *items[g + 1 :]]
                 successor = (*index[:g], index[g] + 1, *index[g + 1 :])
-                heapq.heappush(heap, (-total(successor), successor))
-
-
-def best_first(groups: Mapping[Group, Mapping[Outcome, float]], k: int) -> list[Ranked[Group, Outcome]]:
-    """Return the k most probable combinations (all of them, if there are fewer); see `iterate_best_first`."""
-    return list(islice(iterate_best_first(groups), k))
+                heapq.heappush(heap, (-sum(value for _, value in changed), successor, changed))

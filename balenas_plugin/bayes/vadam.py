@@ -5,7 +5,6 @@ The optimizer draws, evaluates the loss at the draws and applies one of the upda
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -14,7 +13,10 @@ import torch
 from torch import Tensor
 
 from balenas_plugin.bayes.updates import UPDATES, newton_update, posterior_precision, vadam_update
-from balenas_plugin.errors import OptionError, nearest
+from balenas_plugin.errors import OptionError, nearest, quoted
+
+_LARGEST = torch.finfo(torch.float32).max
+_MOST_SAMPLES = 10_000
 
 
 class VAdam(torch.optim.Optimizer):
@@ -274,22 +276,24 @@ def validate_options(options: dict[str, Any]) -> None:
     """
     for name in ("lr", "prior_precision", "initial_precision", "dataset_size"):
         value = options[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-            raise OptionError(f"{name} must be a positive number, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _LARGEST:
+            raise OptionError(f"{name} must be a positive number that float32 holds, got {quoted(value)}")
     betas = options["betas"]
     if (
         not isinstance(betas, (tuple, list))
         or len(betas) != 2
         or not all(isinstance(b, (int, float)) and 0 <= b < 1 for b in betas)
     ):
-        raise OptionError(f"betas must be two numbers in [0, 1), got {betas!r}")
+        raise OptionError(f"betas must be two numbers in [0, 1), got {quoted(betas)}")
     samples = options["num_mc_samples"]
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise OptionError(f"num_mc_samples must be a whole number of at least 1, got {samples!r}")
+        raise OptionError(f"num_mc_samples must be a whole number of at least 1, got {quoted(samples)}")
+    if samples > _MOST_SAMPLES:
+        raise OptionError(f"num_mc_samples must be at most {_MOST_SAMPLES}, got {quoted(samples)}")
     update = options["update"]
     if update not in UPDATES:
         near = nearest(str(update), UPDATES)
-        raise OptionError(f"update must be one of {', '.join(UPDATES)}, got {update!r}{near}")
+        raise OptionError(f"update must be one of {', '.join(UPDATES)}, got {quoted(update)}{near}")
     if update == "newton" and options["lr"] > 1:
         raise OptionError(
             f"lr (arc_learning_rate of a search) must be at most 1 with update newton, got {options['lr']:g}: above "

@@ -157,6 +157,17 @@ class Benchmark(ABC):
             num_architectures=len(self.positions),
         )
 
+    def architecture(self, index: int) -> str:
+        """Return the string of the architecture with a number in NAS-Bench-201.
+
+        Raises:
+            DataError: this benchmark does not hold it, or does not say the numbers.
+        """
+        found = next((text for text in self.positions if self.index(text) == index), None)
+        if found is None:
+            raise DataError(f"{self.name} holds {len(self.positions)} architectures, and none with the number {index}.")
+        return found
+
     def _key(self, architecture: Architecture) -> str:
         """Return the canonical string of `architecture`, which is held; most often it is given so already."""
         if isinstance(architecture, str) and architecture in self.positions:

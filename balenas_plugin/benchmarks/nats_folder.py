@@ -18,6 +18,7 @@ from balenas_plugin.benchmarks.plain_pickle import PlainReader
 from balenas_plugin.benchmarks.row_benchmark import RowBenchmark
 from balenas_plugin.benchmarks.trials import Row, reduce_architecture
 from balenas_plugin.errors import FileFormatError, SpaceError
+from balenas_plugin.files import open_regular
 
 _SUFFIX = ".pickle.pbz2"
 META_FILE = f"meta{_SUFFIX}"
@@ -65,11 +66,11 @@ def _file_name(index: int) -> str:
 
 def _read(path: Path) -> dict[Any, Any]:
     try:
-        stream = cast(BinaryIO, bz2.BZ2File(path))
+        stream = open_regular(path)
     except OSError as error:
         raise FileFormatError(f"cannot read {path}: {error.strerror}. Download the folder again.") from error
-    with stream:
-        content = PlainReader(stream, name=str(path)).load()
+    with stream, bz2.BZ2File(stream) as text:
+        content = PlainReader(cast(BinaryIO, text), name=str(path)).load()
     if not isinstance(content, dict):
         raise FileFormatError(f"{path} does not hold a dictionary; it is not a file of NATS-Bench.")
     return content

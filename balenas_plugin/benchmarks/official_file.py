@@ -21,11 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from balenas_plugin.benchmarks.mistaken_files import require_benchmark_kind
 from balenas_plugin.benchmarks.nats_folder import NatsFolderBenchmark
 from balenas_plugin.benchmarks.plain_pickle import PlainReader
 from balenas_plugin.benchmarks.table import write_table
 from balenas_plugin.benchmarks.trials import Row, is_architecture, reduce_architecture
 from balenas_plugin.errors import DataError, FileFormatError
+from balenas_plugin.files import expanded, open_regular
 
 LEGACY_TORCH_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 ZIP_START, BZIP2_START, PICKLE_START = b"PK\x03\x04", b"BZh", b"\x80"
@@ -57,7 +59,9 @@ def import_official(
         FileFormatError: the file is damaged, has another layout, or holds more than plain data.
         StorageError: the table could not be written.
     """
-    source, table = Path(path).expanduser(), Path(out).expanduser()
+    source, table = expanded(path), expanded(out)
+    if not source.is_dir():
+        require_benchmark_kind(source)
     rows = _folder_rows(source, progress) if source.is_dir() else read_official(source, progress=progress)
     checksum = write_table(table, rows, source=source.name)
     return ImportReport(table=table, num_architectures=len(rows), sha256=checksum)
@@ -70,6 +74,8 @@ def read_official(path: Path, *, progress: Progress | None = None) -> list[Row]:
         rows, missing = _read_once(path, keep, progress)
         if not missing:
             break
+        if missing & keep:
+            raise FileFormatError(f"{path} is damaged: it refers to objects that it does not hold. Download it again.")
         keep |= missing  # never seen so far: a name that is referred to again after many architectures
     if not rows:
         raise FileFormatError(
@@ -103,7 +109,7 @@ def _open_pickle(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """Open the stream that holds the benchmark's pickle, and say how many small pickles precede it there."""
     with contextlib.ExitStack() as stack:
         try:
-            file: BinaryIO = stack.enter_context(path.open("rb"))
+            file: BinaryIO = stack.enter_context(open_regular(path))
             start = file.read(len(LEGACY_TORCH_START))
             file.seek(0)
             if start.startswith(ZIP_START):

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 from balenas_plugin.benchmarks.benchmark import Benchmark
+from balenas_plugin.benchmarks.mistaken_files import require_benchmark_kind
 from balenas_plugin.benchmarks.nats_folder import META_FILE, NatsFolderBenchmark
 from balenas_plugin.benchmarks.nni_database import SQLITE_START, read_nni_database
 from balenas_plugin.benchmarks.official_file import BZIP2_START, PICKLE_START, ZIP_START, read_official
 from balenas_plugin.benchmarks.table import TABLE_FILE, benchmark_from_rows, read_table
 from balenas_plugin.errors import DataError, FileFormatError, OptionError, nearest
+from balenas_plugin.files import expanded, open_regular
 
 DATA_VARIABLE = "BALENAS_DATA"
 
@@ -41,7 +43,7 @@ def find_table(path: str | os.PathLike[str] | None = None) -> Path | None:
     given = path if path is not None else os.environ.get(DATA_VARIABLE)
     if not given:
         return None
-    place = Path(given).expanduser()
+    place = expanded(given)
     table = place / TABLE_FILE if place.is_dir() else place
     if table.is_file() and (path is not None or place.is_dir()):
         return table
@@ -69,16 +71,18 @@ def open_benchmark(path: str | os.PathLike[str] | None = None, *, backend: str |
             f"there is no benchmark backend {backend!r}; choose one of {', '.join(BACKENDS)}"
             + nearest(backend, BACKENDS)
         )
-    place = Path(path).expanduser() if path is not None else find_table()
+    place = expanded(path) if path is not None else find_table()
     if place is None:
         raise DataError(
             f"no NAS-Bench-201 data found. Give a path, or set {DATA_VARIABLE} to the folder that holds {TABLE_FILE}. "
             "`balenas benchmark import FILE` makes that table from NAS-Bench-201-v1_1-096897.pth."
         )
-    if not place.exists():
+    if not place.is_dir() and not place.is_file():
         raise DataError(f"there is no file or folder {place}.")
     if place.is_dir() and not (place / META_FILE).exists() and backend in (None, "table"):
         place = find_table(place) or place
+    if not place.is_dir():
+        require_benchmark_kind(place)
     return BACKENDS[backend or _guess(place)](place)
 
 
@@ -87,7 +91,7 @@ def _guess(place: Path) -> str:
     if place.is_dir():
         return "nats"
     try:
-        with place.open("rb") as file:
+        with open_regular(place) as file:
             start = file.read(len(SQLITE_START))
     except OSError as error:
         raise DataError(f"cannot read {place}: {error.strerror}") from error

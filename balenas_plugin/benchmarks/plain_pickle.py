@@ -33,6 +33,9 @@ from balenas_plugin.errors import FileFormatError
 
 GENERATIONS: Final = 4
 _CHUNK: Final = 1 << 20
+_LARGEST: Final = 16 << 20
+"""Bytes between two consumed dictionaries, and of a pickle without any; an architecture has less than one million."""
+
 _LONGEST_FIXED: Final = 9  # bytes of the longest opcode with a fixed size, the float
 
 
@@ -92,6 +95,7 @@ class PlainReader:
             ) from error
 
     def _reset(self) -> None:
+        self._since = self._offset + self._at  # where the memory that is in use begins in the stream
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._recent: dict[int, Any] = {}
@@ -160,6 +164,11 @@ class PlainReader:
 
     def _refill(self, size: int) -> None:
         """Drop what was read from the buffer, and read on until it holds `size` bytes or the stream ends."""
+        if self._offset + self._at + size - self._since > _LARGEST:
+            raise FileFormatError(
+                f"{self._name} is not a pickle of plain data as benchmarks are: one object in it has more than "
+                f"{_LARGEST >> 20} MiB."
+            )
         parts = [self._buffer[self._at :]]
         held = len(parts[0])
         try:
@@ -198,6 +207,8 @@ class PlainReader:
                 self._permanent[number] = memo[number]
                 self._push(memo[number])
                 return
+        if self._generation <= GENERATIONS:  # nothing has been dropped yet
+            raise KeyError(f"it refers to object {number}, which it does not hold")
         self.missing.add(number)
         self._push(DROPPED)
 
@@ -211,6 +222,7 @@ class PlainReader:
             self._older.popleft()
         self._recent = {}
         self._generation += 1
+        self._since = self._offset + self._at
 
     # ------------------------------------------------------------------------------------------- containers
 

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 
 from balenas_plugin import __version__
 from balenas_plugin.cli.benchmark import add_benchmark
+from balenas_plugin.cli.completion import add_completion
 from balenas_plugin.cli.export import add_export
 from balenas_plugin.cli.naslib import add_naslib
+from balenas_plugin.cli.parser import Parser
 from balenas_plugin.cli.report import add_report
 from balenas_plugin.cli.reproduce import add_reproduce
 from balenas_plugin.cli.search import add_search
 from balenas_plugin.cli.ui import add_ui
-from balenas_plugin.errors import BalenasError
+from balenas_plugin.errors import input_problem
+from balenas_plugin.signals import kept_interrupts
 
 _EXAMPLES = """\
 examples:
@@ -35,18 +38,18 @@ exit codes: 0 done, 2 bad input (one message says what and how to cure it), 130 
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of the whole command line."""
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="balenas",
         description="Search neural architectures by learning a distribution over them (BaLeNAS).",
         epilog=_EXAMPLES,
         formatter_class=formatter,
     )
     parser.add_argument("--version", action="version", version=f"balenas {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_search, add_ui, add_export, add_report, add_benchmark, add_reproduce, add_naslib):
+    commands = parser.commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (add_search, add_ui, add_export, add_report, add_benchmark, add_reproduce, add_naslib, add_completion):
         add(commands, formatter)
     doctor = commands.add_parser("doctor", help="check the installation and name what is broken, with its cure")
     doctor.set_defaults(run_command=_doctor)
@@ -56,19 +59,25 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = build_parser().parse_args(arguments)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # seconds: a file needs no bar ten times a second
     try:
-        code = int(options.run_command(options))
+        with kept_interrupts():
+            code = int(options.run_command(options))
         sys.stdout.flush()
         return code
-    except BalenasError as error:
-        print(f"balenas: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("balenas: stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # of `balenas doctor | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print at the end
         return 141
+    except Exception as error:
+        problem = input_problem(error)
+        if problem is None:
+            raise  # a mistake of ours: its traceback helps to mend it
+        print(f"balenas: {problem}", file=sys.stderr)
+        return 2
 
 
 def _doctor(options: argparse.Namespace) -> int:

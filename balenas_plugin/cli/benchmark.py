@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
+
+from balenas_plugin.cli.inputs import require_file, require_table
+
+_READ_AS = {
+    "index": "the number of an architecture in NAS-Bench-201",
+    "indices": "operation indices in the order of NAS-Bench-201's string",
+    "naslib": "NASLib's op_indices",
+    "nni": "a sample of NNI's space",
+}
 
 
 def add_benchmark(commands: Any, formatter: Any) -> None:
     """Add `balenas query` and `balenas benchmark import`."""
     query = commands.add_parser("query", help="print all that NAS-Bench-201 knows of an architecture")
-    query.add_argument("architecture", metavar="ARCH", help="NAS-Bench-201's string, in quotes")
+    query.add_argument(
+        "architecture",
+        metavar="ARCH",
+        help="NAS-Bench-201's string, in quotes; or its index, six operation indices, or NNI's dict",
+    )
+    query.add_argument(
+        "--notation", metavar="NAME", help="string, index, indices, naslib (its op_indices) or nni (found out)"
+    )
     query.add_argument("--dataset", help="cifar10-valid, cifar10, cifar100 or ImageNet16-120 (all)")
     query.add_argument("--table", type=Path, help="the table, or its folder (default: in BALENAS_DATA)")
     query.set_defaults(run_command=_query)
@@ -23,9 +40,16 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
 
 
 def _query(options: argparse.Namespace) -> int:
+    require_table(options.table)
     from balenas_plugin.benchmarks import open_benchmark
+    from balenas_plugin.search_spaces.nasbench201 import read_architecture
 
-    truth = open_benchmark(options.table).describe(options.architecture).to_dict()
+    reading = read_architecture(options.architecture, notation=options.notation)
+    benchmark = open_benchmark(options.table)
+    architecture = reading.indices if reading.index is None else benchmark.architecture(reading.index)
+    truth = benchmark.describe(architecture).to_dict()
+    if reading.notation != "string":
+        print(f"balenas: read as {_READ_AS[reading.notation]}. {reading.remark}".rstrip(), file=sys.stderr)
     if options.dataset is not None:
         from balenas_plugin.benchmarks import DATASETS
         from balenas_plugin.validation import require_word
@@ -45,6 +69,8 @@ def _query(options: argparse.Namespace) -> int:
 
 
 def _benchmark_import(options: argparse.Namespace) -> int:
+    if not options.file.is_dir():
+        require_file(options.file, "the benchmark")
     from tqdm import tqdm
 
     from balenas_plugin.benchmarks import import_official

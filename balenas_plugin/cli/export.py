@@ -8,6 +8,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from balenas_plugin.cli.inputs import require_run, require_table
+
 _EXAMPLES = """\
 examples:
   balenas export runs/quickstart                          BaLeNAS-TF: 100 draws ranked by SynFlow
@@ -16,6 +18,7 @@ examples:
   balenas export runs/quickstart --selection supernet --samples 1000 --images 2000 --workers 2
   balenas export runs/quickstart --proxy synflow --proxy naswot --include-probability
   balenas export runs/quickstart --top 1 --format python --format onnx --format svg
+  balenas export runs/quickstart --epoch 7                the posterior of an earlier epoch, before a search collapsed
 """
 
 
@@ -63,7 +66,15 @@ def add_export(commands: Any, formatter: Any) -> None:
         choices=("json", "csv", "python", "onnx", "svg"),
         help="what to write; repeatable (json and csv)",
     )
-    export.add_argument("--output", type=Path, metavar="DIR", help="where to write (RUN_DIR/export)")
+    export.add_argument(
+        "--output", type=Path, metavar="DIR", help="where to write (RUN_DIR/export, RUN_DIR/export-epoch-N)"
+    )
+    export.add_argument(
+        "--epoch",
+        type=int,
+        metavar="N",
+        help="take the posterior after this epoch, from 0 (the last); weights are always those of the last epoch",
+    )
     export.add_argument("--seed", type=int, help="of the draws, the initialisations and the supernet's images (0)")
     export.add_argument("--seeds", type=int, metavar="S", help="initialisations scored per architecture (1)")
     export.add_argument(
@@ -80,7 +91,10 @@ def add_export(commands: Any, formatter: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
+    require_run(options.run)
+    require_table(options.table)
     from balenas_plugin.errors import OptionError
+    from balenas_plugin.export.candidates import tell_fewer
     from balenas_plugin.export.selection import ProxySelection, named_selection
     from balenas_plugin.ground_truth import open_table
     from balenas_plugin.run_folder import RunFolder
@@ -91,7 +105,8 @@ def _export(options: argparse.Namespace) -> int:
     selection = replace(
         named_selection(options.selection), **{name: value for name, value in given.items() if value is not None}
     )
-    formats, output = options.format or ["json", "csv"], options.output or options.run / "export"
+    formats = options.format or ["json", "csv"]
+    output = options.output or options.run / ("export" if options.epoch is None else f"export-epoch-{options.epoch}")
     if RunFolder(output).manifest.exists():
         raise OptionError(
             f"--output {output} is the folder of a run, whose architectures.json would be lost. Choose another folder, "
@@ -105,8 +120,9 @@ def _export(options: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from balenas_plugin.adapters.nni.export import FinishedRun, write_exports
-    run = FinishedRun.load(RunFolder(options.run))
+    run = FinishedRun.load(RunFolder(options.run), epoch=options.epoch)
     ranked = run.rank(selection, table=options.table, progress=True)[: options.top]
+    tell_fewer(len(ranked), options.top, selection)
     titles = "  ".join(f"{name:>11}" for name in selection.proxies)
     print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {titles}  architecture")
     for found in ranked:
@@ -115,4 +131,8 @@ def _export(options: argparse.Namespace) -> int:
         print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {values}  {name}")
     written = write_exports(run, ranked, formats, output)
     print(f"\n{len(written)} files written to {output}")
+    if options.epoch is not None:
+        inherits = selection.needs_supernet or {"python", "onnx"} & set(formats)
+        weights = "those of the last epoch: earlier ones are not kept" if inherits else "not looked at"
+        print(f"Posterior: of epoch {options.epoch}. Weights of the supernet: {weights}.")
     return 0

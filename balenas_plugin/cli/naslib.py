@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from balenas_plugin.cli.inputs import require_file
+
 _EXAMPLES = """\
 examples:
   balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml
@@ -31,6 +33,7 @@ def add_naslib(commands: Any, formatter: Any) -> None:
 
 
 def _naslib(options: argparse.Namespace) -> int:
+    require_file(options.script, "the script")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NASLib's code warns about newer Pythons, NumPys and torches
         from balenas_plugin.adapters.naslib.runner import run_script

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from balenas_plugin.cli.inputs import require_run
+
 _EXAMPLES = """\
 examples:
   balenas report runs/quickstart                          writes runs/quickstart/report.html
@@ -32,6 +34,8 @@ def add_report(commands: Any, formatter: Any) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
+    for run in options.runs:
+        require_run(run)
     from balenas_plugin.report import write_report
 
     output = options.output or (options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html"))

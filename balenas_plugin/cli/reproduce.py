@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from balenas_plugin.cli.inputs import require_file, require_table
+
 if TYPE_CHECKING:
     from balenas_plugin.export.supernet import Supernet
     from balenas_plugin.run_folder import RunFolder
@@ -49,7 +51,12 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
         "--scale", default="small", metavar="small|paper|FILE.yml", help="how large (small; see configs/reproduce/)"
     )
     reproduce.add_argument("--seeds", default="0-3", help='e.g. "0-3" or "0,2" (0-3)')
-    reproduce.add_argument("--methods", nargs="+", metavar="NAME", help="only these, e.g. darts balenas (all)")
+    reproduce.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="only these, e.g. darts balenas (all); BaLeNAS-TF comes with balenas: it selects from that search",
+    )
     reproduce.add_argument("--output", type=Path, metavar="DIR", help="where to search and write (reproduce/<scale>)")
     reproduce.add_argument("--name", help="of the files written, without ending (that of the table or figure)")
     reproduce.add_argument(
@@ -61,14 +68,17 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    if Path(options.scale).suffix in (".yml", ".yaml"):
+        require_file(Path(options.scale), "the scale")
+    require_table(options.table)
     from balenas_plugin.errors import OptionError
     from balenas_plugin.reproduce.run import experiment_of, reproduce, seeds_of
     from balenas_plugin.reproduce.scales import load_scale
     from balenas_plugin.signals import stopped_by_signals
-    from balenas_plugin.validation import require_whole
+    from balenas_plugin.validation import MAX_WORKERS, require_whole
 
     if options.jobs is not None:
-        require_whole("--jobs", options.jobs, least=1)
+        require_whole("--jobs", options.jobs, least=1, most=MAX_WORKERS)
     scale, seeds = load_scale(options.scale), seeds_of(options.seeds)
     experiment = experiment_of(options.experiment, options.methods)
     output = options.output or Path("reproduce") / scale.name

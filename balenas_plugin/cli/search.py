@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
+
+from balenas_plugin.cli.inputs import require_config
 
 _EXAMPLES = """\
 examples:
@@ -17,8 +21,12 @@ examples:
   balenas search configs/quickstart.yml --set strategy=DARTS      one of NNI's own strategies, for comparison
   balenas search configs/quickstart.yml --output runs/trial --overwrite
 
-The run's folder then holds config.yml, manifest.json, history.csv, posterior.json, architectures.json and checkpoints/.
+Before the first iteration its plan is printed: images, classes, halves, epochs, time. The run's folder then holds
+config.yml, manifest.json, history.csv, posterior.json, architectures.json and checkpoints/.
 """
+
+_EVEN = 0.5
+"""Probability of winning below which a choice counts as undecided."""
 
 
 def add_search(commands: Any, formatter: Any) -> None:
@@ -51,9 +59,12 @@ def add_run_options(command: Any) -> None:
 
 
 def _search(options: argparse.Namespace) -> int:
+    require_config(options.config)
     from balenas_plugin.config import load_config
     from balenas_plugin.run_location import helps_another, new_run_folder, resumed_run_folder, shared_run_folder
+    from balenas_plugin.signals import end_with_parent
 
+    end_with_parent()
     config = load_config(options.config, options.overrides, seed=options.seed)
     helps = helps_another(config)
     if helps:
@@ -97,10 +108,49 @@ def resume_command(options: argparse.Namespace, folder: Any) -> str:
 def print_architectures(folder: Any) -> None:
     """Print the architectures that a run has found."""
     records = folder.read_architectures()
-    print(f"\n{'rank':>4}  {'probability':>11}  architecture")
+    trained = {record["rank"]: record["trained"] for record in records if record.get("trained")}
+    column = f"  {'trained':>8}" if trained else ""
+    print(f"\n{'rank':>4}  {'probability':>11}{column}  architecture")
     for record in records:
         name = next(iter(record["notation"].values()), None) or json.dumps(record["choices"])
         probability = f"{record['probability']:11.3g}" if "probability" in record else " " * 11
         mark = "  <- argmax of the mean" if record.get("chosen_by") == "argmax of the mean" else ""
-        print(f"{record['rank']:>4}  {probability}  {name}{mark}")
+        result = trained.get(record["rank"], {})
+        accuracy = "" if result.get("accuracy") is None else f"{result['accuracy']:8.2%}"
+        print(f"{record['rank']:>4}  {probability}{f'  {accuracy:>8}' if trained else ''}  {name}{mark}")
+    for result in list(trained.values())[:1]:
+        print(
+            f"\ntrained: validation accuracy of the architecture alone (not the supernet's), trained from scratch; "
+            f"epochs: {result['epochs']}; weights: {folder.path / 'candidates'}"
+        )
+    print(f"\n{textwrap.fill(_conclusion(folder, records[0]), 110, break_on_hyphens=False)}\n")
+    for command in _next_commands(folder):
+        print(f"  {command}")
     print(f"\nEverything about this run: {folder.path}")
+
+
+def _conclusion(folder: Any, best: dict[str, Any]) -> str:
+    """Return in plain sentences what won, and how sure the search is of it."""
+    name = next(iter(best["notation"].values()), None) or json.dumps(best["choices"])
+    manifest = folder.read_manifest() if folder.manifest.exists() else {}
+    if "winning_probability" not in best:
+        return f"The winner is {name}. {manifest.get('strategy')} does not say how sure it is; BaLeNAS would. Next:"
+    text = f"The winner is {name}, with a probability of {best['probability']:.3g}"
+    found, guess = best.get("log_probability"), manifest.get("log_probability_of_a_guess")
+    if found is not None and guess is not None:
+        text += f", {math.exp(min(found - guess, 700)):,.3g} times that of a blind guess"
+    choices = best["winning_probability"]
+    undecided = sum(probability < _EVEN for probability in choices.values())
+    if not undecided:
+        return f"{text}. It is decided: in each of {len(choices)} choices, what won is likelier than all others. Next:"
+    return (
+        f"{text}. It is undecided: in {undecided} of {len(choices)} choices, what won has less than an even chance to "
+        "be the best. Search longer (evaluator.epochs), raise strategy.arc_learning_rate, or search again with other "
+        "seeds and see what they agree on. Next:"
+    )
+
+
+def _next_commands(folder: Any) -> list[str]:
+    run = shlex.quote(str(folder.path))
+    export = [f"balenas export {run} --format python"] if folder.posterior.exists() else []
+    return [f"balenas report {run}", *export]

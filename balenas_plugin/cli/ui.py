@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from balenas_plugin.cli.inputs import require_config
 from balenas_plugin.cli.search import add_run_options, print_architectures, resume_command
 
 _EXAMPLES = """\
@@ -27,6 +28,7 @@ def add_ui(commands: Any, formatter: Any) -> None:
     what = ui.add_mutually_exclusive_group(required=True)
     what.add_argument("config", type=Path, nargs="?", metavar="CONFIG.yml", help="what to search, on what, how")
     what.add_argument("--view", metavar="ID|RUN_DIR", help="only open the page of a finished experiment")
+    ui.add_argument("--host", default="127.0.0.1", metavar="A", help="served address; 0.0.0.0: all (127.0.0.1)")
     ui.add_argument("--port", type=int, default=8080, metavar="P", help="of the page; 0 takes any free one (8080)")
     ui.add_argument("--url-prefix", metavar="PATH", help="start of the page's path (default: one that nobody guesses)")
     ui.add_argument("--concurrency", type=int, default=1, metavar="N", help="trials at a time (1)")
@@ -36,18 +38,21 @@ def add_ui(commands: Any, formatter: Any) -> None:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    from balenas_plugin.config import load_config
-    from balenas_plugin.run_location import new_run_folder, resumed_run_folder
-    from balenas_plugin.signals import stopped_by_signals
     from balenas_plugin.validation import require_whole
 
     require_whole("--concurrency", options.concurrency, least=1)
+    if options.config is not None:
+        require_config(options.config)
+    from balenas_plugin.config import load_config
+    from balenas_plugin.run_location import new_run_folder, resumed_run_folder
+    from balenas_plugin.signals import stopped_by_signals
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from balenas_plugin.adapters.nni.web.ui import search_in_ui, view_in_ui
     with stopped_by_signals():
         if options.view is not None:
-            view_in_ui(options.view, port=options.port, url_prefix=options.url_prefix)
+            view_in_ui(options.view, host=options.host, port=options.port, url_prefix=options.url_prefix)
             return 0
         config = load_config(options.config, options.overrides, seed=options.seed)
         resumed = resumed_run_folder(config, options.output) if options.resume else None
@@ -56,6 +61,7 @@ def _ui(options: argparse.Namespace) -> int:
             search_in_ui(
                 config,
                 folder,
+                host=options.host,
                 port=options.port,
                 url_prefix=options.url_prefix,
                 concurrency=options.concurrency,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from balenas_plugin.data.augment import AUGMENTATIONS
 from balenas_plugin.data.sources import SOURCES
-from balenas_plugin.errors import OptionError, nearest
-from balenas_plugin.validation import require_seed
+from balenas_plugin.errors import OptionError, nearest, quoted
+from balenas_plugin.validation import MAX_WORKERS, require_seed
 
-_MIN_IMAGE_SIZE = 4  # the networks halve the resolution twice
+_MIN_IMAGE_SIZE, _MAX_IMAGE_SIZE = 4, 4096  # the networks halve the resolution twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class DataConfig:
     Attributes:
         name: "digits" (1,500 of scikit-learn's 8x8 images, nothing to download), "cifar10" or "cifar100" (through
             torchvision), "cifar10_parquet" (cifar10_train_jpeg.parquet and cifar10_test_jpeg.parquet) or "folder"
-            (<root>/<class>/<image>, decoded when needed).
+            (<root>/<class>/<image>, or folders train, val and test above the classes; decoded when needed).
         root: folder of the data. "folder" needs it; the CIFAR sets fall back on the environment variable
             BALENAS_DATA; "digits" ignores it.
         image_size: side of the square images in pixels, at least 4. None: 8 for digits, 32 for all others. Smaller
@@ -28,7 +28,7 @@ class DataConfig:
             digits' 8 still works (it ends at 2x2).
         batch_size: images per batch and device, for the loaders that the adapter builds.
         train_fraction: share of the training images that trains the weights w, between 0 and 1; the rest, the
-            architecture half, trains alpha.
+            architecture half, trains alpha. A folder with a val folder has its own two parts: leave it at 0.5.
         augment: "none", "crop" or "crop_flip", applied to the weight half; None: "crop" for digits (a mirrored digit
             is no digit), "crop_flip" for all others.
         num_workers: worker processes per loader; 0 is the fastest for everything held in memory.
@@ -57,9 +57,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require_word("name", self.name, tuple(SOURCES))
-        _require_whole("image_size", self.image_size, least=_MIN_IMAGE_SIZE, optional=True)
+        _require_whole("image_size", self.image_size, least=_MIN_IMAGE_SIZE, most=_MAX_IMAGE_SIZE, optional=True)
         _require_whole("batch_size", self.batch_size, least=1)
-        _require_whole("num_workers", self.num_workers, least=0)
+        _require_whole("num_workers", self.num_workers, least=0, most=MAX_WORKERS)
         require_seed("data option seed", self.seed)
         _require_whole("limit", self.limit, least=2, optional=True)
         if self.augment is not None:
@@ -67,20 +67,20 @@ class DataConfig:
         fraction = self.train_fraction
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
             raise OptionError(
-                f"data option train_fraction is {fraction!r}; allowed is a number between 0 and 1, both excluded: "
-                "0.5 gives half of the training images to the weights and half to the architecture"
+                f"data option train_fraction is {quoted(fraction)}; allowed is a number between 0 and 1, both "
+                "excluded: 0.5 gives half of the training images to the weights and half to the architecture"
             )
         if self.on_device != "auto" and not isinstance(self.on_device, bool):
-            raise OptionError(f"data option on_device is {self.on_device!r}; allowed: auto, true, false")
+            raise OptionError(f"data option on_device is {quoted(self.on_device)}; allowed: auto, true, false")
         if self.on_device is True and self.num_workers:
             raise OptionError(
                 "data option on_device is true, and then there are no loader processes: set num_workers to 0, or "
                 "on_device to false"
             )
         if not isinstance(self.download, bool):
-            raise OptionError(f"data option download is {self.download!r}; allowed: true, false")
+            raise OptionError(f"data option download is {quoted(self.download)}; allowed: true, false")
         if self.root is not None and (not isinstance(self.root, str | os.PathLike) or self.root == ""):
-            raise OptionError(f"data option root is {self.root!r}; give the path of a folder, or leave it out")
+            raise OptionError(f"data option root is {quoted(self.root)}; give the path of a folder, or leave it out")
         if self.root is None and self.name == "folder":
             raise OptionError(
                 "data set 'folder' needs the option root: a folder that holds one folder of images per class"
@@ -92,13 +92,17 @@ class DataConfig:
 def _require_word(option: str, given: object, allowed: tuple[str, ...]) -> None:
     if given not in allowed:
         raise OptionError(
-            f"data option {option} is {given!r}; allowed: {', '.join(allowed)}{nearest(str(given), allowed)}"
+            f"data option {option} is {quoted(given)}; allowed: {', '.join(allowed)}{nearest(str(given), allowed)}"
         )
 
 
-def _require_whole(option: str, given: object, *, least: int, optional: bool = False) -> None:
+def _require_whole(option: str, given: object, *, least: int, most: int | None = None, optional: bool = False) -> None:
     if optional and given is None:
         return
+    default = ", or nothing for the default" if optional else ""
     if isinstance(given, bool) or not isinstance(given, int) or given < least:
-        default = ", or nothing for the default" if optional else ""
-        raise OptionError(f"data option {option} is {given!r}; allowed is a whole number of at least {least}{default}")
+        raise OptionError(
+            f"data option {option} is {quoted(given)}; allowed is a whole number of at least {least}{default}"
+        )
+    if most is not None and given > most:
+        raise OptionError(f"data option {option} is {quoted(given)}; allowed is at most {most}{default}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -36,6 +36,9 @@ class ImageSource:
         std: channel standard deviations, same unit.
         augmentation: what training images of this set get when the user says nothing (a word of `AUGMENTATIONS`).
         read: makes the store of the given rows (int64, shape (m,)); only these are read and decoded.
+        num_weight_images: where the set says itself which images train the weights and which the architecture: the
+            first so many train the weights. None: the two are split at random.
+        details: further entries of a run's description of its data; JSON-compatible.
     """
 
     labels: Tensor
@@ -44,6 +47,8 @@ class ImageSource:
     std: tuple[float, float, float]
     augmentation: str
     read: Callable[[Tensor], ImageStore]
+    num_weight_images: int | None = None
+    details: Mapping[str, object] = field(default_factory=dict)
 
 
 class MemoryImages:

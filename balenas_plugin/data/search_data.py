@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from balenas_plugin.data.config import DataConfig
 from balenas_plugin.data.image_set import ImageSet
+from balenas_plugin.data.image_task import ImageTask
 from balenas_plugin.data.images import ImageSource
 from balenas_plugin.data.sources import SOURCES
 from balenas_plugin.errors import DataError, OptionError
@@ -24,7 +26,7 @@ class SearchData:
         architecture_set: trains the architecture parameters alpha; not augmented.
         weight_rows: int64, row numbers in the data set's own order of the images of `weight_set`.
         architecture_rows: the same of `architecture_set`.
-        class_names: name of class 0, 1, ...
+        task: the classes, and how an image becomes an input.
         description: what was loaded and how it was split, for a run's manifest; JSON-compatible.
     """
 
@@ -32,8 +34,13 @@ class SearchData:
     architecture_set: ImageSet
     weight_rows: Tensor
     architecture_rows: Tensor
-    class_names: tuple[str, ...]
-    description: dict[str, object]
+    task: ImageTask
+    description: dict[str, Any]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of class 0, 1, ..."""
+        return self.task.class_names
 
     @property
     def num_classes(self) -> int:
@@ -64,18 +71,33 @@ def load_search_data(config: DataConfig) -> SearchData:
         MissingDependencyError: the package that a data set comes from is not installed.
     """
     source = SOURCES[config.name](config, train=True)
+    if source.num_weight_images is not None and config.train_fraction != 0.5:
+        raise OptionError(
+            f"data option train_fraction is {config.train_fraction}, but {config.root} says itself which images train "
+            "the weights (train) and which the architecture (val): leave the option out, or take the folder val away"
+        )
     weight_rows, architecture_rows = split_rows(
-        len(source.labels), train_fraction=config.train_fraction, seed=config.seed, limit=config.limit
+        len(source.labels),
+        train_fraction=config.train_fraction,
+        seed=config.seed,
+        limit=config.limit,
+        num_weight_images=source.num_weight_images,
     )
     augmentation = config.augment or source.augmentation
     weight_set = _image_set(source, weight_rows, augmentation=augmentation)
     architecture_set = _image_set(source, architecture_rows, augmentation="none")
+    task = ImageTask(
+        class_names=source.class_names,
+        image_size=weight_set.store.image_shape[1],
+        mean=source.mean,
+        std=source.std,
+    )
     return SearchData(
         weight_set=weight_set,
         architecture_set=architecture_set,
         weight_rows=weight_rows,
         architecture_rows=architecture_rows,
-        class_names=source.class_names,
+        task=task,
         description={
             "name": config.name,
             "available_images": len(source.labels),
@@ -84,10 +106,10 @@ def load_search_data(config: DataConfig) -> SearchData:
             "num_classes": len(source.class_names),
             "image_shape": list(weight_set.store.image_shape),
             "augmentation": augmentation,
-            "mean": list(source.mean),
-            "std": list(source.std),
             "split_seed": config.seed,
             "split_sha256": _fingerprint(weight_rows, architecture_rows),
+            **task.to_dict(),
+            **source.details,
         },
     )
 
@@ -106,11 +128,14 @@ def load_test_data(config: DataConfig) -> ImageSet:
     return _image_set(source, torch.arange(len(source.labels)), augmentation="none")
 
 
-def split_rows(num_images: int, *, train_fraction: float, seed: int, limit: int | None) -> tuple[Tensor, Tensor]:
+def split_rows(
+    num_images: int, *, train_fraction: float, seed: int, limit: int | None, num_weight_images: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the row numbers (int64) of the weight half and of the architecture half.
 
     Both are taken from one permutation of 0..num_images - 1, drawn by a generator of its own from `seed`: neither
-    torch's global state nor the platform matters, and with `limit` only the first `limit` of it are used.
+    torch's global state nor the platform matters, and with `limit` only the first `limit` of it are used. Where the
+    data set has its own split, rows below `num_weight_images` train the weights, and `train_fraction` does not matter.
 
     Raises:
         OptionError: `limit` exceeds `num_images`, or a half would be empty.
@@ -118,13 +143,17 @@ def split_rows(num_images: int, *, train_fraction: float, seed: int, limit: int 
     if limit is not None and limit > num_images:
         raise OptionError(f"data option limit is {limit}, but there are only {num_images} training images; lower it")
     rows = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))[:limit]
-    num_weight = round(train_fraction * len(rows))
-    if not 0 < num_weight < len(rows):
+    if num_weight_images is None:
+        num_weight = round(train_fraction * len(rows))
+        halves = rows[:num_weight], rows[num_weight:]
+    else:
+        halves = rows[rows < num_weight_images], rows[rows >= num_weight_images]
+    if not all(len(half) for half in halves):
         raise OptionError(
             f"data option train_fraction {train_fraction} of {len(rows)} training images leaves one half empty: give "
             "more images (limit), or a fraction nearer to 0.5"
         )
-    return rows[:num_weight], rows[num_weight:]
+    return halves
 
 
 def _image_set(source: ImageSource, rows: Tensor, *, augmentation: str) -> ImageSet:

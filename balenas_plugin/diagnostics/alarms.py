@@ -106,12 +106,14 @@ def _skips(records: Sequence[Record]) -> Alarm | None:
     if len(ratios) < 2 or any(ratio is None or ratio <= MAX_SKIP_RATIO for ratio in ratios):
         return None
     ratio = ratios[-1]
+    earlier = " An earlier epoch may hold a better architecture"
+    earlier += ": balenas export RUN_DIR --epoch N." if "precision" in records[-1] else "."
     return Alarm(
         kind="skips",
         message=f"{ratio:.0%} of the chosen operations are skip connections: the search is collapsing. Networks with "
         "more than 3 of 8 are usually poor.",
         cure="Lengthen warmup_epochs, lower arc_learning_rate, or search for fewer epochs; with BaLeNAS, "
-        "weight_step_alpha: sample explores more. An earlier epoch may hold a better architecture.",
+        f"weight_step_alpha: sample explores more.{earlier}",
     )
 
 

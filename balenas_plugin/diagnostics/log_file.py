@@ -44,8 +44,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from balenas_plugin.errors import FileFormatError
-from balenas_plugin.files import refused_writes_told, write_text_atomically
+import torch
+
+from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.errors import FileFormatError, OptionError
+from balenas_plugin.files import read_text, refused_writes_told, write_text_atomically
 
 FORMAT = "balenas-diagnostics"
 VERSION = 1
@@ -99,9 +102,7 @@ def read_log(path: Path) -> DiagnosticsLog:
         FileFormatError: it is missing, not of this format, or damaged.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise FileFormatError(f"{path} is larger than {MAX_BYTES // 2**20} MiB; it is no diagnostics of a search")
-        text = path.read_text(encoding="utf-8", errors="strict")
+        text = read_text(path, most=MAX_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise FileFormatError(f"cannot read the diagnostics {path}: {error}") from error
     lines = text.split("\n")
@@ -115,6 +116,46 @@ def read_log(path: Path) -> DiagnosticsLog:
         if isinstance(epoch, bool) or not isinstance(epoch, int) or not 0 <= epoch < MAX_EPOCH:
             raise FileFormatError(f"{path}, line {number}: epoch is {str(epoch)[:40]}; it must be a whole number")
     return DiagnosticsLog(entries[0], entries[1:])
+
+
+def past_posterior(path: Path, epoch: int, *, like: Posterior) -> Posterior:
+    """Return the posterior after an epoch of a search, as it was.
+
+    Args:
+        path: of the search's diagnostics, which hold the posterior of each epoch.
+        epoch: from 0.
+        like: the posterior after the last epoch, of the same choices and number format.
+
+    Raises:
+        OptionError: the search has no such epoch, or was not watched.
+        FileFormatError: the file is damaged, or of another search.
+    """
+    if not path.exists():
+        raise OptionError(
+            f"there is no {path}, where the posterior of each epoch is kept: the search was made with `diagnostics: "
+            "false`, so only its last epoch can be exported (leave out --epoch)"
+        )
+    records = {
+        record["epoch"]: record for record in read_log(path).records if "logits" in record and "precision" in record
+    }
+    if epoch not in records:
+        raise OptionError(f"{path} has no epoch {epoch}; there are {_listed(list(records)) or 'none'}")
+    numbers = [records[epoch][key] for key in ("logits", "precision")]
+    try:
+        mean, precision = (
+            {label: torch.tensor(values, dtype=like.mean[label].dtype) for label, values in by_label.items()}
+            for by_label in numbers
+        )
+        return Posterior(mean, precision, like.choices)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise FileFormatError(f"{path}: epoch {epoch} has no posterior that can be used: {error}") from error
+
+
+def _listed(epochs: Sequence[int]) -> str:
+    """Return numbers in increasing order as text, a range where none is left out."""
+    if len(epochs) > 1 and epochs[-1] - epochs[0] == len(epochs) - 1:
+        return f"{epochs[0]} to {epochs[-1]}"
+    return ", ".join(map(str, epochs))
 
 
 def plain(value: Any, *, digits: int = 9) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from balenas_plugin.bayes.decisions import CellNode, Decision, OneOf, Outcome
+from balenas_plugin.bayes.decisions import CellNode, Decision, OneOf, active_decisions
+from balenas_plugin.bayes.ranking import Outcome
 
 NONE, SKIP, PARAMETER_FREE, PARAMETRIC = "none", "skip", "parameter-free", "parametric"
 
@@ -34,7 +35,7 @@ def kind_of(name: str, *, is_identity: bool, num_parameters: int) -> str:
 def chosen_kinds(decisions: Iterable[Decision], outcomes: Iterable[Outcome], kinds: Kinds) -> list[str]:
     """Return the kinds of the operations of one architecture: `outcomes` are what `decisions` decided."""
     found = []
-    for decision, outcome in zip(decisions, outcomes, strict=True):
+    for decision, outcome in active_decisions(decisions, outcomes):
         if isinstance(decision, OneOf) and decision.label in kinds:
             found.append(kinds[decision.label][outcome])
         elif isinstance(decision, CellNode):

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from balenas_plugin.bayes.decisions import Decision, Outcome, Sample
+from balenas_plugin.bayes.decisions import Decision, Sample
 from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.bayes.ranking import Outcome
 from balenas_plugin.diagnostics.cells import cells_of, depth, width
 from balenas_plugin.diagnostics.log_file import plain
 from balenas_plugin.diagnostics.operations import Kinds, chosen_kinds, parameter_free_share, skip_ratio

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.decisions import CellNode, Decision, Outcome
+from balenas_plugin.bayes.decisions import CellNode, Decision, single_decisions
 from balenas_plugin.bayes.order_statistics import log_win_probability
 from balenas_plugin.bayes.posterior import gaussian_entropy
+from balenas_plugin.bayes.ranking import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Belief:
         """Return the belief over what can be chosen: without the last logit that NNI's cells give to each edge."""
         sizes = {
             label: len(decision.op_names)
-            for decision in decisions
+            for decision in single_decisions(decisions)
             if isinstance(decision, CellNode)
             for label in decision.labels
         }

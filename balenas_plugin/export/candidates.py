@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from itertools import islice
 
@@ -9,10 +10,12 @@ from balenas_plugin.bayes.decisions import Architectures, RankedSample, Sample
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.export.selection import ProxySelection
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """A distinct architecture, and how often it was drawn (0 if it was enumerated)."""
+    """A distinct network, and how often it was drawn (0 if it was enumerated)."""
 
     architecture: RankedSample
     times_drawn: int
@@ -50,3 +53,14 @@ def drawn_candidates(architectures: Architectures, n: int, *, seed: int) -> list
 def enumerated_candidates(architectures: Architectures, n: int) -> list[Candidate]:
     """Return the `n` most probable architectures, exactly and always the same."""
     return [Candidate(found, 0) for found in islice(architectures.iterate(), n)]
+
+
+def tell_fewer(found: int, asked: int, selection: ProxySelection | None) -> None:
+    """Say so where there are fewer distinct networks than were asked for."""
+    if found >= asked:
+        return
+    if selection is None or selection.candidates == "enumerate":
+        reason = "the space has no more"
+    else:
+        reason = f"the {selection.n} draws gave no more that meet the selection; raise n"
+    _logger.warning("%d distinct networks instead of the %d asked for: %s.", found, asked, reason)

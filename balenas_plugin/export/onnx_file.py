@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from balenas_plugin.data.image_task import ImageTask
 from balenas_plugin.errors import MissingDependencyError, SpaceError
 from balenas_plugin.files import write_atomically
 
@@ -27,7 +28,7 @@ _BATCHES = (1, 3)
 _INPUT, _OUTPUT = "images", "logits"
 
 
-def write_onnx(model: nn.Module, path: Path, *, example: Tensor) -> Path:
+def write_onnx(model: nn.Module, path: Path, *, example: Tensor, task: ImageTask | None = None) -> Path:
     """Write `model`, in evaluation mode, as one ONNX file with a batch dimension of any size.
 
     The file's input is called ``images``, its output ``logits``. It holds no paths or source lines of this machine.
@@ -38,6 +39,7 @@ def write_onnx(model: nn.Module, path: Path, *, example: Tensor) -> Path:
         model: a network that maps one tensor to one tensor; it is not changed.
         path: the file; folders are made, a file that is there is replaced.
         example: an input, shape (N, ...).
+        task: that it was trained for; class names and preprocessing become the file's metadata (metadata_props).
 
     Returns:
         `path`.
@@ -53,7 +55,7 @@ def write_onnx(model: nn.Module, path: Path, *, example: Tensor) -> Path:
         with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
             network = copy.deepcopy(model).cpu().eval()
             expected = {size: _outputs(network, batch[:size]) for size in _BATCHES}
-            contents = _export(onnx, network, batch)
+            contents = _export(onnx, network, batch, {} if task is None else task.metadata())
             run = _runner(contents)
             for size, outputs in expected.items():
                 _compare(outputs, run(batch[:size].numpy()), size)
@@ -128,7 +130,7 @@ def _outputs(network: nn.Module, batch: Tensor) -> Tensor:
     return outputs
 
 
-def _export(onnx: Any, network: nn.Module, batch: Tensor) -> bytes:
+def _export(onnx: Any, network: nn.Module, batch: Tensor, metadata: dict[str, str]) -> bytes:
     """Return the contents of the file."""
     program = torch.onnx.export(
         network,
@@ -142,6 +144,7 @@ def _export(onnx: Any, network: nn.Module, batch: Tensor) -> bytes:
     assert program is not None
     proto = program.model_proto
     _strip(proto)
+    onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString(deterministic=True))
 

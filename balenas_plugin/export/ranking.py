@@ -39,6 +39,8 @@ class RankedArchitecture:
         stability: share of bootstrap repetitions in which it comes first, over draws (if sampled) and seeds.
         params: parameters, where a constraint asked for them.
         flops: floating-point operations per image, where a constraint asked for them.
+        ground_truth: what a benchmark knows of it.
+        epoch: of the search, after which the posterior was that; None for the last.
     """
 
     rank: int
@@ -53,6 +55,7 @@ class RankedArchitecture:
     params: float | None = None
     flops: float | None = None
     ground_truth: dict[str, Any] | None = field(default=None)
+    epoch: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; infinities become None."""

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.bayes.decisions import RankedSample, Sample
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.export.candidates import Candidate
 from balenas_plugin.export.selection import ProxySelection
 from balenas_plugin.export.space import Networks, Space
 from balenas_plugin.export.supernet import SUPERNET_ACCURACY, Supernet, SupernetAccuracy
-from balenas_plugin.proxies import rank_value, score
+from balenas_plugin.proxies import list_proxies, rank_value, score
 
 Result = TypeVar("Result")
 
@@ -61,11 +65,11 @@ class _ProxyScorer:
         selection, sample = self.selection, self.candidates[index].sample
         params = flops = None
         if selection.max_params is not None or selection.max_flops is not None:
-            network = self.networks[0].build(sample).to(self.inputs)
+            network, inputs = _together(self.networks[0].build(sample), self.inputs)
             if selection.max_params is not None:
-                params = score("params", network, self.inputs[:1])
+                params = score("params", network, inputs[:1])
             if selection.max_flops is not None:
-                flops = score("flops", network, self.inputs[:1])
+                flops = score("flops", network, inputs[:1])
             if params is not None and params > (selection.max_params or 0):
                 return _Scored(None, params, flops)
             if flops is not None and flops > (selection.max_flops or 0):
@@ -75,20 +79,37 @@ class _ProxyScorer:
     def _values(self, networks: Networks, sample: Sample) -> list[float]:
         """Return the score of each proxy under one initialisation; the network is built if one needs it."""
         values: list[float] = []
-        network: torch.nn.Module | None = None
+        network: nn.Module | None = None
         for proxy in self.selection.zero_cost_proxies:
             fast = networks.fast_rank_value(proxy, sample)
             if fast is None:
-                network = networks.build(sample).to(self.inputs) if network is None else network
+                network = networks.build(sample) if network is None else network
                 fast = self._value(proxy, network)
             values.append(fast)
         return values
 
-    def _value(self, proxy: str, network: torch.nn.Module) -> float:
+    def _value(self, proxy: str, network: nn.Module) -> float:
+        network, inputs = _together(network, self.inputs)
         try:
-            return rank_value(proxy, network, self.inputs, self.targets)
-        except RuntimeError as error:
-            raise _does_not_run(error) from error
+            return rank_value(proxy, network, inputs, self.targets)
+        except _NO_SCORE as error:
+            others = self._other_proxies(proxy, network, inputs)
+            if not others:
+                raise _does_not_run(error) from error
+            name = type(network).__name__
+            raise OptionError(
+                f"the proxy {proxy!r} cannot score {name}: {error}. Proxies that can: {', '.join(others)}"
+            ) from error
+
+    def _other_proxies(self, proxy: str, network: nn.Module, inputs: Tensor) -> list[str]:
+        """Return the names of the proxies that can score the network; of those, if any, that tell networks apart."""
+        values = {}
+        for name in list_proxies():
+            with warnings.catch_warnings(), suppress(Exception):  # another package's proxy can fail in any way
+                warnings.simplefilter("ignore")
+                values[name] = rank_value(name, network, inputs, self.targets)
+        finite = [name for name, value in values.items() if math.isfinite(value)]
+        return [name for name in finite or values if name != proxy]
 
 
 @dataclass(frozen=True)
@@ -105,12 +126,57 @@ class _SupernetScorer:
             raise _does_not_run(error) from error
 
 
-def _does_not_run(error: RuntimeError) -> SpaceError:
+_NO_SCORE = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+"""What networks raise on inputs, or outputs, that they or a proxy cannot handle."""
+
+
+def _together(network: nn.Module, inputs: Tensor) -> tuple[nn.Module, Tensor]:
+    """Bring both to the device of the inputs, and to the wider of their types where both hold real numbers."""
+    network = network.to(inputs.device)
+    dtypes = {
+        parameter.dtype for parameter in network.parameters() if parameter.is_floating_point() or parameter.is_complex()
+    }
+    if not inputs.is_floating_point() or len(dtypes) != 1:
+        return network, inputs
+    (own,) = dtypes
+    wider = torch.promote_types(own, inputs.dtype)
+    return (network, inputs) if wider.is_complex else (network.to(wider), inputs.to(wider))
+
+
+def _does_not_run(error: Exception) -> SpaceError:
     """Return what to say, e.g. of a frozen cell with loose ends, whose width the supernet does not know."""
     return SpaceError(
         f"a network of the space does not run on images of the search: {error}. Check that the space can be frozen to "
         "every architecture."
     )
+
+
+def require_scorable(
+    sample: Sample,
+    space: Space,
+    selection: ProxySelection,
+    *,
+    inputs: Tensor,
+    targets: Tensor,
+    supernet: Supernet | None,
+) -> None:
+    """Score one architecture as `rank` will score many, so that what cannot be is told before a search and not after.
+
+    Raises:
+        OptionError: a proxy cannot score networks of the space; the message names those that can.
+        SpaceError: a network of the space does not run on the inputs.
+    """
+    little = replace(
+        selection,
+        seeds=1,
+        images=1,
+        batch_norm_batches=1,
+        workers=1,
+        max_params=None,
+        max_flops=None if selection.max_flops is None else sys.float_info.max,
+    )
+    candidate = Candidate(RankedSample(sample, 0.0, {}), 0)
+    score_candidates([candidate], space, little, inputs=inputs, targets=targets, supernet=supernet, progress=False)
 
 
 def score_candidates(

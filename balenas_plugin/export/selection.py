@@ -10,6 +10,7 @@ from balenas_plugin.errors import OptionError
 from balenas_plugin.export.supernet import SUPERNET_ACCURACY
 from balenas_plugin.proxies import get_proxy, list_proxies
 from balenas_plugin.validation import (
+    MAX_WORKERS,
     require_flag,
     require_keys,
     require_positive,
@@ -56,8 +57,9 @@ class ProxySelection:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("n", "seeds", "images", "batch_norm_batches", "workers"):
+        for name in ("n", "seeds", "images", "batch_norm_batches"):
             require_whole(name, getattr(self, name), least=1)
+        require_whole("workers", self.workers, least=1, most=MAX_WORKERS)
         require_seed("seed", self.seed)
         require_word("candidates", self.candidates, CANDIDATES)
         require_flag("include_probability", self.include_probability)

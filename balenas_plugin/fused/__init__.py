@@ -1,10 +1,28 @@
 """Mixed operations computed together: the same numbers as one layer at a time, in fewer and larger kernels.
 
 `chains` reads a candidate operation as a chain of plain layers, `lanes` runs equal chains side by side, `fan` runs all
-candidates that leave one tensor, `sums` adds weighted results up.
+candidates that leave one tensor, `sums` adds weighted results up, `conditions` says where all of that is allowed.
 """
 
-from balenas_plugin.fused.chains import Chain, Unwrap, Zero, hooks_of, read_chain
-from balenas_plugin.fused.fan import Branch, Contribution, Fan, combine
+from balenas_plugin.fused.chains import Chain, Opaque, Unwrap, Zero, departure, hooks_of, read_chain, replaced_method
+from balenas_plugin.fused.conditions import Snapshot, surroundings, why_unfit
+from balenas_plugin.fused.fan import Branch, Contribution, Fan, combine, departing
 
-__all__ = ["Branch", "Chain", "Contribution", "Fan", "Unwrap", "Zero", "combine", "hooks_of", "read_chain"]
+__all__ = [
+    "Branch",
+    "Chain",
+    "Contribution",
+    "Fan",
+    "Opaque",
+    "Snapshot",
+    "Unwrap",
+    "Zero",
+    "combine",
+    "departing",
+    "departure",
+    "hooks_of",
+    "read_chain",
+    "replaced_method",
+    "surroundings",
+    "why_unfit",
+]

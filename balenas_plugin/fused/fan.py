@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from balenas_plugin.fused.chains import Chain, Unwrap, Zero, read_chain
+from balenas_plugin.errors import SpaceError
+from balenas_plugin.fused.chains import Chain, Opaque, Unwrap, Zero, read_chain
 from balenas_plugin.fused.lanes import Lanes, parameterless
 from balenas_plugin.fused.sums import weighted_sum
 
@@ -21,10 +22,15 @@ class Branch:
     Args:
         operation: the candidate.
         target: number of the node that its result is added to.
+        name: what the user calls it.
     """
 
     operation: nn.Module
     target: int
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({type(self.operation).__name__})"
 
 
 @dataclass
@@ -67,17 +73,19 @@ class Fan:
 
     def __init__(self, branches: Sequence[Branch], unwrap: Mapping[type[nn.Module], Unwrap] | None = None) -> None:
         self.branches = tuple(branches)
-        self.called: list[int] = []
+        self.called: dict[int, Opaque] = {}
         """Branches whose operation is called as it is."""
+        self.zeros: list[int] = []
         self._shared: dict[tuple[object, ...], list[int]] = {}
         self._chains: dict[int, Chain] = {}
         lanes: dict[tuple[object, ...], list[int]] = {}
         for k, branch in enumerate(self.branches):
             chain = read_chain(branch.operation, unwrap)
             if isinstance(chain, Zero):
+                self.zeros.append(k)
                 continue
-            if chain is None:
-                self.called.append(k)
+            if isinstance(chain, Opaque):
+                self.called[k] = chain
                 continue
             self._chains[k] = chain
             (lanes if chain.has_parameters else self._shared).setdefault(chain.signature, []).append(k)
@@ -124,5 +132,51 @@ class Fan:
                 for k, result in zip(members, lanes(source), strict=True):
                     add(k, result)
         for k in self.called:
-            add(k, self.branches[k].operation(x))
+            add(k, self._call(self.branches[k], x, found))
         return found
+
+    def _call(self, branch: Branch, x: Tensor, found: Mapping[int, Contribution]) -> Tensor:
+        """Return what an operation that is not understood does; it must be what `departing` has seen of it."""
+        watched = not torch.compiler.is_compiling() and not x.is_inference()
+        version = x._version if watched else 0
+        result: Tensor = branch.operation(x)
+        before = found.get(branch.target, Contribution())
+        other = next(iter((*before.ready, *before.terms)), result)
+        why = _why_not_a_term(result, like=other)
+        if why is None and watched and x._version != version:
+            why = "changes its input in place"
+        if why is not None:
+            raise SpaceError(
+                f"the candidate {branch} {why}, which it did not do when it was tried; "
+                "build the strategy with fused=False"
+            )
+        return result
+
+
+def departing(fans: Sequence[Fan], sources: Sequence[Tensor]) -> str | None:
+    """Call all operations as they are, one by one; return why their results may not be computed together, if any.
+
+    Args:
+        fans: the fan of each node but the last; the first ones leave the sources.
+        sources: the nodes that are given; each is copied before it is used.
+    """
+    nodes = dict(enumerate(sources))
+    for source, fan in enumerate(fans):
+        x = nodes[source].clone()
+        for branch in fan.branches:
+            result = branch.operation(x)
+            why = _why_not_a_term(result, like=nodes.get(branch.target))
+            if why is not None or x._version:
+                return f"{branch} {why or 'changes its input in place'}"
+            nodes[branch.target] = result
+    return None
+
+
+def _why_not_a_term(result: object, *, like: Tensor | None) -> str | None:
+    if type(result) is not Tensor:
+        return f"returns a {type(result).__name__}"
+    if not result.is_floating_point():
+        return f"returns {str(result.dtype).removeprefix('torch.')} numbers"
+    if like is not None and result.shape != like.shape:
+        return f"returns the shape {tuple(result.shape)}, another candidate {tuple(like.shape)}"
+    return None

@@ -47,7 +47,8 @@ class _WeightedSum(torch.autograd.Function):
         (gradient,) = gradients
         weights, *terms = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        of_weights = torch.stack([_inner_product(gradient, t) for t in terms]).to(weights) if wanted[0] else None
+        product = _sum_of_products if _is_batched(gradient) else _inner_product
+        of_weights = torch.stack([product(gradient, t) for t in terms]).to(weights) if wanted[0] else None
         of_terms = [gradient * weights[k] if wanted[k + 1] else None for k in range(len(terms))]
         return (of_weights, *of_terms)
 
@@ -58,7 +59,20 @@ def _inner_product(a: Tensor, b: Tensor) -> Tensor:
             return torch.dot(a.view(-1), b.view(-1))
         if a.dim() == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in (a, b)):
             return torch.dot(*(t.permute(0, 2, 3, 1).reshape(-1) for t in (a, b)))
+    return _sum_of_products(a, b)
+
+
+def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum()
+
+
+_BATCHED = torch._C._parse_dispatch_key("Batched"), torch._C._parse_dispatch_key("FuncTorchBatched")
+
+
+def _is_batched(gradient: Tensor) -> bool:
+    """Return whether it stands for several gradients (is_grads_batched, vmap), whose memory cannot be looked at."""
+    keys = torch._C._dispatch_keys(gradient)
+    return any(keys.has(key) for key in _BATCHED)
 
 
 def average_pool(x: Tensor, layer: nn.AvgPool2d) -> Tensor:
@@ -106,6 +120,8 @@ class _MeanPool3x3(torch.autograd.Function):
         (gradient,) = gradients
         height, width = gradient.shape[2:]
         counts = _inverse_counts(height, width, gradient.dtype, gradient.device)
+        if _is_batched(gradient):
+            return 9 * F.avg_pool2d(gradient * counts, 3, 1, 1)
         return _NeighbourhoodSum.apply(gradient * counts)  # type: ignore[no-any-return]
 
 

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import random
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from balenas_plugin.errors import OptionError
@@ -30,7 +34,8 @@ class Network:
     Attributes:
         model: the model itself, for its structure. Call the `Network` instead of it.
         tensors: name -> copy of a parameter or buffer.
-        weights: the weights of the Conv2d and Linear layers among `tensors`, name -> tensor that requires grad.
+        weights: the weights among `tensors` of the layers that multiply by them, Conv2d and Linear above all: name ->
+            tensor that requires grad. Embeddings, which look up, and normalisations are not among them.
     """
 
     model: nn.Module
@@ -43,13 +48,17 @@ class Network:
         Raises:
             OptionError: the model returns something else than one tensor.
         """
-        outputs = functional_call(self.model, self.tensors, (inputs.clone(),))
+        outputs = self.run(inputs)
         if not isinstance(outputs, Tensor):
             raise OptionError(
                 f"{type(self.model).__name__} returned a {type(outputs).__name__}; a proxy needs one tensor of logits. "
                 "Switch auxiliary heads off, or wrap the model in a module that returns its logits only."
             )
         return outputs
+
+    def run(self, inputs: Tensor) -> Any:
+        """Return the model's outputs for `inputs`, whatever they are."""
+        return functional_call(self.model, self.tensors, (inputs.clone(),))
 
     def loss(self, inputs: Tensor, targets: Tensor | None) -> Tensor:
         """Return the mean cross-entropy, in nats, of the logits for `inputs` ``(N, ...)`` and class `targets` ``(N,)``.
@@ -82,11 +91,17 @@ class Network:
         return gradients(of, self.weights.values(), create_graph=create_graph)
 
     def require_weights(self) -> None:
-        """Raise OptionError if there are no `weights`."""
+        """Raise OptionError if there are no `weights`, or complex ones."""
+        name = type(self.model).__name__
         if not self.weights:
             raise OptionError(
-                f"{type(self.model).__name__} has no Conv2d or Linear layer, and this proxy looks at those alone; "
-                "choose one that looks at activations or sizes, such as jacob_cov, naswot, params"
+                f"{name} has no Conv2d or Linear layer (nor another convolution, a recurrent or attention layer), and "
+                "this proxy looks at those alone; choose one that looks at activations or sizes, such as jacob_cov, "
+                "naswot, params"
+            )
+        if any(weight.is_complex() for weight in self.weights.values()):
+            raise OptionError(
+                f"{name} has complex weights, and this proxy is defined for real ones; choose flops, params"
             )
 
 
@@ -97,7 +112,8 @@ def borrowed(
     """Yield the function of `model` on copies of its tensors, and leave the model as it was.
 
     Inside, gradients are on and autocast is off, whatever the caller's setting; random numbers drawn inside do not
-    advance the caller's generators (PyTorch on the CPU and on the model's GPUs, NumPy, `random`).
+    advance the caller's generators (PyTorch on the CPU and on the model's GPUs, NumPy, `random`). Attention and
+    recurrent layers compute with plain operations, which can be counted and differentiated twice, not so fast kernels.
 
     Args:
         model: any network.
@@ -113,7 +129,7 @@ def borrowed(
         parameters = {name: _copy(value, dtype) for name, value in model.named_parameters()}
         buffers = {name: _copy(value, dtype) for name, value in model.named_buffers()}
         if absolute:
-            parameters = {name: value.abs() for name, value in parameters.items()}
+            parameters = {name: value.abs().to(value.dtype) for name, value in parameters.items()}
         weights = {name: parameters[name].requires_grad_() for name in _weight_names(model)}
         try:
             for module, _ in modes:
@@ -122,6 +138,9 @@ def borrowed(
         finally:
             for module, mode in modes:
                 module.training = mode
+                if isinstance(module, nn.RNNBase):  # which holds its weights a second time
+                    for name, parameter in module.named_parameters(recurse=False):
+                        setattr(module, name, parameter)
 
 
 def gradients(of: Tensor, tensors: Iterable[Tensor], *, create_graph: bool = False) -> list[Tensor]:
@@ -141,7 +160,11 @@ def total(values: Iterable[Tensor]) -> float:
 def _copy(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     if is_lazy(value):
         raise OptionError("the model has a lazy layer without weights yet; call the model once on a batch first")
-    return value.detach().to(dtype if value.is_floating_point() else None, copy=True)
+    if dtype is not None and value.is_complex():
+        dtype = dtype.to_complex()
+    elif not value.is_floating_point():
+        dtype = None
+    return value.detach().to(dtype, copy=True)
 
 
 @contextlib.contextmanager
@@ -156,6 +179,7 @@ def _isolated(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.autocast(device_type, enabled=False))
         cuda = sorted(device.index for device in devices if device.type == "cuda")
         stack.enter_context(torch.random.fork_rng(devices=cuda))
+        stack.enter_context(_plain_operations(model))
         try:
             yield
         finally:
@@ -163,16 +187,45 @@ def _isolated(model: nn.Module) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
+@contextlib.contextmanager
+def _plain_operations(model: nn.Module) -> Iterator[None]:
+    """Take the fast kernels of attention and recurrent layers out of use."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about Intel's GPUs
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
+
+
+def _weights_of(layer: nn.Module) -> list[str]:
+    """Return the names of the parameters that a layer multiplies its inputs by."""
+    if isinstance(layer, (_ConvNd, nn.Linear, nn.Bilinear)):
+        return ["weight"]
+    if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
+        return [name for name, _ in layer.named_parameters(recurse=False) if name.startswith("weight_")]
+    if isinstance(layer, nn.MultiheadAttention):  # its output layer is a Linear of its own
+        names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+        return [name for name in names if getattr(layer, name) is not None]
+    return []
+
+
 def _weight_names(model: nn.Module) -> list[str]:
-    """Return the names, as in `named_parameters`, of the weights of all Conv2d and Linear layers, each once."""
+    """Return the names, as in `named_parameters`, of the weights of all layers that multiply, each once."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, None] = {}
     for path, layer in model.named_modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            if id(layer.weight) not in names:
+        for own in _weights_of(layer):
+            weight = getattr(layer, own)
+            if id(weight) not in names:
                 raise OptionError(
                     f"the weight of layer {path!r} is not a parameter of it (weight_norm, spectral_norm or another "
                     "parametrization); score the network without it, see torch.nn.utils.parametrize"
                 )
-            found[names[id(layer.weight)]] = None
+            found[names[id(weight)]] = None
     return list(found)

@@ -16,7 +16,7 @@ def flops(model: nn.Module, inputs: Tensor, targets: Tensor | None = None) -> fl
     Convolutions and matrix products count, a multiply-add as two operations; `inputs` ``(N, ...)`` give the size.
     """
     with borrowed(model, training=False) as network, torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(inputs[:1])
+        network.run(inputs[:1])
     return float(counter.get_total_flops())
 
 

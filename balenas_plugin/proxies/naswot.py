@@ -29,7 +29,7 @@ def naswot(model: nn.Module, inputs: Tensor, targets: Tensor | None = None) -> f
     """
     codes = _CodeKernel(inputs.shape[0])
     with borrowed(model) as network, torch.no_grad(), codes:
-        network(inputs)
+        network.run(inputs)
     if codes.kernel is None:
         warnings.warn(f"naswot: {type(model).__name__} has no rectified units, so no binary codes", stacklevel=2)
         return -math.inf

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.proxies._exponents import ExponentTracking
-from balenas_plugin.proxies._linearised import BatchNormRemoved, example_of_ones
+from balenas_plugin.proxies._linearised import (
+    EmbeddingsAsInputs,
+    NormalisationRemoved,
+    example_of_ones,
+    in_double_if_possible,
+)
 from balenas_plugin.proxies._network import Network, borrowed, total
 from balenas_plugin.proxies._registry import Proxy
 
@@ -19,7 +24,8 @@ def synflow(model: nn.Module, inputs: Tensor, targets: Tensor | None = None) -> 
     """Return ``sum |w dR/dw|`` over the Conv2d and Linear weights w; infinite where it is beyond float64 (1.8e308).
 
     R is the sum of the outputs for one example of ones, of the size of an example of `inputs` ``(N, ...)``, in float64,
-    without batch-norm and with the absolute value of every parameter. Rank by `log_synflow`.
+    without normalisations (batch-norm above all) and with the absolute value of every parameter. Where `inputs` are
+    tokens, the ones are what their embeddings give. Rank by `log_synflow`.
 
     The network is in evaluation mode: without batch-norm, that differs from training mode by dropout, which would make
     the value random.
@@ -47,16 +53,22 @@ def summed_saliency(network: Network, output: Tensor) -> float:
 
 def _saliency(model: nn.Module, inputs: Tensor) -> tuple[float, int]:
     """Return m and e, where ``m 2^e`` is the value of `synflow`; e is 0 where float64 is wide enough."""
-    with borrowed(model, training=False, absolute=True, dtype=torch.float64) as network:
-        ones = example_of_ones(inputs, torch.float64)
-        with BatchNormRemoved():
-            output = network(ones).sum()
-        value = summed_saliency(network, output)
-        if _SMALLEST < value < math.inf:
-            return value, 0
-        with ExponentTracking() as tracking, BatchNormRemoved():
-            output = network(ones).sum()
-        return summed_saliency(network, output), tracking.exponent(output)
+
+    def compute(dtype: torch.dtype | None) -> tuple[float, int]:
+        with borrowed(model, training=False, absolute=True, dtype=dtype) as network:
+            network.require_weights()
+            ones = example_of_ones(inputs, dtype)
+            if dtype is not None:
+                with EmbeddingsAsInputs(ones=True), NormalisationRemoved():
+                    output = network(ones).sum()
+                value = summed_saliency(network, output)
+                if _SMALLEST < value < math.inf:
+                    return value, 0
+            with EmbeddingsAsInputs(ones=True), ExponentTracking() as tracking, NormalisationRemoved():
+                output = network(ones).sum()
+            return summed_saliency(network, output), tracking.exponent(output)
+
+    return in_double_if_possible(compute)
 
 
 PROXY = Proxy(
@@ -65,6 +77,6 @@ PROXY = Proxy(
     log_compute=log_synflow,
     higher_is_better=True,
     needs_labels=False,
-    description="sum of |weight x gradient| of the network without batch-norm on ones; ranked by its logarithm",
+    description="sum of |weight x gradient| of the network without normalisations on ones; ranked by its logarithm",
     source="Tanaka et al. 2020 (SynFlow); Eq. (8) of BaLeNAS; as in Abdelfattah et al. 2021",
 )

@@ -5,16 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from balenas_plugin.proxies._linearised import example_of_ones
+from balenas_plugin.proxies._linearised import EmbeddingsAsInputs, example_of_ones, in_double_if_possible
 from balenas_plugin.proxies._network import borrowed
 from balenas_plugin.proxies._registry import Proxy
 from balenas_plugin.proxies.synflow import summed_saliency
 
 
 def synflow_bn(model: nn.Module, inputs: Tensor, targets: Tensor | None = None) -> float:
-    """Return what `synflow` does with batch-norm kept, in training mode (so it normalises the example of ones)."""
-    with borrowed(model, absolute=True, dtype=torch.float64) as network:
-        return summed_saliency(network, network(example_of_ones(inputs, torch.float64)).sum())
+    """Return what `synflow` does with normalisations kept, in training mode (so they normalise the example of ones)."""
+
+    def compute(dtype: torch.dtype | None) -> float:
+        with borrowed(model, absolute=True, dtype=dtype) as network, EmbeddingsAsInputs(ones=True):
+            network.require_weights()
+            return summed_saliency(network, network(example_of_ones(inputs, dtype)).sum())
+
+    return in_double_if_possible(compute)
 
 
 PROXY = Proxy(

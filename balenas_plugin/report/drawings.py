@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,14 @@ class Drawing:
         title: what it is.
         alt: what is on it.
         svg: the picture.
-        png: the same.
+        png: draws the same.
     """
 
     name: str
     title: str
     alt: str
     svg: bytes
-    png: bytes
+    png: Callable[[], bytes]
 
 
 def drawings_of(run: RunData) -> list[Drawing]:
@@ -142,11 +142,13 @@ def _draw_choices(sample: Mapping[str, Any], probabilities: Mapping[str, float])
     return Drawing("choices", "choices", f"One bar a choice. {'; '.join(parts)}.", svg, png)
 
 
-def _rendered(draw: Any) -> tuple[bytes, bytes]:
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name may hold letters that the font lacks
-        svg, png = draw(Path(folder, "drawing.svg")), draw(Path(folder, "drawing.png"))
-        return svg.read_bytes(), png.read_bytes()
+def _rendered(draw: Callable[[Path], Path]) -> tuple[bytes, Callable[[], bytes]]:
+    def rendered(kind: str) -> bytes:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")  # a name may hold letters that the font lacks
+            return draw(Path(folder, f"drawing.{kind}")).read_bytes()
+
+    return rendered("svg"), lambda: rendered("png")
 
 
 def notation_of(record: Mapping[str, Any]) -> str:

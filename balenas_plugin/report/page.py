@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import itertools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,12 @@ from balenas_plugin.report.plots import Picture
 from balenas_plugin.report.reading import NOT_KNOWN, RunData, at, flattened, number, read_run, shortened
 from balenas_plugin.report.run_pictures import MAX_LABELS, logit_pictures, probability_pictures, run_pictures
 
-_TOP = 20
+_TOP, _TOP_OF_MANY = 20, 3
+"""Architectures listed of a run, and of each of more than `MAX_DETAILED`."""
 
 MAX_DETAILED = 8
-"""Runs up to which a page draws every choice of each; it would grow to tens of megabytes."""
+"""Runs up to which a page draws each; of more it shows what they have together, or it would take minutes and tens of
+megabytes."""
 
 _DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "ImageNet16-120": "ImageNet16-120"}
 
@@ -84,7 +86,8 @@ def write_report(folders: Sequence[Path], output: Path, *, pictures: Path | None
         raise OptionError("give at least one folder of a run")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise OptionError("a folder is given twice; a run compared with itself says nothing")
-    runs = [read_run(folder) for folder in folders]
+    names = told_apart([folder.resolve() for folder in folders])
+    runs = [replace(read_run(folder), name=name) for folder, name in zip(folders, names, strict=True)]
     album = _Album(pictures)
     compared = _comparison(runs, album) if len(runs) > 1 else None
     detailed = len(runs) <= MAX_DETAILED
@@ -99,11 +102,24 @@ def write_report(folders: Sequence[Path], output: Path, *, pictures: Path | None
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             version=__version__,
             max_labels=MAX_LABELS,
+            max_detailed=MAX_DETAILED,
+            top=_TOP_OF_MANY,
             detailed=detailed,
         )
     )
     write_text_atomically(output, page)
     return [output, *album.written]
+
+
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """Return for each path as many of its last parts as tell it from the others."""
+    names = []
+    for path in paths:
+        others = [other for other in paths if other != path]
+        lengths = range(1, len(path.parts) + 1)
+        length = next((n for n in lengths if all(path.parts[-n:] != o.parts[-n:] for o in others)), lengths[-1])
+        names.append(str(Path(*path.parts[-length:])))
+    return names
 
 
 def _environment() -> Environment:
@@ -135,7 +151,7 @@ class _Album:
     def drawings(self, run: RunData, prefix: str) -> Iterator[Shown]:
         """Yield the drawings of an architecture as the page shows them."""
         for drawing in drawings_of(run):
-            self._keep(f"{prefix} {drawing.name}", lambda png=drawing.png: png)
+            self._keep(f"{prefix} {drawing.name}", drawing.png)
             yield Shown(drawing.title, "", drawing.alt, _data(drawing.svg))
 
     def _keep(self, name: str, png: Any) -> None:
@@ -157,28 +173,32 @@ def _comparison(runs: Sequence[RunData], album: _Album) -> dict[str, Any]:
     groups = groups_of(runs)
     heads, rows = comparison_table(groups)
     differing = settings_that_differ(runs)
+    settings = [[run.name, *values] for run, values in zip(runs, zip(*differing.values(), strict=True), strict=False)]
     return {
         "heads": heads,
         "rows": rows,
         "pictures": [album.show(picture, "compared") for picture in comparison_pictures(groups)],
-        "names": [run.name for run in runs],
-        "differing": differing,
+        "differing": (["run", *differing], settings) if differing else None,
     }
 
 
 def _section(run: RunData, position: int, album: _Album, detailed: bool) -> RunSection:
     prefix = f"{position:02d} {run.name[:40]}"
     choices = run.log.header.get("choices")
-    heads, rows = _ranking(run)
+    heads, rows = _ranking(run, _TOP if detailed else _TOP_OF_MANY)
+
+    def shown(pictures: Callable[[RunData], Iterator[Picture]]) -> list[Shown]:
+        return [album.show(picture, prefix) for picture in pictures(run)] if detailed else []
+
     return RunSection(
         name=run.name,
         anchor=f"run-{position}",
         facts=list(_facts(run)),
         alarms=_alarms(run),
-        drawings=list(album.drawings(run, prefix)),
-        pictures=[album.show(picture, prefix) for picture in run_pictures(run)],
-        probabilities=[album.show(picture, prefix) for picture in probability_pictures(run) if detailed],
-        logits=[album.show(picture, prefix) for picture in logit_pictures(run) if detailed],
+        drawings=list(album.drawings(run, prefix)) if detailed else [],
+        pictures=shown(run_pictures),
+        probabilities=shown(probability_pictures),
+        logits=shown(logit_pictures),
         left_out=max(0, len(choices) - MAX_LABELS) if detailed and isinstance(choices, dict) else 0,
         heads=heads,
         rows=rows,
@@ -232,9 +252,9 @@ def _alarms(run: RunData) -> list[dict[str, str]]:
     return list(found.values())
 
 
-def _ranking(run: RunData) -> tuple[list[str], list[list[str]]]:
-    """Return the ranked architectures as a table."""
-    records = run.architectures[:_TOP]
+def _ranking(run: RunData, top: int) -> tuple[list[str], list[list[str]]]:
+    """Return the `top` ranked architectures as a table."""
+    records = run.architectures[:top]
     if not records:
         return [], []
     columns: list[tuple[str, Any]] = [("rank", lambda r: in_text(r.get("rank"), "{:.0f}"))]
@@ -245,11 +265,18 @@ def _ranking(run: RunData) -> tuple[list[str], list[list[str]]]:
         columns.append(("probability", lambda r: in_text(r.get("probability"), "{:.3g}")))
     for proxy in sorted({str(key) for r in records if isinstance(r.get("scores"), dict) for key in r["scores"]}):
         columns.append((proxy, lambda r, proxy=proxy: in_text(at(r, ("scores", proxy)), "{:.4g}")))
+    if any(at(record, ("trained", "accuracy")) is not None for record in records):
+        columns.append(("trained from scratch, %", _trained))
     for dataset, name in _DATASETS.items():
         keys = ("ground_truth", "values", dataset, "test_accuracy")
         if any(number(at(record, keys)) is not None for record in records):
             columns.append((f"{name}, % (unseen)", lambda r, keys=keys: in_text(at(r, keys), "{:.2f}")))
     return [head for head, _ in columns], [[cell(record) for _, cell in columns] for record in records]
+
+
+def _trained(record: Mapping[str, Any]) -> str:
+    accuracy, epochs = (number(at(record, ("trained", key))) for key in ("accuracy", "epochs"))
+    return NOT_KNOWN if accuracy is None else f"{100 * accuracy:.2f} after {epochs or 0:.0f} epochs"
 
 
 def in_text(value: object, form: str) -> str:

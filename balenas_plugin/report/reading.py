@@ -14,15 +14,15 @@ from typing import Any
 
 import yaml
 
-from balenas_plugin.config import yaml_problem
+from balenas_plugin.bounded_yaml import MAX_BYTES, NOT_YAML, BoundedLoader, yaml_problem
 from balenas_plugin.diagnostics import DiagnosticsLog, read_log
 from balenas_plugin.errors import FileFormatError
+from balenas_plugin.files import read_text
 from balenas_plugin.run_folder import RunFolder
 
 NOT_KNOWN = "\N{EN DASH}"
 """Stands in the place of what is not there."""
 
-_MAX_BYTES = 64 * 2**20
 _MAX_SETTINGS = 200
 
 _LARGEST = 1e100
@@ -93,6 +93,9 @@ def read_run(path: Path) -> RunData:
     """
     folder = RunFolder(path)
     manifest = folder.read_manifest()
+    for written in (folder.history, folder.diagnostics, folder.architectures):
+        if written.exists():
+            folder.require_unchanged(written)
     settings = _settings(folder.config)
     history = _history(folder.history) if folder.history.exists() else []
     log = read_log(folder.diagnostics) if folder.diagnostics.exists() else DiagnosticsLog({}, [])
@@ -145,17 +148,15 @@ def shortened(text: str, length: int) -> str:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise FileFormatError(f"{path} is larger than {_MAX_BYTES // 2**20} MiB; it is no file of a run")
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise FileFormatError(f"cannot read {path}: {error}") from error
 
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(_text(path))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: of a date or a number that cannot be
+        document = yaml.load(read_text(path, most=MAX_BYTES), Loader=BoundedLoader)  # a SafeLoader
+    except (OSError, *NOT_YAML) as error:
         raise FileFormatError(f"cannot read {path}: {yaml_problem(error)}") from error
     if not isinstance(document, dict):
         raise FileFormatError(f"{path} is not the config of a run")

@@ -35,10 +35,19 @@ def experiment_of(name: str, methods: Sequence[str] | None) -> Experiment | Figu
     known = list(dict.fromkeys(row.method for row in experiment.rows))
     for method in methods or ():
         if method not in known:
-            raise OptionError(
-                f"{name} has no method {method!r}{nearest(method, known)} Its methods: {', '.join(known)}"
-            )
+            rows = [row for row in experiment.rows if _plain(method) in _plain(row.title)]
+            hint = nearest(method, known)
+            if rows and _plain(method) not in map(_plain, known):
+                names = " ".join(dict.fromkeys(row.method for row in rows))
+                titles = "; ".join(row.title for row in rows[:4]) + ("; ..." if len(rows) > 4 else "")
+                hint = f": it is a row or several ({titles}), which come with --methods {names}."
+            raise OptionError(f"{name} has no method {method!r}{hint} Its methods: {', '.join(known)}")
     return experiment.with_methods(methods)
+
+
+def _plain(text: str) -> str:
+    """Return the letters and digits alone, in lower case."""
+    return "".join(character for character in text.lower() if character.isalnum())
 
 
 def seeds_of(text: str) -> list[int]:

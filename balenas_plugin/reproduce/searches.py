@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.errors import SearchFailedError
 from balenas_plugin.files import write_text_atomically
+from balenas_plugin.reproduce.progress import Progress
 from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.signals import PARENT_VARIABLE
 
 _POLL_SECONDS = 1.0
+
+_UNTELLING = re.compile(r"balenas: epoch \d+: |search: ")
+"""Alarms and the progress of a search, which are not why it failed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +42,11 @@ class Search:
     def name(self) -> str:
         """Search and seed, for messages."""
         return f"{self.config.name} seed {self.config.seed}"
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Its kind and seed."""
+        return self.config.name, self.config.seed
 
     @property
     def log(self) -> Path:
@@ -70,28 +81,25 @@ def run_searches(searches: Sequence[Search], *, jobs: int) -> None:
             search.folder.require_same_config(search.config)
         if not search.folder.finished:
             waiting.append(search)
-    total = sum(search.config.evaluator.epochs for search in waiting)
-    done_before = {search.name: search.epochs_done for search in waiting}
+    epochs = {search.key: search.config.evaluator.epochs for search in waiting}
     logged_before = {search: search.log.stat().st_size if search.log.exists() else 0 for search in waiting}
     running: dict[Search, subprocess.Popen[bytes]] = {}
-    failed: list[Search] = []
-    with tqdm(total=total, unit="epoch", desc="searches", disable=not waiting) as bar:
-        bar.update(sum(done_before.values()))
+    failed: dict[Search, int] = {}
+    with Progress(epochs, {search.key: search.epochs_done for search in waiting}, jobs=jobs) as progress:
         try:
             queue = list(waiting)
             while queue or running:
                 while queue and len(running) < jobs:
                     search = queue.pop(0)
                     running[search] = _start(search)
+                    progress.started(search.key)
                 for search, process in list(running.items()):
                     code = process.poll()
-                    done = search.config.evaluator.epochs if code == 0 else search.epochs_done
-                    bar.update(done - done_before[search.name])
-                    done_before[search.name] = done
+                    progress.reached(search.key, search.epochs_done)
                     if code is not None:
                         del running[search]
-                        failed += [search] if code else []
-                bar.set_postfix_str(", ".join(search.name for search in running))
+                        progress.ended(search.key, well=code == 0)
+                        failed |= {search: code} if code else {}
                 if running:
                     time.sleep(_POLL_SECONDS)
         finally:
@@ -100,7 +108,7 @@ def run_searches(searches: Sequence[Search], *, jobs: int) -> None:
             for process in running.values():
                 process.wait()
     if failed:
-        raise SearchFailedError("\n".join(_failure(search, logged_before[search]) for search in failed))
+        raise SearchFailedError("\n".join(_failure(s, logged_before[s], code) for s, code in failed.items()))
 
 
 def _start(search: Search) -> subprocess.Popen[bytes]:
@@ -112,12 +120,46 @@ def _start(search: Search) -> subprocess.Popen[bytes]:
     if search.folder.config.exists():
         command.append("--resume")
     with search.log.open("ab") as log:
-        return subprocess.Popen([str(word) for word in command], stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.PIPE,  # whose other end closes with this process, however that ends
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, PARENT_VARIABLE: "stdin"},
+        )
 
 
-def _failure(search: Search, logged_before: int) -> str:
-    """Return what the search said last, after the bytes that earlier attempts had logged."""
+def _failure(search: Search, logged_before: int, code: int = 1) -> str:
+    """Return why a search has failed, by what it said after the bytes that earlier attempts had logged.
+
+    Args:
+        search: which.
+        logged_before: bytes of its log that are of earlier attempts.
+        code: how its process ended; negative: by a signal.
+    """
     text = search.log.read_bytes()[logged_before:].decode(errors="replace").replace("\r", "\n")
     lines = [line for line in text.splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if line.startswith("balenas: ")), lines[-1] if lines else "nothing")
-    return f"search {search.name} failed and said: {said.removeprefix('balenas: ')} (all of it: {search.log})"
+    lines = [line for line in lines if not _UNTELLING.match(line)]
+    said = ([*_errors(lines)] or lines or ["nothing"])[-1].strip().removeprefix("balenas: ")
+    return f"search {search.name} failed and said: {said} ({_ended_by_signal(code)}all of it: {search.log})"
+
+
+def _errors(lines: Sequence[str]) -> Iterator[str]:
+    """Yield the messages of the command, and the last lines of tracebacks."""
+    in_traceback = False
+    for line in lines:
+        if line.startswith("Traceback (most recent call last)"):
+            in_traceback = True
+        elif line.startswith(("balenas: ", "Fatal Python error")) or (in_traceback and not line[0].isspace()):
+            in_traceback = False
+            yield line
+
+
+def _ended_by_signal(code: int) -> str:
+    number = -code if code < 0 else code - 128  # the latter in a shell
+    try:
+        name = signal.Signals(number).name
+    except ValueError:  # an exit code of its own
+        return ""
+    hint = ", as a system does that is out of memory: try fewer --jobs" if name == "SIGKILL" else ""
+    return f"it was ended by {name}{hint}; "

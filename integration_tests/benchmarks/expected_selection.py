@@ -87,10 +87,9 @@ class Picks:
             found = self._picks(self.index[tuple(drawn)].unique())
             picks += found
             empty += not found
-        probability = Posterior(mean, precision).win_probability()
+        log_win = Posterior(mean, precision).log_win_probability()
         log_probability = sum(  # of every architecture, one dimension an edge
-            torch.as_tensor(probability[label]).log().reshape([-1 if i == k else 1 for i in range(len(EDGES))])
-            for k, label in enumerate(labels)
+            log_win[label].reshape([-1 if i == k else 1 for i in range(len(EDGES))]) for k, label in enumerate(labels)
         )
         probable = self._picks(self.index.flatten()[log_probability.flatten().topk(self.options.n).indices])
         argmax = self.truth([int(m.argmax()) for m, _ in edges])

@@ -44,6 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_config(working_directory)
     ended = real_balenas("search", "tiny.yml", folder=working_directory, PYTHONHASHSEED="1")
     (working_directory / "output.txt").write_text(ended.output)
+    (working_directory / "errors.txt").write_text(ended.errors)
     assert ended.code == 0, ended.errors
     return working_directory / "runs" / "tiny"
 

@@ -71,10 +71,19 @@ OPTIONS = {
     "objects": ("strategy.penalty=3", "only a script can give it"),
     "optimizer's type": ("evaluator.optimizer.lr=fast", "must be a number, got 'fast'"),
     "optimizer's value": ("evaluator.optimizer.lr=-1", "Invalid learning rate: -1"),
+    "optimizer's first step": ("evaluator.optimizer={name: Adam, capturable: true}", "takes no step with its options"),
+    "optimizer's huge value": ("evaluator.optimizer.lr=1e308", "takes no step with its options"),
+    "optimizer's list": ("evaluator.optimizer={name: Adafactor, eps: [1]}", "takes no step with its options"),
+    "schedule's huge value": ("evaluator.schedule={name: cosine, min_lr: 1e300}", "at least 0, got 1e+300"),
+    "precision that float32 lacks": ("strategy.initial_precision=1e39", "that float32 holds, got 1e+39"),
+    "too many draws": ("strategy.num_mc_samples=1000000000000000", "must be at most 10000"),
+    "too many nodes": ("evaluator.num_nodes=99999999999", "num_nodes must be at most 4096"),
+    "too many processes": ("evaluator={devices: 100000, accelerator: cpu}", "more than the"),
+    "home of nobody": ("data={name: folder, root: ~nosuch-user/x}", "no such home directory"),
+    "long root": (f"data={{name: folder, root: {'b' * 300}}}", "File name too long"),
     "optimizer with a closure": ("evaluator.optimizer=LBFGS", "is unknown"),
     "trainer's type": ("evaluator.log_every_n_steps=often", "must be int or nothing, got 'often'"),
     "trainer's value": ("evaluator.accelerator=cpuu", "invalid accelerator name"),
-    "manual optimisation": ("evaluator.gradient_clip_val=1", "strategy.gradient_clip_val"),
     "validation set": ("data.train_fraction=0.8", "validation set has 26 examples, fewer than one batch of 32"),
     "training set": ("data.train_fraction=0.2", "training set has 26 examples, fewer than one batch of 32"),
     "too much data": ("data.limit=99999", "only 1500 training images"),
@@ -106,10 +115,16 @@ def test_strategies_of_nni_say_that_there_is_nothing_to_search(strategy: str, fo
     assert "nothing to search" in message_of(ended)
 
 
-def test_strategies_of_nni_search_on_one_device(folder: Path) -> None:
-    options = ("--set", "strategy=DARTS", "--set", "evaluator.devices=2", "--set", "evaluator.accelerator=cpu")
-    ended = balenas("search", "tiny.yml", *options, folder=folder)
-    assert "strategy DARTS searches on one device, got 2" in message_of(ended)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("evaluator.devices=2", "evaluator.accelerator=cpu"), "strategy DARTS searches on one device, got 2"),
+        (("evaluator.gradient_clip_val=1",), "strategy.gradient_clip_val"),
+    ],
+)
+def test_trainer_options_that_only_balenas_takes(options: tuple[str, ...], expected: str, folder: Path) -> None:
+    sets = [word for option in ("strategy=DARTS", *options) for word in ("--set", option)]
+    assert expected in message_of(balenas("search", "tiny.yml", *sets, folder=folder))
 
 
 def test_processes_that_torchrun_starts_need_a_common_folder(folder: Path) -> None:
@@ -232,6 +247,13 @@ def damage(checkpoint: Path, how: str) -> None:
         content = torch.load(checkpoint, weights_only=True)
         del content["optimizer_states"]
         torch.save(content, checkpoint)
+    elif how == "one bit flipped":
+        position = whole.index(b"data/3") + 4_000  # in a tensor, whose checksum nobody looks at
+        checkpoint.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+    elif how == "one weight changed":
+        content = torch.load(checkpoint, weights_only=True)
+        next(w for w in content["state_dict"].values() if w.is_floating_point()).view(-1)[0] += 1e-6
+        torch.save(content, checkpoint)
     elif how == "with a weight missing":
         content = torch.load(checkpoint, weights_only=True)
         content["state_dict"].popitem()
@@ -250,6 +272,8 @@ def damage(checkpoint: Path, how: str) -> None:
         "without random states",
         "without optimizers",
         "with a weight missing",
+        "one weight changed",
+        "one bit flipped",
     ],
 )
 def test_damaged_checkpoint(how: str, copy_of_stopped: Path, folder: Path) -> None:
@@ -278,6 +302,29 @@ def test_checkpoint_of_another_search(copy_of_stopped: Path, folder: Path) -> No
     shutil.copy(folder / "other" / "checkpoints" / "last.ckpt", copy_of_stopped / "checkpoints" / "last.ckpt")
     message = message_of(balenas("search", "tiny.yml", "--resume", folder=folder))
     assert "is not of this search" in message
+
+
+def test_checkpoint_of_the_same_search_with_another_seed(copy_of_stopped: Path, folder: Path) -> None:
+    checkpoint = copy_of_stopped / "checkpoints" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["balenas_seal"]["run"]["config"]["seed"] = 7
+    torch.save(content, checkpoint)
+    message = message_of(balenas("search", "tiny.yml", "--resume", folder=folder))
+    assert "is not of this search: seed was 7, is 0" in message
+
+
+def test_checkpoint_of_an_older_version_is_resumed_and_said_to_be_unchecked(
+    copy_of_stopped: Path, finished: Path, folder: Path
+) -> None:
+    checkpoint = copy_of_stopped / "checkpoints" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    del content["balenas_seal"]
+    torch.save(content, checkpoint)
+    (copy_of_stopped / ".balenas-run").unlink()
+    ended = balenas("search", "tiny.yml", "--resume", folder=folder)
+    assert ended.code == 0, ended.errors
+    assert "kept no SHA-256" in ended.errors
+    assert_same_run(copy_of_stopped, finished)
 
 
 @pytest.mark.parametrize("name", ["config.yml", "manifest.json"])

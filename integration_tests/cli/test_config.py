@@ -60,6 +60,12 @@ def test_the_resolved_config_is_the_same_config(tmp_path: Path) -> None:
     assert SearchConfig.from_dict(yaml.safe_load(config.to_yaml())).to_dict() == config.to_dict()
 
 
+def test_a_schedule_without_its_options_has_their_defaults(tmp_path: Path) -> None:
+    config = config_of("evaluator: {schedule: cosine}", tmp_path)
+    assert config.to_dict()["evaluator"]["schedule"] == {"name": "cosine", "min_lr": 0.0}
+    assert config_of("evaluator: {schedule: constant}", tmp_path).evaluator.schedule == {"name": "constant"}
+
+
 def test_options_given_later_win(tmp_path: Path) -> None:
     config = config_of("seed: 1", tmp_path, "seed=2", "seed=3", "evaluator.epochs=4", "data.limit=null")
     assert config.seed == 3
@@ -184,3 +190,59 @@ def test_wrong_command_lines(arguments: list[str], expected: str, capsys: pytest
         main(arguments)
     assert ended.value.code == 2
     assert expected in capsys.readouterr().err
+
+
+NINE_LINES = "\n".join(
+    ["a0: &a0 [lol, lol]", *(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 10))]
+)
+
+HOSTILE = {
+    "aliases that multiply": (NINE_LINES, "line 6, column 5: aliases"),
+    "a list that holds itself": ("seed: &a [*a]", "line 1, column 7: aliases"),
+    "long text, often": (f"a: &a {'x' * 1000}\nb: [{', '.join(['*a'] * 300)}]", "line 2, column 4: aliases"),
+    "depth": ("seed: " + "[" * 100 + "]" * 100, "nested more than 30 levels deep"),
+    "endless depth": ("[" * 50_000, "nested more than 30 levels deep"),
+    "a key twice": ("seed: 1\nname: x\nseed: 2", "line 3, column 1: the key 'seed' is given twice"),
+    "an option twice": ("data: {limit: 100, 'limit': 200}", "line 1, column 20: the key 'limit' is given twice"),
+    "a huge number": ("seed: 0x" + "f" * 10_000, "line 1, column 7: a number of more than 100 characters"),
+    "no text": ('name: "\\ud800"', "a character that no text has"),
+    "no path": ('data: {name: folder, root: "a\\0b"}', "a character that no text has"),
+    "no truth": ("seed: !!bool maybe", "is not valid YAML"),
+    "no time": ("seed: !!timestamp soon", "is not valid YAML"),
+    "no number": ('seed: !!int ""', "is not valid YAML"),
+    "large": ("#" * 200_000, "larger than the 131072 bytes"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_yaml_that_nobody_would_write(case: str, tmp_path: Path) -> None:
+    text, message = HOSTILE[case]
+    with pytest.raises(OptionError) as told:
+        config_of(text, tmp_path)
+    assert message in str(told.value)
+    assert len(str(told.value)) < 700
+
+
+def test_an_override_is_bounded_as_a_file_is(tmp_path: Path) -> None:
+    for override in (f"a={'[' * 1000}", f"{'a.' * 1000}b=1", "space={name: A, name: B}", "seed=!!bool maybe"):
+        with pytest.raises(OptionError) as told:
+            config_of("{}", tmp_path, override)
+        assert len(str(told.value)) < 700
+
+
+def test_an_alias_may_be_used(tmp_path: Path) -> None:
+    text = "strategy: &s {name: DARTS, warmup_epochs: 2}\nspace: {<<: *s, name: NasBench201}"
+    assert config_of(text, tmp_path).space == {"name": "NasBench201", "warmup_epochs": 2}
+
+
+def test_a_value_is_quoted_in_part(tmp_path: Path) -> None:
+    for text in (f"name: '{'x' * 100_000}!'", f"top_k: [{', '.join(['1'] * 30_000)}]", f"seed: '{'y' * 100_000}'"):
+        with pytest.raises(OptionError) as told:
+            config_of(text, tmp_path)
+        assert len(str(told.value)) < 700
+
+
+@pytest.mark.parametrize("option", ["top_k", "threads", "data.num_workers", "data.image_size"])
+def test_what_no_machine_can_do_is_refused(option: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="at most"):
+        config_of("{}", tmp_path, f"{option}=100000")

@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from balenas_plugin.diagnostics import read_log
 from balenas_plugin.export.supernet import estimate_batch_norm
 
 from .commands import balenas
@@ -53,6 +55,36 @@ def test_table_json_and_csv(copy_of_finished, folder):
         assert "ground_truth" not in record  # no table at hand
     rows = list(csv.DictReader((copy_of_finished / "export" / "architectures.csv").open()))
     assert [row["notation_nasbench201"] for row in rows] == [record["notation"]["nasbench201"] for record in found]
+
+
+def test_an_earlier_epoch_is_exported_from_its_own_posterior(copy_of_finished, folder):
+    first, last, plain = (folder / name for name in ("first", "last", "plain"))
+    common = ("export", copy_of_finished, "--samples", 20, "--top", 1)
+    ended = balenas(*common, "--epoch", 0, "--format", "json", "--format", "python", "--output", first, folder=folder)
+    assert ended.code == 0, ended.errors
+    assert "Posterior: of epoch 0." in ended.output
+    assert "those of the last epoch" in ended.output  # of the weights in the files
+    log = read_log(copy_of_finished / "diagnostics.jsonl")
+    (found,) = json.loads((first / "architectures.json").read_text())
+    assert found["epoch"] == 0
+    for label, choice in found["choices"].items():
+        place = log.header["choices"][label].index(choice)
+        assert found["winning_probability"][label] == pytest.approx(log.records[0]["probabilities"][label][place], 1e-5)
+    for output, epoch in ((last, ("--epoch", 2)), (plain, ())):
+        ended = balenas(*common, *epoch, "--output", output, folder=folder)
+        assert ended.code == 0, ended.errors
+    (of_last,), (of_plain,) = (json.loads((place / "architectures.json").read_text()) for place in (last, plain))
+    assert {**of_plain, "epoch": 2} == of_last  # the posterior is kept exactly
+
+
+@pytest.mark.parametrize("epoch", [3, -1])
+def test_an_epoch_that_is_not_there_is_refused_with_those_that_are(copy_of_finished, folder, epoch):
+    assert f"no epoch {epoch}; there are 0 to 2" in refused("export", copy_of_finished, "--epoch", epoch, folder=folder)
+
+
+def test_without_diagnostics_there_is_no_earlier_epoch(copy_of_finished, folder):
+    (copy_of_finished / "diagnostics.jsonl").unlink()
+    assert "leave out --epoch" in refused("export", copy_of_finished, "--epoch", 1, folder=folder)
 
 
 def test_same_seed_same_files(copy_of_finished, folder):
@@ -124,6 +156,7 @@ def test_python_module_gives_the_outputs_of_the_supernet_with_one_hot_weights(co
         "sys.path.insert(0, 'runs/tiny/export')\n"
         "import architecture_001\n"
         "network = architecture_001.load().eval()\n"
+        "assert architecture_001.CLASS_NAMES == tuple('0123456789')\n"
         "torch.manual_seed(0)\n"
         "torch.save(network(torch.randn(3, 3, 8, 8)), 'outputs.pt')\n"
         "assert not any(name.split('.')[0] in ('nni', 'balenas_plugin') for name in sys.modules)\n"
@@ -236,6 +269,13 @@ def test_the_folder_of_a_run_is_not_exported_into(place, copy_of_finished, folde
     assert (copy_of_finished / "architectures.json").read_bytes() == before
 
 
+def test_other_classes_than_those_of_the_search_are_not_given_its_names(copy_of_finished, folder):
+    manifest = json.loads((copy_of_finished / "manifest.json").read_text())
+    manifest["data"]["class_names"][3] = "drei"
+    (copy_of_finished / "manifest.json").write_text(json.dumps(manifest))
+    assert "have other classes than when runs/tiny was searched" in refused("export", "runs/tiny", folder=folder)
+
+
 def test_onnx_that_is_not_installed_is_told_before_the_work(copy_of_finished, folder):
     script = folder / "export.py"
     hidden = "import sys\nsys.modules['onnx'] = None\n"
@@ -262,6 +302,10 @@ def test_onnx_and_drawing(copy_of_finished, folder):
     assert ended.code == 0, ended.errors
     model = onnx.load(copy_of_finished / "export" / "architecture_001.onnx")
     onnx.checker.check_model(model)
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    recorded = json.loads((copy_of_finished / "manifest.json").read_text())["data"]
+    assert json.loads(told["class_names"]) == recorded["class_names"] == [str(digit) for digit in range(10)]
+    assert json.loads(told["mean"]) == recorded["mean"]
     (record,) = records(copy_of_finished)
     torch.manual_seed(0)
     images = torch.randn(3, 3, 8, 8)
@@ -289,7 +333,62 @@ def test_posterior_of_another_space(copy_of_finished, folder):
     document = json.loads((copy_of_finished / "posterior.json").read_text())
     document["labels"]["other"] = document["labels"].pop("cell/0_1")
     (copy_of_finished / "posterior.json").write_text(json.dumps(document))
+    assert "posterior.json is not what the search wrote" in refused("export", copy_of_finished, folder=folder)
+    manifest = json.loads((copy_of_finished / "manifest.json").read_text())
+    del manifest["sha256"]["posterior.json"], document["sha256"]
+    (copy_of_finished / "manifest.json").write_text(json.dumps(manifest))
+    (copy_of_finished / "posterior.json").write_text(json.dumps(document))
     assert "posterior is of another space" in refused("export", copy_of_finished, folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: weight * float("nan"), "holds weights that are NaN or infinite"),
+        (lambda weight: weight.double(), "holds the weights of another space: 1 of them differ"),
+        (lambda weight: weight[:1], "holds the weights of another space: 1 of them differ"),
+    ],
+    ids=["NaN", "dtype", "shape"],
+)
+def test_weights_that_are_not_the_searchs(change, message, copy_of_finished, folder):
+    """In a checkpoint without a seal, as older versions wrote them."""
+    path = copy_of_finished / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    del content["balenas_seal"]
+    name = next(key for key, value in content["state_dict"].items() if value.ndim == 4)
+    content["state_dict"][name] = change(content["state_dict"][name])
+    torch.save(content, path)
+    ended = balenas("export", copy_of_finished, "--samples", 2, folder=folder)
+    assert (ended.code, ended.output) == (2, "")
+    unchecked, told = ended.errors.splitlines()
+    assert "kept no SHA-256" in unchecked
+    assert message in told
+
+
+def test_a_failed_export_leaves_the_one_before(copy_of_finished, folder):
+    formats = ("--samples", 3, "--top", 1, "--format", "python")
+    assert balenas("export", copy_of_finished, *formats, folder=folder).code == 0
+    before = {path.name: path.read_bytes() for path in (copy_of_finished / "export").iterdir()}
+    script = folder / "export.py"
+    script.write_text(
+        "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (3000, -1))\n"
+        "from balenas_plugin.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    ended = balenas("export", copy_of_finished, *formats, "--seed", 5, folder=folder, script=script)
+    assert ended.code == 2
+    assert "cannot write" in ended.errors
+    assert {path.name: path.read_bytes() for path in (copy_of_finished / "export").iterdir()} == before
+
+
+def test_a_space_in_the_working_directory_is_imported_for_a_run_that_was_started_there(folder, tmp_path_factory):
+    space = "space={name: 'faulty_spaces:Stopping', stem_out_channels: 2, num_modules_per_stack: 1}"
+    options = ("--set", space, "--set", "evaluator.epochs=1", "--set", "diagnostics=false", "--output", "own")
+    assert balenas("search", "tiny.yml", *options, folder=folder).code == 0
+    assert balenas("export", "own", "--samples", 2, folder=folder).code == 0
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(folder / "own", elsewhere / "own")
+    (elsewhere / "faulty_spaces.py").write_text("raise SystemExit('what a stranger wrote has run')")
+    assert "the run was not started here" in refused("export", "own", folder=elsewhere)
 
 
 def test_query_prints_what_the_table_knows(folder, data_dir):

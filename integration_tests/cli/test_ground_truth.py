@@ -11,6 +11,7 @@ import pytest
 from balenas_plugin.benchmarks.measures import COLUMNS
 from balenas_plugin.benchmarks.table import TABLE_FILE, write_table
 from balenas_plugin.benchmarks.trials import Row
+from balenas_plugin.cli import main
 from balenas_plugin.search_spaces.nasbench201 import format_string
 
 from .commands import balenas
@@ -58,3 +59,25 @@ def test_an_architecture_that_the_table_lacks_has_no_ground_truth(copy_of_finish
     assert ended.code == 0, ended.errors
     records = json.loads((copy_of_finished / "export" / "architectures.json").read_text())
     assert all("ground_truth" not in record for record in records)
+
+
+@pytest.mark.parametrize(
+    ("given", "how"),
+    [
+        ((), ""),
+        (("3,3,3,1,3,3",), "read as operation indices in the order of NAS-Bench-201's string. If it is NASLib's"),
+        (("--notation", "naslib", "2,2,0,2,2,2"), "read as NASLib's op_indices."),
+        (("9930",), "read as the number of an architecture in NAS-Bench-201."),
+    ],
+)
+def test_query_takes_other_notations_and_says_how_it_read_them(data_dir, given, how, capsys) -> None:
+    string = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+    assert main(["query", *(given or (string,)), "--table", str(data_dir)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[0] == f"{string}  (index 9930)"
+    assert how in printed.err
+
+
+def test_query_by_a_number_that_is_none(data_dir, capsys) -> None:
+    assert main(["query", "99999", "--table", str(data_dir)]) == 2
+    assert "a number from 0 to 15624, got '99999'" in capsys.readouterr().err

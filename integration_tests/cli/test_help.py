@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from balenas_plugin import __version__
 from balenas_plugin.cli import main
+from balenas_plugin.cli.completion import NAMES, SHELLS
 
 HEAVY = ("torch", "numpy", "nni", "pytorch_lightning", "naslib", "matplotlib")
 
@@ -30,6 +34,57 @@ def test_importing_the_package_imports_no_framework() -> None:
 def test_help_imports_no_framework() -> None:
     statement = "from balenas_plugin.cli import main\ntry: main(['search', '--help'])\nexcept SystemExit: pass"
     assert imported_by(statement) == []
+
+
+def test_completion_is_quick_enough_for_the_start_of_a_shell() -> None:
+    assert imported_by("from balenas_plugin.cli import main; main(['completion', 'bash'])") == []
+
+
+def completed(script: Path, *words: str) -> list[str]:
+    """Return what bash offers for the last of the words."""
+    quoted = " ".join(map(shlex.quote, words))
+    call = f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _shtab_balenas balenas {shlex.quote(words[-1])}"
+    lines = [f"source {shlex.quote(str(script))}", call, 'printf "%s\\n" "${COMPREPLY[@]}"']
+    ended = subprocess.run(
+        ["bash", "-c", "\n".join(lines)], capture_output=True, text=True, check=True, cwd=script.parent
+    )
+    return ended.stdout.split()
+
+
+def test_bash_completes_commands_options_names_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "balenas.bash"
+    script.write_text(capsys.readouterr().out)
+    assert completed(script, "balenas", "re") == ["report", "reproduce"]
+    assert completed(script, "balenas", "export", "--incl") == ["--include-probability"]
+    assert completed(script, "balenas", "export", "run", "--proxy", "sy") == ["synflow", "synflow_bn"]
+    assert completed(script, "balenas", "export", "run", "--format", "o") == ["onnx"]
+    assert completed(script, "balenas", "export", "run", "--selection", "sup") == ["supernet"]
+    assert completed(script, "balenas", "search", "bal") == ["balenas.bash"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_has_a_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "naswot" in script
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script, text=True, check=True)
+
+
+def test_names_that_complete_are_those_that_there_are() -> None:
+    from balenas_plugin.benchmarks import DATASETS
+    from balenas_plugin.export.selection import CANDIDATES, NAMED_SELECTIONS
+    from balenas_plugin.export.supernet import SUPERNET_ACCURACY
+    from balenas_plugin.proxies import list_proxies
+
+    expected = {
+        "proxy": {*list_proxies(), SUPERNET_ACCURACY},
+        "selection": set(NAMED_SELECTIONS),
+        "candidates": set(CANDIDATES),
+        "dataset": set(DATASETS),
+    }
+    assert {name: set(NAMES[name]()) for name in expected} == expected
 
 
 def test_a_public_name_imports_what_it_needs_only() -> None:

@@ -163,7 +163,8 @@ def test_no_table_no_search(tmp_path: Path) -> None:
     assert not (tmp_path / "found").exists()
 
 
-def test_a_polite_kill_stops_the_searches_too(folder: Path, data_dir: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_kill_stops_the_searches_too(folder: Path, data_dir: Path, number: signal.Signals) -> None:
     (folder / "scale.yml").write_text(SCALE.replace("epochs: 1}", "epochs: 500}"))
     command = [Path(sys.executable).with_name("balenas"), *COMMAND, data_dir, "--methods", "balenas"]
     with (folder / "printed.txt").open("wb") as printed:
@@ -172,13 +173,23 @@ def test_a_polite_kill_stops_the_searches_too(folder: Path, data_dir: Path) -> N
     try:
         wait_for(lambda: (run / "history.csv").exists())
         (search,) = children_of(process.pid)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 130
+        process.send_signal(number)
+        assert process.wait(60) == (130 if number == signal.SIGTERM else -number)
     finally:
         process.kill()
-    assert not Path(f"/proc/{search}").exists()
-    assert "with --resume goes on where it was" in (folder / "printed.txt").read_text()
+    if number == signal.SIGKILL:
+        wait_for(lambda: not is_running(search))
+    else:
+        assert not is_running(search)
+        assert "with --resume goes on where it was" in (folder / "printed.txt").read_text()
     assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def children_of(process: int) -> list[int]:

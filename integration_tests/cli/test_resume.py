@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from .commands import Stop, balenas, real_balenas
 from .comparison import assert_same_run
@@ -48,6 +49,16 @@ def test_killed_and_resumed_equals_uninterrupted(where: str, finished: Path, fol
     manifest = read_json(run / "manifest.json")
     assert manifest["status"] == "finished"
     assert [session["resumed"] for session in manifest["sessions"]] == [False, True]
+
+
+def test_files_that_are_damaged_after_the_last_epoch_are_written_again(finished: Path, folder: Path) -> None:
+    """No epoch is left to write them in."""
+    run = folder / "runs" / "tiny"
+    assert balenas("search", "tiny.yml", folder=folder, stop=Stop("checkpoint in place", count=3)).code == KILLED
+    (run / "history.csv").unlink()
+    (run / "diagnostics.jsonl").write_text("{}")
+    assert balenas("search", "tiny.yml", "--resume", folder=folder).code == 0
+    assert_same_run(run, finished)
 
 
 def test_killed_again_and_again(finished: Path, folder: Path) -> None:
@@ -151,6 +162,29 @@ def test_resume_with_another_config_names_the_difference(copy_of_stopped: Path, 
     assert "seed was 0, is 3" in ended.errors
     assert "strategy.arc_learning_rate was 0.01, is 0.02" in ended.errors
     assert (copy_of_stopped / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_an_option_that_is_left_out_is_its_default(copy_of_stopped: Path, folder: Path) -> None:
+    config = yaml.safe_load((folder / "tiny.yml").read_text())
+    strategy = config.pop("strategy")
+    (folder / "tiny.yml").write_text(yaml.safe_dump(config))
+    ended = balenas("search", "tiny.yml", "--resume", folder=folder)
+    assert ended.code == 2
+    assert "strategy.num_mc_samples was 1, is 3" in ended.errors
+    written = yaml.safe_load((copy_of_stopped / "config.yml").read_text())
+    (copy_of_stopped / "config.yml").write_text(yaml.safe_dump({**written, "strategy": strategy}))  # as of version 0.1
+    (folder / "tiny.yml").write_text(yaml.safe_dump({**config, "strategy": {**strategy, "mc_batches": "full"}}))
+    ended = balenas("search", "tiny.yml", "--resume", folder=folder)
+    assert ended.code == 0, ended.errors
+
+
+def test_resume_with_other_data_is_refused(copy_of_stopped: Path, folder: Path) -> None:
+    manifest = json.loads((copy_of_stopped / "manifest.json").read_text())
+    manifest["data"]["class_names"][0] = "naught"
+    (copy_of_stopped / "manifest.json").write_text(json.dumps(manifest))
+    ended = balenas("search", "tiny.yml", "--resume", folder=folder)
+    assert ended.code == 2
+    assert "the data are not those that runs/tiny was started with (other classes)" in ended.errors
 
 
 def test_resume_of_a_finished_run_prints_its_result(copy_of_finished: Path, folder: Path) -> None:

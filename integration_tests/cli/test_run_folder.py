@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from balenas_plugin import run_folder
 from balenas_plugin.config import SearchConfig
-from balenas_plugin.errors import FileFormatError, OptionError
-from balenas_plugin.run_location import new_run_folder
+from balenas_plugin.data import DataConfig
+from balenas_plugin.errors import FileFormatError, OptionError, StorageError
+from balenas_plugin.run_location import new_run_folder, resumed_run_folder
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +112,97 @@ def test_a_file_nested_too_deeply_is_damaged(name: str, read: str, tmp_path: Pat
     (tmp_path / name).write_text("[" * 20_000)
     with pytest.raises(FileFormatError, match=f"cannot read .*{name}"):
         getattr(run_folder.RunFolder(tmp_path), read)()
+
+
+@pytest.mark.parametrize("option", ["", "overwrite", "resume"])
+def test_a_search_started_meanwhile_is_left_alone(option: str, tmp_path: Path) -> None:
+    def choose() -> run_folder.RunFolder:
+        if option == "resume":
+            return resumed_run_folder(CONFIG, tmp_path / "run")
+        return new_run_folder(CONFIG, tmp_path / "run", overwrite=option == "overwrite")
+
+    if option:
+        new_run_folder(CONFIG, tmp_path / "run", overwrite=False).start(CONFIG, resumed=False)
+    first, second = choose(), choose()
+    with first.claimed():
+        first.start(CONFIG, resumed=option == "resume")
+        with first.recorded():
+            first.history.write_text("epoch\n")
+    before = {path: path.read_bytes() for path in first.path.iterdir()}
+    with pytest.raises(OptionError, match="another process has searched in"), second.claimed():
+        pytest.fail("what the first has found would be replaced")
+    assert {path: path.read_bytes() for path in first.path.iterdir()} == before
+
+
+def killed_at_the_start(path: Path) -> None:
+    with run_folder.RunFolder(path).claimed():
+        (path / ".config.yml.1.tmp").write_text("na")
+
+
+def killed_before_the_manifest(path: Path) -> None:
+    run_folder.RunFolder(path).prepare(CONFIG, resumed=False)
+
+
+def killed_while_it_replaced_a_run(path: Path) -> None:
+    old = run_folder.RunFolder(path)
+    old.start(CONFIG, resumed=False)
+    old.checkpoints.mkdir()
+    (old.checkpoints / "last.ckpt").write_text("of the old run")
+    old.marker.write(replacing=True)
+    old.config.unlink()
+
+
+@pytest.mark.parametrize("option", ["", "overwrite", "resume"])
+@pytest.mark.parametrize("kill", [killed_at_the_start, killed_before_the_manifest, killed_while_it_replaced_a_run])
+def test_whatever_follows_a_kill_at_the_start_starts_the_search(
+    kill: Callable[[Path], None], option: str, tmp_path: Path
+) -> None:
+    kill(tmp_path / "run")
+    if option == "resume":
+        folder = resumed_run_folder(CONFIG, tmp_path / "run")
+    else:
+        folder = new_run_folder(CONFIG, tmp_path / "run", overwrite=option == "overwrite")
+    assert not folder.finished
+    with folder.claimed():
+        folder.start(CONFIG, resumed=False)
+    assert not folder.checkpoints.exists()
+    assert folder.read_manifest()["status"] == "running"
+    assert folder.read_config() == CONFIG
+
+
+def test_a_folder_with_a_config_of_the_user_is_not_a_run_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "config.yml").write_text("name: mine\n")
+    with pytest.raises(OptionError, match="exists and is not empty"):
+        new_run_folder(CONFIG, tmp_path, overwrite=False)
+
+
+def test_a_marker_that_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".balenas-run")
+    with pytest.raises(StorageError, match="not a regular file"), run_folder.RunFolder(tmp_path).claimed():
+        pytest.fail("a pipe cannot be locked")
+
+
+def test_files_that_differ_from_what_was_written_are_named(tmp_path: Path) -> None:
+    folder = run_folder.RunFolder(tmp_path / "run")
+    folder.start(CONFIG, resumed=False)
+    folder.history.write_text("epoch\n")
+    folder.require_unchanged(folder.history)  # a running search still writes it
+    with folder.recorded():
+        pass
+    folder.require_unchanged(folder.history)
+    folder.history.write_text("epoch,\n")
+    with pytest.raises(FileFormatError, match=r"history\.csv is not what the search wrote"):
+        folder.require_unchanged(folder.history)
+    folder.start(CONFIG, resumed=True)
+    folder.require_unchanged(folder.history)
+
+
+def test_the_run_of_a_checkpoint_is_known_by_its_config() -> None:
+    recorded = run_folder.run_identity(SearchConfig(name="mine", data=DataConfig(num_workers=2, root="elsewhere")))
+    assert run_folder.other_run(CONFIG, recorded) == ""
+    assert run_folder.other_run(SearchConfig(name="mine", seed=1), recorded) == "seed was 0, is 1"
+    space = {"name": "NasBench201", "stem_out_channels": 4}
+    assert "space.stem_out_channels was None, is 4" in run_folder.other_run(
+        SearchConfig(name="mine", space=space), recorded
+    )
+    assert run_folder.other_run(CONFIG, {"directory": "x"}) != ""

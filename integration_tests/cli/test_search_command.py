@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import math
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import yaml
 from nni.nas.oneshot.pytorch.sampling import has_tianshou
 from PIL import Image
 
+from balenas_plugin import BaLeNAS
+from balenas_plugin.adapters.nni.nni_strategies import STRATEGIES, build_strategy, with_defaults
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.search_spaces import nasbench201
@@ -52,6 +56,9 @@ def test_config_is_resolved_and_makes_the_same_config(finished: Path) -> None:
         "weight_decay": 0.0005,
     }
     assert document["data"]["train_fraction"] == 0.5
+    assert set(document["strategy"]) == {"name", *inspect.signature(BaLeNAS).parameters} - {"penalty", "kwargs"}
+    assert document["strategy"]["betas"] == [0.5, 0.999]
+    assert document["strategy"]["num_mc_samples"] == 1  # the config's, not the default
     assert SearchConfig.from_dict(document).to_dict() == document
 
 
@@ -99,8 +106,7 @@ def test_architectures_are_ranked_and_described(finished: Path) -> None:
             expected = dict(zip(posterior.choices[label], posterior.std[label].tolist(), strict=True))
             assert sigmas == pytest.approx(expected)
             win = posterior.win_probability()[label]
-            chosen = posterior.choices[label].index(record["choices"][label])
-            assert record["winning_probability"][label] == pytest.approx(float(win[chosen]))
+            assert record["winning_probability"][label] == pytest.approx(win[record["choices"][label]])
 
 
 def test_the_command_prints_the_architectures_and_the_folder(finished: Path) -> None:
@@ -108,6 +114,32 @@ def test_the_command_prints_the_architectures_and_the_folder(finished: Path) -> 
     for record in read_json(finished / "architectures.json"):
         assert record["notation"]["nasbench201"] in printed
     assert "Everything about this run: runs/tiny" in printed
+
+
+def test_the_command_ends_with_what_was_found_how_sure_it_is_and_what_comes_next(finished: Path) -> None:
+    printed = " ".join((finished.parents[1] / "output.txt").read_text().split())
+    best = read_json(finished / "architectures.json")[0]
+    times = best["probability"] * 5**6
+    assert (
+        f"The winner is {best['notation']['nasbench201']}, with a probability of {best['probability']:.3g}, "
+        f"{times:.3g} times that of a blind guess. It is undecided: in 6 of 6 choices" in printed
+    )
+    assert "Next: balenas report runs/tiny balenas export runs/tiny --format python" in printed
+
+
+def test_the_plan_is_printed_before_the_search(finished: Path) -> None:
+    lines = (finished.parents[1] / "errors.txt").read_text().splitlines()[:7]
+    assert lines[:6] == [
+        "search: images    128 of 1,500 of the set digits, 8x8 pixels",
+        lines[1],
+        "search: halves    64 train the weights, 64 others the architecture and validate it",
+        lines[3],
+        "search: plan      3 epochs of 2 iterations, 6 in all; M = 1 draws in each",
+        "search: reach     6 architecture steps x rate 0.01: a logit can move by 0.06; its sigma is 1 at the start",
+    ]
+    assert lines[1].startswith("search: classes   10: 0 (")
+    assert re.fullmatch(r"search: supernet  NasBench201: [\d,]+ weights and 30 logits in 6 choices", lines[3])
+    assert lines[6].startswith("search: warning   that decides nothing: set arc_learning_rate to 0.3 or more")
 
 
 # -- seeds ------------------------------------------------------------------------------------------------------------
@@ -119,6 +151,21 @@ def test_same_seed_gives_the_same_bytes(finished: Path, folder: Path) -> None:
     for name in RESULTS:
         assert (folder / "runs" / "tiny" / name).read_bytes() == (finished / name).read_bytes(), name
     assert_same_run(folder / "runs" / "tiny", finished)
+
+
+def test_a_run_started_from_the_config_of_a_run_is_the_same_run(finished: Path, folder: Path) -> None:
+    ended = balenas("search", finished / "config.yml", "--output", "again", folder=folder)
+    assert ended.code == 0, ended.errors
+    assert_same_run(folder / "again", finished)
+    assert (folder / "again" / "config.yml").read_text() == (finished / "config.yml").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "ENAS" or has_tianshou])
+def test_the_defaults_of_a_strategy_can_be_given_in_a_config(name: str) -> None:
+    filled = with_defaults({"name": name})
+    given = yaml.safe_load(yaml.safe_dump(filled))
+    assert type(build_strategy(given)) is STRATEGIES[name]
+    assert yaml.safe_load(yaml.safe_dump(with_defaults(given))) == given
 
 
 def test_another_seed_gives_another_result(finished: Path, folder: Path) -> None:

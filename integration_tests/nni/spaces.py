@@ -258,7 +258,7 @@ class Case:
 
     Args:
         space: creates it.
-        size: number of its distinct architectures.
+        size: number of its distinct networks.
         shape: of one input.
         freezes: NNI can freeze its supernet.
         faithful: samples whose frozen network computes, in NNI, what the supernet does when every choice is certain.
@@ -275,12 +275,12 @@ class Case:
 
 CASES = {
     "layer_choice": Case(space=Layers, size=3 * 2),
-    "nested_layer_choice": Case(space=NestedLayers, size=2 * 2),
+    "nested_layer_choice": Case(space=NestedLayers, size=1 + 2),
     "shared_label": Case(space=SharedLabel, size=2 * 2),
     "input_choice": Case(space=Inputs, size=4),
     "input_choice_two_sum": Case(space=lambda: Inputs(2, "sum"), size=6, faithful=lambda sample: False),
     "input_choice_two_mean": Case(space=lambda: Inputs(2, "mean"), size=6, faithful=lambda sample: False),
-    "repeat": Case(space=Depth, size=3 * 2**3),
+    "repeat": Case(space=Depth, size=2 + 2**2 + 2**3),
     "repeat_expression": Case(space=DepthExpression, size=2),
     "cell_plain": Case(space=PlainCell, size=(2 * 2) * (3 * 2)),
     "cell_loose_end": Case(space=LooseEndCell, size=(2 * 2) * (3 * 2), freezes=False),

@@ -276,6 +276,40 @@ def test_nan_loss_of_the_second_order_step(tmp_path):
         strategy.run()
 
 
+@pytest.mark.parametrize(("broken", "step"), [("train", "weight"), ("val", "architecture")])
+def test_nan_in_the_data_is_not_blamed_on_the_learning_rate(broken, step, tmp_path):
+    """Also in the batch of the second order's unrolled step, whose own loss is not looked at."""
+    data = {name: random_data(16, mark=1.0) for name in ("train", "val")}
+    data[broken].tensors[0][3, :2] = float("nan")
+    data[broken].tensors[0][5, 0] = float("inf")
+    for options in ({}, {"order": "second"}):
+        evaluator = classification(tmp_path, **loaders(**data, batch_size=16))
+        with pytest.raises(NonFiniteLossError) as raised:
+            search(Layers(), evaluator, num_mc_samples=1, **options)
+        message = str(raised.value)
+        which = "architecture" if options else step
+        assert f"loss of the {which} step became nan in epoch 0, step 0" in message
+        shape = tuple(data[broken].tensors[0].shape)
+        assert (
+            f"The data are to blame, not a learning rate: batch['{broken}'][0] of shape {shape} has 2 NaN and "
+            f"1 infinite of {data[broken].tensors[0].numel()} values, in 2 of 16 examples. Repair" in message
+        )
+        assert "Lower" not in message
+
+
+def test_nan_that_the_loss_hides_is_warned_of_at_the_first_batches(caplog, tmp_path):
+    class Masking(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step((batch[0].nan_to_num(), batch[1]), batch_idx)
+
+    data = random_data(16, mark=1.0)
+    data.tensors[0][3, 0] = float("nan")
+    trainer = Trainer(default_root_dir=tmp_path, **QUIET, max_epochs=1)
+    evaluator = Lightning(Masking(), trainer, **loaders(train=data, val=16, batch_size=16))
+    search(Layers(), evaluator, num_mc_samples=1)
+    assert caplog.text.count("the data hold values that are not finite: batch['train'][0]") == 1
+
+
 def test_nan_weights_at_the_end_of_an_epoch_do_not_replace_a_whole_checkpoint(tmp_path):
     strategy = prepare(Layers(), lightning(NaNGradient(16), tmp_path), num_mc_samples=3)
     with pytest.raises(NonFiniteLossError):

@@ -6,8 +6,10 @@ import shutil
 
 import pytest
 import torch
-from torch import nn
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from torch import Tensor, nn
 
+from balenas_plugin import BaLeNAS
 from balenas_plugin.adapters.nni import compilation
 from balenas_plugin.adapters.nni.compilation import CompiledForward
 from balenas_plugin.errors import OptionError
@@ -100,6 +102,38 @@ def test_compiling_leaves_statistics_and_random_numbers_as_they_were(monkeypatch
     assert torch.equal(*outputs)
     assert torch.equal(*states)
     assert all(p.grad is None for p in network.parameters())
+
+
+def test_a_fused_module_is_compiled_anew_when_a_candidate_changes(monkeypatch):
+    """The compiler looks at the plan only, which it cannot check: the plan of a compiled pass is a known one."""
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiler(function, backend="eager", dynamic=False))
+
+    class Space(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = LayerChoice([nn.Conv2d(2, 2, 1), nn.AdaptiveAvgPool2d((4, 4)), nn.Identity()], label="mix")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mix(x)
+
+    torch.manual_seed(0)
+    model, x = BaLeNAS().mutate_model(Space()), torch.randn(2, 2, 4, 4)
+    compiled, plain = CompiledForward(model, "default"), model.mix[0].forward
+
+    def both() -> tuple[Tensor, Tensor]:
+        with compiled.used(learning=True):
+            first = model(x)
+        return first, model(x)
+
+    torch.testing.assert_close(*both())
+    model.mix[0].forward = lambda x: 3 * plain(x)
+    torch.testing.assert_close(*both())
+    assert not compiled.gave_up
+    assert model.mix.description() == (
+        "fused, but 2 of 3 candidates called as they are "
+        "(0: forward of this Conv2d was replaced; 1: AdaptiveAvgPool2d is not a plain layer)"
+    )
 
 
 def test_an_error_of_the_network_is_the_networks_own(monkeypatch):

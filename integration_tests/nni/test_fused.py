@@ -26,7 +26,7 @@ from balenas_plugin import BaLeNAS
 from balenas_plugin.adapters.nni.fused import FusedMixedCell, FusedMixedLayer, FusedNasBench201Cell, fusion_report
 from balenas_plugin.adapters.nni.nni_strategies import build_strategy
 from balenas_plugin.adapters.nni.supernet import architecture_parameters
-from balenas_plugin.errors import OptionError
+from balenas_plugin.errors import OptionError, SpaceError
 
 from .searches import classification, loaders, search
 from .spaces import CLASSES, Layers
@@ -176,14 +176,60 @@ def test_the_report_names_every_mixed_module() -> None:
     assert report("NasBench201", True) == {"cells.0": "fused", "cells.2": "fused", "cells.4": "fused"}
     assert set(report("NasBench201", False).values()) == {"as NNI does: not fused"}
     assert report("LayerChoices", True) == {
-        "first": "fused, but 1 of 5 candidates called as they are",
+        "first": "fused, but 1 of 5 candidates called as they are (own: Own is not a plain layer)",
         "second": "fused",
     }
+    halving = "fused, but 8 of 98 candidates called as they are (skip_connect: FactorizedReduce is not a plain layer)"
     assert report("DARTS", True) == {
         "stages.0.blocks.0": "fused",
-        "stages.1.blocks.0": "fused, but 8 of 98 candidates called as they are",  # skips that halve the image
-        "stages.2.blocks.0": "fused, but 8 of 98 candidates called as they are",
+        "stages.1.blocks.0": halving,
+        "stages.2.blocks.0": halving,
     }
+
+
+def test_the_report_says_why_a_pass_was_left_to_nni() -> None:
+    x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+
+    def report(model: ModelSpace) -> str:
+        return fusion_report(model)["first"]
+
+    model = supernet("LayerChoices", fused=True)
+    plan = report(model)
+    model.first(x.to(torch.int64).double())
+    assert report(model) == plan
+    with pytest.raises(RuntimeError):
+        model.first(torch.complex(x, x))
+    assert report(model) == f"{plan}; as NNI does where the input is complex128"
+    model = supernet("LayerChoices", fused=True)
+    torch.func.vmap(lambda row: model.eval().first(row[None]))(x)
+    assert report(model) == "as NNI does: a transform of torch.func is at work"
+    hook = model.first["a"][1].register_forward_hook(lambda *_: None)
+    assert report(model) == "as NNI does: a hook listens to Conv2d"
+    hook.remove()
+    model.first(x)
+    assert report(model) == f"{plan}; as NNI does where a transform of torch.func is at work"
+
+    model = supernet("LayerChoices", fused=True)
+    model.first["a"] = nn.Conv2d(4, 1, 1).double()
+    model.first(x)
+    assert "candidate" not in report(model)
+    assert report(model) == (
+        "as NNI does: b (Sequential) returns the shape (2, 4, 8, 8), another candidate (2, 1, 8, 8)"
+    )
+
+
+def test_what_a_candidate_does_only_after_it_was_tried_is_an_error() -> None:
+    model = supernet("LayerChoices", fused=True).eval()
+    x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    model.first(x)
+    gate = model.first["own"].gate
+    for late, says in ((lambda y: y.mul_(gate), "changes its input in place"), (lambda y: y[:1], "returns the shape")):
+        Own.forward, original = lambda self, y, late=late: late(y), Own.forward
+        try:
+            with torch.no_grad(), pytest.raises(SpaceError, match=rf"own \(Own\) {says}.*fused=False"):
+                model.first(x.clone())
+        finally:
+            Own.forward = original
 
 
 def test_the_option_chooses_the_classes() -> None:

@@ -54,4 +54,4 @@ def page_of(*folders: Path, **options: Any) -> tuple[Page, str]:
 def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every picture be an empty one: drawing takes most of a report's time."""
     monkeypatch.setattr(Picture, "render", lambda self, kind: PICTURE)
-    monkeypatch.setattr(drawings, "_rendered", lambda draw: (PICTURE, PICTURE))
+    monkeypatch.setattr(drawings, "_rendered", lambda draw: (PICTURE, lambda: PICTURE))

@@ -14,8 +14,8 @@ PACKAGE = "balenas_plugin"
 
 LAYERS = (
     {"errors", "machine"},
-    {"files", "parts", "signals", "validation"},
-    {"bayes", "data", "fused", "search_spaces"},
+    {"bounded_yaml", "files", "parts", "signals", "validation"},
+    {"bayes", "data", "fused", "run_marker", "search_spaces"},
     {"benchmarks", "diagnostics", "distributions", "mixed_ops", "proxies"},
     {"search"},
     {"config"},

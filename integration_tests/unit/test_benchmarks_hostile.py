@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from balenas_plugin.benchmarks import import_official, open_benchmark
+from balenas_plugin.benchmarks import import_official, official_file, open_benchmark
 from balenas_plugin.benchmarks.plain_pickle import PlainReader
 from balenas_plugin.errors import FileFormatError
 from balenas_plugin.search_spaces.nasbench201 import format_string
@@ -129,3 +129,45 @@ def test_a_zip_archive_that_pytorch_would_not_write(place: int, value: int, mess
     (tmp_path / "file.pth").write_bytes(content)
     with pytest.raises(FileFormatError, match=message):
         open_benchmark(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("opcode", [b"h\x07", b"j\xff\xff\xff\xff"], ids=["short", "long"])
+def test_a_reference_to_nothing_ends_the_reading(opcode: bytes, tmp_path: Path) -> None:
+    """It was read again for ever, for the entry that would be kept this time."""
+    file = tmp_path / "f.pth"
+    file.write_bytes(b"\x80\x02" + opcode + b".")
+    with pytest.raises(FileFormatError, match="refers to object"):
+        import_official(file, tmp_path / "table.parquet")
+
+
+def test_a_reference_to_nothing_among_many_architectures_ends_the_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There it may be an entry that was dropped, which the second reading keeps."""
+    monkeypatch.setattr(official_file, "is_architecture", lambda dictionary: dictionary.get("x") == 1)
+    monkeypatch.setattr(official_file, "reduce_architecture", lambda dictionary, source: dictionary)
+    item = b"}X\x01\x00\x00\x00xK\x01s"
+    (tmp_path / "f.pth").write_bytes(b"\x80\x02](" + item * 10 + b"j\xff\xff\xff\x7fe.")
+    with pytest.raises(FileFormatError, match="refers to objects that it does not hold"):
+        official_file.read_official(tmp_path / "f.pth")
+
+
+def test_a_small_file_of_one_large_text_is_not_unpacked(tmp_path: Path) -> None:
+    """743 bytes of bzip2 took 2.5 GB."""
+    text = b"A" * (40 << 20)
+    packed = bz2.compress(b"\x80\x04\x8d" + len(text).to_bytes(8, "little") + text + b".")
+    assert len(packed) < 1000
+    taken = 0
+
+    class Counted(bz2.BZ2File):
+        def read(self, size: int | None = -1) -> bytes:
+            nonlocal taken
+            taken += (data := super().read(size)).__len__()
+            return data
+
+    with pytest.raises(FileFormatError, match="more than 16 MiB"):
+        PlainReader(Counted(io.BytesIO(packed)), name="file").load()  # type: ignore[arg-type]
+    assert taken < 20 << 20
+    many = b"\x80\x04](" + (b"B\x00\x00\x10\x00" + b"A" * (1 << 20)) * 40 + b"e."
+    with pytest.raises(FileFormatError, match="more than 16 MiB"):
+        PlainReader(io.BytesIO(many), name="file").load()

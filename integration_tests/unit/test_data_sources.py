@@ -1,6 +1,7 @@
 """Each data set that is read from files: what is read, and what is said when it cannot be."""
 
 import io
+import os
 import pickle
 import shutil
 import sys
@@ -328,6 +329,12 @@ def test_images_of_unknown_range_are_named(dtype, image_folder):
     Image.fromarray(np.ones((8, 8), dtype)).save(path)
     with pytest.raises(DataError, match=r"heights\.tif cannot be decoded: the range of its pixels is not known"):
         ImageFiles([str(path)], image_size=8).fetch(torch.tensor([0]))
+
+
+def test_a_pipe_among_the_images_is_not_waited_for(image_folder):
+    os.mkfifo(image_folder / "dog" / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png cannot be decoded: .*not a regular file"):
+        ImageFiles([str(image_folder / "dog" / "pipe.png")], image_size=8).fetch(torch.tensor([0]))
 
 
 def test_undecodable_file_is_named_also_from_a_worker_process(image_folder):

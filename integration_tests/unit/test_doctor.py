@@ -79,7 +79,7 @@ def machine(node_folder, monkeypatch):
             run=run,
             version=version,
             python="3.11.7",
-            declared=Declared(">=3.11,<3.13", LIBRARIES),
+            declared=Declared(">=3.11,<3.14", LIBRARIES),
             node_folder=node_folder,
         )
         return replace(healthy, **others)
@@ -182,13 +182,13 @@ def test_unrecognised_ends_say_how_to_see_more(machine, code):
 
 
 @pytest.mark.parametrize(
-    ("version", "status"), [("3.10.14", "broken"), ("3.11.0", "ok"), ("3.12.9", "ok"), ("3.13.1", "broken")]
+    ("version", "status"), [("3.10.14", "broken"), ("3.11.0", "ok"), ("3.13.1", "ok"), ("3.14.0", "broken")]
 )
 def test_python(machine, version, status):
     found = findings_of(machine(python=version))["Python"]
     assert found.status == status
     assert version in found.detail
-    assert found.cure == ("use a Python >=3.11,<3.13" if status == "broken" else "")
+    assert found.cure == ("use a Python >=3.11,<3.14" if status == "broken" else "")
 
 
 @pytest.mark.parametrize(
@@ -250,11 +250,11 @@ def test_package_not_installed(machine):
 
 def test_declared_bounds_leave_extras_out(monkeypatch):
     about = Message()
-    about["Requires-Python"] = "<3.13,>=3.11"
+    about["Requires-Python"] = "<3.14,>=3.11"
     for line in ("nni==3.0", "torch<2.16,>=2.11", "numpy", 'pytest>=8; extra == "test"'):
         about["Requires-Dist"] = line
     monkeypatch.setattr(metadata, "metadata", lambda name: about)
-    assert read_declared() == Declared(">=3.11,<3.13", {"nni": "==3.0", "torch": ">=2.11,<2.16", "numpy": ""})
+    assert read_declared() == Declared(">=3.11,<3.14", {"nni": "==3.0", "torch": ">=2.11,<2.16", "numpy": ""})
 
 
 def test_real_declared_bounds_name_what_the_brief_asks_for():

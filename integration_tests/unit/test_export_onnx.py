@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from nni.nas.hub.pytorch import NasBench201
+from PIL import Image
 from torch import Tensor, nn
 
+from balenas_plugin.data import DataConfig, load_search_data
 from balenas_plugin.errors import MissingDependencyError, SpaceError
 from balenas_plugin.export.onnx_file import write_onnx
 from balenas_plugin.search_spaces import build_network, parse, to_nni
@@ -81,6 +85,29 @@ def test_file_follows_the_specification_and_says_nothing_about_this_machine(tmp_
     contents = path.read_bytes()
     assert not [word for word in (b".py", b"site-packages", str(Path.cwd()).encode()) if word in contents]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_metadata_are_enough_to_make_the_pipelines_tensors_of_an_image_file(tmp_path):
+    """With Pillow and NumPy, as somebody would who has nothing but the ONNX file."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.fromarray(noise).save(tmp_path / split / name / "0.png")
+    data = load_search_data(DataConfig(name="folder", root=tmp_path, image_size=16))
+    network, images = make("user")
+    path = write_onnx(network, tmp_path / "network.onnx", example=images, task=data.task)
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["class_names"]) == ["cat", "dog"]
+    assert told["channel_order"] == "RGB"
+    assert told["normalisation"].startswith("(pixels - 255 * mean) * (1 / (255 * std)) in float32")
+    size = json.loads(told["image_size"])
+    square = Image.fromarray(noise).resize((size, size), Image.Resampling.BILINEAR, box=(15, 0, 75, 60))
+    mean, std = (np.array(json.loads(told[name]), np.float32) for name in ("mean", "std"))
+    inputs = ((np.asarray(square).astype(np.float32) - 255 * mean) * (1 / (255 * std))).transpose(2, 0, 1)[None]
+    assert np.array_equal(inputs[0], data.architecture_set[0][0].numpy())
+    assert session.run(["logits"], {"images": inputs})[0].shape == (1, 5)
 
 
 def test_same_network_gives_the_same_bytes_and_is_left_as_it_was(tmp_path):

@@ -16,8 +16,12 @@ from types import ModuleType
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from balenas_plugin.data import DataConfig, load_search_data
+from balenas_plugin.data.image_task import ImageTask
+from balenas_plugin.data.sources.digits import MEAN, STD
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.export.standalone import write_standalone
 
@@ -297,6 +301,21 @@ def test_title_is_a_comment_whatever_it_holds(title, tmp_path):
     plain = ast.dump(ast.parse(write(network, tmp_path / "plain", example)[0].read_bytes()))
     titled = write(network, tmp_path / "titled", example, title=title)[0].read_bytes()
     assert ast.dump(ast.parse(titled)) == plain
+
+
+def test_a_module_with_its_task_prepares_images_and_names_its_outputs(tmp_path):
+    task = ImageTask(class_names=("3",) + ('a "quoted" name',) * 30, image_size=8, mean=MEAN, std=STD)
+    network, example = nn.Conv2d(3, 31, 8), torch.randn(1, 3, 8, 8)
+    (path, _) = write_standalone(network, tmp_path, name="exported", title="", example=example, task=task)
+    module = imported(path)
+    data = load_search_data(DataConfig())
+    Image.fromarray(data.weight_set.store.pixels[5].permute(1, 2, 0).numpy()).save(tmp_path / "five.png")
+    images = module.preprocess(tmp_path / "five.png")
+    data.weight_set.augmentation = "none"
+    assert torch.equal(images[0], data.weight_set[5][0])
+    assert module.load()(images).shape == (1, 31, 1, 1)
+    assert task.class_names == module.CLASS_NAMES
+    assert max(len(line) for line in path.read_text().splitlines()) <= 120
 
 
 def test_one_image_is_example_enough(export, tmp_path):

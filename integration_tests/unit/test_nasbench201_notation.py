@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balenas_plugin.errors import SpaceError
+from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.search_spaces import nasbench201
 from balenas_plugin.search_spaces.nasbench201 import (
     EDGES,
     OPERATIONS,
+    Reading,
     check_indices,
     format_string,
+    from_naslib,
     from_nni,
     parse,
+    read_architecture,
     to_nni,
 )
 
@@ -177,3 +182,100 @@ def test_the_space_is_the_package_of_the_same_name():
     from balenas_plugin import search_spaces
 
     assert search_spaces.parse is nasbench201.parse
+
+
+# -- whatever notation somebody has -----------------------------------------------------------------------------------
+
+INDICES = (3, 0, 1, 0, 2, 4)
+STRING = format_string(INDICES)
+GENOTYPE = (  # of the benchmark's own code
+    (("nor_conv_3x3", 0),),
+    (("none", 0), ("skip_connect", 1)),
+    (("none", 0), ("nor_conv_1x1", 1), ("avg_pool_3x3", 2)),
+)
+READINGS = {
+    STRING: "string",
+    f'  "{STRING}" ': "string",
+    STRING.replace("|", " | ").replace("+", " + ").replace("~", " ~ "): "string",
+    STRING.strip("|").replace("|+|", "+"): "string",
+    STRING.replace("none~0|skip_connect~1", "skip_connect~1|none~0"): "string",
+    STRING.replace("nor_conv", "conv").replace("none", "zero"): "string",
+    "3,0,1,0,2,4": "indices",
+    "[3, 0, 1, 0, 2, 4]": "indices",
+    "(3 0 1 0 2 4)": "indices",
+    "301024": "indices",
+    str(list(to_nni(INDICES).values())): "indices",
+    str(GENOTYPE): "indices",
+    json.dumps(to_nni(INDICES)): "nni",
+    str(to_nni(INDICES)): "nni",
+    json.dumps({"rank": 1, "choices": to_nni(INDICES)}): "nni",
+    str(
+        {
+            label.removeprefix("cell/"): f"nor_{name}" if "conv" in name else name
+            for label, name in to_nni(INDICES).items()
+        }
+    ): "nni",
+}
+
+
+@pytest.mark.parametrize("text", READINGS)
+def test_an_architecture_is_read_in_any_notation(text):
+    assert read_architecture(text) == replace(read_architecture(text), notation=READINGS[text], indices=INDICES)
+
+
+def test_nine_tenths_of_naslibs_indices_mean_another_architecture():
+    """NASLib's own function, written here again: edges by source, operations in the order of its classes."""
+    names = ["skip_connect", "none", "nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3"]
+    given = (2, 1, 4, 0, 3, 1)
+    chosen = dict(zip(((1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)), given, strict=True))
+    parts = [f"{names[chosen[edge]]}~{edge[0] - 1}" for edge in sorted(chosen, key=lambda edge: edge[1])]
+    wanted = "|{}|+|{}|{}|+|{}|{}|{}|".format(*parts)
+    assert format_string(from_naslib(given)) == wanted
+    found = read_architecture(str(given), notation="naslib")
+    assert (found.notation, found.indices, found.remark) == ("naslib", from_naslib(given), "")
+    ambiguous = read_architecture(str(given))
+    assert ambiguous.indices == given
+    assert wanted in ambiguous.remark
+    assert "--notation naslib" in ambiguous.remark
+    assert read_architecture(str(given), notation="indices").remark == ""
+
+
+def test_a_number_is_the_benchmarks():
+    assert read_architecture("6111") == Reading("index", index=6111)
+    assert read_architecture("15624").index == 15624
+    nats = read_architecture("000123")  # as NATS-Bench calls its files
+    assert nats.index == 123
+    assert "write 0,0,0,1,2,3" in nats.remark
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("15625", "a number from 0 to 15624"),
+        ("3,0,1", "3 operation indices given"),
+        ("3,0,1,0,2,5", r"edge 3<-2 is 5; allowed: 0 none"),
+        ("-1,0,1,0,2,4", "edge 1<-0 is -1"),
+        ("9" * 3000, "a number from 0 to 15624"),
+        ("9," * 1500, "1500 numbers were given"),
+        ("x" * 5000, "none is that long"),
+        ("{'cell/0_1': 'conv_3x3'}", "no choice given for cell/0_2"),
+        ("{'cell/0_1': 'conv_3x3'", "is no architecture of NAS-Bench-201. Give its string"),
+        ("[[[[[[1]]]]]]x", "is no architecture of NAS-Bench-201. Give its string"),
+        ("['conv_3x3']", "is no architecture of NAS-Bench-201. Give its string"),
+        ("(" * 1500 + ")" * 1500, "is no architecture of NAS-Bench-201. Give its string"),
+        ("|none~0|+|none~0|none~1|", "2 node"),
+        ("resnet", "Give its string, its index"),
+        (STRING.replace("skip_connect", "skip_conect"), "did you mean 'skip_connect'"),
+        ("", "Give its string, its index"),
+    ],
+)
+def test_what_is_no_architecture_is_refused(text, message):
+    with pytest.raises(SpaceError, match=message):
+        read_architecture(text)
+
+
+def test_a_notation_that_is_none_is_refused():
+    with pytest.raises(OptionError, match="did you mean 'naslib'"):
+        read_architecture("1", notation="nas-lib")
+    with pytest.raises(SpaceError, match="a number from 0 to 15624, got '15625'"):
+        read_architecture("15625", notation="index")

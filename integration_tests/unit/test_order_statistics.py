@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+import resource
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
-from balenas_plugin.bayes.order_statistics import log_node_probability, log_top_set_probability, log_win_probability
+from balenas_plugin.bayes import strongest
+from balenas_plugin.bayes.order_statistics import log_win_probability, quadrature
+from balenas_plugin.bayes.strongest import StrongestEdges
 
 vectors = st.integers(2, 6).flatmap(
     lambda k: st.tuples(
@@ -65,6 +68,11 @@ def draws(mean, std, n=400_000, seed=0):
     return double(mean) + double(std) * torch.randn(n, len(mean), generator=generator, dtype=torch.float64)
 
 
+def top_sets(mean, std, n):
+    """Return the sets of the n largest: edges with one operation each."""
+    return StrongestEdges(double(mean).split(1), double(std).split(1), n)
+
+
 def within_sampling_error(count, n, probability):
     return abs(count / n - probability) <= 5 * math.sqrt(max(probability * (1 - probability), 1e-6) / n) + 1e-9
 
@@ -82,17 +90,20 @@ def test_top_set_probability_agrees_with_monte_carlo(n):
     mean, std = [0.3, -0.1, 0.0, 0.5], [1.0, 0.2, 2.0, 0.05]
     x = draws(mean, std)
     top = x.topk(n, dim=1).indices.sort(1).values
-    found = log_top_set_probability(double(mean), double(std), n)
+    found = dict(top_sets(mean, std, n).best_first())
+    assert len(found) == math.comb(4, n)
     assert sum(map(math.exp, found.values())) == pytest.approx(1.0, abs=1e-12)
-    for members, log_probability in found.items():
+    for entries, log_probability in found.items():
+        members = [edge for edge, _ in entries]
         count = int((top == torch.tensor(members)).all(1).sum())
         assert within_sampling_error(count, len(x), math.exp(log_probability)), members
 
 
 def test_top_set_of_one_is_the_winner():
-    mean, std = double([0.2, 1.0, -0.5]), double([1.0, 0.5, 2.0])
-    single = log_top_set_probability(mean, std, 1)
-    torch.testing.assert_close(double([single[(k,)] for k in range(3)]), log_win_probability(mean, std))
+    mean, std = [0.2, 1.0, -0.5], [1.0, 0.5, 2.0]
+    single = dict(top_sets(mean, std, 1).best_first())
+    found = double([single[((k, 0),)] for k in range(3)])
+    torch.testing.assert_close(found, log_win_probability(double(mean), double(std)))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -102,7 +113,7 @@ def test_node_probability_agrees_with_monte_carlo(n):
     x = draws([m for edge in means for m in edge], [s for edge in stds for s in edge]).reshape(-1, 3, 2)
     best, operation = x.max(2)
     edges = best.topk(n, dim=1).indices.sort(1).values
-    found = log_node_probability([double(m) for m in means], [double(s) for s in stds], n)
+    found = dict(StrongestEdges([double(m) for m in means], [double(s) for s in stds], n).best_first())
     assert sum(map(math.exp, found.values())) == pytest.approx(1.0, abs=1e-12)
     assert len(found) == math.comb(3, n) * 2**n
     for entries, log_probability in found.items():
@@ -114,7 +125,119 @@ def test_node_probability_agrees_with_monte_carlo(n):
 
 def test_node_that_keeps_every_edge_is_a_product_of_winners():
     means, stds = [double([0.3, -0.1]), double([0.0, 0.5])], [double([1.0, 0.3]), double([0.8, 0.05])]
-    found = log_node_probability(means, stds, 2)
+    found = dict(StrongestEdges(means, stds, 2).best_first())
     wins = [log_win_probability(m, s) for m, s in zip(means, stds, strict=True)]
     for entries, log_probability in found.items():
-        assert log_probability == pytest.approx(sum(float(wins[e][o]) for e, o in entries), abs=1e-8)
+        assert log_probability == pytest.approx(sum(float(wins[e][o]) for e, o in entries), abs=1e-12)
+
+
+def rows_of(quantities):
+    """Yield named means and sigmas of many Gaussians."""
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(quantities, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(quantities, generator=generator, dtype=torch.float64)
+    yield "flat", torch.zeros_like(normal), torch.ones_like(normal)
+    yield "early", 0.1 * normal, torch.ones_like(normal)
+    yield "late", normal, 0.3 + 0.7 * uniform
+    yield "wide", 3 * normal, 10 ** (4 * uniform - 3)
+    yield "apart", torch.arange(float(quantities)).double(), torch.full_like(normal, 0.1)
+
+
+def test_many_choices_have_the_probabilities_of_quadrature_with_every_ones_own_segments(monkeypatch):
+    found = [log_win_probability(mean, std) for _, mean, std in rows_of(100)]
+    monkeypatch.setattr("balenas_plugin.bayes.order_statistics._WITH_ENDS_OF_THEIR_OWN", 100)
+    for (name, mean, std), many in zip(rows_of(100), found, strict=True):
+        few = log_win_probability(mean, std)
+        torch.testing.assert_close(many.exp(), few.exp(), rtol=0, atol=1e-13, msg=name)
+        probable = few > -600
+        torch.testing.assert_close(many[probable], few[probable], rtol=1e-9, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("count", [2000, 5000])
+def test_thousands_of_choices_take_few_nodes_and_little_memory(count):
+    for name, mean, std in rows_of(count):
+        assert len(quadrature(mean, std)[0]) < 5000, name
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = log_win_probability(mean, std)
+    assert found.exp().sum().item() == pytest.approx(1, abs=1e-12)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+def test_equal_choices_win_equally_often():
+    found = log_win_probability(torch.zeros(3000), torch.ones(3000))
+    torch.testing.assert_close(found.exp(), torch.full((3000,), 1 / 3000, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_one_far_above_many_others():
+    mean = torch.zeros(300, dtype=torch.float64)
+    mean[7] = 30
+    found = log_win_probability(mean, torch.ones(300))
+    loses = 299 * stats.norm.sf(30 / math.sqrt(2))
+    assert found[7].item() == pytest.approx(0, abs=1e-12)
+    assert found[0].exp().item() == pytest.approx(loses / 299, rel=1e-3)  # ties of two of the others are rarer still
+
+
+def quadrature_of_a_set(mean, std, members):
+    """Return log P(these are the largest) by adaptive quadrature over the smallest of them."""
+    others = [k for k in range(len(mean)) if k not in members]
+
+    inside, outside = (np.array(list(zip(mean, std, strict=True)))[rows].T for rows in (list(members), others))
+
+    def integrand(x):
+        z, out = ((x - m) / s for m, s in (inside, outside))
+        hazards = np.exp(-z * z / 2) / math.sqrt(2 * math.pi) / inside[1] / special.ndtr(-z)
+        return np.prod(special.ndtr(out)) * np.prod(special.ndtr(-z)) * hazards.sum()
+
+    return math.log(integrate.quad(integrand, -6, 9, points=range(-5, 9), epsabs=0, limit=200)[0])
+
+
+@pytest.mark.parametrize(("count", "n"), [(30, 10), (20, 5), (100, 2), (40, 20)])
+def test_best_sets_of_a_huge_number_come_one_by_one(count, n):
+    for name, mean, std in itertools.islice(rows_of(count), 3):
+        found = list(itertools.islice(top_sets(mean.tolist(), std.tolist(), n).best_first(), 10))
+        values = [value for _, value in found]
+        assert values == sorted(values, reverse=True)
+        assert len({entries for entries, _ in found}) == 10
+        if name == "early":  # equal sigmas
+            assert {edge for edge, _ in found[0][0]} == set(mean.topk(n).indices.tolist())
+        if name == "flat":
+            assert values == pytest.approx([-math.log(math.comb(count, n))] * 10, rel=1e-12)
+        if name == "late":
+            members = [edge for edge, _ in found[3][0]]
+            assert values[3] == pytest.approx(quadrature_of_a_set(mean.tolist(), std.tolist(), members), rel=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_sets_come_in_order_without_a_complete_list(seed, monkeypatch):
+    """Sigmas differ by factors of up to a thousand, so that which input is the stronger depends on where they lie."""
+    generator = torch.Generator().manual_seed(seed)
+    mean = torch.randn(9, generator=generator) * 10 ** torch.linspace(-1, 1, 12)[seed]
+    std = 10 ** (3 * torch.rand(9, generator=generator) - 2)
+    node = [torch.split(mean, 3), torch.split(std, 3), 2]
+    for arguments in ((mean.split(1), std.split(1), 4), node):
+        complete = list(StrongestEdges(*arguments).best_first())
+        monkeypatch.setattr(strongest, "_LISTED", 0)
+        found = list(StrongestEdges(*arguments).best_first())
+        monkeypatch.undo()
+        assert dict(found) == pytest.approx(dict(complete), rel=1e-12)
+        assert [value for _, value in found[:60]] == pytest.approx([value for _, value in complete[:60]], rel=1e-12)
+        assert sum(math.exp(value) for _, value in found) == pytest.approx(1, abs=1e-12)
+
+
+def test_two_camps_of_which_one_needs_the_other_left_out():
+    """Two narrow inputs and two wide ones: a mixed pair is less probable than either camp, which it lies between."""
+    found = list(top_sets([0.0, 0.0, -0.1, -0.1], [0.01, 0.01, 10.0, 10.0], 2).best_first())
+    assert [{edge for edge, _ in entries} for entries, _ in found[:2]] == [{0, 1}, {2, 3}]
+
+
+def test_what_no_node_chooses_is_impossible():
+    node = StrongestEdges([torch.zeros(2), torch.zeros(2)], [torch.ones(2), torch.ones(2)], 2)
+    assert node.log_probability(((0, 1), (1, 0))) == pytest.approx(math.log(0.25))
+    assert node.log_probability(((1, 0), (0, 1))) == pytest.approx(math.log(0.25))
+    for outcome in (((0, 0), (0, 1)), ((0, 0),), ((0, 0), (1, 2))):
+        assert node.log_probability(outcome) == -math.inf
+
+
+def test_improbable_sets_are_exact():
+    found = dict(top_sets([0.0, 40.0], [1.0, 1.0], 1).best_first())
+    assert found[((0, 0),)] == pytest.approx(stats.norm.logcdf(-40 / math.sqrt(2)), rel=1e-9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
-from balenas_plugin.bayes.ranking import best_first
+from balenas_plugin.bayes.ranking import Listed, iterate_best_first
 from balenas_plugin.errors import FileFormatError, SpaceError, StorageError
 
 
@@ -72,21 +73,42 @@ def test_most_probable_equals_exhaustive_sorting():
     )
     found = posterior.most_probable(100)
     assert [r.log_probability for r in found] == pytest.approx(everything)
-    assert len({tuple(r.outcomes.items()) for r in found}) == 6
+    assert len({tuple(architecture.items()) for architecture in found}) == 6
     assert posterior.most_probable(2) == found[:2]
+
+
+def test_win_probability_is_by_name_and_its_logarithm_never_underflows():
+    posterior = Posterior({"a": torch.tensor([0.0, 60.0, 60.0])}, {"a": torch.ones(3)}, {"a": ["x", "y", "y"]})
+    found = posterior.win_probability()["a"]
+    assert list(found) == ["x", "y"]
+    assert found == pytest.approx({"x": 0, "y": 1})
+    assert found["x"].log() == pytest.approx(float(posterior.log_win_probability()["a"][0]), rel=1e-12)
+    assert found["x"].log() < -800
+    assert found[1] is found["y"]
+    assert json.loads(json.dumps(found)) == found
+    with pytest.raises(KeyError):
+        found["z"]
+
+
+def test_repr_is_short_however_many_labels_there_are():
+    assert repr(example()) == "Posterior(2 labels, 5 choices, entropy 4.956 nats, largest means: a=3, b=skip)"
+    many = Posterior(
+        {f"label{k}": torch.zeros(5) for k in range(100)}, {f"label{k}": torch.ones(5) for k in range(100)}
+    )
+    assert len(repr(many)) < 250
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.floats(-20, 0), min_size=1, max_size=4), min_size=1, max_size=4), st.integers(1, 40))
 def test_best_first_equals_sorting(groups, k):
-    named = {g: dict(enumerate(values)) for g, values in enumerate(groups)}
+    named = {g: Listed(enumerate(values)) for g, values in enumerate(groups)}
     expected = sorted((sum(combination) for combination in itertools.product(*groups)), reverse=True)[:k]
-    assert [r.log_probability for r in best_first(named, k)] == pytest.approx(expected)
+    assert [r.log_probability for r in itertools.islice(iterate_best_first(named), k)] == pytest.approx(expected)
 
 
 def test_enumeration_of_a_huge_space_is_immediate():
-    groups = {label: {choice: -0.1 * choice for choice in range(8)} for label in range(100)}  # 8^100 architectures
-    assert len(best_first(groups, 500)) == 500
+    groups = {label: Listed({choice: -0.1 * choice for choice in range(8)}) for label in range(100)}  # 8^100
+    assert len(list(itertools.islice(iterate_best_first(groups), 500))) == 500
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -167,3 +189,27 @@ def test_saved_file_is_plain_json(tmp_path):
     example().save(tmp_path / "p.json")
     document = json.loads((tmp_path / "p.json").read_text())
     assert list(document["labels"]) == ["a", "b"]
+
+
+def test_an_edited_file_is_noticed_and_one_made_by_hand_is_not(tmp_path):
+    path = tmp_path / "posterior.json"
+    example().save(path)
+    document = json.loads(path.read_text())
+    document["labels"]["a"]["mean"][0] = 0.5
+    path.write_text(json.dumps(document))
+    with pytest.raises(FileFormatError, match="damaged: its content differs"):
+        Posterior.load(path)
+    del document["sha256"]
+    path.write_text(json.dumps(document))
+    assert Posterior.load(path).mean["a"][0] == 0.5
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "posterior.json")
+    with pytest.raises(FileFormatError, match="not a regular file"):
+        Posterior.load(tmp_path / "posterior.json")
+
+
+def test_a_choice_among_nothing_is_refused():
+    with pytest.raises(SpaceError, match="at least 1"):
+        Posterior({"a": torch.zeros(0)}, {"a": torch.ones(0)}, {"a": []})

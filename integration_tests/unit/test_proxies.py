@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib.metadata
 import math
@@ -344,6 +345,111 @@ def test_a_broken_proxy_of_another_package_is_reported_when_it_is_used(monkeypat
 def test_a_value_that_is_not_finite_is_last(monkeypatch, batch, name, value):
     offer(monkeypatch, name, depth_proxy(name=name, compute=lambda model, inputs, targets: value))
     assert rank_value(name, TinyNetwork(), batch[0]) == -math.inf
+
+
+class OfTokens(nn.Module):
+    """A classifier of tokens: embeddings, a layer, the mean over the sequence."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.embedding, self.layer, self.head = nn.Embedding(9, 4), layer, nn.Linear(4, 5, bias=False)
+
+    def forward(self, tokens):
+        hidden = self.layer(self.embedding(tokens))
+        return self.head((hidden[0] if isinstance(hidden, tuple) else hidden).mean(1))
+
+
+class Convolution(nn.Conv1d):
+    def forward(self, x):
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+TOKENS = torch.arange(18).reshape(6, 3) % 9
+SEQUENCE_LAYERS = {
+    "identity": (nn.Identity, []),
+    "convolution": (lambda: Convolution(4, 4, 1), ["weight"]),
+    "lstm": (lambda: nn.LSTM(4, 4, batch_first=True), ["weight_ih_l0", "weight_hh_l0"]),
+    "norm": (lambda: nn.LayerNorm(4), []),
+    "attention": (
+        lambda: nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True),
+        ["self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight"],
+    ),
+}
+
+
+@pytest.mark.parametrize("layer", SEQUENCE_LAYERS)
+def test_networks_of_tokens_are_scored_and_left_as_they_were(layer, batch):
+    torch.manual_seed(0)
+    make, weights = SEQUENCE_LAYERS[layer]
+    model = OfTokens(make())
+    with borrowed(model) as network:
+        assert list(network.weights) == [*(f"layer.{name}" for name in weights), "head.weight"]
+    before = snapshot(model, TOKENS)
+    for name in BUILT_IN:
+        if name not in ("jacob_cov", "naswot"):
+            assert math.isfinite(rank_value(name, model, TOKENS, batch[1])), name
+            # behind a layer norm that is kept, ones are zeros
+            assert score(name, model, TOKENS, batch[1]) != 0 or (name, layer) == ("synflow_bn", "norm")
+    assert_same(before, snapshot(model, TOKENS))
+    copy.deepcopy(model)  # an LSTM holds its weights a second time
+    if isinstance(model.layer, nn.LSTM):
+        assert all(held is own for held, own in zip(model.layer._flat_weights, model.layer.parameters(), strict=True))
+
+
+def test_synflow_begins_with_ones_behind_the_embeddings():
+    model = OfTokens(nn.Linear(4, 4, bias=False)).double()
+    first, second = model.layer.weight.detach().abs(), model.head.weight.detach().abs()
+    assert score("synflow", model, TOKENS) == pytest.approx(2 * float((second @ first).sum()), rel=1e-12)
+
+
+def test_a_network_of_tokens_can_be_dead(batch):
+    model = OfTokens(nn.Linear(4, 4, bias=False))
+    nn.init.zeros_(model.layer.weight)
+    assert rank_value("params", model, TOKENS) == -math.inf
+
+
+def test_a_network_that_converts_its_activations_is_scored_in_its_own_type():
+    class OneHot(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(9, 2, bias=False)
+
+        def forward(self, tokens):
+            return self.layer(F.one_hot(tokens, 9).float().sum(1))
+
+    model = OneHot()
+    expected = model.layer.weight.detach().abs()[:, TOKENS[0]].sum()
+    assert score("synflow", model, TOKENS) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_complex_weights_are_refused_by_proxies_of_weights(batch):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5, dtype=torch.complex64))
+    inputs = batch[0].to(torch.complex64)
+    with pytest.raises(OptionError, match="complex weights, and this proxy is defined for real ones"):
+        rank_value("synflow", model, inputs)
+    assert rank_value("params", model, inputs) == 965
+
+
+def test_sizes_and_codes_do_not_ask_what_a_network_returns(batch):
+    class TwoHeads(TinyNetwork):
+        def forward(self, x):
+            return {"logits": super().forward(x), "shape": x.shape}
+
+    for name in ("params", "flops", "naswot"):
+        assert rank_value(name, TwoHeads(), batch[0]) > -math.inf
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("layer", SEQUENCE_LAYERS)
+def test_networks_of_tokens_have_the_value_of_the_cpu_on_a_gpu(layer, batch):
+    torch.manual_seed(0)
+    model = OfTokens(SEQUENCE_LAYERS[layer][0]()).double()
+    names = [name for name in BUILT_IN if name not in ("jacob_cov", "naswot")]
+    expected = {name: score(name, model, TOKENS, batch[1]) for name in names}
+    model = model.cuda()
+    for name in names:
+        assert score(name, model, TOKENS.cuda(), batch[1].cuda()) == pytest.approx(expected[name], rel=1e-9), name
 
 
 @pytest.mark.gpu

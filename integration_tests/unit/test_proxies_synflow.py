@@ -11,7 +11,7 @@ from torch import nn
 
 from balenas_plugin.proxies import depends_on_input, rank_value, score
 from balenas_plugin.proxies._exponents import ExponentTracking
-from balenas_plugin.proxies._linearised import BatchNormRemoved
+from balenas_plugin.proxies._linearised import NormalisationRemoved
 
 DEPTH = 200
 ONE_PIXEL = torch.randn(2, 1, 1, 1, generator=torch.Generator().manual_seed(0))
@@ -134,9 +134,9 @@ def test_exponents_change_neither_outputs_nor_gradients():
     model = ManyOperations().double().eval()
     images = torch.randn(2, 3, 8, 8).double()
     parameters = [parameter for name, parameter in model.named_parameters() if not name.startswith("first.1")]
-    with BatchNormRemoved():
+    with NormalisationRemoved():
         output = model(images).sum()
-    with ExponentTracking() as tracking, BatchNormRemoved():
+    with ExponentTracking() as tracking, NormalisationRemoved():
         mantissa = model(images).sum()
     scale = 2.0 ** tracking.exponent(mantissa)
     torch.testing.assert_close(mantissa * scale, output)

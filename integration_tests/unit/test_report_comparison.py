@@ -9,6 +9,7 @@ import pytest
 from balenas_plugin.errors import OptionError
 from balenas_plugin.report import write_report
 from balenas_plugin.report.comparison import comparison_table, groups_of
+from balenas_plugin.report.page import MAX_DETAILED
 from balenas_plugin.report.reading import read_run
 
 from .report_folders import make_run
@@ -60,3 +61,43 @@ def test_a_run_twice_is_refused(tmp_path):
     folder = make_run(tmp_path / "a")
     with pytest.raises(OptionError, match="given twice"):
         write_report([folder, tmp_path / "." / "a"], tmp_path / "page.html")
+
+
+def test_runs_of_one_folder_name_are_told_apart_by_the_folders_above(tmp_path):
+    runs = [make_run(tmp_path / name / "seed-0") for name in ("balenas", "darts", "old/darts")]
+    page, _ = page_of(*runs, make_run(tmp_path / "alone"))
+    names = ["balenas/seed-0", f"{tmp_path.name}/darts/seed-0", "old/darts/seed-0", "alone"]
+    assert [name for name in names if page.text.count(name) >= 2] == names  # in the list of runs, and above each
+
+
+def test_settings_that_differ_are_one_row_a_run(tmp_path):
+    page, source = page_of(make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1, num_mc_samples=1))
+    table = source[source.index('aria-label="Settings that differ"') :].split("</table>")[0]
+    rows = [[cell.strip() for cell in row.split("<")] for row in table.split("<tr>")]
+    assert "strategy.num_mc_samples" in table
+    assert [">b" in " ".join(row) for row in rows if "row" in " ".join(row)].count(True) == 1
+    assert page.text.count("strategy.num_mc_samples") == 2  # here, and among all settings of b
+
+
+def test_of_many_runs_only_what_they_have_together_is_drawn(tmp_path):
+    few = [make_run(tmp_path / f"run{k}", seed=k) for k in range(MAX_DETAILED)]
+    detailed, _ = page_of(*few)
+    many, source = page_of(*few, make_run(tmp_path / "one more", seed=MAX_DETAILED))
+    compared = [i for i in detailed.all("img") if i["alt"].startswith("BaLeNAS: ")]
+    assert len(detailed.all("img")) > len(compared) + 7 * MAX_DETAILED
+    assert len(many.all("img")) == len(compared) > 5
+    assert "make a report of one run, or of up to 8" in many.text
+    assert "has no diagnostics" not in many.text
+    assert len(source) < 40_000 * (MAX_DETAILED + 1)
+
+
+def test_a_phone_needs_no_scrolling_to_the_side(tmp_path):
+    """The style sheet stacks the cells of a row, each under the head of its column, and shrinks drawings."""
+    page, source = page_of(make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1))
+    rows = [cell for cell in page.all("th") if cell["scope"] == "row"]
+    assert all(cell.get("data-head") for cell in [*page.all("td"), *rows])
+    assert {cell["data-head"] for cell in rows} == {"settings", "run", "rank", "setting"}
+    style = source[source.index("<style>") : source.index("</style>")]
+    narrow = style[style.index("@media screen and (max-width: 40rem)") : style.index("@media print")]
+    assert "display: block" in narrow
+    assert "min-width" not in style.replace("min-width: 0", "").replace("min-width: 17rem", "")

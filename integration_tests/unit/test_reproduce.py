@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,12 +24,17 @@ from balenas_plugin.export.candidates import drawn_candidates, enumerated_candid
 from balenas_plugin.reproduce import searches
 from balenas_plugin.reproduce.experiments import DATASETS, EXPERIMENTS, Experiment, Pick, Row
 from balenas_plugin.reproduce.picks import COLUMNS, Picker
+from balenas_plugin.reproduce.progress import Progress
 from balenas_plugin.reproduce.run import experiment_of, seeds_of
 from balenas_plugin.reproduce.scales import SCALES, ProxyNetworks, load_scale, merged
 from balenas_plugin.reproduce.searches import Search, run_searches, searches_of
 from balenas_plugin.reproduce.tables import Table, compare
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces import nasbench201
+from balenas_plugin.signals import PARENT_VARIABLE
+
+ALARM = "balenas: epoch 7: 67% of the chosen operations are skip connections: the search is collapsing.\n"
+TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\n    f(\n    ^^\n'
 
 
 def accuracies(value: float) -> dict[str, float]:
@@ -143,6 +150,21 @@ def test_methods_choose_rows_and_the_pairs_among_them() -> None:
         experiment_of("table1", ["balnas"])
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("balenas-tf", r"'balenas-tf': it is .*BaLeNAS-TF \(100\).*, which come with --methods balenas\."),
+        ("BaLeNAS-TF (1,000)", r"which come with --methods balenas\. Its methods: darts, "),
+        ("zero-cost-nas", r"which come with --methods zero-cost\."),
+        ("DARTS 2nd", "did you mean 'darts-2nd'"),
+        ("DARTS", "did you mean 'darts'"),
+    ],
+)
+def test_the_name_of_a_row_in_the_place_of_its_method(given: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        experiment_of("table1", [given])
+
+
 def test_pairs_name_rows() -> None:
     for experiment in EXPERIMENTS.values():
         titles = [row.title for row in experiment.rows]
@@ -213,6 +235,101 @@ def test_a_failure_is_told_by_what_the_last_attempt_logged(tmp_path, monkeypatch
     monkeypatch.setattr(searches, "_start", lambda _: subprocess.Popen([sys.executable, "-c", script]))
     with pytest.raises(SearchFailedError, match="darts seed 0 failed and said: Out of memory"):
         run_searches([search], jobs=1)
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "said"),
+    [
+        (f"{ALARM}{TRACEBACK}RuntimeError: CUDA error: out of memory\nHint\n", 1, "CUDA error: out of memory ("),
+        (f"{TRACEBACK}KeyError: 1\nballast\n{ALARM}search:  9%|# | 1/9\nbalenas: disk full\n", 2, "said: disk full ("),
+        (f"balenas: hint\n{TRACEBACK}zipfile.BadZipFile: x\n{ALARM}", 1, "said: zipfile.BadZipFile: x ("),
+        (f"{ALARM}search:  9%|# | 1/9\n", -9, "said: nothing (it was ended by SIGKILL, as a system does that is out"),
+        ("Fatal Python error: Segmentation fault\n\nThread 0x1:\n", -11, "fault (it was ended by SIGSEGV; all"),
+        (f"{ALARM}terminate called after throwing std::bad_alloc\n", -6, "bad_alloc (it was ended by SIGABRT; all"),
+        (ALARM, 3, "said: nothing (all of it"),
+    ],
+    ids=["traceback", "message", "other exception", "killed", "crashed", "aborted", "silent"],
+)
+def test_an_alarm_is_not_told_as_the_reason(log: str, code: int, said: str, tmp_path) -> None:
+    (search,) = searches_of(tmp_path, [load_scale("small").config("darts", 0)])
+    search.log.parent.mkdir(parents=True)
+    search.log.write_text("balenas: of an earlier attempt\n" + log)
+    told = searches._failure(search, len("balenas: of an earlier attempt\n"), code)
+    assert said in told
+    assert "collapsing" not in told
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def watched(stream: io.StringIO, now: list[float], *, jobs: int) -> Progress:
+    epochs = {("darts", 0): 10, ("darts-2nd", 0): 10, ("darts", 1): 10, ("darts-2nd", 1): 10}
+    done = {**dict.fromkeys(epochs, 0), ("darts", 0): 4}
+    return Progress(epochs, done, jobs=jobs, stream=stream, clock=lambda: now[0])
+
+
+def test_the_time_that_is_left_counts_each_kind_of_search_by_its_own_epochs() -> None:
+    now = [0.0]
+    progress = watched(io.StringIO(), now, jobs=2)
+    for search in (("darts", 0), ("darts-2nd", 0)):
+        progress.started(search)
+    assert progress.seconds_left() is None
+    now[0] = 120
+    progress.reached(("darts", 0), 6)  # two epochs of this session: a minute each
+    assert progress.seconds_left() == (4 + 10 + 10 + 10) * 60 / 2  # the others are not known better
+    progress.reached(("darts-2nd", 0), 1)  # 120 s an epoch
+    assert progress.seconds_left() == (4 * 60 + 9 * 120 + 10 * 60 + 10 * 120) / 2
+    now[0] = 360
+    progress.ended(("darts", 0), well=True)
+    assert progress.seconds_left() == (9 * 120 + 10 * 60 + 10 * 120) / 2
+    progress.started(("darts", 1))
+    progress.ended(("darts", 1), well=False)  # nothing of it is left
+    assert progress.seconds_left() == 10 * 120  # the longest, which cannot be divided
+
+
+def test_one_long_search_is_not_divided_among_jobs() -> None:
+    now = [0.0]
+    progress = Progress({("a", 0): 11}, {("a", 0): 0}, jobs=4, stream=io.StringIO(), clock=lambda: now[0])
+    progress.started(("a", 0))
+    now[0] = 10
+    progress.reached(("a", 0), 1)
+    assert progress.seconds_left() == 100
+
+
+def test_a_file_gets_one_line_a_finished_search_and_a_terminal_a_bar() -> None:
+    for stream in (io.StringIO(), Terminal()):
+        now = [0.0]
+        with watched(stream, now, jobs=1) as progress:
+            progress.started(("darts", 0))
+            for epoch in range(5, 11):
+                now[0] += 600
+                progress.reached(("darts", 0), epoch)
+            progress.ended(("darts", 0), well=True)
+            progress.started(("darts", 1))
+            progress.ended(("darts", 1), well=False)
+        text = stream.getvalue()
+        lines = ["searches: darts seed 0 finished, 1 of 4, about 5 h 0 min left"]
+        lines.append("searches: darts seed 1 failed, 2 of 4, about 3 h 20 min left")
+        if not stream.isatty():
+            assert text.splitlines() == lines
+        assert all(line in text for line in lines)
+    assert "| 10/40 epochs" in text
+    assert "about 5 h 50 min left, darts seed 0" in text
+
+
+def test_a_process_ends_when_its_parent_has_ended() -> None:
+    script = "from balenas_plugin.signals import end_with_parent; import time; end_with_parent(); print(flush=True)"
+    command = [sys.executable, "-c", f"{script}; time.sleep(60)"]
+    environment = {**os.environ, PARENT_VARIABLE: "stdin"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert process.poll() is None
+        process.stdin.close()  # as the system does when the parent is killed
+        assert process.wait(30) == -signal.SIGTERM
 
 
 # -- picks ------------------------------------------------------------------------------------------------------------

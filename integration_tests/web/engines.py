@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from balenas_plugin import BaLeNAS
+from balenas_plugin.adapters.nni.web.in_trials import TrainedCandidate
 
 EXAMPLES, CLASSES, BATCH = 48, 4, 16
 
@@ -81,11 +82,19 @@ def search(engine: str, model_format: str, port: int, selection: dict[str, Any] 
             for network in experiment.export_top_models(2, formatter="instance")
         ],
         "posterior": strategy.posterior.to_document(),
-        "trials": [{"status": job.status, "final": job.finalMetricData[-1].data} for job in jobs],
+        "trials": [{"status": job.status, "finals": [metric.data for metric in job.finalMetricData]} for job in jobs],
+        "last": experiment.get_job_metrics(jobs[0].trialJobId)[jobs[0].trialJobId][-1].data if jobs else None,
+        "trained": {rank: trained_of(candidate) for rank, candidate in strategy.trained.items()},
         "search_space": experiment.get_experiment_profile()["params"]["searchSpace"] if engine == "ts" else None,
     }
     experiment.stop()
     return found
+
+
+def trained_of(candidate: TrainedCandidate) -> dict[str, Any]:
+    with nni.nas.space.model_context(candidate.choices):
+        Space().load_state_dict(torch.load(candidate.checkpoint, weights_only=True))
+    return {"epochs": candidate.epochs, "metric": candidate.metric}
 
 
 def main() -> None:

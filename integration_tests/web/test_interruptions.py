@@ -69,20 +69,19 @@ def test_a_search_survives_its_trial_and_its_manager(folder: Path) -> None:
     experiment = Experiment.of(program)
     assert experiment.identifier == identifier
     assert [trial["status"] for trial in experiment.trials()] == ["USER_CANCELED", "SUCCEEDED"]
-    assert program.stop() == 0
+    assert program.stop(signal.SIGHUP) == 0  # the terminal is closed
     assert not list(processes_of(identifier))
 
 
-def test_a_killed_command_is_resumed_and_control_c_leaves_nothing(folder: Path) -> None:
+def test_a_killed_command_leaves_nothing_and_is_resumed_and_control_c_leaves_nothing(folder: Path) -> None:
     program = balenas_ui(*ARGUMENTS, folder=folder)
     identifier = searching(program, points=1).identifier
     assert program.stop(signal.SIGKILL) == -signal.SIGKILL
-    orphans = list(processes_of(identifier))
-    assert orphans
+    until(lambda: not list(processes_of(identifier)), what="the end of manager and trial", patience=60)
+    done = len(history(folder))
 
     program = balenas_ui(*ARGUMENTS, "--resume", folder=folder)
-    searching(program, points=1)
-    assert not any(orphan.is_running() for orphan in orphans)
+    until(lambda: len(history(folder)) > done, what="the next epoch")
     assert program.stop(signal.SIGINT) == 130
     assert "balenas: stopped. To continue: balenas ui tiny.yml" in program.errors
     assert "Traceback" not in program.errors

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from balenas_plugin.adapters.nni.web import manager
+from balenas_plugin.adapters.nni.web.processes import end_experiment
 from balenas_plugin.doctor.checks import Surroundings
 from balenas_plugin.errors import MissingDependencyError, OptionError, StorageError
 
@@ -72,3 +75,10 @@ def test_an_unknown_experiment_or_strategy(folder: Path) -> None:
     assert program.ended() == other.ended() == 2
     assert program.errors.startswith("balenas: NNI knows no experiment 'nosuchid'")
     assert other.errors.startswith("balenas: balenas ui searches with BaLeNAS, got strategy DARTS")
+
+
+def test_a_trial_that_outlived_its_manager_is_ended() -> None:
+    environment = {**os.environ, "NNI_EXP_ID": "gone", "NNI_TRIAL_JOB_ID": "first"}
+    orphan = subprocess.Popen(["sleep", "60"], env=environment)
+    end_experiment("gone")
+    assert not psutil.pid_exists(orphan.pid)

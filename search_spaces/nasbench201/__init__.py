@@ -15,6 +15,7 @@ from balenas_plugin.search_spaces.nasbench201.notation import (
     parse,
     to_nni,
 )
+from balenas_plugin.search_spaces.nasbench201.reading import Reading, from_naslib, read_architecture
 from balenas_plugin.search_spaces.nasbench201.shared_weights import SharedWeights
 
 __all__ = [
@@ -24,11 +25,14 @@ __all__ = [
     "Edge",
     "Indices",
     "NasBench201Network",
+    "Reading",
     "SharedWeights",
     "build_network",
     "check_indices",
     "format_string",
+    "from_naslib",
     "from_nni",
     "parse",
+    "read_architecture",
     "to_nni",
 ]

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha
-from balenas_plugin.bayes.decisions import Decision, Logits, OneOf, Outcome, Sample
+from balenas_plugin.bayes.decisions import Decision, Logits, OneOf, Sample
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.bayes.ranking import Listed, Outcome
 
 ZERO = "Zero"
 """What NASLib calls the operation that cuts an edge."""
@@ -63,13 +64,13 @@ class StrongestEdges:
         """Return the two strongest edges, as (edge, operation)."""
         return self._choose(torch.stack([logits[label].detach() for label in self.labels])[None])[0]
 
-    def outcomes(self, posterior: Posterior) -> dict[Outcome, float]:
+    def outcomes(self, posterior: Posterior) -> Listed:
         """Return outcome -> log of its share among 20,000 seeded draws: the rule has no closed probability."""
         mean = torch.stack([posterior.mean[label] for label in self.labels])
         std = torch.stack([posterior.std[label] for label in self.labels])
         noise = SeededNoise(0)(mean.new_empty(_DRAWS, *mean.shape))
         counts = Counter(self._choose(mean + noise * std))
-        return {outcome: math.log(n / _DRAWS) for outcome, n in counts.items()}
+        return Listed({outcome: math.log(n / _DRAWS) for outcome, n in counts.items()})
 
     def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
         """Return label -> operation for the edges that are kept."""

@@ -21,6 +21,7 @@ from balenas_plugin.adapters.naslib.selection import common_notation, exporter_s
 from balenas_plugin.bayes.architect import restored
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import NonFiniteLossError
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
@@ -28,6 +29,8 @@ from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights
 
 Batch = tuple[Tensor, Tensor]
+
+_CURE = "Lower learning_rate or arch_learning_rate, or set grad_clip, and resume from the last checkpoint."
 
 
 class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
@@ -165,6 +168,10 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         Raises:
             NonFiniteLossError: a loss became NaN or infinite.
         """
+        with data_examined({"train": data_train, "val": data_val}, cure=_CURE):
+            return self._step(data_train, data_val)
+
+    def _step(self, data_train: Batch, data_val: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if self._state.example is None:
             self._state.example = (data_val[0].detach().cpu(), data_val[1].detach().cpu())
         host = NaslibHost(self, data_train, data_val)
@@ -183,10 +190,7 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         logits = self.graph(batch[0])
         loss = self.loss(logits, batch[1])
         if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the {which} loss became {loss.item()} in epoch {self._epoch}. Lower learning_rate or "
-                "arch_learning_rate, or set grad_clip, and resume from the last checkpoint."
-            )
+            raise NonFiniteLossError(f"the {which} loss became {loss.item()} in epoch {self._epoch}. {_CURE}")
         return logits, loss
 
     # -- what was found -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ with warnings.catch_warnings():  # NNI warns about every class of a torch newer 
     import nni.nas.strategy  # noqa: F401
 
     from balenas_plugin.adapters.nni.diagnostics import Diagnostics
+    from balenas_plugin.adapters.nni.plan import SearchPlan
     from balenas_plugin.adapters.nni.strategy import BaLeNAS
 
-__all__ = ["BaLeNAS", "Diagnostics"]
+__all__ = ["BaLeNAS", "Diagnostics", "SearchPlan"]

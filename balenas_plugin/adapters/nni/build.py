@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -21,7 +24,7 @@ from balenas_plugin.adapters.nni.construct import construct, written_init
 from balenas_plugin.adapters.nni.image_loaders import search_loaders
 from balenas_plugin.config import EvaluatorConfig, SearchConfig
 from balenas_plugin.data import DeviceLoader, SearchData
-from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest
+from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest, quoted
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.validation import require_keys
 
@@ -33,6 +36,9 @@ _TRAINER_OURS = {
     "num_sanity_val_steps": "a validation before the first epoch would change what a resumed search draws",
 }
 """Trainer options that a run sets itself, and what to do instead."""
+
+_MIN_PROCESSES = 16
+_MAX_NODES = 4096
 
 _UNFIT_OPTIMIZERS = ("LBFGS", "SparseAdam")
 """Optimizers that need a closure, or sparse gradients."""
@@ -52,6 +58,29 @@ def build_space(options: Mapping[str, Any], *, num_classes: int) -> ModelSpace:
     if "num_labels" in inspect.signature(written_init(space_class)).parameters and "num_labels" not in arguments:
         arguments["num_labels"] = num_classes
     return construct(f"space {options['name']}", space_class, arguments)
+
+
+def require_importable_elsewhere(name: str) -> None:
+    """Refuse a space "module:Class" that only the working directory has: a run's folder may come from anyone.
+
+    Raises:
+        OptionError: the module is found nowhere else.
+    """
+    package = name.partition(":")[0].partition(".")[0]
+    named = [Path(place).resolve() for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    here, path = Path.cwd().resolve(), list(sys.path)
+    try:
+        sys.path[:] = [place for place in path if here in named or Path(place).resolve() != here]
+        found = package in sys.modules or importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        found = False
+    finally:
+        sys.path[:] = path
+    if not found:
+        raise OptionError(
+            f"the run's space {name!r} is looked for in the working directory, but the run was not started here, so "
+            "its module may be anything. If you trust the module that is here, say PYTHONPATH=. before the command"
+        )
 
 
 def _space_class(name: str) -> type[ModelSpace]:
@@ -99,8 +128,9 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
     for name in ("limit_train_batches", "val_check_interval"):
         if evaluator.trainer.get(name) == 0:
             raise OptionError(f"evaluator.{name} must be more than 0, got {evaluator.trainer[name]!r}; or leave it out")
+    make_optimizer = _optimizer_factory(evaluator.optimizer)
     module = ClassificationModule(
-        make_optimizer=_optimizer_factory(evaluator.optimizer),
+        make_optimizer=make_optimizer,
         schedule=dict(evaluator.schedule),
         num_classes=data.num_classes,
     )
@@ -108,6 +138,8 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
     _require_types(given)
     defaults = inspect.signature(pl.Trainer.__init__).parameters
     trainer = construct("evaluator", _trainer(evaluator, folder, callbacks), given, inherited=defaults)
+    _require_startable(trainer)
+    _require_a_step(make_optimizer, trainer.strategy.root_device)
     if trainer.world_size > 1 and config.strategy["name"] != "BaLeNAS":
         raise OptionError(
             f"evaluator.devices: strategy {config.strategy['name']} searches on one device, got {trainer.world_size} "
@@ -151,7 +183,7 @@ def _require_types(options: Mapping[str, Any]) -> None:
             fits = isinstance(value, types) or (float in types and isinstance(value, int))
             if not fits:
                 wanted = " or ".join("nothing" if t is NoneType else t.__name__ for t in types)
-                raise OptionError(f"evaluator.{name} must be {wanted}, got {value!r}")
+                raise OptionError(f"evaluator.{name} must be {wanted}, got {quoted(value)}")
 
 
 def _optimizer_factory(options: Mapping[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
@@ -175,6 +207,33 @@ def _optimizer_factory(options: Mapping[str, Any]) -> Callable[[Any], torch.opti
 
     make([torch.zeros(1, requires_grad=True)])  # refuse bad options now, not when training starts
     return make
+
+
+def _require_a_step(make: Callable[[Any], torch.optim.Optimizer], device: torch.device) -> None:
+    """Refuse options with which an optimizer can be made, but takes no step."""
+    parameter = torch.zeros(1, device=device, requires_grad=True)
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = make([parameter])
+    try:
+        optimizer.step()
+    except Exception as error:  # whatever torch stumbles over
+        reason = str(error).strip().partition("\n")[0]
+        raise OptionError(
+            f"evaluator.optimizer {type(optimizer).__name__} takes no step with its options ({type(error).__name__}: "
+            f"{reason}). Change or leave out the ones that are not its defaults."
+        ) from error
+
+
+def _require_startable(trainer: pl.Trainer) -> None:
+    """Refuse more processes than a machine, or a cluster, can have."""
+    processors = max(_MIN_PROCESSES, os.cpu_count() or 1)
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > processors:
+        raise OptionError(
+            f"evaluator.devices: {trainer.num_devices} processes on the CPU are more than the {processors} that this "
+            "machine can run at a time"
+        )
+    if trainer.num_nodes > _MAX_NODES:
+        raise OptionError(f"evaluator.num_nodes must be at most {_MAX_NODES}, got {trainer.num_nodes}")
 
 
 def _logger(name: str, folder: RunFolder) -> Any:

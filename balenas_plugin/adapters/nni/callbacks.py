@@ -42,8 +42,11 @@ class History(pl.Callback):
         self._ever_validated = False
         self._validated = False
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Drop rows on disk of epochs that will be computed again."""
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Drop rows on disk of epochs that will be computed again; write the others again, whatever is there.
+
+        Not when training starts: there is none where only the end of a search is missing.
+        """
         if trainer.is_global_zero:
             self._write()
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from balenas_plugin.adapters.nni.fusion_plan import Planned
+
 _logger = logging.getLogger(__name__)
 
 MODES = ("default", "reduce-overhead", "max-autotune")
@@ -67,7 +69,9 @@ class CompiledForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's output."""
         trained = sum(p.requires_grad for p in (*self._network.parameters(), *self._mixing()))
-        key = (self._network.training, torch.is_grad_enabled(), trained, *(_shape(value) for value in args))
+        plans = [m.plan() for m in self._network.modules() if isinstance(m, Planned)]  # new ones are not compiled
+        mode = torch.is_grad_enabled(), *plans
+        key = (self._network.training, mode, trained, *(_shape(value) for value in args))
         if key not in self._known and self._learning and not self.gave_up:
             self._try(*args, **kwargs)
             self._known.add(key)
@@ -80,6 +84,8 @@ class CompiledForward:
     def _try(self, *args: Any, **kwargs: Any) -> None:
         """Compile forward and backward, which torch does when each first runs; leave no other trace of it."""
         with _undone(self._network):
+            with torch.no_grad():
+                self._eager(*args, **kwargs)  # so fused modules plan, which is not for the compiler; or raises
             try:
                 output = self._compiled(*args, **kwargs)
                 losses = [value.sum() for value in _tensors(output) if value.requires_grad]
@@ -87,8 +93,6 @@ class CompiledForward:
                     trained = [p for p in (*self._network.parameters(), *self._mixing()) if p.requires_grad]
                     torch.autograd.grad(losses, trained, allow_unused=True)
             except Exception as error:  # whatever the compiler's many parts raise
-                with torch.no_grad():
-                    self._eager(*args, **kwargs)  # raises if the error is the network's own
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from balenas_plugin.errors import BalenasError, OptionError
+from balenas_plugin.errors import BalenasError, OptionError, quoted
 from balenas_plugin.validation import require_keys
 
 
@@ -40,7 +40,7 @@ def construct(
         default = parameters[name].default if name in parameters else None
         number = isinstance(default, int | float) and not isinstance(default, bool)
         if number and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise OptionError(f"{what}: {name} must be a number, got {value!r}")
+            raise OptionError(f"{what}: {name} must be a number, got {quoted(value)}")
     try:
         return factory(*positional, **arguments)
     except BalenasError:
@@ -50,9 +50,12 @@ def construct(
         ValueError,
         AssertionError,
         RuntimeError,
+        ArithmeticError,
+        LookupError,
+        MemoryError,
         pl.utilities.exceptions.MisconfigurationException,
     ) as error:
-        raise OptionError(f"{what} does not accept {dict(arguments)}: {error}") from error
+        raise OptionError(f"{what} does not accept {quoted(dict(arguments))}: {str(error)[:500]}") from error
 
 
 def written_init(factory: Callable[..., Any]) -> Callable[..., Any]:

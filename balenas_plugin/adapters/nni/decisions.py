@@ -14,19 +14,21 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import (
 )
 from torch import nn
 
+from balenas_plugin.adapters.nni.activity import conditional, uses_of
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, labelled_alphas, supernet_modules
 from balenas_plugin.bayes.decisions import (
+    Architectures,
     CellNode,
     Decision,
     Logits,
     OneOf,
-    Outcome,
     Sample,
     TopSet,
     counted_outcomes,
     plain_choice,
 )
 from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.bayes.ranking import Listed, Outcome
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class Exported:
             for (_, alpha), value in zip(self.alphas, before, strict=True):
                 alpha.copy_(value)
 
-    def outcomes(self, posterior: Posterior) -> dict[Outcome, float]:
+    def outcomes(self, posterior: Posterior) -> Listed:
         """Return frozen sample -> log of its share among the draws."""
-        return counted_outcomes(self, posterior) if self.alphas else {self.choose({}): 0.0}
+        return counted_outcomes(self, posterior) if self.alphas else Listed({self.choose({}): 0.0})
 
     def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
         """Return the sample that was frozen."""
@@ -68,20 +70,31 @@ class Exported:
 
 
 def exported(module: BaseOneShotLightningModule) -> Sample:
-    """Return the architecture that a one-shot module has found."""
-    return {label: plain_choice(value) for label, value in module.export().items()}
+    """Return the architecture that a one-shot module has found: the choices that make a difference."""
+    sample = {label: plain_choice(value) for label, value in module.export().items()}
+    alphas = {label: alpha.detach().cpu() for label, alpha in architecture_parameters(module.model).items()}
+    if not alphas:
+        return sample  # of a strategy that samples
+    posterior = Posterior(alphas, {label: torch.ones_like(alpha) for label, alpha in alphas.items()})
+    return Architectures(decisions_of(module.model), posterior).active(sample)
 
 
 def decisions_of(model: nn.Module) -> list[Decision]:
-    """Return the independent decisions of a supernet; a label that several modules share is decided once."""
+    """Return the independent decisions of a supernet; a label that several modules share is decided once.
+
+    Decisions that depend on each other for whether they make a difference come as one.
+    """
     found: dict[tuple[str, ...], Decision] = {}
+    keys: dict[nn.Module, list[tuple[str, ...]]] = {}
     labels = {id(alpha): label for label, alpha in architecture_parameters(model).items()}
     for name, module in supernet_modules(model):
         own = labelled_alphas(module, name)
         unique = {local: labels[id(alpha)] for local, alpha in own.items()}
         for decision in _decisions_of_module(module, unique) or [_exported(module, own, unique)]:
-            found.setdefault(decision.labels or (name,), decision)
-    return list(found.values())
+            key = decision.labels or (name,)
+            found.setdefault(key, decision)
+            keys.setdefault(module, []).append(key)
+    return conditional(found, uses_of(model, found, keys))
 
 
 def _decisions_of_module(module: BaseSuperNetModule, unique: dict[str, str]) -> list[Decision]:

@@ -57,14 +57,17 @@ class Diagnostics(pl.Callback):
 
     # -- Lightning's hooks --------------------------------------------------------------------------------------------
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin the file, or drop the epochs in it that will be computed again."""
-        if self.records and "stopped" in self.records[-1]:
-            trainer.should_stop = True  # it was killed after it had decided to stop
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the file, or drop the epochs in it that will be computed again (see `History.on_fit_start`)."""
         if trainer.is_global_zero and self._header is not None:
             write_log(self.path, self._header, self.records)
         elif trainer.is_global_zero:
             self.path.unlink(missing_ok=True)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop a search that was killed after it had decided to stop."""
+        if self.records and "stopped" in self.records[-1]:
+            trainer.should_stop = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Expect a validation."""

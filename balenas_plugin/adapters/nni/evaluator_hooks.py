@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
 import pytorch_lightning as pl
 from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
+from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+)
 from pytorch_lightning.core.hooks import CheckpointHooks, DataHooks, ModelHooks
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -45,6 +51,15 @@ REFUSED = {
     "validation_epoch_end": "Lightning no longer calls it: use on_validation_epoch_end",
 }
 """Methods that a module must not define, and why."""
+
+
+CALLBACKS = {
+    GradientAccumulationScheduler: "give the trainer accumulate_grad_batches instead",
+    StochasticWeightAveraging: "it would average the architecture's parameters and change their learning rate too",
+    LearningRateFinder: "it would search while it tries learning rates; find one with the Trainer before",
+    BatchSizeFinder: "it would search while it tries batch sizes; find one with the Trainer before",
+}
+"""Lightning's callbacks that a search cannot run, and why."""
 
 
 def follow(module: BaseOneShotLightningModule) -> None:
@@ -89,8 +104,8 @@ def architecture_loader(loaders: Any) -> Any:
     Raises:
         EvaluatorError: it is a CombinedLoader, whose batches come with numbers in a way of its own.
     """
-    while isinstance(loaders, Mapping | Sequence) and not isinstance(loaders, str) and loaders:
-        loaders = next(iter(loaders.values())) if isinstance(loaders, Mapping) else loaders[0]
+    while isinstance(loaders, list | tuple | dict) and loaders:
+        loaders = next(iter(loaders.values())) if isinstance(loaders, dict) else loaders[0]
     _require_no_combined_loader(loaders)
     return loaders
 
@@ -126,6 +141,12 @@ def require_contract(evaluator: Lightning) -> None:
     for hook, why in REFUSED.items():
         if is_overridden(hook, module) if hasattr(pl.LightningModule, hook) else hasattr(module, hook):
             raise EvaluatorError(f"{name} defines {hook}, which a search cannot call: {why}")
+    for callback in evaluator.trainer.callbacks:
+        for refused, why in CALLBACKS.items():
+            if isinstance(callback, refused):
+                raise EvaluatorError(
+                    f"the trainer has the callback {refused.__name__}, which a search cannot run: {why}"
+                )
     for step in (module.training_step, module.validation_step):
         if is_param_in_hook_signature(step, "dataloader_iter", explicit=True):
             raise EvaluatorError(f"{name}.{step.__name__} takes dataloader_iter; a search calls it with a batch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,7 +19,7 @@ _REMEMBERING = (EarlyStopping, ModelCheckpoint, Timer)
 """Lightning's callbacks that stop a training, or choose its best epoch, by what they have seen of it so far."""
 
 
-class KeptEvaluator:
+class KeptEvaluator(AbstractContextManager[None]):
     """What a search changes in an evaluator; it is put back when the `with` block of the search ends.
 
     The epochs that the trainer counts, and what `_REMEMBERING` callbacks remember, are the search's until the trainer
@@ -30,8 +31,8 @@ class KeptEvaluator:
 
     def __init__(self, evaluator: Lightning) -> None:
         trainer = evaluator.trainer
-        if (pending := vars(trainer).pop("fit", None)) is not None:
-            pending.restore()  # of an earlier search
+        if isinstance(trainer.fit, _FitAgain):  # of an earlier search
+            trainer.fit.restore()
         self._trainer = trainer
         self._restored = [
             _Attributes(trainer, "check_val_every_n_epoch"),
@@ -44,9 +45,9 @@ class KeptEvaluator:
 
     def __enter__(self) -> None:
         """Begin at epoch 0, whatever the trainer has done before."""
-        held, trainer = self._fit_loop, self._trainer
-        trainer.fit_loop = _FitLoop(trainer, min_epochs=held.min_epochs, max_epochs=held.max_epochs)
-        trainer.fit_loop.epoch_loop = _TrainingEpochLoop(trainer, min_steps=held.min_steps, max_steps=held.max_steps)
+        self._trainer.fit_loop = _FitLoop(self._trainer)
+        self._trainer.fit_loop.epoch_loop = _TrainingEpochLoop(self._trainer)
+        _copy_limits(self._fit_loop, self._trainer.fit_loop)
 
     def __exit__(self, *error: object) -> None:
         self.restore()
@@ -59,6 +60,7 @@ class KeptEvaluator:
         self._trainer.callbacks = self._callbacks
 
     def _forget(self) -> None:
+        _copy_limits(self._trainer.fit_loop, self._fit_loop)  # which the user may have changed since
         self._trainer.fit_loop = self._fit_loop
         for attributes in self._remembered:
             attributes.restore()
@@ -74,10 +76,14 @@ class _FitAgain:
 
     def __init__(self, trainer: pl.Trainer, restore: Callable[[], None]) -> None:
         self._trainer = trainer
-        self.restore = restore
+        self._restore = restore
+
+    def restore(self) -> None:
+        """Put it back."""
+        del self._trainer.fit
+        self._restore()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        del self._trainer.fit
         self.restore()
         return self._trainer.fit(*args, **kwargs)
 
@@ -98,12 +104,19 @@ class _Attributes:
                 delattr(self._owner, name)
 
 
+def _copy_limits(source: _FitLoop, target: _FitLoop) -> None:
+    target.min_epochs, target.max_epochs = source.min_epochs, source.max_epochs
+    target.epoch_loop.min_steps, target.epoch_loop.max_steps = source.min_steps, source.max_steps
+
+
 def _copied(value: Any) -> Any:
     return value.copy() if type(value) in (dict, list, set) else value
 
 
 class SearchStrategy(DARTS):
     """NNI's `DARTS`, which takes the evaluator whole and gives it back as it was."""
+
+    _kept: AbstractContextManager[None] = nullcontext()
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
         """Wrap the evaluator's module, and put the two halves of the data together.
@@ -116,11 +129,11 @@ class SearchStrategy(DARTS):
             return super().mutate_evaluator(evaluator)  # NNI's TypeError
         require_contract(evaluator)
         require_clipping_once(self.gradient_clip_val, evaluator.trainer)
-        self._kept = KeptEvaluator(evaluator)
+        self._kept = kept = KeptEvaluator(evaluator)
         try:
             mutated = super().mutate_evaluator(evaluator)
         except BaseException:
-            self._kept.restore()
+            kept.restore()
             raise
         mutated.fit_kwargs = dict(mutated.fit_kwargs)  # a checkpoint to resume from is the search's alone
         return mutated

@@ -9,7 +9,7 @@ The composition is NNI's::
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
@@ -18,22 +18,24 @@ import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.compilation import CompiledForward
 from balenas_plugin.adapters.nni.distributed import Ranks, without_reducer
 from balenas_plugin.adapters.nni.evaluator_hooks import call_step
-from balenas_plugin.adapters.nni.fused import fusion_report
 from balenas_plugin.adapters.nni.host import NniHost
 from balenas_plugin.adapters.nni.loaders import number_of_examples
 from balenas_plugin.adapters.nni.losses import NoLossError
 from balenas_plugin.adapters.nni.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.metrics import Metrics, silent_loss
 from balenas_plugin.adapters.nni.options import SearchOptions
+from balenas_plugin.adapters.nni.probing import try_validation
 from balenas_plugin.adapters.nni.search_module import SearchModule
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
 from balenas_plugin.bayes.posterior import Posterior, gaussian_entropy
 from balenas_plugin.bayes.vadam import VAdam
+from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import EvaluatorError, NonFiniteLossError, SpaceError
 from balenas_plugin.search import Search
@@ -71,7 +73,7 @@ class BaLeNASModule(SearchModule):
         self._search: Search | None = None
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
-        self.keeps_example = False
+        self.on_example: Callable[[], None] | None = None
         self._example: Any = None
         self.ranks = Ranks()
         self._compiled: CompiledForward | None = None
@@ -174,7 +176,7 @@ class BaLeNASModule(SearchModule):
     def example(self) -> tuple[Tensor, Tensor]:
         """Return the first batch of the validation data, (images, labels), on the CPU: what proxies look at.
 
-        It is kept where `keeps_example` was set before the search.
+        It is kept where `on_example` was set before the search, which is called when it is there.
 
         Raises:
             EvaluatorError: the batch is something else.
@@ -183,7 +185,8 @@ class BaLeNASModule(SearchModule):
             case (Tensor() as images, Tensor() as labels):
                 return images.cpu(), labels.cpu()
         raise EvaluatorError(
-            f"proxies need a batch (images, labels) of the validation loader, which gave {type(self._example).__name__}"
+            "a selection ranks networks on batches of two tensors, (inputs, labels), and the validation loader gives "
+            f"{_described(self._example)}. Search without `selection`: architectures are then listed by probability"
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -201,9 +204,11 @@ class BaLeNASModule(SearchModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
-        if self.keeps_example and self._example is None:
+        if self.on_example is not None and self._example is None:
             self._example = self.ranks.first(batch["val"])
-        with self._forward(batch_idx):
+            self.on_example()
+        first = batch_idx < _FIRST_BATCHES and self.trainer.current_epoch == 0
+        with self._forward(batch_idx), data_examined(batch, cure=_CURE, first=first):
             return self._iteration(batch, batch_idx)
 
     def _forward(self, batch_idx: int) -> AbstractContextManager[None]:
@@ -284,8 +289,16 @@ class BaLeNASModule(SearchModule):
         """Search in channels-last memory where that is wanted and possible."""
         return [
             *super().configure_callbacks(),
-            ChannelsLast(self._space(), self.options.channels_last, self._try_batch),
+            ChannelsLast(self._space(), self.options.channels_last, self._steps),
         ]
+
+    def _steps(self, batch: Any) -> list[Callable[[], object]]:
+        """Return what the search does with a batch, to try it: it leaves traces."""
+        steps: list[Callable[[], object]] = [lambda: self._try_batch(batch)]
+        validates = is_overridden("validation_step", self.training_module, parent=LightningModule)
+        if validates and self.options.validate_every_n_epochs > 0:
+            steps.append(lambda: try_validation(self.training_module, batch["val"]))
+        return steps
 
     def _try_batch(self, batch: dict[str, Any]) -> None:
         with suppress(NoLossError):
@@ -319,7 +332,6 @@ class BaLeNASModule(SearchModule):
                 "use bf16-mixed, which computes in 16 bits and keeps the weights and the posterior in 32"
             )
         if self.options.compile_mode is not None and self._compiled is None:
-            fusion_report(self._space())  # plans the fused modules, which the compiler could not trace
             self._compiled = CompiledForward(
                 self._space(),
                 self.options.compile_mode,
@@ -366,5 +378,15 @@ class BaLeNASModule(SearchModule):
         with self._forward(batch_idx):
             return call_step(self.training_module.validation_step, batch, batch_idx, *more)
 
+
+def _described(batch: Any) -> str:
+    name = type(batch).__name__
+    parts = [str(key) for key in batch] if isinstance(batch, dict) else []
+    if isinstance(batch, list | tuple):
+        parts = [type(part).__name__ for part in batch]
+    return f"{name} ({', '.join(parts)})" if parts else name
+
+
+_FIRST_BATCHES = 2  # in which NaN is looked for, whatever the loss
 
 _CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from balenas_plugin.bayes.architect import restored
-from balenas_plugin.errors import SpaceError
+from balenas_plugin.adapters.nni.probing import undisturbed
 
 _logger = logging.getLogger(__name__)
 
@@ -31,38 +31,66 @@ def wants_channels_last(network: nn.Module, given: bool | None, *, reduced_preci
     return given is True or convolutions[0].weight.device.type == "cpu" or reduced_precision
 
 
-def use_channels_last(network: nn.Module, run_once: Callable[[], object]) -> bool:
+def use_channels_last(network: nn.Module, *steps: Callable[[], object]) -> bool:
     """Put the convolution weights of `network` into channels-last memory, from where activations take it over.
 
-    Values stay the same. A network that depends on the layout (with `view` behind a convolution, say) raises; then all
-    is put back and a message is logged. One that fails in torch's default layout as well raises here.
+    Values stay the same. If a step fails that runs in torch's default layout (one with `view` behind a convolution,
+    say), all is put back and a message is logged. A step that fails in both is none of the layout's business: the
+    search will tell, if it fails there too. If none can be tried, torch's layout stays.
 
     Args:
         network: changed in place; its parameters stay the same objects.
-        run_once: runs it on a batch. Random generators and buffers are put back afterwards.
+        steps: each runs the network on a batch; together all that the search will do with it.
 
     Returns:
         Whether it is in channels-last memory now.
     """
     weights = [p for p in network.parameters() if p.dim() == 4]
-    before = [p.data for p in weights]
+    tried = False
+    for step in steps:
+        _set_format(weights, torch.channels_last)
+        try:
+            with _NoStrides():
+                step()
+            tried = True
+        except Exception as error:  # whatever the user's code raises
+            _set_format(weights, torch.contiguous_format)
+            if not _runs(step):
+                continue
+            reason = (str(error.__cause__ or error) or type(error).__name__).splitlines()[0]
+            _logger.warning(
+                "channels_last is off: the network does not run in that memory format (%s). Use reshape or flatten in "
+                "the place of view to make the search faster.",
+                reason,
+            )
+            return False
+    _set_format(weights, torch.channels_last if tried else torch.contiguous_format)
+    return tried
+
+
+def _set_format(weights: Sequence[nn.Parameter], memory_format: torch.memory_format) -> None:
     for p in weights:
-        p.data = p.data.contiguous(memory_format=torch.channels_last)
+        p.data = p.data.contiguous(memory_format=memory_format)
+
+
+def _runs(step: Callable[[], object]) -> bool:
     try:
-        with torch.no_grad(), _undisturbed(network):
-            run_once()
-    except (RuntimeError, SpaceError) as error:
-        for p, data in zip(weights, before, strict=True):
-            p.data = data
-        with torch.no_grad(), _undisturbed(network):
-            run_once()
-        _logger.warning(
-            "channels_last is off: the network does not run in that memory format (%s). Use reshape or flatten in the "
-            "place of view to make the search faster.",
-            str(error.__cause__ or error).splitlines()[0],
-        )
+        step()
+    except Exception:
         return False
     return True
+
+
+class _NoStrides(TorchFunctionMode):
+    """Refuse to read memory in its own order: in another layout that gives other values, not an error."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the function."""
+        if getattr(func, "__name__", "") in ("as_strided", "as_strided_") and args and not args[0].is_contiguous():
+            raise RuntimeError("as_strided reads memory in its own order")
+        return func(*args, **(kwargs or {}))
 
 
 def use_contiguous(network: nn.Module) -> None:
@@ -77,34 +105,31 @@ class ChannelsLast(pl.Callback):
     Args:
         network: see `use_channels_last`.
         given: the user's option, see `wants_channels_last`.
-        run_once: runs the network on a batch of the search, ``{"train": ..., "val": ...}``.
+        steps: returns all that the search does on a batch, ``{"train": ..., "val": ...}``. What they leave is put back.
     """
 
-    def __init__(self, network: nn.Module, given: bool | None, run_once: Callable[[Any], object]) -> None:
+    def __init__(
+        self, network: nn.Module, given: bool | None, steps: Callable[[Any], Sequence[Callable[[], object]]]
+    ) -> None:
         self._network = network
         self._given = given
-        self._run_once = run_once
+        self._steps = steps
         self._in_use: bool | None = None  # known at the first batch
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Try it on the first batch."""
-        if self._in_use is None:
-            reduced = "16" in str(trainer.precision)
-            wanted = wants_channels_last(self._network, self._given, reduced_precision=reduced)
-            self._in_use = wanted and use_channels_last(self._network, lambda: self._run_once(batch))
+        if self._in_use is not None:
+            return
+        reduced = "16" in str(trainer.precision)
+        self._in_use = wants_channels_last(self._network, self._given, reduced_precision=reduced)
+        if self._in_use:
+            assert isinstance(pl_module, BaseOneShotLightningModule)
+            with undisturbed(pl_module, seed=0), trainer.precision_plugin.forward_context():
+                self._in_use = use_channels_last(self._network, *self._steps(batch))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the weights in the default memory format."""
         if self._in_use:
             use_contiguous(self._network)
-
-
-@contextmanager
-def _undisturbed(network: nn.Module) -> Iterator[None]:
-    """Put buffers and random generators back when the block ends."""
-    buffers: list[Tensor] = list(network.buffers())
-    devices = sorted({p.device.index or 0 for p in network.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices), restored(buffers):
-        yield

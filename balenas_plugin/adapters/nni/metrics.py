@@ -24,7 +24,7 @@ class Metrics:
 
     def __init__(self, module: nn.Module) -> None:
         self._places = [
-            (parent, name, metric, copy.deepcopy(metric))
+            (parent, name, copy.deepcopy(metric))
             for parent in module.modules()
             for name, metric in parent.named_children()
             if isinstance(metric, Metric)
@@ -33,12 +33,13 @@ class Metrics:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Put the spares in the metrics' places inside the block."""
-        for parent, name, _, spare in self._places:
+        before = [parent._modules[name] for parent, name, _ in self._places]  # spares of others, in a block of theirs
+        for parent, name, spare in self._places:
             parent._modules[name] = spare
         try:
             yield
         finally:
-            for parent, name, metric, _ in self._places:
+            for (parent, name, _), metric in zip(self._places, before, strict=True):
                 parent._modules[name] = metric
 
 

@@ -26,8 +26,8 @@ from balenas_plugin.adapters.nni.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.second_order_darts import SecondOrderDARTS
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
-from balenas_plugin.errors import BalenasError, MissingDependencyError, OptionError, SpaceError, nearest
-from balenas_plugin.validation import require_flag, require_whole
+from balenas_plugin.errors import BalenasError, MissingDependencyError, OptionError, SpaceError, nearest, quoted
+from balenas_plugin.validation import MAX_FLOAT, require_flag, require_whole
 
 STRATEGIES: dict[str, type[OneShotStrategy]] = {
     "BaLeNAS": BaLeNAS,
@@ -40,6 +40,9 @@ FUSIBLE = ("DARTS", "GumbelDARTS", "SecondOrderDARTS")
 
 A comparison of methods then compares the methods, not the kernels. ``fused: false, channels_last: false`` is NNI's own.
 """
+
+_ENAS_DEFAULTS = {"reward_metric_name": "val_acc"}
+"""What our evaluator needs other than NNI has it."""
 
 _PYTHON_OBJECTS = ("mutation_hooks", "filter", "policy_fn", "penalty")
 """Options that take objects, which no config can hold."""
@@ -68,7 +71,7 @@ def build_strategy(options: Mapping[str, Any]) -> OneShotStrategy:
             raise MissingDependencyError(
                 "strategy ENAS needs a package that is not installed: pip install 'tianshou<0.5'"
             )
-        arguments.setdefault("reward_metric_name", "val_acc")
+        arguments = {**_ENAS_DEFAULTS, **arguments}
     if name == "GumbelDARTS" and "temperature" in arguments:
         arguments["temperature"] = _temperature(arguments["temperature"])
     fused, channels_last = _acceleration(arguments) if name in FUSIBLE else (False, False)
@@ -88,6 +91,26 @@ def build_strategy(options: Mapping[str, Any]) -> OneShotStrategy:
     return strategy
 
 
+def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a strategy's options with the defaults of all others that a config can give filled in.
+
+    Raises:
+        KeyError: there is no strategy of that name.
+    """
+    name = options["name"]
+    defaults = {
+        key: parameter.default
+        for key, parameter in _inherited_options(STRATEGIES[name]).items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        and parameter.default is not parameter.empty
+    }
+    if name in FUSIBLE:
+        defaults |= {"fused": True, "channels_last": None}
+    if name == "ENAS":
+        defaults |= _ENAS_DEFAULTS
+    return {"name": name, **defaults, **options}
+
+
 def _acceleration(arguments: dict[str, Any]) -> tuple[bool, bool | None]:
     """Take `fused` and `channels_last` out of the options; they mean what they mean for `BaLeNAS`."""
     fused, channels_last = arguments.pop("fused", True), arguments.pop("channels_last", None)
@@ -104,7 +127,7 @@ def _keep_channels_last(strategy: OneShotStrategy, given: bool | None) -> None:
     def configured(training_module: Any) -> Any:
         module = configure(training_module)
         network, callbacks = module.training_module, module.configure_callbacks
-        channels_last = ChannelsLast(network, given, lambda batch: network(batch["train"][0]))
+        channels_last = ChannelsLast(network, given, lambda batch: [lambda: network(batch["train"][0])])
         module.configure_callbacks = lambda: [*callbacks(), channels_last]
         return module
 
@@ -115,8 +138,8 @@ def _require_sound(name: str, arguments: Mapping[str, Any]) -> None:
     if "log_prob_every_n_step" in arguments:
         require_whole(f"strategy {name}: log_prob_every_n_step", arguments["log_prob_every_n_step"], least=1)
     for key, value in arguments.items():
-        if isinstance(value, int | float) and not value >= 0:  # NaN neither
-            raise OptionError(f"strategy {name}: {key} must be at least 0, got {value!r}")
+        if isinstance(value, int | float) and not 0 <= value <= MAX_FLOAT:  # NaN neither
+            raise OptionError(f"strategy {name}: {key} must be at least 0, got {quoted(value)}")
 
 
 def _inherited_options(strategy_class: type) -> dict[str, inspect.Parameter]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from nni.nas.oneshot.pytorch.supermodule.differentiable import GumbelSoftmax
@@ -17,10 +18,14 @@ from nni.nas.oneshot.pytorch.supermodule.proxyless import (
     ProxylessMixedLayer,
     ProxylessMixedRepeat,
 )
+from pytorch_lightning.loggers.logger import DummyLogger
+from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.by_position import batches_at, positions_of
 from balenas_plugin.adapters.nni.checkpoint import random_states, set_random_states
+from balenas_plugin.adapters.nni.evaluator_hooks import call_step
+from balenas_plugin.adapters.nni.kept_state import attributes_kept
 from balenas_plugin.adapters.nni.metrics import Metrics
 from balenas_plugin.adapters.nni.supernet import architecture_parameters
 from balenas_plugin.bayes.decisions import Sample
@@ -37,39 +42,60 @@ def undisturbed(module: BaseOneShotLightningModule, *, seed: int) -> Iterator[No
     """Leave everything in the search after the block as it was before it.
 
     Kept: random generators (inside, they begin with `seed`), buffers (batch-norm statistics), training or evaluation
-    mode, which parameters have gradients, metrics, and the log. Gradients are not touched: the block must not call
-    `backward`. Gumbel noise is off inside, so GumbelDARTS is looked at where DARTS is: at the softmax.
+    mode, which parameters have gradients, metrics, the log, what loggers are given, and what the user's modules keep in
+    attributes. Gradients are not touched: the block must not call `backward`. Gumbel noise is off inside, so
+    GumbelDARTS is looked at where DARTS is: at the softmax.
     """
-    inner = module.training_module
+    inner, trainer = module.training_module, module._trainer
     states = random_states()
-    modes = {part: part.training for part in module.modules()}
     learned = {parameter: parameter.requires_grad for parameter in module.parameters()}
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    softmaxes = {
-        part: part._softmax for part in module.modules() if isinstance(getattr(part, "_softmax", None), GumbelSoftmax)
-    }
-    logs = {name: vars(inner)[name] for name in ("log", "log_dict") if name in vars(inner)}
+    loggers = [] if trainer is None else trainer.loggers
     try:
         torch.manual_seed(seed)
-        for part in softmaxes:
-            part._softmax = nn.Softmax(-1)
-        inner.log = inner.log_dict = _ignore
-        with Metrics(inner).aside(), torch.enable_grad():
+        with attributes_kept(module), Metrics(inner).aside(), torch.enable_grad():
+            for part in module.modules():
+                if isinstance(getattr(part, "_softmax", None), GumbelSoftmax):
+                    part._softmax = nn.Softmax(-1)
+            inner.log = inner.log_dict = _ignore
+            if loggers:
+                trainer.loggers = [DummyLogger()]
             yield
     finally:
-        for name in ("log", "log_dict"):
-            vars(inner).pop(name, None)
-        vars(inner).update(logs)
-        for part, softmax in softmaxes.items():
-            part._softmax = softmax
+        if loggers:
+            trainer.loggers = loggers
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
         for parameter, requires_grad in learned.items():
             parameter.requires_grad_(requires_grad)
+        set_random_states(states)
+
+
+def try_validation(module: LightningModule, batch: Any) -> None:
+    """Run a module's validation_step as in Lightning's sanity check before a training, inside of `undisturbed`.
+
+    Args:
+        module: the evaluator's.
+        batch: of the validation loader.
+    """
+    loaders = module.trainer.val_dataloaders
+    several = [0] if isinstance(loaders, list | tuple | dict) and len(loaders) > 1 else []  # dataloader_idx
+    state = module.trainer.state
+    stage, modes = state.stage, {part: part.training for part in module.modules()}
+    state.stage = RunningStage.SANITY_CHECKING
+    module.eval()
+    try:
+        with torch.no_grad():
+            try:
+                call_step(module.validation_step, batch, 0, *several)
+            except Exception:  # it may need what is made ready for it before an epoch
+                module.on_validation_epoch_start()
+                call_step(module.validation_step, batch, 0, *several)
+    finally:
+        state.stage = stage
         for part, training in modes.items():
             part.training = training
-        set_random_states(states)
 
 
 def validation_loader(trainer: pl.Trainer) -> Any:
@@ -88,7 +114,13 @@ def fixed_batches(loader: Any, trainer: pl.Trainer) -> Iterator[Any]:
         EvaluatorError: the loader shows no data set that can be read by position.
     """
     for batch in batches_at(loader, positions_of(loader, "validation")):
-        yield trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
+        yield as_searched(batch, trainer)
+
+
+def as_searched(batch: Any, trainer: pl.Trainer) -> Any:
+    """Return a batch as the steps of a search see it: on the device, and past the evaluator's transfer hooks."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    return trainer.strategy.batch_to_device(trainer.lightning_module._on_before_batch_transfer(batch))
 
 
 def curvature_of(
@@ -117,7 +149,7 @@ def curvature_of(
 def _loss(module: BaseOneShotLightningModule, batch: Any, seed: int) -> Callable[[], Tensor]:
     def loss() -> Tensor:
         torch.manual_seed(seed)  # the same dropout whenever it is asked
-        outputs = module.training_module.training_step(batch, 0)
+        outputs = call_step(module.training_module.training_step, batch, 0)
         value = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise EvaluatorError("training_step returns no scalar loss")

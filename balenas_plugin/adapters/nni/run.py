@@ -9,6 +9,8 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -25,20 +27,25 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from balenas_plugin.adapters.nni.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.callbacks import History, Progress
 from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint, require_checkpoint
-from balenas_plugin.adapters.nni.decisions import exported
+from balenas_plugin.adapters.nni.decisions import decisions_of, exported
 from balenas_plugin.adapters.nni.diagnostics import Diagnostics
-from balenas_plugin.adapters.nni.nni_strategies import build_strategy
+from balenas_plugin.adapters.nni.nni_strategies import build_strategy, with_defaults
 from balenas_plugin.adapters.nni.options import require_search_epochs
+from balenas_plugin.adapters.nni.plan import SearchPlan
 from balenas_plugin.adapters.nni.space import notations
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
+from balenas_plugin.bayes.decisions import Architectures, Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
-from balenas_plugin.data import load_search_data
-from balenas_plugin.errors import OptionError
+from balenas_plugin.data import SearchData, load_search_data
+from balenas_plugin.data.checking import CHECKED, check_files
+from balenas_plugin.data.summary import summary
+from balenas_plugin.errors import DataError, OptionError
+from balenas_plugin.export.candidates import tell_fewer
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
-from balenas_plugin.run_folder import RunFolder
-from balenas_plugin.run_location import FOLDER_VARIABLE
+from balenas_plugin.run_folder import RunFolder, other_run, run_identity
+from balenas_plugin.run_location import FOLDER_VARIABLE, helps_another
 
 Record = dict[str, Any]
 """One architecture of architectures.json."""
@@ -61,7 +68,8 @@ def run_search(
         folder: where to write.
         resume: continue from the folder's checkpoint, if it has one yet.
         callbacks: of Lightning, besides the run's own.
-        show_progress: on standard error, unless the config says otherwise.
+        show_progress: a bar on standard error, unless the config says otherwise (enable_progress_bar: false, which
+            silences the plan of the search too).
 
     Raises:
         BalenasError: bad input; nothing already saved is lost.
@@ -70,19 +78,27 @@ def run_search(
     quiet()
     if config.threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))  # or Lightning's DDP chooses a number
-    checkpoint = SearchCheckpoint(folder.checkpoints)
-    if resume and checkpoint.path.exists():
-        require_checkpoint(checkpoint.path)
+    resume = resume and not folder.replaces
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = load_search_data(config.data)
+    told = config.evaluator.trainer.get("enable_progress_bar", True)
+    if not helps_another(config):
+        recorded = _recorded_data(folder, data) if resume else {}
+        data.description.update(recorded or check_files(data, progress=told))
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
     require_search_epochs(getattr(strategy, "warmup_epochs", 0), config.evaluator.epochs)
+    resolved = replace(config, strategy=with_defaults(config.strategy))
+    if resume and folder.config.exists():
+        folder.require_same_config(resolved, resolve=with_defaults)
+    checkpoint = SearchCheckpoint(folder.checkpoints, run=run_identity(resolved))
+    if resume and checkpoint.path.exists():
+        require_checkpoint(checkpoint.path, partial(other_run, resolved))
     history = History(folder, lambda: _describe(strategy, space, folder))
-    show_progress = show_progress and config.evaluator.trainer.get("enable_progress_bar", True)
-    progress = [Progress()] if show_progress else []
+    progress = [SearchPlan(summary(data))] if told else []
+    progress += [Progress()] if told and show_progress else []
     watch = (
         [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []
     )
@@ -96,7 +112,7 @@ def run_search(
         return []
     os.environ[FOLDER_VARIABLE] = str(folder.path.resolve())  # for processes that this one starts
     with folder.claimed():
-        folder.start(config, resumed=resume, data=data.description, device=_device(evaluator))
+        folder.start(resolved, resumed=resume, data=data.description, device=_device(evaluator))
         torch.manual_seed(config.seed)  # the same draws whatever building the above has used
         with folder.recorded() as entries:
             _run_experiment(space, evaluator, strategy, folder)
@@ -104,9 +120,26 @@ def run_search(
             write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
             if isinstance(strategy, BaLeNAS):
                 strategy.posterior.save(folder.posterior)
+                entries["log_probability_of_a_guess"] = _log_probability_of_a_guess(strategy, records[0]["choices"])
                 entries["mixed_modules"] = strategy.fusion_report()
             entries["epochs"] = len(history.rows)
     return records
+
+
+def _recorded_data(folder: RunFolder, data: SearchData) -> dict[str, Any]:
+    """Return what the run has found in its image files.
+
+    Raises:
+        DataError: the data are others now, so the search could not go on as it began.
+    """
+    recorded = folder.read_manifest().get("data", {}) if folder.manifest.exists() else {}
+    for key, what in {"class_names": "classes", "names_sha256": "files", "split_sha256": "images in each half"}.items():
+        if key in recorded and recorded[key] != data.description.get(key):
+            raise DataError(
+                f"the data are not those that {folder.path} was started with (other {what}): put them back as they "
+                "were, or start a new run"
+            )
+    return {key: recorded[key] for key in CHECKED if key in recorded}
 
 
 def _help(space: ModelSpace, evaluator: Any, strategy: OneShotStrategy) -> None:
@@ -172,10 +205,13 @@ def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: in
         return
     sigma = _sigmas(strategy.posterior)
     if strategy.selection is not None:
-        for ranked in strategy.rank(progress=True)[:top_k]:
+        best = strategy.rank(progress=True)[:top_k]
+        tell_fewer(len(best), top_k, strategy.selection)
+        for ranked in best:
             record = {"chosen_by": ", ".join(strategy.selection.proxies), **ranked.to_dict()}
             yield {**record, **_notation_and_truth(space, ranked.choices), "sigma": sigma}
         return
+    rank = 0
     for rank, found in enumerate(islice(strategy.iterate_samples(), top_k), start=1):
         yield {
             "rank": rank,
@@ -187,6 +223,15 @@ def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: in
             "winning_probability": {label: math.exp(value) for label, value in found.decisions.items()},
             "sigma": sigma,
         }
+    tell_fewer(rank, top_k, None)
+
+
+def _log_probability_of_a_guess(strategy: BaLeNAS, sample: Sample) -> float | None:
+    """Return the log-probability in nats of an architecture while all logits are alike; None if it is not known."""
+    known = strategy.posterior
+    alike = {label: torch.ones_like(mean) for label, mean in known.mean.items()}
+    guess = Architectures(decisions_of(strategy.supernet), Posterior(alike, alike, known.choices)).describe(sample)
+    return guess.log_probability if math.isfinite(guess.log_probability) else None
 
 
 def _notation_and_truth(space: ModelSpace, sample: dict[str, Any]) -> Record:
@@ -213,6 +258,6 @@ def _device(evaluator: Any) -> str:
 
 def quiet() -> None:
     """Silence what NNI and Lightning say about themselves, and errors of theirs that are raised as well."""
-    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|nni|torch\.utils\.data)(\..*)?")
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|nni|torch\.utils\.data|PIL)(\..*)?")
     for name in ("nni", "pytorch_lightning", "lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.CRITICAL if name == "nni" else logging.ERROR)

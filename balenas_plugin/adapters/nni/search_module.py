@@ -217,9 +217,10 @@ class SearchModule(DartsLightningModule):
         metrics = self.trainer.callback_metrics
         if config.monitor in metrics:
             return metrics[config.monitor]
+        known = sorted(name for name in metrics if "/" not in name)
         problem = (
             f"{type(config.scheduler).__name__} monitors {config.monitor!r}, which was not logged by the end of epoch "
-            f"{self.trainer.current_epoch}; what was: {', '.join(sorted(metrics)) or 'nothing'}"
+            f"{self.trainer.current_epoch}; what was: {', '.join(known) or 'nothing'}"
         )
         if config.strict:
             raise EvaluatorError(f"{problem}. Monitor one of these, or validate before the scheduler steps.")

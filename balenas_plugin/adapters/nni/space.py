@@ -6,14 +6,37 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from nni.nas.hub.pytorch import NasBench201
 from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.space import RawFormatModelSpace
 from torch import nn
 
+from balenas_plugin.adapters.nni.dataflow import without_unused
 from balenas_plugin.bayes.decisions import Decision, Sample
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.export.space import NasBench201Space, Networks, SeededNetworks, Space, initialised_anew
 from balenas_plugin.search_spaces import nasbench201
+
+
+def completed(model_space: ModelSpace, sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sample that names every choice: modules that NNI makes anew ask for those that make no difference too.
+
+    Those get the default of NNI, the first value.
+    """
+    given = {label: mutable.default() for label, mutable in model_space.simplify().items() if label not in sample}
+    return {**given, **sample}
+
+
+class FoundModel(RawFormatModelSpace):
+    """A frozen model with its own copy of the weights: NNI's share them, so training one would change the rest.
+
+    Its sample names only the choices that make a difference.
+    """
+
+    def executable_model(self) -> Any:
+        """Return the network."""
+        return copy.deepcopy(self.model_space.freeze(completed(self.model_space, self.sample)))
 
 
 class NniSpace:
@@ -33,16 +56,16 @@ class NniSpace:
         self.image_shape = image_shape
 
     def build(self, sample: Sample) -> nn.Module:
-        """Return the frozen network, every layer of it initialised anew.
+        """Return the frozen network, every layer of it initialised anew, without modules that it makes no use of.
 
         Raises:
             SpaceError: the space cannot freeze this sample.
         """
         try:
-            network = copy.deepcopy(self.model_space.freeze(dict(sample)))
+            network = copy.deepcopy(self.model_space.freeze(completed(self.model_space, sample)))
         except (NotImplementedError, RuntimeError, ValueError, KeyError) as error:
             raise SpaceError(f"{type(self.model_space).__name__} cannot be frozen to {sample}: {error}") from error
-        return initialised_anew(network)
+        return without_unused(initialised_anew(network), torch.ones(2, *self.image_shape))
 
     def notations(self, sample: Sample) -> dict[str, str]:
         """Return no notation but the sample itself."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -29,29 +27,25 @@ from balenas_plugin.adapters.nni.options import (
     require_search_epochs,
     validation_interval,
 )
+from balenas_plugin.adapters.nni.probing import as_searched
 from balenas_plugin.adapters.nni.process_guard import ProcessGuard, require_supported
-from balenas_plugin.adapters.nni.space import exporter_space
+from balenas_plugin.adapters.nni.rankable import require_rankable
+from balenas_plugin.adapters.nni.space import FoundModel, exporter_space
 from balenas_plugin.adapters.nni.supernet import architecture_parameters, supernet_modules
 from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
+from balenas_plugin.adapters.nni.working_files import out_of_working_directory, output_folder
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import OptionError, SpaceError, nearest
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
+from balenas_plugin.export.candidates import tell_fewer
 from balenas_plugin.search.mixing import MixingWeights
 from balenas_plugin.validation import require_whole
 
 if TYPE_CHECKING:
-    from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials
+    from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials, TrainedCandidate
     from balenas_plugin.adapters.nni.web.recipes import Recipe
-
-
-class FoundModel(RawFormatModelSpace):
-    """A frozen model with its own copy of the weights: NNI's share them, so training one would change the rest."""
-
-    def executable_model(self) -> Any:
-        """Return the network."""
-        return copy.deepcopy(super().executable_model())
 
 
 class BaLeNAS(SearchStrategy):
@@ -76,10 +70,10 @@ class BaLeNAS(SearchStrategy):
         dataset_size: N. None: the number of examples in the validation loader.
         weight_step_alpha: "mean", or "sample" to train the weights at a draw from the posterior.
         warmup_epochs: epochs at the start without architecture steps.
-        gradient_clip_val: clip the norm of the weight gradients.
+        gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
         penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments.
         log_prob_every_n_step: log probabilities, sigmas and the entropy every so many steps.
-        validate_every_n_epochs: validate at the mean every so many epochs; 0 never validates.
+        validate_every_n_epochs: validate at the mean every so many epochs; 1: the trainer's number; 0 never validates.
         fused: compute the candidates of mixed operations together where they are understood (see `fusion_report`).
         channels_last: keep image tensors in channels-last memory. None: on a CPU and where a GPU computes in 16 bits,
             if the network allows it.
@@ -89,7 +83,8 @@ class BaLeNAS(SearchStrategy):
             `NAMED_SELECTIONS`, a `ProxySelection` (or a dict of its options); None for the posterior's own order.
         candidate_trials: in an experiment with NNI's training-service engine, and so with its web page, the search is a
             trial; so many of the best architectures it finds then become trials of their own.
-        candidate_epochs: train each of them so long; 0 only reports what the search knows of them.
+        candidate_epochs: train each of them so long, from scratch (`trained` has the results); 0 only reports what the
+            search knows of them.
         **kwargs: `mutation_hooks`, and whatever else NNI's one-shot strategies take.
 
     Raises:
@@ -170,6 +165,8 @@ class BaLeNAS(SearchStrategy):
         """How a trial makes the search anew; None: from a description of the space, the evaluator and the options."""
         self.ranked: list[RankedArchitecture] | None = None
         """The ranking of a search that ran in a trial."""
+        self.trained: dict[int, TrainedCandidate] = {}
+        """Rank -> what `candidate_epochs` of training gave, for the architectures that became trials."""
         self._trials: SearchInTrials | None = None
         self._pristine: ModelSpace | None = None
         self._checkpoint: SearchCheckpoint | None = None
@@ -181,7 +178,8 @@ class BaLeNAS(SearchStrategy):
     def configure_oneshot_module(self, training_module: LightningModule) -> BaLeNASModule:
         """Wrap the evaluator's module in the search module."""
         module = BaLeNASModule(training_module, self.options)
-        module.keeps_example = self.selection is not None
+        if self.selection is not None:
+            module.on_example = lambda: require_rankable(module, lambda: self._to_rank(self.selection))
         return module
 
     def configure_softmax(self) -> MixingWeights:
@@ -213,7 +211,9 @@ class BaLeNAS(SearchStrategy):
             with self._kept:
                 self._trials.run()
             return
-        with self._guard.explained():
+        trainer = self._mutated_model_space.evaluator.trainer
+        folder = output_folder(trainer) if self._checkpoint is None else self._checkpoint.directory
+        with self._guard.explained(), out_of_working_directory(trainer, folder):
             super()._run()
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
@@ -261,8 +261,7 @@ class BaLeNAS(SearchStrategy):
             trainer.check_val_every_n_epoch = every
         self._checkpoint = next((c for c in trainer.callbacks if isinstance(c, SearchCheckpoint)), None)
         if self._checkpoint is None and trainer.checkpoint_callback is not None:
-            folder = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
-            self._checkpoint = SearchCheckpoint(Path(trainer.default_root_dir) / "balenas_checkpoints" / folder)
+            self._checkpoint = SearchCheckpoint(output_folder(trainer))
             trainer.callbacks.append(self._checkpoint)
         if trainer.world_size > 1:
             trainer.callbacks.insert(0, self._guard)
@@ -300,20 +299,23 @@ class BaLeNAS(SearchStrategy):
     @property
     def posterior(self) -> Posterior:
         """The posterior over the architecture parameters; available once the strategy has run."""
-        return self._search_module().posterior()
+        found = self._search_module().posterior()
+        return Posterior(found.mean, found.precision, found.choices, decisions_of(self.supernet))
 
     def iterate_samples(self) -> Iterator[RankedSample]:
-        """Yield the argmax of mu, then all other architectures from the most to the least probable.
+        """Yield the argmax of mu, then all other networks from the most to the least probable.
 
-        Each comes as NNI's sample with its exact log-probability under the posterior.
+        Each comes as NNI's sample with its exact log-probability under the posterior. A sample names the choices that
+        make a difference: none inside a candidate that is not chosen, or in a block beyond a depth.
         """
         module = self._search_module()
         with module.holding(self.supernet):
             first = exported(module)
-        return Architectures(decisions_of(self.supernet), module.posterior()).iterate(first=first)
+        posterior = self.posterior
+        return Architectures(posterior.decisions, posterior).iterate(first=first)
 
     def list_models(self, sort: bool = True, limit: int | None = 1) -> Iterator[RawFormatModelSpace]:
-        """Yield the best architectures as frozen models.
+        """Yield the best architectures as frozen models, each network once; say so if there are fewer than asked for.
 
         Without a `selection`: the argmax of mu, then the next most probable distinct ones. With one: its ranking.
 
@@ -325,8 +327,11 @@ class BaLeNAS(SearchStrategy):
             samples = (ranked.sample for ranked in self.iterate_samples())
         else:
             samples = (ranked.choices for ranked in self.rank())
+        listed = 0
         for sample in islice(samples, limit):
+            listed += 1
             yield FoundModel(self.model_space.model_space, self.model_space.evaluator).freeze(sample)
+        tell_fewer(listed, limit or listed, self.selection)
 
     def rank(self, selection: ProxySelection | None = None, *, progress: bool = False) -> list[RankedArchitecture]:
         """Rank architectures drawn from the posterior, by zero-cost proxies or by the supernet's accuracy.
@@ -346,14 +351,14 @@ class BaLeNAS(SearchStrategy):
             raise OptionError(
                 "the strategy keeps what ranking needs only if it is made with selection=ProxySelection(...)"
             )
+        return rank(self.posterior, **self._to_rank(selection or self.selection), progress=progress)
+
+    def _to_rank(self, selection: ProxySelection) -> dict[str, Any]:
+        """Return what a ranking looks at, as its arguments."""
         inputs, targets = self._search_module().example()
         space = exporter_space(self._pristine, decisions_of(self.supernet), tuple(inputs.shape[1:]))
-        selection = selection or self.selection
-        assert selection is not None
         supernet = self._trained_supernet(space) if selection.needs_supernet else None
-        return rank(
-            self.posterior, space, selection, inputs=inputs, targets=targets, supernet=supernet, progress=progress
-        )
+        return {"space": space, "selection": selection, "inputs": inputs, "targets": targets, "supernet": supernet}
 
     def _trained_supernet(self, space: Space) -> TrainedSupernet:
         if self._trials is not None:
@@ -361,8 +366,15 @@ class BaLeNAS(SearchStrategy):
                 "the search ran in a trial, and the supernet's weights are there: give the selection to the strategy, "
                 "which ranks at the end of the trial"
             )
-        device = self._mutated_model_space.evaluator.trainer.strategy.root_device
-        return TrainedSupernet(self.supernet, space, self._loaders["train"], self._loaders["val"], device=device)
+        trainer = self._mutated_model_space.evaluator.trainer
+        return TrainedSupernet(
+            self.supernet,
+            space,
+            self._loaders["train"],
+            self._loaders["val"],
+            device=trainer.strategy.root_device,
+            prepare=lambda batch: as_searched(batch, trainer),
+        )
 
     def _search_module(self) -> BaLeNASModule:
         module = self.oneshot_module
@@ -390,6 +402,6 @@ class BaLeNAS(SearchStrategy):
         if self._checkpoint is not None:
             self._checkpoint.directory = path.parent
         if path.exists():
-            require_checkpoint(path)
+            require_checkpoint(path, None if self._checkpoint is None else self._checkpoint.other)
             super().load_state_dict(state_dict)
             self._mutated_model_space.evaluator.fit_kwargs["weights_only"] = True

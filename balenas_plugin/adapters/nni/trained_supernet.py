@@ -7,7 +7,7 @@ weights, which computes all candidates (docs/exporter.md has the times), and equ
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMix
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.by_position import batch_size_of, batches_at, positions_of
+from balenas_plugin.adapters.nni.space import completed
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.errors import EvaluatorError, SpaceError
 from balenas_plugin.export import Space
@@ -33,19 +34,28 @@ class TrainedSupernet:
         weight_loader: of the data that trained the weights; its set is read by position.
         architecture_loader: likewise, of the data that trained the architecture.
         device: where networks and batches are put.
+        prepare: does to a batch what the search has done to it, such as the evaluator's transfer hooks.
 
     Raises:
         EvaluatorError: a loader has no data set that can be read by position.
     """
 
     def __init__(
-        self, supernet: ModelSpace, space: Space, weight_loader: Any, architecture_loader: Any, *, device: torch.device
+        self,
+        supernet: ModelSpace,
+        space: Space,
+        weight_loader: Any,
+        architecture_loader: Any,
+        *,
+        device: torch.device,
+        prepare: Callable[[Any], Any] = lambda batch: batch,
     ) -> None:
         self._supernet = supernet
         self._space = space
         self._halves = weight_loader, architecture_loader
         self._positions = positions_of(weight_loader, "training"), positions_of(architecture_loader, "validation")
         self._device = device
+        self._prepare = prepare
 
     def network(self, sample: Sample) -> nn.Module:
         """Return an architecture's network with its own copy of the supernet's weights."""
@@ -69,7 +79,7 @@ class TrainedSupernet:
             return [self._moved(batch) for batch in batches_at(self._halves[half], chosen)]
 
     def _moved(self, batch: Any) -> Batch:
-        match batch:
+        match self._prepare(batch):
             case [Tensor() as images, Tensor() as labels]:
                 return images.to(self._device), labels.to(self._device)
         raise EvaluatorError(
@@ -84,7 +94,7 @@ def inherited_network(supernet: ModelSpace, space: Space, sample: Mapping[str, A
         SpaceError: the space's frozen network has parameters that its supernet does not have.
     """
     try:
-        return copy.deepcopy(supernet.freeze(dict(sample)))
+        return copy.deepcopy(supernet.freeze(completed(supernet, sample)))
     except NotImplementedError:  # NNI cannot freeze supernet cells
         network = space.build(dict(sample))
         _load_cell_weights(network, supernet, sample)
@@ -95,7 +105,7 @@ def _load_cell_weights(network: nn.Module, supernet: nn.Module, sample: Mapping[
     """Copy the weights of a supernet with cells into a frozen network: operation k of a node is (input, operation)."""
     moved = {}
     for path, cell in supernet.named_modules():
-        if isinstance(cell, DifferentiableMixedCell):
+        if isinstance(cell, DifferentiableMixedCell) and f"{cell.label}/op_{cell.num_predecessors}_0" in sample:
             for node in range(cell.num_nodes):
                 number = node + cell.num_predecessors
                 for k in range(cell.num_ops_per_node):

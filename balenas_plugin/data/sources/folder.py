@@ -1,8 +1,15 @@
-"""A folder of images by class, <root>/<class>/<image>, decoded when they are needed."""
+"""A folder of images by class, <root>/<class>/<image>, or of train, val and test folders above the classes.
+
+The images are decoded when they are needed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from balenas_plugin.data.images import ImageSource
-from balenas_plugin.data.sources.torchvision_import import torchvision_datasets
+from balenas_plugin.data.sources.folder_layout import Part, find_parts
+from balenas_plugin.data.square import central_square
 from balenas_plugin.errors import DataError, OptionError
+from balenas_plugin.files import expanded, open_regular
 
 if TYPE_CHECKING:
     from balenas_plugin.data.config import DataConfig
@@ -24,49 +33,54 @@ DEFAULT_IMAGE_SIZE = 32
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# What the file name endings that ImageFolder accepts stand for, and what such files often really are. Others are
-# refused: the files are not trusted, and Pillow hands PostScript, for one, to an external program.
+# What the file name endings of a folder's images stand for, and what such files often really are. Others are refused:
+# the files are not trusted, and Pillow hands PostScript, for one, to an external program.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+
+UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for a file that it cannot decode."""
 
 
 def read_folder(config: DataConfig, *, train: bool) -> ImageSource:
-    """List the images of `config.root`; classes and files as torchvision.datasets.ImageFolder finds them.
+    """List the images of `config.root`: those of the search, or those of its folder test/.
+
+    With a folder val/, its images train the architecture and those of train/ the weights.
 
     Raises:
-        DataError: the folder is absent, or holds fewer than two classes, or a class without images.
-        OptionError: test images are asked for.
-        MissingDependencyError: torchvision cannot be imported.
+        DataError: the folder is absent, or its layout is not one of those that `find_parts` knows.
+        OptionError: test images are asked for, and there is no folder of them.
     """
-    if not train:
+    root = expanded(config.root or "")
+    found = find_parts(root)
+    if not train and "test" not in found:
         raise OptionError(
-            "data set 'folder' has no test images of its own: all images under root are training images. Test on "
-            "another folder with torchvision.datasets.ImageFolder, or take one of the data sets with a test set"
+            f"data set 'folder' has no test images in {root}: put them by class into {root / 'test'}, beside the "
+            "folder train, or take one of the data sets with a test set"
         )
-    root = Path(config.root or "").expanduser()
-    if not root.is_dir():
-        raise DataError(f"there is no folder {root}: set the data option root to a folder with one folder per class")
-    try:
-        listing = torchvision_datasets().ImageFolder(root)
-    except FileNotFoundError as error:  # no class folder at all, or one without images
-        raise DataError(
-            f"{root} is no folder of images by class, <root>/<class>/<image>: {error}. Put at least one image into "
-            "each class folder, and take other folders away."
-        ) from error
-    if len(listing.classes) < 2:
-        raise DataError(
-            f"{root} holds the single class {listing.classes[0]!r}; a search needs at least two. Is root one level "
-            "too high or too low? Images are expected at <root>/<class>/<image>."
-        )
-    paths = [path for path, _ in listing.samples]
+    parts = [found[name] for name in (("all", "train", "val") if train else ("test",)) if name in found]
+    paths = [path for part in parts for path in part.paths]
     size = config.image_size or DEFAULT_IMAGE_SIZE
     return ImageSource(
-        labels=torch.tensor(listing.targets, dtype=torch.int64),
-        class_names=tuple(listing.classes),
+        labels=torch.tensor([label for part in parts for label in part.labels], dtype=torch.int64),
+        class_names=parts[0].class_names,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         augmentation="crop_flip",
         read=lambda rows: ImageFiles([paths[row] for row in rows.tolist()], image_size=size),
+        num_weight_images=len(found["train"].paths) if train and "val" in found else None,
+        details=_details(root, found, parts),
     )
+
+
+def _details(root: Path, found: dict[str, Part], parts: list[Part]) -> dict[str, object]:
+    """Return what a run records of a folder besides what it records of every set."""
+    used = [os.path.relpath(path, root) for part in parts for path in part.paths]
+    return {
+        "root": str(root),
+        "folders": {name: {"folder": str(part.folder), "images": len(part.paths)} for name, part in found.items()},
+        "left_out": {ending: count for part in parts for ending, count in part.left_out.items()},
+        "names_sha256": hashlib.sha256("\n".join(used).encode(errors="surrogateescape")).hexdigest(),
+    }
 
 
 class ImageFiles:
@@ -88,33 +102,24 @@ class ImageFiles:
         Raises:
             DataError: a file is gone or cannot be decoded.
         """
-        pixels = [_decode(self.paths[number], self.image_shape[1]) for number in numbers.tolist()]
+        pixels = [self._decode(self.paths[number]) for number in numbers.tolist()]
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
+    def _decode(self, path: str) -> np.ndarray:
+        """Return an image as RGB, uint8, shape (H, W, 3)."""
+        try:
+            with open_image(path) as image:
+                return np.asarray(central_square(image, self.image_shape[1]))
+        except UNREADABLE as error:
+            raise DataError(f"the image {path} cannot be decoded: {error}. Replace or delete the file.") from error
 
-def _decode(path: str, size: int) -> np.ndarray:
-    """Decode a file to RGB and scale its central square to (size, size, 3), uint8, by antialiased bilinear.
 
-    The filter sees the pixels beside the square, as if the whole image were scaled first and the square then cut out.
+@contextmanager
+def open_image(path: str) -> Iterator[Image.Image]:
+    """Open an image file of a format that is known to be safe; nothing of it is decoded yet.
+
+    Raises:
+        OSError: the path is not that of a regular file: a pipe would never end, a device never be full.
     """
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            # A JPEG can be decoded at 1/2, 1/4 or 1/8: much faster for photographs. Twice the size leaves the last
-            # step to the antialiased filter. Other formats ignore it.
-            image.draft(image.mode, (2 * size, 2 * size))
-            rgb = _to_rgb(image)
-        side = min(rgb.size)
-        left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
-        square = rgb.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-        return np.asarray(square)
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(f"the image {path} cannot be decoded: {error}. Replace or delete the file.") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return the image with 8 bits a channel; Pillow's own conversion would clip 16-bit grey at 255."""
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"the range of its pixels is not known (Pillow's mode {image.mode}): save it in 8 bits")
-    return image.convert("RGB")
+    with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
+        yield image

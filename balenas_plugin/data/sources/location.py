@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from balenas_plugin.errors import DataError
+from balenas_plugin.files import expanded
 
 if TYPE_CHECKING:
     from balenas_plugin.data.config import DataConfig
@@ -19,6 +20,7 @@ def data_folder(config: DataConfig) -> Path:
 
     Raises:
         DataError: neither is given.
+        OptionError: it starts with the home directory of nobody.
     """
     folder = config.root or os.environ.get(ENVIRONMENT_VARIABLE)
     if not folder:
@@ -26,4 +28,4 @@ def data_folder(config: DataConfig) -> Path:
             f"data set {config.name!r} is read from a folder, and none is given: set the data option root, or the "
             f"environment variable {ENVIRONMENT_VARIABLE}"
         )
-    return Path(folder).expanduser()
+    return expanded(folder)

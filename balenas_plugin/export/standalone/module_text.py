@@ -7,11 +7,15 @@ import re
 import torch
 from torch import Tensor
 
+from balenas_plugin.data.image_task import ImageTask
 from balenas_plugin.export.standalone.calls import RESERVED
 from balenas_plugin.export.standalone.classes import ClassWriter
 from balenas_plugin.export.standalone.expressions import Block, Expression, to_source
 
-_DEFINED = ("build", "load", "Path", "Any", "OrderedDict", "WEIGHTS", "INPUT_SHAPE", "TABLES", *RESERVED)
+_DEFINED = (
+    *("build", "load", "Path", "Any", "OrderedDict", "WEIGHTS", "INPUT_SHAPE", "TABLES"),
+    *("CLASS_NAMES", "IMAGE_SIZE", "MEAN", "STD", "preprocess", "central_square", *RESERVED),
+)
 
 _HEAD = """\
 # {title}
@@ -19,7 +23,7 @@ _HEAD = """\
 # Written by balenas-plugin. Needs Python 3.9 and PyTorch, and nothing else.
 #     build()   the network with fresh weights, drawn as PyTorch's layers draw them
 #     load()    the network with the exported weights, from {name}.pt beside this file, in eval mode
-# Run the file to see the shape of an output.
+{about_task}# Run the file to see the shape of an output.
 
 from __future__ import annotations
 
@@ -29,6 +33,11 @@ WEIGHTS = Path(__file__).with_suffix(".pt")
 INPUT_SHAPE = {shape}
 
 
+"""
+
+_ABOUT_TASK = """\
+#     preprocess(image)   what the network takes for a picture, as it was trained (needs Pillow)
+#     CLASS_NAMES         what its outputs stand for
 """
 
 _BUILD = '''\
@@ -75,6 +84,7 @@ def module_text(
     ties: dict[str, str],
     frozen: list[str],
     tables: list[str],
+    task: ImageTask | None = None,
 ) -> str:
     """Return the source of the module.
 
@@ -86,6 +96,7 @@ def module_text(
         ties: place -> an earlier place that holds the same tensor, both as source that begins with ``network``.
         frozen: places of parameters of layers that are not trained, as source that begins likewise.
         tables: keys of the weights that belong to the network without being trained.
+        task: that it was trained for.
     """
     writer = ClassWriter(root, reserved=_DEFINED)
     definitions = [writer.definitions] if writer.definitions else []
@@ -101,10 +112,18 @@ def module_text(
         else:
             lines += writer.root_lines("return ", indent=1)
         definitions.append("\n".join(lines))
+    if task is not None:
+        definitions.append(task.source().rstrip())
     code = "\n\n\n".join(definitions)
     keys = "\n".join(f"    {to_source(key)}," for key in tables)
     return (
-        _HEAD.format(title=_comment(title), name=name, imports=_imports(code), shape=tuple(example.shape))
+        _HEAD.format(
+            title=_comment(title),
+            name=name,
+            about_task=_ABOUT_TASK if task is not None else "",
+            imports=_imports(code),
+            shape=tuple(example.shape),
+        )
         + f"{code}\n\n\n"
         + (_BUILD_WITH_TABLES if tables else _BUILD).format(new=new, tables=keys)
         + _TAIL.format(new=new, dtype="" if example.dtype == torch.float32 else f", dtype={example.dtype}")

@@ -6,6 +6,7 @@ by itself. Any other module is traced as a part of the module that calls it, and
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -145,6 +146,7 @@ def _trace(module: nn.Module, calls: Calls, leaves: Iterable[nn.Module]) -> Forw
         module.train(training)
         holder = _holder(module, calls.arguments)
         graph = _Tracer(leaves).trace(holder)
+        _remove_unused(graph, holder)
         for node in graph.nodes:
             if node.op not in ("call_module", "get_attr"):
                 continue
@@ -154,6 +156,26 @@ def _trace(module: nn.Module, calls: Calls, leaves: Iterable[nn.Module]) -> Forw
                 node.target = _constant_name(module, getattr(holder, node.target), constants)
         graphs[training] = graph
     return Forward(calls, graphs, constants)
+
+
+def _remove_unused(graph: fx.Graph, root: nn.Module) -> None:
+    """Remove what makes no difference to the output, such as the inputs that an InputChoice has not taken."""
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("placeholder", "output") and not changes_its_input(node, root):
+            graph.erase_node(node)
+
+
+def changes_its_input(node: fx.Node, root: nn.Module) -> bool:
+    """Return whether a node writes into a tensor that it is given."""
+    if node.op == "call_module":
+        return any(getattr(module, "inplace", False) for module in root.get_submodule(str(node.target)).modules())
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    plain = name.removeprefix("i")  # of an augmented assignment: add for iadd, and_ for iand
+    augmented = getattr(operator, f"i{plain}", None) is node.target and any(
+        hasattr(operator, other) for other in (plain, f"{plain}_")
+    )
+    writes = name in ("setitem", "__setitem__") or (name.endswith("_") and not name.endswith("__")) or augmented
+    return writes or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
 
 
 def _holder(module: nn.Module, arguments: tuple[Argument, ...]) -> nn.Module:

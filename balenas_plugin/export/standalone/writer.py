@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from balenas_plugin.data.image_task import ImageTask
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.export.standalone.blocks import BlockBuilder, find_tensor
 from balenas_plugin.export.standalone.calls import first_line
@@ -27,7 +28,9 @@ from balenas_plugin.export.standalone.verification import verify
 from balenas_plugin.files import write_atomically, write_text_atomically
 
 
-def write_standalone(model: nn.Module, folder: Path, *, name: str, example: Tensor, title: str) -> list[Path]:
+def write_standalone(
+    model: nn.Module, folder: Path, *, name: str, example: Tensor, title: str, task: ImageTask | None = None
+) -> list[Path]:
     """Write ``<name>.py``, which builds `model` with nothing but PyTorch, and ``<name>.pt``, its weights.
 
     The module has ``build()``, the network with fresh weights, and ``load(path=None)``, the network with the exported
@@ -41,6 +44,7 @@ def write_standalone(model: nn.Module, folder: Path, *, name: str, example: Tens
         name: of the two files; a Python identifier.
         example: an input, shape (N, ...).
         title: what the network is, for the head of the file.
+        task: that it was trained for: the module then has CLASS_NAMES and ``preprocess(image)``, which needs Pillow.
 
     Returns:
         The two paths, the module first.
@@ -54,7 +58,7 @@ def write_standalone(model: nn.Module, folder: Path, *, name: str, example: Tens
     example = example.detach().cpu()
     try:
         with torch.random.fork_rng(devices=[]):
-            source, weights = _write(model, example, name=name, title=title)
+            source, weights = _write(model, example, name=name, title=title, task=task)
             verify(source, weights, _copy(model), example)
     except NotExportableError as error:
         raise SpaceError(
@@ -82,7 +86,7 @@ def _copy(model: nn.Module) -> nn.Module:
         raise NotExportableError(f"it cannot be copied: {first_line(error)}") from error
 
 
-def _write(model: nn.Module, example: Tensor, *, name: str, title: str) -> tuple[str, bytes]:
+def _write(model: nn.Module, example: Tensor, *, name: str, title: str, task: ImageTask | None) -> tuple[str, bytes]:
     """Return the source of the module and the contents of the file of weights."""
     for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
@@ -100,6 +104,7 @@ def _write(model: nn.Module, example: Tensor, *, name: str, title: str) -> tuple
         ties=_ties(traced, builder.tensors),
         frozen=[attribute_path(traced, path, root="network") for path in builder.frozen],
         tables=builder.tables,
+        task=task,
     )
     weights = {
         path: (builder.tensors[path] if path in builder.constants else find_tensor(model, path)).detach().cpu().clone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,30 @@ from nni.nas.execution import TrainingServiceExecutionEngine
 
 from balenas_plugin.adapters.nni.checkpoint import require_checkpoint
 from balenas_plugin.adapters.nni.web.found import Found
-from balenas_plugin.adapters.nni.web.recipes import ScriptedSearch
+from balenas_plugin.adapters.nni.web.recipes import ScriptedSearch, weights_file
 from balenas_plugin.adapters.nni.web.submission import Submission
 from balenas_plugin.adapters.nni.web.trials import CandidateTrial, SearchTrial
+from balenas_plugin.export.candidates import tell_fewer
 
 if TYPE_CHECKING:
     from balenas_plugin.adapters.nni.strategy import BaLeNAS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedCandidate:
+    """What training an architecture from scratch gave.
+
+    Args:
+        choices: the architecture, label -> what was chosen.
+        epochs: how long.
+        metric: what the evaluator reported last; for classification the validation accuracy, from 0 to 1.
+        checkpoint: file with the network's `state_dict`; None where it stayed on another machine.
+    """
+
+    choices: dict[str, Any]
+    epochs: int
+    metric: float
+    checkpoint: Path | None
 
 
 class SearchInTrials:
@@ -46,7 +64,18 @@ class SearchInTrials:
         self._adopt(found)
         epochs = self.strategy.candidate_epochs
         records = found.records[: self.strategy.candidate_trials]
-        self.submission.candidates([CandidateTrial(record, self.recipe, epochs) for record in records])
+        tell_fewer(len(records), self.strategy.candidate_trials, self.strategy.selection)
+        metrics = self.submission.candidates([CandidateTrial(record, self.recipe, epochs) for record in records])
+        if epochs > 0:
+            self.strategy.trained = {
+                rank: TrainedCandidate(
+                    choices=dict(records[rank - 1]["choices"]),
+                    epochs=epochs,
+                    metric=metric,
+                    checkpoint=None if self.recipe.folder is None else weights_file(self.recipe, rank),
+                )
+                for rank, metric in sorted(metrics.items())
+            }
         self.submission.finish()
 
     def _adopt(self, found: Found) -> None:

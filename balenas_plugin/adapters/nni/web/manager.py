@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from nni.runtime.tuner_command_channel import TunerCommandChannel
 from nni.runtime.tuner_command_channel.command_type import Terminate
 from nni.tools.nnictl.constants import NNI_HOME_DIR
 
+from balenas_plugin.adapters.nni.web.guard import LOOPBACK, start_guarded
 from balenas_plugin.adapters.nni.web.processes import end, end_experiment, manager_processes
 from balenas_plugin.adapters.nni.web.submission import lost
 from balenas_plugin.doctor.checks import Surroundings, check_manager
 from balenas_plugin.errors import BalenasError, ManagerLostError, MissingDependencyError, OptionError, StorageError
 from balenas_plugin.files import write_atomically
+from balenas_plugin.signals import STOPPING
 
 _START_PATIENCE = 120.0
 """Seconds for the manager to answer: on a busy machine it needs more than the three that NNI gives it."""
@@ -40,8 +42,10 @@ class _Stopped:
 
     Attributes:
         on_started: called when the page can be opened.
+        hosts: the addresses on which the manager listens.
     """
 
+    hosts: Sequence[str] = (LOOPBACK,)
     on_started: Callable[[], None] = staticmethod(lambda: None)
 
     def _run_impl(self: Any, port: int, wait_completion: bool, debug: bool) -> bool | None:
@@ -61,14 +65,15 @@ class _Stopped:
         return True
 
     def _start_nni_manager(self: Any, port: int, debug: bool, *args: Any, **kwargs: Any) -> None:
-        """Start the manager in the background, with its output in the experiment's log folder.
+        """Start the manager in the background, guarded, with its output in the experiment's log folder.
 
         Raises:
             ManagerLostError: it ended, or never answered.
         """
         prefix = f"{self.url_prefix}/" if self.url_prefix else ""
         kwargs |= {"run_mode": RunMode.Detach, "tuner_command_channel": f"ws://localhost:{port}/{prefix}tuner"}
-        original = launcher._check_rest_server
+        originals = launcher._start_rest_server, launcher._check_rest_server
+        launcher._start_rest_server = lambda arguments, _: start_guarded(arguments, self.hosts)
         launcher._check_rest_server = self._await_manager
         try:
             super()._start_nni_manager(port, debug, **kwargs)  # type: ignore[misc]
@@ -78,7 +83,7 @@ class _Stopped:
             end_experiment(self.id)
             raise ManagerLostError(f"NNI's manager could not be started: {self._last_words() or error}") from error
         finally:
-            launcher._check_rest_server = original
+            launcher._start_rest_server, launcher._check_rest_server = originals
         self.on_started()
 
     def _await_manager(self: Any, port: int, retry: int = 0, url_prefix: str | None = None) -> None:
@@ -162,11 +167,11 @@ class ViewedExperiment(_Stopped, Experiment):
 
 @contextlib.contextmanager
 def _deferred_signals() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM in the block: it is what they ask for."""
+    """Ignore the signals that ask a command to stop: it is what the block does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
     try:
         yield
     finally:
@@ -187,8 +192,8 @@ def require_manager() -> None:
         )
 
 
-def free_port(wanted: int) -> int:
-    """Return the port if it is free, or any free one for 0.
+def free_port(wanted: int, hosts: Sequence[str] = (LOOPBACK,)) -> int:
+    """Return the port if it is free on all of the addresses, or any free one for 0.
 
     Raises:
         OptionError: it is in use, or not to be had; the message names a free one.
@@ -196,20 +201,21 @@ def free_port(wanted: int) -> int:
     if not 0 <= wanted < 1 << 16:
         raise OptionError(f"--port must be between 1 and 65535, or 0 for any free one, got {wanted}")
     try:
-        return _bound(wanted)
+        return _bound(wanted, hosts)
     except OSError as error:
+        why = os.strerror(error.errno or 0)
         raise OptionError(
-            f"port {wanted} cannot be used: {error.strerror}. Another program, perhaps another experiment, has it. "
-            f"Choose another: --port {_bound(0)} is free now."
+            f"port {wanted} cannot be used: {why}. Another program, perhaps another experiment, has it. "
+            f"Choose another: --port {_bound(0, hosts)} is free now."
         ) from error
 
 
-def _bound(port: int) -> int:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("", port))
-        listener.listen(1)
-        return int(listener.getsockname()[1])
+def _bound(port: int, hosts: Sequence[str]) -> int:
+    with contextlib.ExitStack() as listeners:
+        for host in hosts:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            port = listeners.enter_context(socket.create_server((host, port), family=family)).getsockname()[1]
+        return port
 
 
 def require_room(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,11 @@ _INLINE = 1 << 20
 class Recipe(Protocol):
     """What a trial needs to make a search, or a network from it."""
 
+    @property
+    def folder(self) -> str | None:
+        """Where the search writes, on the machine that started it; None where trials run on others."""
+        ...
+
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as plain values."""
         ...
@@ -69,6 +75,11 @@ def recipe_from_json(document: Mapping[str, Any]) -> Recipe:
 def trial_folder() -> Path:
     """Return the folder that NNI gives this trial."""
     return Path(os.environ.get("NNI_OUTPUT_DIR", "."))
+
+
+def weights_file(recipe: Recipe, rank: int) -> Path:
+    """Return where the weights of a trained candidate go: beside the search, or into the trial's own folder."""
+    return Path(recipe.folder or trial_folder()) / "candidates" / f"architecture_{rank:03d}.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +199,8 @@ class ScriptedSearch:
         """Run the search in this process, exactly as NNI's sequential engine would have in the script's."""
         space, evaluator, start = self._build()
         folder = Path(self.folder) if self.folder else trial_folder() / "search"
-        checkpoint = SearchCheckpoint(folder / "checkpoints")
+        recipe = hashlib.sha256(json.dumps(self.to_json(), sort_keys=True, default=str).encode()).hexdigest()
+        checkpoint = SearchCheckpoint(folder / "checkpoints", run={"recipe": recipe})
         evaluator.trainer.callbacks.extend([reports, checkpoint])
         rebuilding = self._rebuilding(start)
         strategy = BaLeNAS(**{name: rebuilding.make(value) for name, value in self.strategy.items()})

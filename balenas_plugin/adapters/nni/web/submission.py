@@ -85,23 +85,31 @@ class Submission:
             )
         return self._until(lambda: self._found(identifier))
 
-    def candidates(self, trials: Sequence[CandidateTrial]) -> None:
+    def candidates(self, trials: Sequence[CandidateTrial]) -> dict[int, float]:
         """Submit the architectures as trials, except those of an earlier session, and wait for all.
+
+        Returns:
+            rank -> the default metric of each trial that succeeded.
 
         Raises:
             ManagerLostError: NNI's manager ended.
         """
         if not trials:
-            return
+            return {}
         there = {job["parameters"]["record"]["rank"] for job in self._jobs(CandidateTrial.kind)}
         for trial in trials:
             if trial.record["rank"] not in there:
                 self._submit(trial)
         wanted = {trial.record["rank"] for trial in trials}
         self._until(lambda: wanted <= {job["parameters"]["record"]["rank"] for job in self._jobs(CandidateTrial.kind)})
+        found = {}
         for job in self._wait(lambda job: job["parameters"]["kind"] == CandidateTrial.kind):
-            if job["status"] != _SUCCEEDED:
+            if job["status"] == _SUCCEEDED and job.get("finalMetricData"):
+                metric = json.loads(json.loads(job["finalMetricData"][-1]["data"]))
+                found[job["parameters"]["record"]["rank"]] = metric["default"]
+            else:
                 _logger.warning("Trial %s ended as %s%s", job["trialJobId"], job["status"], _reason(job))
+        return found
 
     def finish(self) -> None:
         """Tell the manager that no trial will follow, so that the page says the experiment is done."""

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 import nni
+import torch
 from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.nn.pytorch import ModelSpace
@@ -19,13 +20,15 @@ from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
 from torch import Tensor
 
 from balenas_plugin.adapters.nni.run import quiet
-from balenas_plugin.adapters.nni.space import exporter_space
+from balenas_plugin.adapters.nni.space import completed, exporter_space
 from balenas_plugin.adapters.nni.web.found import KEY
 from balenas_plugin.adapters.nni.web.processes import end_predecessor
-from balenas_plugin.adapters.nni.web.recipes import Recipe, recipe_from_json
+from balenas_plugin.adapters.nni.web.recipes import Recipe, recipe_from_json, trial_folder, weights_file
 from balenas_plugin.adapters.nni.web.reports import EpochReports, Metric, TrialReport
+from balenas_plugin.adapters.nni.working_files import out_of_working_directory
 from balenas_plugin.errors import BalenasError
 from balenas_plugin.export import ProxySelection
+from balenas_plugin.files import write_atomically
 from balenas_plugin.ground_truth import headline
 from balenas_plugin.proxies import rank_value
 
@@ -68,9 +71,10 @@ class SearchTrial(ExecutableModelSpace):
             report = TrialReport()
             reports = EpochReports(report)
             found = own(self, report).recipe.search(reports)
-            # in the place of the last epoch's point: the page shows one point an epoch
-            report.intermediate({**reports.last, KEY: found.to_text()}, sequence=reports.epoch)
-            report.final({**known_of(found.records[0]), "default": reports.last["default"]})
+            # In the place of the last epoch's point, and not as a final result, whose "default" (which NNI demands) its
+            # page would put on one axis with those of the candidates: it is the supernet's, not an architecture's.
+            known = known_of(found.records[0]) | reports.last
+            report.intermediate({**known, KEY: found.to_text()}, sequence=reports.epoch)
 
 
 class CandidateTrial(ExecutableModelSpace):
@@ -127,11 +131,12 @@ class CandidateTrial(ExecutableModelSpace):
             known |= synflow(space, evaluator, self.sample)
         if self.epochs > 0:
             points = count()
+            model = RawFormatModelSpace(space, evaluator).freeze(completed(space, self.sample))
             known["default"] = train(
-                RawFormatModelSpace(space, evaluator).freeze(self.sample),
-                self.epochs,
-                lambda metric: report.intermediate(metric, sequence=next(points)),
+                model, self.epochs, lambda metric: report.intermediate(metric, sequence=next(points))
             )
+            weights = {name: value.cpu() for name, value in model.evaluator.module.model.state_dict().items()}
+            write_atomically(weights_file(self.recipe, self.record["rank"]), lambda file: torch.save(weights, file))
         return known
 
 
@@ -192,7 +197,8 @@ def train(model: RawFormatModelSpace, epochs: int, report: Callable[[Metric], No
         report(event.metric if isinstance(event.metric, Mapping) else {"default": event.metric})
 
     engine.register_model_event_callback("intermediate_metric", forward)
-    engine.submit_models(model)
+    with out_of_working_directory(model.evaluator.trainer, trial_folder()):
+        engine.submit_models(model)
     return float(model.metric)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from balenas_plugin.adapters.nni.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.nni_strategies import build_strategy
 from balenas_plugin.adapters.nni.run import quiet
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
+from balenas_plugin.adapters.nni.web.guard import LOOPBACK, hosts
+from balenas_plugin.adapters.nni.web.in_trials import TrainedCandidate
 from balenas_plugin.adapters.nni.web.manager import (
     SearchExperiment,
     ViewedExperiment,
@@ -37,12 +40,9 @@ from balenas_plugin.run_folder import RunFolder
 NOTE = "experiment.json"
 """File in a run's folder that names its experiment."""
 
-EXPOSED = (
-    "NNI's web server listens on every network interface and asks for no password: whoever knows this address can\n"
-    "stop the experiment and run programs as you. Keep it to yourself, or let a firewall close the port to others."
-)
-
-
+_SECRET = "Keep this address to yourself: whoever has it can stop the experiment and run programs as you."
+_LOCAL = "Only this machine reaches it; --host 0.0.0.0 serves others too."
+_OPEN = "Other machines reach it too, with this one's name in the place of 127.0.0.1; nothing is encrypted on the way."
 _STAYS = "The page stays open until Ctrl-C."
 
 
@@ -50,6 +50,7 @@ def search_in_ui(
     config: SearchConfig,
     folder: RunFolder,
     *,
+    host: str,
     port: int,
     url_prefix: str | None,
     concurrency: int,
@@ -62,6 +63,7 @@ def search_in_ui(
     Args:
         config: what to search, on what, how.
         folder: of the run; the experiment is kept inside it.
+        host: address on which the page is served, beside the loopback interface.
         port: of the page; 0 for any free one.
         url_prefix: first part of the page's path; None for one that nobody guesses.
         concurrency: how many trials run at a time.
@@ -78,12 +80,15 @@ def search_in_ui(
     if identifier is not None:
         end_experiment(identifier)  # what a killed session has left
     require_manager()
-    port = free_port(port)
+    addresses = hosts(host)
+    port = free_port(port, addresses)
     experiment = _experiment(config, folder, concurrency, identifier)
     require_room(folder.path / "nni")
-    write_text_atomically(folder.config, config.to_yaml())
+    (folder.path / "nni").chmod(0o700)  # the page's address is in what NNI keeps there
+    with folder.claimed():
+        folder.prepare(config, resumed=resume)
     write_text_atomically(folder.path / NOTE, json.dumps({"experiment": experiment.id}) + "\n")
-    _prepare_page(experiment, port, url_prefix)
+    _prepare_page(experiment, addresses, port, url_prefix)
     with _stopped_afterwards(experiment), refused_writes_told(folder.path):
         try:
             (experiment.resume if resume else experiment.run)(port)
@@ -92,18 +97,34 @@ def search_in_ui(
                 print(f"balenas: {error}\n{_STAYS}", file=sys.stderr, flush=True)
                 _watch(experiment)
             raise
+        _record_trained(folder, experiment.strategy.trained)
         show()
         if not close:
             print(_STAYS, flush=True)
             _watch(experiment)
 
 
-def view_in_ui(wanted: str, *, port: int, url_prefix: str | None) -> None:
+def _record_trained(folder: RunFolder, trained: Mapping[int, TrainedCandidate]) -> None:
+    """Add to architectures.json what training the candidates gave."""
+    if not trained:
+        return
+    records = folder.read_architectures()
+    for record in records:
+        if record["rank"] in trained:
+            result = trained[record["rank"]]
+            checkpoint = result.checkpoint and str(result.checkpoint.relative_to(folder.path.resolve()))
+            accuracy = result.metric if math.isfinite(result.metric) else None
+            record["trained"] = {"epochs": result.epochs, "accuracy": accuracy, "checkpoint": checkpoint}
+    write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
+
+
+def view_in_ui(wanted: str, *, host: str, port: int, url_prefix: str | None) -> None:
     """Show the page of a finished experiment until Ctrl-C.
 
     Args:
         wanted: NNI's identifier of it, or the folder of a run.
-        port: see `search_in_ui`.
+        host: see `search_in_ui`.
+        port: likewise.
         url_prefix: likewise.
 
     Raises:
@@ -120,7 +141,8 @@ def view_in_ui(wanted: str, *, port: int, url_prefix: str | None) -> None:
     if any(manager_processes(identifier)):
         raise OptionError(f"experiment {identifier} is running, on port {known[identifier]['port']}: open its own page")
     require_manager()
-    port = free_port(port)
+    addresses = hosts(host)
+    port = free_port(port, addresses)
     place = Path(known[identifier]["logDir"])
     if not (place / identifier / "db" / "nni.sqlite").exists():
         raise OptionError(f"{place / identifier}, where experiment {identifier} was kept, is not there any more")
@@ -137,7 +159,7 @@ def view_in_ui(wanted: str, *, port: int, url_prefix: str | None) -> None:
     experiment = ViewedExperiment(config, id=identifier)
     experiment.tags = tuple(known[identifier].get("tag") or ())
     experiment._action = "view"
-    _prepare_page(experiment, port, url_prefix)
+    _prepare_page(experiment, addresses, port, url_prefix)
     with _stopped_afterwards(experiment):
         experiment.start(port)
         print(_STAYS, flush=True)
@@ -173,14 +195,16 @@ def _experiment(config: SearchConfig, folder: RunFolder, concurrency: int, ident
     return SearchExperiment(space, evaluator, strategy, nni_config, id=identifier)
 
 
-def _prepare_page(experiment: Any, port: int, url_prefix: str | None) -> None:
+def _prepare_page(experiment: Any, addresses: list[str], port: int, url_prefix: str | None) -> None:
     """Give the page its address, and print it when it can be opened."""
+    experiment.hosts = addresses
     experiment.url_prefix = secrets.token_hex(12) if url_prefix is None else url_prefix.strip("/") or None
     os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), "localhost,127.0.0.1")))
     path = f"{experiment.url_prefix}/" if experiment.url_prefix else ""
+    reach = _LOCAL if addresses == [LOOPBACK] else _OPEN
 
     def tell() -> None:
-        print(f"Experiment {experiment.id}: http://127.0.0.1:{port}/{path}oview\n{EXPOSED}", flush=True)
+        print(f"Experiment {experiment.id}: http://127.0.0.1:{port}/{path}oview\n{_SECRET}\n{reach}", flush=True)
 
     experiment.on_started = tell
 
@@ -191,7 +215,8 @@ def _stopped_afterwards(experiment: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        print("Stopping the experiment ...", file=sys.stderr, flush=True)
+        with suppress(OSError):  # the terminal may be closed
+            print("Stopping the experiment ...", file=sys.stderr, flush=True)
         experiment.stop()
 
 

@@ -1,0 +1,43 @@
+// Loaded into NNI's manager before its own code (node --require): who reaches it, and when it ends. See guard.py.
+"use strict";
+const http = require("http");
+const net = require("net");
+
+const { hosts, parent, prefix, secret } = JSON.parse(process.env.BALENAS_GUARD);
+delete process.env.BALENAS_GUARD; // or every trial would inherit it
+process.argv.push(...secret); // on the command line every user of the machine could read it
+
+// NNI listens on all interfaces: it names a port only.
+const { listen } = net.Server.prototype;
+net.Server.prototype.listen = function (port, ...rest) {
+  if (typeof port !== "number" || typeof rest[0] === "string") return listen.call(this, port, ...rest);
+  for (const host of hosts.slice(1)) {
+    const other = net.createServer((socket) => this.emit("connection", socket));
+    listen.call(other, port, host).unref();
+  }
+  return listen.call(this, port, hosts[0], ...rest);
+};
+
+// NNI's WebSocket library accepts any path, and one that no handler wants ends the manager.
+const inside = (path) => !prefix || `${path}/`.replace("?", "/").startsWith(`/${prefix}/`);
+const { emit } = http.Server.prototype;
+http.Server.prototype.emit = function (event, request, answer, ...rest) {
+  if (!["request", "upgrade"].includes(event) || inside(request.url))
+    return emit.call(this, event, request, answer, ...rest);
+  if (event === "request") {
+    answer.writeHead(404, { Connection: "close" }).end();
+  } else { // the answer is a socket
+    answer.on("error", () => {}).end("HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n");
+    answer.destroySoon();
+  }
+  return true;
+};
+
+// NNI ends its trials and itself when it is asked to; whoever started it may be killed before it can ask.
+const end = () => process.kill(process.pid, "SIGTERM");
+process.on("SIGHUP", end);
+const watch = setInterval(() => {
+  if (process.ppid === parent) return;
+  clearInterval(watch);
+  end();
+}, 500);

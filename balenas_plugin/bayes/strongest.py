@@ -1,0 +1,167 @@
+r"""Which n edges of a node are the strongest, each with its best operation: exact probabilities, outcomes one by one.
+
+A node ranks its incoming edges by their best operation's logit and keeps the n best, each with that operation (Liu et
+al. 2019); an input choice is the case of edges with one operation each. With the weakest kept logit at x,
+
+.. math:: P(S) = \int \sum_{w \in S} a_w(x) \prod_{i \in S \setminus w} A_i(x) \prod_{e \notin S} \Phi_e(x)\,dx ,
+
+where :math:`a_i` is the density of entry i (an operation on an edge) as the best of its edge, :math:`A_i` its tail
+above x, and :math:`\Phi_e` the probability that all of edge e lies below x.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from balenas_plugin.bayes.order_statistics import (
+    AT_ONCE,
+    certain_least,
+    log_pdf_cdf,
+    log_tail_integral,
+    quadrature,
+)
+
+Entry = tuple[int, int]
+"""(edge, operation): one operation on one incoming edge of a node."""
+
+_LISTED = 1000
+"""The most outcomes that are all computed, and sorted."""
+
+_IMPOSSIBLE = -1e300  # a logarithm of zero that may be multiplied by zero
+
+
+class StrongestEdges:
+    """The ways in which a node can keep `n` of its edges, each with its best operation.
+
+    Which edge is the stronger does not matter: an outcome is a tuple of (edge, operation) in edge order.
+
+    Args:
+        means: one tensor of shape (K,) per edge: the logits of the operations that may be chosen.
+        stds: the same for the standard deviations.
+        n: number of edges kept; at most the number of edges.
+    """
+
+    def __init__(self, means: Sequence[Tensor], stds: Sequence[Tensor], n: int) -> None:
+        means = [m.detach().double().cpu() for m in means]
+        stds = [s.detach().double().cpu() for s in stds]
+        self._n = n
+        self._sizes = [len(m) for m in means]
+        self._entries = [(e, o) for e, size in enumerate(self._sizes) for o in range(size)]
+        self._place = {entry: i for i, entry in enumerate(self._entries)}
+        self._known: dict[tuple[int, ...], float] = {}
+        self._edge = torch.tensor([e for e, _ in self._entries])
+        least = torch.stack([certain_least(m, s).max() for m, s in zip(means, stds, strict=True)])
+        lowest = least.clamp_min(least.topk(n).values[-1])[self._edge]
+        x, self._log_weight = quadrature(torch.cat(means), torch.cat(stds), lowest)
+        at, above, below = [], [], []
+        for mean, std in zip(means, stds, strict=True):
+            log_pdf, log_cdf = log_pdf_cdf(x, mean, std)
+            best = log_pdf + (log_cdf.sum(0) - log_cdf)
+            at.append(best)
+            if len(mean) == 1:
+                above.append(log_pdf_cdf(-x, -mean, std)[1])
+            else:
+                above.append(log_tail_integral(best, self._log_weight))
+            below.append(log_cdf.sum(0))
+        self._above = torch.cat(above).clamp_min(_IMPOSSIBLE)  # (entries, Q)
+        self._below = torch.stack(below)  # (edges, Q)
+        hazard = (torch.cat(at) - self._above).exp().clamp_max(-_IMPOSSIBLE)
+        self._hazard = torch.where(self._above > _IMPOSSIBLE, hazard, 0)
+
+    def log_probability(self, outcome: tuple[Entry, ...]) -> float:
+        """Return log P(outcome) in nats, -inf where it is none of this node."""
+        edges = {edge for edge, _ in outcome}
+        if len(outcome) != self._n or len(edges) != self._n or not set(outcome) <= set(self._place):
+            return -math.inf
+        members = tuple(sorted(self._place[entry] for entry in outcome))
+        return self._look_up([members])[0]
+
+    def best_first(self) -> Iterator[tuple[tuple[Entry, ...], float]]:
+        """Yield every outcome once with its log-probability, from the most to the least probable.
+
+        Every probability is exact; so is the order of up to 1,000 outcomes, and of any number of sets of edges with
+        one operation each and equal sigmas. Otherwise the next is the most probable of the outcomes that differ in
+        one entry from one already listed, or from the next, or are the strongest at some x: an outcome that all ways
+        of single exchanges reach only through less probable ones than itself may come after some of those.
+        """
+        complete = self._count() <= _LISTED
+        first = self._all() if complete else self._strongest_anywhere()
+        seen = set(map(tuple, first.tolist()))
+        found = [(-value, members) for members, value in zip(seen, self._look_up(list(seen)), strict=True)]
+        heapq.heapify(found)
+        exchanged = set(seen) if complete else set()
+        while found:
+            cost, members = found[0]
+            if members in exchanged:
+                heapq.heappop(found)
+                yield tuple(self._entries[i] for i in members), -cost
+                continue
+            exchanged.add(members)
+            new = set(map(tuple, self._exchanged(members).tolist())) - seen
+            seen |= new
+            for other, value in zip(new, self._look_up(list(new)), strict=True):
+                heapq.heappush(found, (-value, other))
+
+    def _look_up(self, outcomes: Sequence[tuple[int, ...]]) -> list[float]:
+        """Return the log-probabilities of outcomes given as positions of entries; each is computed once."""
+        new = [members for members in outcomes if members not in self._known]
+        if new:
+            self._known.update(zip(new, self._log_probability(torch.tensor(new)).tolist(), strict=True))
+        return [self._known[members] for members in outcomes]
+
+    def _count(self) -> float:
+        """Return the number of outcomes: the n-th elementary symmetric polynomial of the edges' sizes."""
+        ways = [1.0] + [0.0] * self._n
+        for size in self._sizes:
+            ways = [1.0] + [ways[k] + size * ways[k - 1] for k in range(1, self._n + 1)]
+        return ways[self._n]
+
+    def _all(self) -> Tensor:
+        first = [0, *itertools.accumulate(self._sizes)]
+        return torch.tensor(
+            [
+                entries
+                for edges in itertools.combinations(range(len(self._sizes)), self._n)
+                for entries in itertools.product(*(range(first[e], first[e + 1]) for e in edges))
+            ]
+        )
+
+    def _strongest_anywhere(self) -> Tensor:
+        """Return, for every x, the n entries of different edges with the best odds of lying above; shape (Q, n)."""
+        odds = self._above - self._below[self._edge]
+        of_edges = [part.max(0) for part in torch.split(odds, self._sizes)]
+        first = torch.tensor([0, *itertools.accumulate(self._sizes)][:-1])
+        best = torch.stack([part.indices for part in of_edges]) + first[:, None]  # (edges, Q)
+        edges = torch.stack([part.values for part in of_edges]).topk(self._n, dim=0).indices
+        return best.gather(0, edges).sort(0).values.T
+
+    def _exchanged(self, members: tuple[int, ...]) -> Tensor:
+        """Return the outcomes with one entry exchanged, shape (N, n)."""
+        kept = torch.tensor(members)
+        free = torch.ones(len(self._sizes), dtype=torch.bool)
+        free[self._edge[kept]] = False
+        rows = []
+        for place, entry in enumerate(members):
+            allowed = free[self._edge] | (self._edge == self._edge[entry])
+            allowed[entry] = False
+            others = allowed.nonzero()
+            changed = kept.repeat(len(others), 1)
+            changed[:, place] = others[:, 0]
+            rows.append(changed)
+        return torch.cat(rows).sort(1).values
+
+    def _log_probability(self, rows: Tensor) -> Tensor:
+        """Return log P of outcomes, shape (N,), given as positions of entries, shape (N, n)."""
+        found = []
+        for part in torch.split(rows, max(AT_ONCE // len(self._log_weight), 1)):
+            kept = torch.zeros(len(part), len(self._entries), dtype=torch.float64).scatter_(1, part, 1)
+            left = torch.ones(len(part), len(self._sizes), dtype=torch.float64).scatter_(1, self._edge[part], 0)
+            weakest = (kept @ self._hazard).log()
+            found.append(torch.logsumexp(kept @ self._above + left @ self._below + weakest + self._log_weight, -1))
+        return torch.cat(found)

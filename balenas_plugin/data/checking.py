@@ -1,0 +1,86 @@
+"""Decode every image file of a search once, before it starts: what is in them, and which cannot be read."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from multiprocessing.pool import ThreadPool
+from typing import Any
+
+from tqdm import tqdm
+
+from balenas_plugin.data.image_set import ImageSet
+from balenas_plugin.data.search_data import SearchData
+from balenas_plugin.data.sources.folder import UNREADABLE, ImageFiles, open_image
+from balenas_plugin.data.square import central_square
+from balenas_plugin.errors import DataError
+from balenas_plugin.machine import cores
+
+_MAX_THREADS = 4  # each holds an image of up to 179 megapixels; decoding does not hold Python's lock
+
+CHECKED = ("smallest", "largest", "modes")
+"""What `check_files` returns: sizes as [width, height] by area, and Pillow's mode -> number of images."""
+
+
+def check_files(data: SearchData, *, progress: bool = False) -> dict[str, Any]:
+    """Return what the image files hold, for the run's description of its data; nothing for images in memory.
+
+    See `CHECKED`. It takes as long as an epoch's decoding, and finds what would end the search later, or after hours.
+
+    Args:
+        data: the two halves.
+        progress: show a bar on standard error if it takes more than a second.
+
+    Raises:
+        DataError: files cannot be decoded; the message names the first and says how many.
+    """
+    paths = [*_paths(data.weight_set), *_paths(data.architecture_set)]
+    if not paths:
+        return {}
+    sizes, modes, unreadable = Counter[tuple[int, int]](), Counter[str](), dict[str, str]()
+    with warnings.catch_warnings(), ThreadPool(min(_MAX_THREADS, cores())) as pool:
+        warnings.simplefilter("ignore")  # of Pillow, on large images and odd palettes
+        looked_at = pool.imap(lambda path: _look(path, data.task.image_size), paths)
+        for path, found in zip(paths, tqdm(looked_at, total=len(paths), **_bar(progress)), strict=True):
+            if isinstance(found, str):
+                unreadable[path] = found
+            else:
+                sizes[found[0]] += 1
+                modes[found[1]] += 1
+    if unreadable:
+        path = min(unreadable)
+        count = "1 image" if len(unreadable) == 1 else f"{len(unreadable):,} images"
+        raise DataError(
+            f"{count} of {len(paths):,} cannot be decoded{', the first' if len(unreadable) > 1 else ''}: {path}: "
+            f"{unreadable[path]}. Replace or delete {'the file' if len(unreadable) == 1 else 'the files'}."
+        )
+    smallest, largest = (list(extreme(sizes, key=lambda size: size[0] * size[1])) for extreme in (min, max))
+    return dict(zip(CHECKED, (smallest, largest, dict(modes.most_common())), strict=True))
+
+
+def _paths(half: ImageSet) -> list[str]:
+    return half.store.paths if isinstance(half.store, ImageFiles) else []
+
+
+def _look(path: str, size: int) -> tuple[tuple[int, int], str] | str:
+    """Return (width, height) and the mode of an image, or why it cannot be decoded."""
+    try:
+        with open_image(path) as image:
+            found = image.size, image.mode
+            central_square(image, size)
+    except UNREADABLE as error:
+        return str(error)
+    return found
+
+
+def _bar(progress: bool) -> dict[str, Any]:
+    return {
+        "desc": "search: looking at every image",
+        "unit": "image",
+        "delay": 1,
+        "leave": False,
+        "dynamic_ncols": True,
+        "mininterval": 0.2 if sys.stderr.isatty() else 10,
+        "disable": not progress,
+    }

@@ -1,0 +1,78 @@
+"""What `SearchPlan` says before a search and during it, and that it changes nothing."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from balenas_plugin import SearchPlan
+from balenas_plugin.adapters.nni import plan
+from balenas_plugin.errors import EvaluatorError
+
+from .searches import classification, loaders, search
+from .spaces import Layers
+
+
+def lines_of(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("search: ")]
+    found = [re.fullmatch(r"search: (\w+) +(.*)", line) for line in lines]
+    assert all(found), lines
+    return {match[1]: match[2] for match in found if match}
+
+
+def test_a_script_is_told_the_plan_and_the_time_and_finds_the_same(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(plan, "_TIMED", 3)
+    posteriors = []
+    for callbacks in ([], [SearchPlan()]):
+        torch.manual_seed(0)
+        evaluator = classification(
+            tmp_path, callbacks=callbacks, max_epochs=2, **loaders(train=80, val=64, batch_size=8)
+        )
+        posteriors.append(search(Layers(), evaluator, arc_learning_rate=0.1, num_mc_samples=2).posterior)
+    assert posteriors[0].to_document() == posteriors[1].to_document()
+    lines = lines_of(capsys)
+    assert list(lines) == ["data", "supernet", "plan", "reach", "expected"]
+    assert lines["data"] == "80 examples train the weights, 64 the architecture"
+    assert lines["plan"] == "2 epochs of 10 iterations, 20 in all; M = 2 draws in each"
+    assert lines["reach"].startswith("20 architecture steps x rate 0.1: a logit can move by 2; its sigma is 1")
+    assert re.fullmatch(r"about \d+ s to go, until \d\d:\d\d; memory so far [\d.]+ GB", lines["expected"])
+
+
+def test_a_search_that_cannot_decide_is_warned_of_the_warm_up_counted(capsys, tmp_path):
+    evaluator = classification(tmp_path, callbacks=[SearchPlan({"images": "many"})], max_epochs=3)
+    search(Layers(), evaluator, warmup_epochs=2, initial_precision=4.0, num_mc_samples=1)
+    lines = lines_of(capsys)
+    assert lines["images"] == "many"
+    assert lines["plan"].endswith("; epochs 1 to 2 train the weights alone")
+    assert lines["reach"].startswith("2 architecture steps x rate 0.0003: a logit can move by 0.0006; its sigma is 0.5")
+    assert lines["warning"] == ("that decides nothing: set arc_learning_rate to 0.5 or more, or search for more epochs")
+
+
+def state(*, epoch: int, warmup: int, draws: int = 3, batches: int = 9) -> tuple[object, object]:
+    trainer = SimpleNamespace(
+        num_training_batches=10,
+        max_epochs=6,
+        current_epoch=epoch,
+        check_val_every_n_epoch=1,
+        num_val_batches=[batches],
+    )
+    module = plan.BaLeNASModule.__new__(plan.BaLeNASModule)
+    object.__setattr__(module, "options", SimpleNamespace(num_mc_samples=draws, mc_batches="full", order="first"))
+    object.__setattr__(module, "warmup_epochs", warmup)
+    return trainer, module
+
+
+def test_what_remains_counts_architecture_steps_and_validations():
+    """An architecture step of three draws costs three weight steps, a validation batch a third of one."""
+    assert plan._remaining(*state(epoch=0, warmup=0, batches=0), 4.0) == 6 * 10 * 4.0
+    assert plan._remaining(*state(epoch=4, warmup=2), 4.0) == pytest.approx(2 * (10 * 4.0 + 9 / 3))
+    assert plan._remaining(*state(epoch=0, warmup=2), 1.0) == pytest.approx(2 * 10 + 4 * 10 * 4.0 + 6 * 9 / 3)
+
+
+def test_a_training_that_is_no_search_is_refused():
+    with pytest.raises(EvaluatorError, match="SearchPlan is for one-shot searches, and LightningModule is not one"):
+        SearchPlan().on_train_start(SimpleNamespace(is_global_zero=True), pl.LightningModule())
