@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 from balenas_plugin.errors import OptionError, nearest
 
 
 def require_file(path: Path, what: str) -> None:
-    """Raise unless there is a file at `path`: looked at before anything heavy is imported.
+    """Raise unless there is a file at `path`.
 
     Raises:
         OptionError: there is none; the message names one beside it that is nearly called so.
     """
-    path = path.expanduser()
-    if path.is_file():
+    place = path.expanduser()
+    if os.path.isfile(place):  # noqa: PTH113 - pathlib's raises where a folder may not be looked into
         return
-    reason = "it is a folder" if path.is_dir() else "it is no regular file" if path.exists() else _missing(path)
-    raise OptionError(f"cannot read {what} {path}: {reason}")
+    problem = _problem(place) or ("Is a directory" if place.is_dir() else "it is no regular file")
+    raise OptionError(f"cannot read {what} {path}: {problem}")
 
 
 def require_table(path: Path | None) -> None:
@@ -26,10 +28,9 @@ def require_table(path: Path | None) -> None:
     Raises:
         OptionError: there is nothing.
     """
-    if path is not None and not path.expanduser().exists():
-        raise OptionError(
-            f"there is no table {path}: {_missing(path.expanduser())}. Make one with `balenas benchmark import FILE`."
-        )
+    problem = "" if path is None else _problem(path.expanduser())
+    if problem:
+        raise OptionError(f"there is no table {path}: {problem}. Make one with `balenas benchmark import FILE`.")
 
 
 def require_config(path: Path) -> None:
@@ -38,7 +39,7 @@ def require_config(path: Path) -> None:
     Raises:
         OptionError: there is no such file, or it is a script or a run's folder.
     """
-    if (path / "manifest.json").is_file():
+    if not _problem(path / "manifest.json"):
         raise OptionError(
             f"{path} is the folder of a run, not a config. To go on with it: balenas search {path / 'config.yml'} "
             f"--output {path} --resume. To see what it has found: balenas report {path}"
@@ -57,16 +58,23 @@ def require_run(path: Path) -> None:
     Raises:
         OptionError: it is not.
     """
-    if not path.is_dir():
-        raise OptionError(f"there is no folder {path}: {'it is a file' if path.exists() else _missing(path)}")
-    manifest = path / "manifest.json"
-    if not manifest.exists():
+    problem = _problem(path) or ("" if path.is_dir() else "it is a file")
+    if problem:
+        raise OptionError(f"there is no folder {path}: {problem}")
+    problem = _problem(path / "manifest.json").partition(";")[0]  # what else is in the folder does not matter
+    if problem:
         inside = sorted(found.parent for found in path.glob("*/manifest.json"))
         hint = f" There are runs in it: {', '.join(map(str, inside[:3]))}" if inside else ""
-        raise OptionError(f"cannot read {manifest}: No such file or directory. Is {path} the folder of a run?{hint}")
+        raise OptionError(f"cannot read {path / 'manifest.json'}: {problem}. Is {path} the folder of a run?{hint}")
 
 
-def _missing(path: Path) -> str:
-    beside = [str(path.with_name(other.name)) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = nearest(str(path), beside)
-    return "No such file or directory" + ("" if hint == "." else hint)
+def _problem(path: Path) -> str:
+    """Return why there is nothing at `path`, with what is nearly called so; an empty text if there is something."""
+    try:
+        path.stat()
+    except OSError as error:
+        hint = "."
+        with contextlib.suppress(OSError):
+            hint = nearest(str(path), [str(path.with_name(other.name)) for other in path.parent.iterdir()])
+        return str(error.strerror) + ("" if hint == "." else hint)
+    return ""

@@ -103,10 +103,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 CHEAP = {
+    f"search {'x' * 300}.yml": "File name too long",
+    f"report {'x' * 300}": "File name too long",
+    "export runs/quickstart/manifest.json/x": "Not a directory",
     "search quikstart.yml": "quikstart.yml: No such file or directory; did you mean 'quickstart.yml'?",
     "search search.py": "Run a script that makes a NasExperiment itself: `python search.py`",
     "search runs/quickstart": "balenas search runs/quickstart/config.yml --output runs/quickstart --resume",
-    "search runs": "cannot read the config runs: it is a folder",
+    "search runs": "cannot read the config runs: Is a directory",
     "ui quikstart.yml": "did you mean 'quickstart.yml'?",
     "ui runs/quickstart": "balenas search runs/quickstart/config.yml",
     "export runs/quikstart": "there is no folder runs/quikstart: No such file or directory; did you mean 'runs",
