@@ -73,7 +73,7 @@ OPTIONS = {
     "optimizer's value": ("evaluator.optimizer.lr=-1", "Invalid learning rate: -1"),
     "optimizer's first step": ("evaluator.optimizer={name: Adam, capturable: true}", "takes no step with its options"),
     "optimizer's huge value": ("evaluator.optimizer.lr=1e308", "takes no step with its options"),
-    "optimizer's list": ("evaluator.optimizer={name: Adafactor, eps: [1]}", "takes no step with its options"),
+    "optimizer's list": ("evaluator.optimizer={name: Adafactor, eps: [1]}", "does not accept {'eps': [1]}"),
     "schedule's huge value": ("evaluator.schedule={name: cosine, min_lr: 1e300}", "at least 0, got 1e+300"),
     "precision that float32 lacks": ("strategy.initial_precision=1e39", "that float32 holds, got 1e+39"),
     "too many draws": ("strategy.num_mc_samples=1000000000000000", "must be at most 10000"),
@@ -248,11 +248,13 @@ def damage(checkpoint: Path, how: str) -> None:
         del content["optimizer_states"]
         torch.save(content, checkpoint)
     elif how == "one bit flipped":
-        position = whole.index(b"data/3") + 4_000  # in a tensor, whose checksum nobody looks at
+        weights = torch.load(checkpoint, weights_only=True)["state_dict"].values()
+        largest = max(weights, key=torch.numel).untyped_storage()
+        position = whole.index(bytes(largest.tolist())) + 5  # in the zip file, whose checksums torch does not look at
         checkpoint.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
     elif how == "one weight changed":
         content = torch.load(checkpoint, weights_only=True)
-        next(w for w in content["state_dict"].values() if w.is_floating_point()).view(-1)[0] += 1e-6
+        next(w for w in content["state_dict"].values() if w.ndim == 4)[0, 0, 0, 0] += 1e-6
         torch.save(content, checkpoint)
     elif how == "with a weight missing":
         content = torch.load(checkpoint, weights_only=True)
