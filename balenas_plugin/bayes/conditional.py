@@ -29,10 +29,12 @@ class Among:
     Args:
         parts: positions of the parts.
         allowed: combinations of their outcomes.
+        named: whether a sample names what is not active because of this, which `freeze` asks for all the same.
     """
 
     parts: tuple[int, ...]
     allowed: frozenset[tuple[Outcome, ...]]
+    named: bool = False
 
     def holds(self, *outcomes: Outcome) -> bool:
         """Return whether it holds."""
@@ -41,24 +43,21 @@ class Among:
 
 @dataclass(frozen=True)
 class Includes:
-    """Holds where a part has chosen a member, among others, as a node of a cell does.
+    """Holds where a part has chosen a member, among others: an input choice, or a node of a cell.
 
     Args:
         parts: position of the part.
         member: of its outcome.
+        named: as above.
     """
 
     parts: tuple[int]
     member: Outcome
+    named: bool = False
 
     def holds(self, outcome: Outcome) -> bool:
         """Return whether it holds."""
         return self.member in outcome
-
-
-@dataclass(frozen=True)
-class Feeds(Includes):
-    """Holds where an input choice takes an input; else what feeds it is in the network, but its output is not used."""
 
 
 Condition = Among | Includes
@@ -76,8 +75,8 @@ class Conditional:
     Args:
         parts: the decisions.
         uses: of each part.
-        unused: for each part, the outcome that a sample names where the part is in the network and its output is not
-            used, so that it makes no difference but `freeze` asks for it; None for a part that is never so.
+        unused: for each part, the outcome that a sample names where the part makes no difference but `freeze` asks for
+            it; None for a part that is never so.
     """
 
     parts: tuple[Decision, ...]
@@ -121,7 +120,7 @@ class Conditional:
         return any(all(self._holds(condition, chosen) for condition in use) for use in self.uses[part])
 
     def _is_unused(self, use: Use, outcome: Chosen) -> bool:
-        return any(isinstance(condition, Feeds) and not self._holds(condition, outcome) for condition in use)
+        return any(condition.named and not self._holds(condition, outcome) for condition in use)
 
     def _holds(self, condition: Condition, chosen: Sequence[Outcome | None]) -> bool:
         known = [chosen[parent] for parent in condition.parts]

@@ -14,7 +14,7 @@ from typing import Any
 import nni
 import pytest
 import torch
-from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, MutableLinear, Repeat
+from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, MutableLinear, ParametrizedModule, Repeat
 from torch import Tensor, nn
 
 from balenas_plugin import BaLeNAS
@@ -143,6 +143,19 @@ class PickedInTraining(Picked):
     def forward(self, x: Tensor) -> Tensor:
         bodies = [body(x) for body in self.bodies]
         return self.pick(bodies) + (0.1 * bodies[0] if self.training else 0)
+
+
+class MadeAnew(ParametrizedModule):
+    """A module that NNI makes anew to freeze it, so that it asks for the choices of all candidates."""
+
+    def __init__(self, width: int = 5) -> None:
+        super().__init__()
+        a, b = nn.Sequential(choice("inner"), nn.Linear(8, width)), nn.Linear(8, width)
+        self.layers = LayerChoice({"a": a, "b": b}, label="outer")
+        self.last = nn.Linear(width, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layers(x))
 
 
 BODIES = {
@@ -275,10 +288,14 @@ def test_draws_and_stability_count_networks(tmp_path: Path) -> None:
     assert 0.3 < shares[1] < 0.7  # one choice alone makes the network of candidate b
 
 
-def test_found_models_and_the_posteriors_architectures_can_be_frozen(tmp_path: Path) -> None:
-    strategy = search(Body(three_deep), classification(tmp_path))
-    for model, probable in zip(strategy.list_models(limit=4), strategy.posterior.most_probable(4), strict=True):
+@pytest.mark.parametrize(("body", "count"), [(three_deep, 4), (Picked, 5), (MadeAnew, 3)])
+def test_found_models_and_the_posteriors_architectures_can_be_frozen(
+    body: Callable[[], nn.Module], count: int, tmp_path: Path
+) -> None:
+    strategy = search(Body(body), classification(tmp_path))
+    models, probable = list(strategy.list_models(limit=count)), strategy.posterior.most_probable(count + 1)
+    assert len(models) == len(probable) == count
+    for model, architecture in zip(models, probable, strict=True):
         assert model.executable_model()(torch.randn(2, 8)).shape == (2, CLASSES)
-        fresh = Body(three_deep).freeze(probable)
-        fresh.load_state_dict(Body(three_deep).freeze(json.loads(json.dumps(probable))).state_dict())
-    assert {len(model.sample) for model in strategy.list_models(limit=4)} == {1, 2, 3}
+        frozen = Body(body).freeze(architecture)
+        frozen.load_state_dict(Body(body).freeze(json.loads(json.dumps(architecture))).state_dict())

@@ -2,7 +2,8 @@
 
 NNI's frozen network keeps the chosen candidate of a LayerChoice and the first blocks of a Repeat. What stands in the
 others is in no network, so its choices make no difference; nor do those of modules that only feed inputs of an
-InputChoice that it does not take.
+InputChoice that it does not take. Of these last NNI's `freeze` asks for a value all the same, and so it does of all
+choices inside a ParametrizedModule, which it makes anew with the candidates that it does not choose.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from nni.mutable import Mutable
-from nni.nas.nn.pytorch import LayerChoice, Repeat
+from nni.nas.nn.pytorch import LayerChoice, ParametrizedModule, Repeat
 from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell
 from torch import nn
 
 from balenas_plugin.adapters.nni.dataflow import fed_of
 from balenas_plugin.adapters.nni.supernet import labelled_alphas
-from balenas_plugin.bayes.conditional import Among, Condition, Conditional, Feeds, Includes, Use
+from balenas_plugin.bayes.conditional import Among, Condition, Conditional, Includes, Use
 from balenas_plugin.bayes.decisions import CellNode, Decision, OneOf, TopSet
 
 Key = tuple[str, ...]
@@ -43,18 +44,24 @@ def uses_of(module: nn.Module, found: Found, keys: Mapping[nn.Module, Sequence[K
     picks = {m: places[key] for m, (key, *_) in keys.items() if isinstance(found[key], TopSet)}
     fed = fed_of(module, picks) if len(found) > 1 else {}
 
-    def walk(module: nn.Module, use: Use, *, outermost: bool) -> None:
+    def walk(module: nn.Module, use: Use, *, outermost: bool, made_anew: bool) -> None:
         alternatives = fed.get(module, {()}) if outermost else {()}
         own = keys.get(module, ())
         for alternative in sorted(alternatives, key=repr):
             inside = (*alternative, *use)
             for key in own:
-                plain = tuple(condition for condition in inside if not isinstance(condition, Feeds))
+                plain = tuple(condition for condition in inside if not condition.named)
                 uses[key].append(inside if _unused(found[key]) is not None else plain)
             for child, condition in _children(module, [(places[key], found[key]) for key in own]):
-                walk(child, inside if condition is None else (*inside, condition), outermost=outermost and not own)
+                own_use = () if condition is None else (replace(condition, named=made_anew),)
+                walk(
+                    child,
+                    (*inside, *own_use),
+                    outermost=outermost and not own,
+                    made_anew=made_anew or isinstance(child, ParametrizedModule),
+                )
 
-    walk(module, (), outermost=True)
+    walk(module, (), outermost=True, made_anew=False)
     return uses
 
 

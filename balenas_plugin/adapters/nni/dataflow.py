@@ -17,7 +17,7 @@ from nni.nas.nn.pytorch.choice import ChosenInputs
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, fx, nn
 
-from balenas_plugin.bayes.conditional import Feeds, Use
+from balenas_plugin.bayes.conditional import Includes, Use
 from balenas_plugin.export.standalone.tracing import changes_its_input
 
 Fed = dict[nn.Module, set[Use]]
@@ -174,7 +174,7 @@ def _uses(
                 continue
             for j, entry in enumerate(inputs):
                 if entry is node:
-                    condition = Feeds((pick,), j)
+                    condition = Includes((pick,), j, named=True)
                     found |= {use if condition in use else (*use, condition) for use in uses[user]}
         uses[node] = {()} if () in found else found
     return uses
