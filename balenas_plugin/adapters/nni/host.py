@@ -17,7 +17,7 @@ from balenas_plugin.distributions import Draw
 from balenas_plugin.errors import SpaceError
 
 if TYPE_CHECKING:
-    from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
+    from balenas_plugin.adapters.nni.distribution_module import DistributionModule
 
 
 class NniHost:
@@ -29,7 +29,7 @@ class NniHost:
         batch_idx: its number in the epoch.
     """
 
-    def __init__(self, module: BaLeNASModule, batch: dict[str, Any], batch_idx: int) -> None:
+    def __init__(self, module: DistributionModule, batch: dict[str, Any], batch_idx: int) -> None:
         self.module, self.batch, self.batch_idx = module, batch, batch_idx
         self.outputs: Any = None
         """What the evaluator's training_step returned in the weight step."""

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 from nni.nas.evaluator.pytorch import Lightning
+from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import DARTS
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from pytorch_lightning.loops import _FitLoop, _TrainingEpochLoop
 
 from balenas_plugin.adapters.nni.evaluator_hooks import TRANSFERS, architecture_loader, require_contract
 from balenas_plugin.adapters.nni.options import require_clipping_once
+from balenas_plugin.distributions import Distribution
+from balenas_plugin.search.mixing import MixingWeights
 
 _REMEMBERING = (EarlyStopping, ModelCheckpoint, Timer)
 """Lightning's callbacks that stop a training, or choose its best epoch, by what they have seen of it so far."""
@@ -114,7 +117,16 @@ def _copied(value: Any) -> Any:
 
 
 class SearchStrategy(DARTS):
-    """NNI's `DARTS`, which takes the evaluator whole and gives it back as it was."""
+    """NNI's `DARTS`, whose supernet asks one object for its mixing weights, and which gives the evaluator back."""
+
+    def configure_softmax(self) -> MixingWeights:
+        """Return what all mixed modules of the supernet ask for their weights (NNI calls this for each of them)."""
+        return self._mixing
+
+    def mutate_model(self, model: ModelSpace) -> ModelSpace:
+        """Turn the model space into a supernet in place."""
+        self._mixing = MixingWeights(Distribution.mean_weights)
+        return super().mutate_model(model)
 
     _kept: AbstractContextManager[None] = nullcontext()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import nni.mutable.mutable
@@ -21,6 +22,7 @@ from nni.nas.oneshot.pytorch.strategy import (  # nni.nas.strategy holds placeho
 )
 
 from balenas_plugin.adapters.nni.construct import construct
+from balenas_plugin.adapters.nni.distribution_module import DistributionModule
 from balenas_plugin.adapters.nni.fused import fusing_hooks
 from balenas_plugin.adapters.nni.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.second_order_darts import SecondOrderDARTS
@@ -126,6 +128,9 @@ def _keep_channels_last(strategy: OneShotStrategy, given: bool | None) -> None:
 
     def configured(training_module: Any) -> Any:
         module = configure(training_module)
+        if isinstance(module, DistributionModule):  # it has the callback
+            module.options = replace(module.options, channels_last=given)
+            return module
         network, callbacks = module.training_module, module.configure_callbacks
         channels_last = ChannelsLast(network, given, lambda batch: [lambda: network(batch["train"][0])])
         module.configure_callbacks = lambda: [*callbacks(), channels_last]

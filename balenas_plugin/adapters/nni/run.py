@@ -183,7 +183,7 @@ def _describe(strategy: OneShotStrategy, space: ModelSpace, folder: RunFolder) -
         return {"architecture": _name(space, sample)}
     posterior = strategy.posterior
     posterior.save(folder.posterior)
-    metrics = strategy.oneshot_module.posterior_metrics()
+    metrics = strategy.oneshot_module.distribution_metrics()
     best = next(strategy.iterate_samples())
     return {
         "entropy": metrics["entropy"],

@@ -36,11 +36,9 @@ from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
 from balenas_plugin.adapters.nni.working_files import out_of_working_directory, output_folder
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
-from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import OptionError, SpaceError, nearest
 from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
 from balenas_plugin.export.candidates import tell_fewer
-from balenas_plugin.search.mixing import MixingWeights
 from balenas_plugin.validation import require_whole
 
 if TYPE_CHECKING:
@@ -182,10 +180,6 @@ class BaLeNAS(SearchStrategy):
             module.on_example = lambda: require_rankable(module, lambda: self._to_rank(self.selection))
         return module
 
-    def configure_softmax(self) -> MixingWeights:
-        """Return what all mixed modules of the supernet ask for their weights (NNI calls this for each of them)."""
-        return self._mixing
-
     def default_mutation_hooks(self) -> list[Any]:
         """Return NNI's hooks for DARTS, behind those that fuse."""
         hooks: list[Any] = super().default_mutation_hooks()
@@ -224,7 +218,6 @@ class BaLeNAS(SearchStrategy):
         """
         if self.selection is not None:
             self._pristine = copy.deepcopy(model)
-        self._mixing = MixingWeights(Gaussian.mean_weights)
         model = super().mutate_model(model)
         if not architecture_parameters(model):
             raise SpaceError(

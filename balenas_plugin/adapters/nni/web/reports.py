@@ -111,7 +111,7 @@ class EpochReports(pl.Callback):
         """Report the epoch."""
         metrics = averaged_metrics(trainer.callback_metrics)
         if isinstance(pl_module, BaLeNASModule):
-            posterior = pl_module.posterior_metrics()
+            posterior = pl_module.distribution_metrics()
             metrics |= {name: posterior[name] for name in ("entropy", "sigma")}
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self.last = {"default": self._default(finite), **finite}
