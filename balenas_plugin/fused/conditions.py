@@ -1,4 +1,4 @@
-"""Where operations may be computed together: what is around a pass, what comes in, and what has changed since a plan."""
+"""Where operations may be computed together: what is around a pass, what comes in, what has changed since a plan."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def surroundings(harmless: tuple[type, ...] = ()) -> str | None:
     if torch._C._len_torch_dispatch_stack():
         return "a TorchDispatchMode is at work"
     if torch._C._len_torch_function_stack():
-        for mode in _get_current_function_mode_stack():
+        for mode in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
             if not isinstance(mode, (DeviceContext, *harmless)):
                 return f"{type(mode).__name__} is at work"
     return None
@@ -79,14 +79,15 @@ class Snapshot:
         self._tensors_then = [dict(table) for table in self._tensors]
         self._ids = self._ids_now()
         self._hooks = [hooks for m in (*self._modules, *called) for hooks in hooks_of(m)]
+        self._hooked = any(self._hooks)
 
     def holds(self) -> bool:
-        """Return whether all is as it was, and nobody listens; other tensors of the same shapes may have come in."""
+        """Return whether all is as it was, hooks or none too; other tensors of the same shapes may have come in."""
         try:
             same = self._attributes == self._attributes_then  # of the same objects, which is why it is quick
         except (RuntimeError, TypeError, ValueError):
             return False  # tensors and arrays that were replaced have no truth value
-        if not same or any(self._hooks) or self._types != list(map(type, self._modules)):
+        if not same or any(self._hooks) is not self._hooked or self._types != list(map(type, self._modules)):
             return False
         return self._code == self._code_now() and (self._ids == self._ids_now() or self._tensors_fit())
 
@@ -114,7 +115,7 @@ class Snapshot:
 
 
 def _dictionaries(tables: Iterable[Iterable[Any]]) -> list[dict[str, Any]]:
-    """Return those tables that are plain ones: a scripted module keeps its own elsewhere, where nobody replaces them."""
+    """Return those tables that are plain ones: a scripted module keeps its own in C++."""
     return [table for of_module in tables for table in of_module if isinstance(table, dict)]
 
 

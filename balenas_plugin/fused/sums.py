@@ -66,13 +66,13 @@ def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum()
 
 
-_BATCHED = torch._C._parse_dispatch_key("Batched"), torch._C._parse_dispatch_key("FuncTorchBatched")
+_BATCHED = [torch._C._parse_dispatch_key(name) for name in ("Batched", "FuncTorchBatched")]
 
 
 def _is_batched(gradient: Tensor) -> bool:
     """Return whether it stands for several gradients (is_grads_batched, vmap), whose memory cannot be looked at."""
     keys = torch._C._dispatch_keys(gradient)
-    return any(keys.has(key) for key in _BATCHED)
+    return any(keys.has(key) for key in _BATCHED if key is not None)
 
 
 def average_pool(x: Tensor, layer: nn.AvgPool2d) -> Tensor:

@@ -155,9 +155,7 @@ class Planned(nn.Module):
 
     def plan_for(self, inputs: Sequence[Any], prepare: Prepare = list) -> Plan | None:
         """Return how to compute the candidates together on these inputs, None where NNI must compute them."""
-        if (
-            torch.compiler.is_dynamo_compiling()
-        ):  # which cannot look: CompiledForward has called with such inputs before
+        if torch.compiler.is_dynamo_compiling():  # it cannot look; CompiledForward has had such inputs before
             return self._plans.get(self.training) if list(self._ways) == [None] else None
         why = surroundings((FastSecondDerivative,)) or next(filter(None, map(why_unfit, inputs)), None)
         plan = None
