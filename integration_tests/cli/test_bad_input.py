@@ -108,6 +108,12 @@ def test_bad_option(case: str, folder: Path) -> None:
     assert expected in message_of(ended)
 
 
+@pytest.mark.parametrize("place", ["~nosuch-user/x", "b" * 300], ids=["home of nobody", "long"])
+def test_a_table_whose_place_can_be_no_path_is_told_before_the_search(place: str, folder: Path) -> None:
+    message_of(balenas("search", "tiny.yml", folder=folder, BALENAS_DATA=place))
+    assert list((folder / "runs").iterdir()) == []
+
+
 @pytest.mark.parametrize("strategy", ["DARTS", "RandomOneShot"])
 def test_strategies_of_nni_say_that_there_is_nothing_to_search(strategy: str, folder: Path) -> None:
     space = "space='faulty_spaces:NothingToSearch'"

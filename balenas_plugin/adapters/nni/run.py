@@ -36,6 +36,7 @@ from balenas_plugin.adapters.nni.space import notations
 from balenas_plugin.adapters.nni.strategy import BaLeNAS
 from balenas_plugin.bayes.decisions import Architectures, Sample
 from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.benchmarks import find_table
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import SearchData, load_search_data
 from balenas_plugin.data.checking import CHECKED, check_files
@@ -76,6 +77,7 @@ def run_search(
         KeyboardInterrupt: the user stopped it; it can be resumed.
     """
     quiet()
+    find_table()  # a BALENAS_DATA that can be no path is told now, not after the first epoch
     if config.threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))  # or Lightning's DDP chooses a number
     resume = resume and not folder.replaces
