@@ -18,6 +18,7 @@ from balenas_plugin.export.standalone.expressions import NotExportableError
 from balenas_plugin.export.standalone.layers import builtin_class
 
 _TRACED = "traced"
+_FILLS = ("setitem", "__setitem__", "append", "extend", "insert", "pop", "update", "setdefault", "clear", "reverse")
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _remove_unused(graph: fx.Graph, root: nn.Module) -> None:
 
 
 def changes_its_input(node: fx.Node, root: nn.Module) -> bool:
-    """Return whether a node writes into a tensor that it is given."""
+    """Return whether a node writes into a tensor, or a list or dict of tensors, that it is given."""
     if node.op == "call_module":
         return any(getattr(module, "inplace", False) for module in root.get_submodule(str(node.target)).modules())
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
@@ -174,7 +175,7 @@ def changes_its_input(node: fx.Node, root: nn.Module) -> bool:
     augmented = getattr(operator, f"i{plain}", None) is node.target and any(
         hasattr(operator, other) for other in (plain, f"{plain}_")
     )
-    writes = name in ("setitem", "__setitem__") or (name.endswith("_") and not name.endswith("__")) or augmented
+    writes = name in _FILLS or (name.endswith("_") and not name.endswith("__")) or augmented
     return writes or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
 
 
