@@ -127,5 +127,5 @@ def test_it_is_refused_outside_of_a_one_shot_search(tmp_path):
 
     evaluator = classification(tmp_path, callbacks=[Diagnostics("d.jsonl")])
     evaluator.module.set_model(nn.Linear(8, CLASSES))
-    with pytest.raises(EvaluatorError, match="watches one-shot searches"):
+    with pytest.raises(EvaluatorError, match="Diagnostics is for one-shot searches"):
         evaluator.trainer.fit(evaluator.module, evaluator.train_dataloaders, evaluator.val_dataloaders)

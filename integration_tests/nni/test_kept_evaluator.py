@@ -10,6 +10,8 @@ import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning
 from pytorch_lightning.callbacks import EarlyStopping
 
+from balenas_plugin import Diagnostics, SearchPlan
+from balenas_plugin.diagnostics import read_log
 from balenas_plugin.errors import NonFiniteLossError
 
 from .plain import TRAIN_BATCHES, Searched, Task, in_order, searched, trainer
@@ -115,6 +117,25 @@ def test_a_trainer_that_searched_trains_as_a_new_one(tmp_path):
     model.evaluator.evaluate(model.executable_model())
     assert evaluator.trainer.max_epochs == 5
     assert evaluator.trainer.current_epoch == 2  # not stopped in its first epoch by what the searches have seen
+
+
+def test_callbacks_of_a_search_leave_alone_what_is_trained_after_it(tmp_path, capsys):
+    """The training is not stopped because the search was; the next search begins the record anew."""
+    log = tmp_path / "d.jsonl"
+    diagnostics = Diagnostics(log, {"curvature": "off"})
+    given = trainer(tmp_path, max_epochs=2, callbacks=[diagnostics, SearchPlan()])
+    evaluator = Lightning(Task(), given, **in_order())
+    searched(evaluator)
+    diagnostics.records[-1]["stopped"] = "as an alarm does"
+    written = log.read_bytes()
+    assert "search: supernet" in capsys.readouterr().err
+    evaluator.evaluate(Searched().freeze({"other": 1}))
+    assert given.current_epoch == 2
+    assert log.read_bytes() == written
+    assert "search: " not in capsys.readouterr().err
+    searched(evaluator)
+    assert [record["epoch"] for record in read_log(log).records] == [0, 1]
+    assert "search: supernet" in capsys.readouterr().err
 
 
 def test_a_search_with_a_trainer_that_has_trained_before(tmp_path):

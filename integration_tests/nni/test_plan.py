@@ -75,4 +75,4 @@ def test_what_remains_counts_architecture_steps_and_validations():
 
 def test_a_training_that_is_no_search_is_refused():
     with pytest.raises(EvaluatorError, match="SearchPlan is for one-shot searches, and LightningModule is not one"):
-        SearchPlan().on_train_start(SimpleNamespace(is_global_zero=True), pl.LightningModule())
+        SearchPlan().setup(pl.Trainer(logger=False), pl.LightningModule(), "fit")

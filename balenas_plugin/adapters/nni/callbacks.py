@@ -1,4 +1,4 @@
-"""Lightning callbacks of a run: the history on disk and the progress bar."""
+"""Lightning callbacks of a search: what they have in common, the history on disk and the progress bar."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from tqdm import tqdm
 
+from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.run_folder import RunFolder
 
@@ -25,6 +27,31 @@ def averaged_metrics(logged: Mapping[str, Any]) -> dict[str, float]:
         for name in sorted(metrics)
         if "/" not in name and not name.endswith("_step") and name not in averaged
     }
+
+
+class SearchCallback(pl.Callback):
+    """A callback of one-shot searches; what the same trainer trains after one is left alone.
+
+    Hooks do nothing unless `searching`.
+    """
+
+    searching = False
+    _has_searched = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Note whether a search begins, before its checkpoint is read.
+
+        Raises:
+            EvaluatorError: something else is trained, and there was no search before.
+        """
+        self.searching = stage == "fit" and isinstance(pl_module, BaseOneShotLightningModule)
+        if self.searching:
+            self._has_searched = True
+        elif stage == "fit" and not self._has_searched:
+            raise EvaluatorError(
+                f"{type(self).__name__} is for one-shot searches, and {type(pl_module).__name__} is not one: give it "
+                "to the evaluator of an experiment whose strategy is BaLeNAS or one of NNI's one-shot strategies"
+            )
 
 
 class History(pl.Callback):

@@ -14,6 +14,7 @@ from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from tqdm import tqdm
 
+from balenas_plugin.adapters.nni.callbacks import SearchCallback
 from balenas_plugin.adapters.nni.checkpoint import random_states, set_random_states
 from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
 from balenas_plugin.adapters.nni.probing import accuracy_at, curvature_of
@@ -25,7 +26,7 @@ from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.ground_truth import accuracies_of
 
 
-class Diagnostics(pl.Callback):
+class Diagnostics(SearchCallback):
     """Watch BaLeNAS, or one of NNI's own one-shot strategies, epoch by epoch; the search goes on as without it.
 
     Give it to the evaluator: ``Classification(..., callbacks=[Diagnostics("diagnostics.jsonl")])``. What is written
@@ -57,16 +58,24 @@ class Diagnostics(pl.Callback):
 
     # -- Lightning's hooks --------------------------------------------------------------------------------------------
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget an earlier search when another begins."""
+        super().setup(trainer, pl_module, stage)
+        if self.searching:
+            self.records, self._header = [], None
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the file, or drop the epochs in it that will be computed again (see `History.on_fit_start`)."""
-        if trainer.is_global_zero and self._header is not None:
+        if not self.searching or not trainer.is_global_zero:
+            return
+        if self._header is not None:
             write_log(self.path, self._header, self.records)
-        elif trainer.is_global_zero:
+        else:
             self.path.unlink(missing_ok=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop a search that was killed after it had decided to stop."""
-        if self.records and "stopped" in self.records[-1]:
+        if self.searching and self.records and "stopped" in self.records[-1]:
             trainer.should_stop = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -77,13 +86,10 @@ class Diagnostics(pl.Callback):
         """Note that this epoch has been validated."""
         self._validated = True
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Measure, write, tell, and stop the search if that was asked for."""
-        if not isinstance(pl_module, BaseOneShotLightningModule):
-            raise EvaluatorError(
-                f"Diagnostics watches one-shot searches, and {type(pl_module).__name__} is not one: give it to the "
-                "evaluator of an experiment whose strategy is BaLeNAS or one of NNI's one-shot strategies"
-            )
+        if not self.searching:
+            return
         if trainer.is_global_zero:
             states = random_states()  # NNI's sampling strategies draw when they are asked
             try:

@@ -15,11 +15,11 @@ from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from torch.nn.parameter import is_lazy
 from tqdm import tqdm
 
+from balenas_plugin.adapters.nni.callbacks import SearchCallback
 from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
 from balenas_plugin.adapters.nni.loaders import number_of_examples
 from balenas_plugin.adapters.nni.second_order_darts import SecondOrderDartsModule
 from balenas_plugin.adapters.nni.supernet import architecture_parameters
-from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.machine import peak_memory
 
 _TOO_LITTLE = 0.5
@@ -31,7 +31,7 @@ _SECOND_ORDER = 4  # gradients of an architecture step of second order, for one 
 _FORWARD = 1 / 3  # cost of a pass without a gradient, for one with it
 
 
-class SearchPlan(pl.Callback):
+class SearchPlan(SearchCallback):
     """Print the plan of a one-shot search before its first iteration, and what it will take after some of them.
 
     Give it to the evaluator: ``Classification(..., callbacks=[SearchPlan()])``. The lines go to standard error. It
@@ -43,20 +43,23 @@ class SearchPlan(pl.Callback):
 
     def __init__(self, data: Mapping[str, str] | None = None) -> None:
         self._data = data
+        self._begin()
+
+    def _begin(self) -> None:
         self._intervals: list[float] = []
         self._last: float | None = None
         self._told: set[bool] = set()
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begin anew: a search before this one may have taken other times."""
+        super().setup(trainer, pl_module, stage)
+        self._begin()
+
     # -- the plan -----------------------------------------------------------------------------------------------------
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Print the plan; the first of several processes does."""
-        if not isinstance(pl_module, BaseOneShotLightningModule):
-            raise EvaluatorError(
-                f"SearchPlan is for one-shot searches, and {type(pl_module).__name__} is not one: give it to the "
-                "evaluator of an experiment whose strategy is BaLeNAS or one of NNI's one-shot strategies"
-            )
-        if trainer.is_global_zero:
+        if self.searching and trainer.is_global_zero:
             data = _loaders(trainer) if self._data is None else self._data
             plan = {"supernet": _supernet(pl_module), "plan": _plan(trainer, pl_module), **_reach(trainer, pl_module)}
             for title, text in {**data, **plan}.items():
@@ -74,8 +77,8 @@ class SearchPlan(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Time the iteration; say what all will take when enough are timed, in the warm-up as a guess."""
-        searching = trainer.current_epoch >= _warmup(pl_module)
-        if searching in self._told or not trainer.is_global_zero:
+        warm = trainer.current_epoch >= _warmup(pl_module)
+        if not self.searching or warm in self._told or not trainer.is_global_zero:
             return
         now = time.perf_counter()
         if self._last is not None:
@@ -83,10 +86,10 @@ class SearchPlan(pl.Callback):
         self._last = now
         timed = self._intervals[_UNTIMED:]
         if len(timed) >= _TIMED or sum(timed) >= _TIMED_SECONDS:
-            self._told.add(searching)
+            self._told.add(warm)
             seconds = _remaining(trainer, pl_module, sum(timed) / len(timed))
             if seconds is not None:
-                _tell("expected", _expected(seconds, trainer.strategy.root_device, guessed=not searching))
+                _tell("expected", _expected(seconds, trainer.strategy.root_device, guessed=not warm))
 
 
 def _tell(title: str, text: str) -> None:
@@ -130,7 +133,8 @@ def _plan(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> str:
     else:
         text = f"{trainer.max_epochs} epochs of {per_epoch:,} iterations, {trainer.max_epochs * per_epoch:,} in all"
     if isinstance(module, BaLeNASModule):
-        text += f"; M = {module.options.num_mc_samples} draws in each"
+        draws = module.options.num_mc_samples
+        text += f"; M = {draws} {'draw' if draws == 1 else 'draws'} in each"
     if warmup:
         text += f"; {'epoch 1 trains' if warmup == 1 else f'epochs 1 to {warmup} train'} the weights alone"
     return f"{text}; {done} epochs are done" if done else text
