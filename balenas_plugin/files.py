@@ -111,6 +111,18 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode("utf-8")))
 
 
+def append_text(path: Path, text: str) -> None:
+    """Append lines to a file and flush them to disk; a kill may cut them short, so readers leave out what has no end.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    with refused_writes_told(path), path.open("ab") as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextlib.contextmanager
 def replaced_together(folder: Path, is_earlier: Callable[[str], bool]) -> Iterator[Path]:
     """Yield an empty folder, whose files are put into `folder` when the block ends well; else nothing there changes.
