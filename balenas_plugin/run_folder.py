@@ -249,7 +249,7 @@ class RunFolder:
 
     def write_architectures(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Write the architectures found, or what is known of them since; the manifest of a finished run follows."""
-        manifest = self.read_manifest()
+        manifest = self.read_manifest() if self.manifest.exists() else {}
         if manifest.get("sha256", {}).pop(self.architectures.name, None) is not None:
             self._write_manifest(manifest)  # a kill in between leaves a file that is not compared
         write_text_atomically(self.architectures, json.dumps(records, indent=1) + "\n")

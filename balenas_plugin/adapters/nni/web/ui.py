@@ -68,7 +68,7 @@ def search_in_ui(
         port: of the page; 0 for any free one.
         url_prefix: first part of the page's path; None for one that nobody guesses.
         concurrency: how many trials run at a time.
-        resume: continue the folder's experiment.
+        resume: continue the folder's run, in its experiment where NNI knows it.
         show: called when the search has ended well.
         close: end with the search instead of keeping the page open.
 
