@@ -236,3 +236,18 @@ def require_named(where: str, given: object) -> None:
     """Raise OptionError unless `given` is a mapping with a name."""
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
         raise OptionError(f"{where} must be a mapping with a name, e.g. {{name: ...}}, got {quoted(given)}")
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return where two configs of plain values differ, in words; nothing if they are equal."""
+    found = list(_differences(before, now))
+    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    return "; ".join(found[:5]) + more
+
+
+def _differences(before: Any, now: Any, where: str = "") -> Any:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(set(before) | set(now), key=str):
+            yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else str(key))
+    elif before != now:
+        yield f"{where} was {quoted(before)}, is {quoted(now)}"

@@ -14,6 +14,11 @@ from typing import BinaryIO
 
 from balenas_plugin.errors import OptionError, StorageError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 MAX_TEXT = 64 * 2**20
@@ -111,6 +116,18 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode("utf-8")))
 
 
+def append_text(path: Path, text: str) -> None:
+    """Append lines to a file and flush them to disk; a kill may cut them short, so readers leave out what has no end.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    with refused_writes_told(path), path.open("ab") as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextlib.contextmanager
 def replaced_together(folder: Path, is_earlier: Callable[[str], bool]) -> Iterator[Path]:
     """Yield an empty folder, whose files are put into `folder` when the block ends well; else nothing there changes.
@@ -129,7 +146,7 @@ def replaced_together(folder: Path, is_earlier: Callable[[str], bool]) -> Iterat
             remove_leftovers(folder / "files")
             staging.mkdir()
         yield staging
-        with refused_writes_told(folder):
+        with refused_writes_told(folder), _alone_in(folder):
             new = sorted(staging.iterdir())
             for path in new:
                 path.replace(folder / path.name)
@@ -143,6 +160,20 @@ def replaced_together(folder: Path, is_earlier: Callable[[str], bool]) -> Iterat
         if made:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # where nothing has been written
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process changes the folder in such a block; the system ends it with the process."""
+    descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):  # a file system without such locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _temporary(path: Path) -> Path:

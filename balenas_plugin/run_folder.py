@@ -21,7 +21,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -31,8 +31,8 @@ from typing import Any
 import yaml
 
 from balenas_plugin.bounded_yaml import MAX_BYTES, NOT_YAML, BoundedLoader, yaml_problem
-from balenas_plugin.config import SearchConfig
-from balenas_plugin.errors import FileFormatError, OptionError, StorageError, quoted
+from balenas_plugin.config import SearchConfig, differences
+from balenas_plugin.errors import FileFormatError, OptionError, StorageError
 from balenas_plugin.files import open_regular, read_text, refused_writes_told, temporary_of, write_text_atomically
 from balenas_plugin.run_marker import RunMarker
 
@@ -172,6 +172,10 @@ class RunFolder:
         before = (self.marker.path.name, self.config.name)
         return any(path.name not in before and not temporary_of(path.name) for path in self.path.iterdir())
 
+    def kept(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other commands that would search in the folder out during the block; raises what `claimed` does."""
+        return self.marker.locked(_LOCK_SECONDS, folder=True)
+
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Keep other processes from searching in the folder during the block; the system ends it with the process.
@@ -243,9 +247,19 @@ class RunFolder:
                 "damaged, edited, or of another run; put the right one back."
             )
 
+    def write_architectures(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write the architectures found, or what is known of them since; the manifest of a finished run follows."""
+        manifest = self.read_manifest() if self.manifest.exists() else {}
+        if manifest.get("sha256", {}).pop(self.architectures.name, None) is not None:
+            self._write_manifest(manifest)  # a kill in between leaves a file that is not compared
+        write_text_atomically(self.architectures, json.dumps(records, indent=1) + "\n")
+        if "sha256" in manifest:
+            manifest["sha256"][self.architectures.name] = _sha256(self.architectures)
+            self._write_manifest(manifest)
+
     def release(self) -> None:
-        """Remove the folder if nothing was written to it."""
-        with contextlib.suppress(OSError):
+        """Remove the folder if nothing was written to it, and no other command is about to."""
+        with contextlib.suppress(OSError, OptionError), self.marker.locked(0, folder=True):
             self.path.rmdir()
 
     def read_manifest(self) -> dict[str, Any]:
@@ -359,13 +373,6 @@ def other_run(config: SearchConfig, recorded: Mapping[str, Any]) -> str:
     return differences(before, now)
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return where two configs of plain values differ, in words; nothing if they are equal."""
-    found = list(_differences(before, now))
-    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-    return "; ".join(found[:5]) + more
-
-
 def _plain(config: SearchConfig) -> dict[str, Any]:
     """Return a config as what JSON can hold, and so a checkpoint."""
     return _json(config.to_dict())
@@ -389,11 +396,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _differences(before: Any, now: Any, where: str = "") -> Any:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(set(before) | set(now), key=str):
-            yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else str(key))
-    elif before != now:
-        yield f"{where} was {quoted(before)}, is {quoted(now)}"

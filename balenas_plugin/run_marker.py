@@ -61,28 +61,35 @@ class RunMarker:
         self.path.write_text(_REPLACING if replacing else "", encoding="utf-8")
 
     @contextlib.contextmanager
-    def locked(self, patience: float) -> Iterator[None]:
-        """Hold the lock during the block; the system lets go of it when the process ends, however it does.
+    def locked(self, patience: float, *, folder: bool = False) -> Iterator[None]:
+        """Hold a lock during the block; the system lets go of it when the process ends, however it does.
 
         Args:
             patience: seconds to try for: processes that a killed search had forked hold its lock until they notice.
+            folder: lock the folder itself, which says whose command it is. Where that is the command of a page, the
+                search is a process of its own, which locks the file.
 
         Raises:
             OptionError: another process holds it.
             StorageError: the folder or the file cannot be made.
         """
         try:
-            descriptor = self._open()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = self._open_folder() if folder else self._open()
         except OSError as error:
             raise StorageError(f"cannot create the folder of the run: {error}. Choose another --output.") from error
         try:
-            self._lock(descriptor, patience)
+            if descriptor is not None:
+                self._lock(descriptor, patience)
             yield
         finally:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _open_folder(self) -> int | None:
+        return None if fcntl is None else os.open(self.folder, os.O_RDONLY)
 
     def _open(self) -> int:
-        self.folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         descriptor = os.open(self.path, flags, 0o666)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

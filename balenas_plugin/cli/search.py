@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import shlex
@@ -81,7 +82,8 @@ def _search(options: argparse.Namespace) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
             from balenas_plugin.adapters.nni.run import run_search
-        run_search(config, folder, resume=options.resume)
+        with contextlib.nullcontext() if helps else folder.kept():
+            run_search(config, folder, resume=options.resume)
     except KeyboardInterrupt:
         if helps or not folder.manifest.exists():
             raise

@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,7 @@ import torch
 
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import FileFormatError, OptionError
-from balenas_plugin.files import read_text, refused_writes_told, write_text_atomically
+from balenas_plugin.files import append_text, read_text, write_text_atomically
 
 FORMAT = "balenas-diagnostics"
 VERSION = 1
@@ -84,10 +83,7 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         StorageError: the file could not be written.
     """
-    with refused_writes_told(path), path.open("ab") as file:
-        file.write(_line(record).encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
+    append_text(path, _line(record))
 
 
 def header_entry() -> dict[str, Any]:

@@ -11,6 +11,8 @@ from balenas_plugin.validation import require_keys, require_positive, require_wh
 
 STOP_RULES = ("never", "eigenvalue", "entropy")
 CURVATURES = ("auto", "exact", "lanczos", "off")
+_MOST = 10_000
+"""Of draws, batches and epochs: more take hours each time that is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ class DiagnosticsOptions:
             ("draws", 0),
             ("window", 1),
         ):
-            require_whole(f"diagnostics.{name}", getattr(self, name), least=least)
+            require_whole(f"diagnostics.{name}", getattr(self, name), least=least, most=_MOST)
         for name in ("factor", "entropy_threshold"):
             require_positive(f"diagnostics.{name}", getattr(self, name))
         if self.stop_by == "eigenvalue" and not (self.enabled and self.curvature != "off"):

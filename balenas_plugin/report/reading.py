@@ -164,8 +164,9 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _history(path: Path) -> list[dict[str, str]]:
+    whole = _text(path).rpartition("\n")[0]  # a row that a kill cut short has no end
     try:
-        rows = list(csv.DictReader(io.StringIO(_text(path))))
+        rows = list(csv.DictReader(io.StringIO(whole)))
     except csv.Error as error:
         raise FileFormatError(f"{path} is not the history of a run: {error}") from error
     return [{str(key): value for key, value in row.items() if isinstance(value, str)} for row in rows]

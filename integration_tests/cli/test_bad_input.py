@@ -77,6 +77,7 @@ OPTIONS = {
     "schedule's huge value": ("evaluator.schedule={name: cosine, min_lr: 1e300}", "at least 0, got 1e+300"),
     "precision that float32 lacks": ("strategy.initial_precision=1e39", "that float32 holds, got 1e+39"),
     "too many draws": ("strategy.num_mc_samples=1000000000000000", "must be at most 10000"),
+    "too many draws of the diagnostics": ("diagnostics.draws=1000000000", "diagnostics.draws must be at most 10000"),
     "too many nodes": ("evaluator.num_nodes=99999999999", "num_nodes must be at most 4096"),
     "too many processes": ("evaluator={devices: 100000, accelerator: cpu}", "more than the"),
     "home of nobody": ("data={name: folder, root: ~nosuch-user/x}", "no such home directory"),

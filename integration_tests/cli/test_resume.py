@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+
+from balenas_plugin.adapters.nni.callbacks import History
+from balenas_plugin.adapters.nni.diagnostics import Diagnostics
+from balenas_plugin.diagnostics import read_log
+from balenas_plugin.run_folder import RunFolder
 
 from .commands import Stop, balenas, real_balenas
 from .comparison import assert_same_run
@@ -59,6 +66,34 @@ def test_files_that_are_damaged_after_the_last_epoch_are_written_again(finished:
     (run / "diagnostics.jsonl").write_text("{}")
     assert balenas("search", "tiny.yml", "--resume", folder=folder).code == 0
     assert_same_run(run, finished)
+
+
+def test_an_epoch_appends_to_the_logs_and_writes_them_again_only_where_it_must(tmp_path: Path) -> None:
+    history = History(RunFolder(tmp_path), lambda: {"architecture": "a,b"})
+    diagnostics, path = Diagnostics(tmp_path / "diagnostics.jsonl"), tmp_path / "history.csv"
+    diagnostics.load_state_dict({"records": [], "header": {"strategy": "BaLeNAS"}})
+
+    def after_epoch(epoch: int, **metrics: float) -> tuple[int, list[dict[str, str]]]:
+        now: Any = SimpleNamespace(is_global_zero=True, current_epoch=epoch, callback_metrics=metrics)
+        history.on_train_epoch_end(now, now)
+        diagnostics._write(now, now, {"epoch": epoch})
+        assert [record["epoch"] for record in read_log(diagnostics.path).records] == list(range(epoch + 1))
+        with path.open() as file:
+            return path.stat().st_ino, list(csv.DictReader(file))
+
+    history.on_fit_start(SimpleNamespace(is_global_zero=True), None)  # type: ignore[arg-type]
+    first, _ = after_epoch(0, train_loss=1.0)
+    appended, rows = after_epoch(1, train_loss=0.5)
+    assert appended == first
+    assert rows[1] == {"epoch": "1", "train_loss": "0.5", "architecture": "a,b"}
+    with_new_column, rows = after_epoch(2, train_loss=0.5, val_acc=0.9)
+    assert with_new_column != first
+    assert [row["val_acc"] for row in rows] == ["", "", "0.9"]
+    path.unlink()
+    diagnostics.path.unlink()
+    _, rows = after_epoch(3, train_loss=0.25)
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert [row["val_acc"] for row in rows] == ["", "", "0.9", ""]
 
 
 def test_killed_again_and_again(finished: Path, folder: Path) -> None:

@@ -13,6 +13,7 @@ from balenas_plugin import run_folder
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import DataConfig
 from balenas_plugin.errors import FileFormatError, OptionError, StorageError
+from balenas_plugin.report.reading import read_run
 from balenas_plugin.run_location import new_run_folder, resumed_run_folder
 
 
@@ -102,6 +103,35 @@ def test_a_folder_is_searched_in_by_one_process_at_a_time(tmp_path: Path, monkey
         assert not folder.history.exists()
         with pytest.raises(OptionError, match="another process"), folder.claimed():
             pytest.fail("replacing what is in the folder has let go of it")
+
+
+def test_a_command_keeps_others_out_while_its_search_is_a_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "_LOCK_SECONDS", 0.2)
+    folder, other = (new_run_folder(CONFIG, tmp_path / "run", overwrite=False) for _ in range(2))
+    with folder.kept():
+        with pytest.raises(OptionError, match="another process is searching in"), other.kept():
+            pytest.fail("both commands work in it")
+        other.release()
+        assert folder.path.exists()
+        with run_folder.RunFolder(folder.path).claimed():
+            pass
+    with other.kept():
+        pass
+
+
+def test_a_report_takes_what_is_added_to_the_architectures_of_a_finished_run(tmp_path: Path) -> None:
+    folder = run_folder.RunFolder(tmp_path / "run")
+    record = {"rank": 1, "choices": {}, "notation": {}}
+    folder.start(CONFIG, resumed=False)
+    with folder.recorded():
+        folder.write_architectures([record])
+    folder.write_architectures([{**record, "trained": {"accuracy": 0.5}}])
+    assert read_run(folder.path).architectures[0]["trained"] == {"accuracy": 0.5}
+    folder.architectures.write_text("[]")
+    with pytest.raises(FileFormatError, match="is not what the search wrote"):
+        read_run(folder.path)
 
 
 @pytest.mark.parametrize(

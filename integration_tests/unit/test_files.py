@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from balenas_plugin import files
 from balenas_plugin.errors import OptionError, StorageError, input_problem, quoted
 from balenas_plugin.files import expanded, open_regular, read_text, replaced_together, write_text_atomically
 
@@ -95,3 +97,18 @@ def test_only_what_the_input_has_caused_is_told_in_a_line() -> None:
     assert input_problem(ValueError("a mistake")) is None
     assert len(str(input_problem(OptionError("x" * 10_000)))) < 3000
     assert len(quoted({"key": ["x" * 10_000] * 10_000})) < 600
+
+
+def test_the_files_of_two_exports_are_not_mixed(tmp_path: Path) -> None:
+    def put() -> None:
+        with replaced_together(tmp_path, lambda name: not name.startswith(".")) as folder:
+            (folder / "a").write_text("new")
+
+    other = threading.Thread(target=put)
+    with files._alone_in(tmp_path):
+        (tmp_path / "b").write_text("half of an export")
+        other.start()
+        other.join(0.3)
+        assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"b"}
+    other.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

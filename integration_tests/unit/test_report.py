@@ -267,6 +267,14 @@ def test_damaged_files_give_one_clear_message(name, content, tmp_path, capsys):
     assert not (folder / "report.html").exists()
 
 
+def test_a_row_that_a_kill_cut_short_is_left_out(tmp_path):
+    folder = make_run(tmp_path / "run", diagnostics=False, finished=False)
+    whole = read_run(folder).series("val_acc")
+    with (folder / "history.csv").open("a", newline="") as file:
+        file.write("6,0.6,0.5")  # of 0.54
+    assert read_run(folder).series("val_acc") == whole
+
+
 @pytest.mark.parametrize("target", [None, "/dev/zero"], ids=["pipe", "device"])
 def test_what_is_no_file_is_not_waited_for(target, tmp_path, capsys):
     folder = make_run(tmp_path / "run")

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
+import sqlite3
 import subprocess
+from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
-from balenas_plugin.adapters.nni.web import manager
+from balenas_plugin import run_folder
+from balenas_plugin.adapters.nni.web import manager, ui
 from balenas_plugin.adapters.nni.web.processes import end_experiment
+from balenas_plugin.config import SearchConfig
 from balenas_plugin.doctor.checks import Surroundings
-from balenas_plugin.errors import MissingDependencyError, OptionError, StorageError
+from balenas_plugin.errors import FileFormatError, MissingDependencyError, OptionError, StorageError
+from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.run_location import new_run_folder
 
 from .programs import balenas_ui, free_port
 
@@ -75,6 +84,109 @@ def test_an_unknown_experiment_or_strategy(folder: Path) -> None:
     assert program.ended() == other.ended() == 2
     assert program.errors.startswith("balenas: NNI knows no experiment 'nosuchid'")
     assert other.errors.startswith("balenas: balenas ui searches with BaLeNAS, got strategy DARTS")
+
+
+class Page:
+    """In the place of an experiment with NNI's manager: notes what it is asked for, and what is there by then."""
+
+    def __init__(self, folder: Path, identifier: str | None) -> None:
+        self.folder, self.id, self.strategy = folder, identifier or "new", SimpleNamespace(trained={})
+        self.asked: list[str] = []
+
+    def run(self, port: int) -> None:
+        self.asked.append("run")
+        self.private = (self.folder / "nni").stat().st_mode & 0o777 == 0o700
+        self.noted = json.loads((self.folder / ui.NOTE).read_text())
+        self.left = sorted(path.name for path in self.folder.iterdir())
+
+    def resume(self, port: int) -> None:
+        self.run(port)
+        self.asked.append("resume")
+
+    def stop(self) -> None:
+        self.asked.append("stop")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Page]:
+    """The pages that are opened, in the place of real ones."""
+    pages: list[Page] = []
+
+    def page(config: SearchConfig, folder: RunFolder, concurrency: int, identifier: str | None) -> Page:
+        pages.append(Page(folder.path, identifier))
+        return pages[-1]
+
+    monkeypatch.setattr(ui, "_experiment", page)
+    return pages
+
+
+CONFIG = SearchConfig(name="tiny")
+
+
+def open_page(folder: RunFolder, *, resume: bool = False) -> None:
+    options: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "url_prefix": None, "concurrency": 1}
+    ui.search_in_ui(CONFIG, folder, resume=resume, show=lambda: None, close=True, **options)
+
+
+def test_the_page_of_a_run_that_replaces_another_is_as_private_as_any(tmp_path: Path, opened: list[Page]) -> None:
+    for overwrite in (False, True):
+        open_page(new_run_folder(CONFIG, tmp_path / "run", overwrite=overwrite))
+        (tmp_path / "run" / "history.csv").write_text("epoch\n")
+    for page in opened:
+        assert page.asked == ["run", "stop"]
+        assert page.private
+        assert page.noted == {"experiment": "new"}
+        assert page.left == [".balenas-run", "config.yml", "experiment.json", "nni"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_whose_page_is_open_is_left_alone(
+    overwrite: bool, tmp_path: Path, opened: list[Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "_LOCK_SECONDS", 0.2)
+    folder = new_run_folder(CONFIG, tmp_path / "run", overwrite=False)
+    with folder.kept():
+        folder.start(CONFIG, resumed=False)
+        second = RunFolder(folder.path, replaces=overwrite)
+        with pytest.raises(OptionError, match="another process is searching in"):
+            open_page(second, resume=not overwrite)
+        assert folder.manifest.exists()
+    assert opened == []
+
+
+def profile_of(database: Path, identifier: str) -> None:
+    database.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("create table ExperimentProfile (id text)")
+        connection.execute("insert into ExperimentProfile values (?)", (identifier,))
+
+
+@pytest.mark.parametrize("known", ["", "elsewhere", "no database", "damaged", "no profile", "here"])
+def test_what_nni_cannot_go_on_with_goes_on_in_a_new_experiment(
+    known: str, tmp_path: Path, opened: list[Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.start(CONFIG, resumed=False)
+    (folder.path / ui.NOTE).write_text('{"experiment": "abc"}')
+    database = folder.path / "nni" / "abc" / "db" / "nni.sqlite"
+    if known != "no database":
+        profile_of(database, "other" if known == "no profile" else "abc")
+    if known == "damaged":
+        database.write_bytes(b"x" + database.read_bytes()[1:])
+    place = tmp_path if known == "elsewhere" else folder.path
+    list_of_nni = {"abc": {"logDir": str(place / "nni")}} if known else {}
+    monkeypatch.setattr(ui, "Experiments", lambda: SimpleNamespace(get_all_experiments=lambda: list_of_nni))
+    open_page(RunFolder(folder.path), resume=True)
+    assert opened[0].asked == (["run", "resume", "stop"] if known == "here" else ["run", "stop"])
+    assert opened[0].noted == {"experiment": "abc" if known == "here" else "new"}
+    assert folder.read_manifest()["status"] == "running"
+
+
+@pytest.mark.parametrize("note", ["", "[" * 20_000, "{}", "null"])
+def test_a_damaged_note_of_the_experiment_is_told(note: str, tmp_path: Path) -> None:
+    (tmp_path / ui.NOTE).write_text(note)
+    with pytest.raises(FileFormatError, match=r"cannot read .*experiment\.json.*remove that file"):
+        open_page(RunFolder(tmp_path), resume=True)
 
 
 def test_a_trial_that_outlived_its_manager_is_ended() -> None:

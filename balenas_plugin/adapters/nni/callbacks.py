@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,7 +14,7 @@ from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from tqdm import tqdm
 
 from balenas_plugin.errors import EvaluatorError
-from balenas_plugin.files import write_text_atomically
+from balenas_plugin.files import append_text, write_text_atomically
 from balenas_plugin.run_folder import RunFolder
 
 
@@ -57,6 +57,9 @@ class SearchCallback(pl.Callback):
 class History(pl.Callback):
     """Keep history.csv: one row an epoch, the same however often the search was interrupted.
 
+    Each epoch appends its row. The checkpoint holds all rows (with the diagnostics some 3 kB an epoch, where the
+    weights have megabytes), so a lost or damaged file is written again on resume, wherever the checkpoint was moved to.
+
     Args:
         folder: of the run.
         describe: returns further columns of the row, e.g. the current architecture.
@@ -94,16 +97,25 @@ class History(pl.Callback):
             stale = name.startswith("val_") and self._ever_validated and not self._validated  # of an earlier epoch
             if not stale:
                 row[name] = value
-        self.rows.append({**row, **self.describe()})
-        self._write()
+        self._add({**row, **self.describe()})
+
+    def _add(self, row: dict[str, Any]) -> None:
+        """Append a row to the file; write all of it again where the row has new columns, or the file is gone."""
+        columns = self._columns()
+        self.rows.append(row)
+        if row.keys() <= set(columns) and self.folder.history.exists():
+            append_text(self.folder.history, _csv(columns, [row]))
+        else:
+            self._write()
 
     def _write(self) -> None:
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns or ["epoch"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text_atomically(self.folder.history, text.getvalue())
+        columns = self._columns()
+        write_text_atomically(
+            self.folder.history, _csv(columns, [dict(zip(columns, columns, strict=True)), *self.rows])
+        )
+
+    def _columns(self) -> list[str]:
+        return list(dict.fromkeys(name for row in self.rows for name in row)) or ["epoch"]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows so far."""
@@ -113,6 +125,12 @@ class History(pl.Callback):
         """Continue after the rows of a checkpoint."""
         self.rows = list(state_dict["rows"])
         self._ever_validated = bool(state_dict["ever_validated"])
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    csv.DictWriter(text, columns, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 class Progress(pl.Callback):

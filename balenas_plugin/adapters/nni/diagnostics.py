@@ -144,7 +144,7 @@ class Diagnostics(SearchCallback):
         before = {alarm["kind"] for alarm in (self.records[-1] if self.records else {}).get("alarms", [])}
         self._new_alarms = [alarm for alarm in record.get("alarms", []) if alarm["kind"] not in before]
         self.records.append(record)
-        if first:
+        if first or not self.path.exists():
             write_log(self.path, self._header or {}, self.records)
         else:
             append_record(self.path, record)

@@ -43,7 +43,6 @@ from balenas_plugin.data.checking import CHECKED, check_files
 from balenas_plugin.data.summary import summary
 from balenas_plugin.errors import DataError, OptionError
 from balenas_plugin.export.candidates import tell_fewer
-from balenas_plugin.files import write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder, other_run, run_identity
 from balenas_plugin.run_location import FOLDER_VARIABLE, helps_another
@@ -119,7 +118,7 @@ def run_search(
         with folder.recorded() as entries:
             _run_experiment(space, evaluator, strategy, folder)
             records = list(architecture_records(strategy, space, config.top_k))
-            write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
+            folder.write_architectures(records)
             if isinstance(strategy, BaLeNAS):
                 strategy.posterior.save(folder.posterior)
                 entries["log_probability_of_a_guess"] = _log_probability_of_a_guess(strategy, records[0]["choices"])

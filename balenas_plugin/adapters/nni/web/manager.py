@@ -155,6 +155,9 @@ class SearchExperiment(_Stopped, NasExperiment):
         finally:
             training_service.TunerCommandChannel = original
 
+    def load_checkpoint(self) -> None:
+        """Load nothing: the trials' state is the manager's and the run folder's, and a kill may cut NNI's pickle."""
+
 
 class ViewedExperiment(_Stopped, Experiment):
     """A finished experiment, to look at."""
@@ -225,7 +228,7 @@ def require_room(folder: Path) -> None:
         StorageError: a disk is full, or does not let us write.
     """
     for place, size in ((folder, _ROOM), (Path(NNI_HOME_DIR), 1)):
-        probe = place / ".room"
+        probe = place / ".room.tmp"
         try:
             write_atomically(probe, lambda file, size=size: file.write(os.urandom(size)))
         except StorageError as error:

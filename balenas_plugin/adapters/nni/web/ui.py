@@ -6,9 +6,10 @@ import json
 import math
 import os
 import secrets
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from balenas_plugin.adapters.nni.web.recipes import ConfiguredSearch
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import load_search_data
 from balenas_plugin.errors import FileFormatError, OptionError, SearchFailedError, nearest
-from balenas_plugin.files import refused_writes_told, write_text_atomically
+from balenas_plugin.files import read_text, refused_writes_told, write_text_atomically
 from balenas_plugin.run_folder import RunFolder
 
 NOTE = "experiment.json"
@@ -67,7 +68,7 @@ def search_in_ui(
         port: of the page; 0 for any free one.
         url_prefix: first part of the page's path; None for one that nobody guesses.
         concurrency: how many trials run at a time.
-        resume: continue the folder's experiment.
+        resume: continue the folder's run, in its experiment where NNI knows it.
         show: called when the search has ended well.
         close: end with the search instead of keeping the page open.
 
@@ -76,32 +77,35 @@ def search_in_ui(
         KeyboardInterrupt: the user stopped the search; nothing is left running.
     """
     quiet()
-    identifier = _noted(folder) if resume else None
-    if identifier is not None:
-        end_experiment(identifier)  # what a killed session has left
     require_manager()
     addresses = hosts(host)
     port = free_port(port, addresses)
-    experiment = _experiment(config, folder, concurrency, identifier)
-    require_room(folder.path / "nni")
-    (folder.path / "nni").chmod(0o700)  # the page's address is in what NNI keeps there
-    with folder.claimed():
-        folder.prepare(config, resumed=resume)
-    write_text_atomically(folder.path / NOTE, json.dumps({"experiment": experiment.id}) + "\n")
-    _prepare_page(experiment, addresses, port, url_prefix)
-    with _stopped_afterwards(experiment), refused_writes_told(folder.path):
-        try:
-            (experiment.resume if resume else experiment.run)(port)
-        except SearchFailedError as error:
+    with folder.kept():
+        identifier = _continued(folder) if resume and not folder.replaces else None
+        if identifier is not None:
+            end_experiment(identifier)  # what a killed session has left
+        experiment = _experiment(config, folder, concurrency, identifier)
+        with folder.claimed():
+            require_room(folder.path)
+            folder.prepare(config, resumed=resume)
+            write_text_atomically(folder.path / NOTE, json.dumps({"experiment": experiment.id}) + "\n")
+        place = folder.path / "nni"
+        place.mkdir(exist_ok=True)
+        place.chmod(0o700)  # the page's address is in what NNI keeps there
+        _prepare_page(experiment, addresses, port, url_prefix)
+        with _stopped_afterwards(experiment), refused_writes_told(folder.path):
+            try:
+                (experiment.run if identifier is None else experiment.resume)(port)
+            except SearchFailedError as error:
+                if not close:
+                    print(f"balenas: {error}\n{_STAYS}", file=sys.stderr, flush=True)
+                    _watch(experiment)
+                raise
+            _record_trained(folder, experiment.strategy.trained)
+            show()
             if not close:
-                print(f"balenas: {error}\n{_STAYS}", file=sys.stderr, flush=True)
+                print(_STAYS, flush=True)
                 _watch(experiment)
-            raise
-        _record_trained(folder, experiment.strategy.trained)
-        show()
-        if not close:
-            print(_STAYS, flush=True)
-            _watch(experiment)
 
 
 def _record_trained(folder: RunFolder, trained: Mapping[int, TrainedCandidate]) -> None:
@@ -115,7 +119,7 @@ def _record_trained(folder: RunFolder, trained: Mapping[int, TrainedCandidate]) 
             checkpoint = result.checkpoint and str(result.checkpoint.relative_to(folder.path.resolve()))
             accuracy = result.metric if math.isfinite(result.metric) else None
             record["trained"] = {"epochs": result.epochs, "accuracy": accuracy, "checkpoint": checkpoint}
-    write_text_atomically(folder.architectures, json.dumps(records, indent=1) + "\n")
+    folder.write_architectures(records)
 
 
 def view_in_ui(wanted: str, *, host: str, port: int, url_prefix: str | None) -> None:
@@ -220,12 +224,33 @@ def _stopped_afterwards(experiment: Any) -> Iterator[None]:
         experiment.stop()
 
 
+def _continued(folder: RunFolder) -> str | None:
+    """Return NNI's identifier of the folder's experiment; None where a new one has to go on with the run.
+
+    NNI knows its experiments by a list in the home directory: one that is not there, or is kept in another folder, may
+    come from anyone, or be another run's. One whose manager was killed before it wrote its first line cannot go on.
+    """
+    if not (folder.path / NOTE).exists():
+        return None
+    identifier, place = _noted(folder), (folder.path / "nni").resolve()
+    known = Experiments().get_all_experiments().get(identifier)
+    if known is None or Path(str(known.get("logDir"))).resolve() != place:
+        return None
+    database = f"{(place / identifier / 'db' / 'nni.sqlite').as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(database, uri=True)) as connection:
+            row = connection.execute("select 1 from ExperimentProfile where id = ?", (identifier,)).fetchone()
+    except sqlite3.Error:
+        row = None
+    return None if row is None else identifier
+
+
 def _noted(folder: RunFolder) -> str:
     path = folder.path / NOTE
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["experiment"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(json.loads(read_text(path))["experiment"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FileFormatError(
-            f"cannot read {path}: {error}. Only a run that `balenas ui` started can be resumed or viewed there; "
-            "`balenas search` resumes its own."
+            f"cannot read {path}: {error}. Only a run that `balenas ui` started can be viewed there; to go on with a "
+            "run whose file is damaged, remove that file."
         ) from error
