@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -183,8 +183,8 @@ def load_config(
     return SearchConfig.from_dict(document)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
+def read_yaml(path: Path, keys: Sequence[str] = ("space", "data", "strategy", "evaluator")) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; an error names the `keys` of such files.
 
     Raises:
         OptionError: the file is missing, not YAML or no mapping.
@@ -196,7 +196,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except NOT_YAML as error:
         raise OptionError(f"{path} is not valid YAML: {yaml_problem(error)}") from error
     if not isinstance(document, dict):
-        raise OptionError(f"{path} must hold a mapping with the keys space, data, strategy, evaluator; see configs/")
+        raise OptionError(f"{path} must hold a mapping with the keys {', '.join(keys)}; see configs/")
     return document
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
 from dataclasses import fields, replace
 from pathlib import Path
@@ -126,13 +127,13 @@ def _export(options: argparse.Namespace) -> int:
     titles = "  ".join(f"{name:>11}" for name in selection.proxies)
     print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {titles}  architecture")
     for found in ranked:
-        name = next(iter(found.notation.values()), str(found.choices))
+        name = next(iter(found.notation.values()), json.dumps(found.choices))
         values = "  ".join(f"{found.scores[title]:{max(11, len(title))}.5g}" for title in selection.proxies)
         print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {values}  {name}")
     written = write_exports(run, ranked, formats, output)
     print(f"\n{len(written)} files written to {output}")
     if options.epoch is not None:
         inherits = selection.needs_supernet or {"python", "onnx"} & set(formats)
-        weights = "those of the last epoch: earlier ones are not kept" if inherits else "not looked at"
+        weights = "those of the last epoch (earlier ones are not kept)" if inherits else "not looked at"
         print(f"Posterior: of epoch {options.epoch}. Weights of the supernet: {weights}.")
     return 0

@@ -125,14 +125,15 @@ def print_architectures(folder: Any) -> None:
             f"\ntrained: validation accuracy of the architecture alone (not the supernet's), trained from scratch; "
             f"epochs: {result['epochs']}; weights: {folder.path / 'candidates'}"
         )
-    print(f"\n{textwrap.fill(_conclusion(folder, records[0]), 110, break_on_hyphens=False)}\n")
+    print(f"\n{textwrap.fill(_conclusion(folder, records), 110, break_on_hyphens=False)}\n")
     for command in _next_commands(folder):
         print(f"  {command}")
     print(f"\nEverything about this run: {folder.path}")
 
 
-def _conclusion(folder: Any, best: dict[str, Any]) -> str:
+def _conclusion(folder: Any, records: list[dict[str, Any]]) -> str:
     """Return in plain sentences what won, and how sure the search is of it."""
+    best = records[0]
     name = next(iter(best["notation"].values()), None) or json.dumps(best["choices"])
     manifest = folder.read_manifest() if folder.manifest.exists() else {}
     if "winning_probability" not in best:
@@ -142,6 +143,12 @@ def _conclusion(folder: Any, best: dict[str, Any]) -> str:
     if found is not None and guess is not None:
         text += f", {math.exp(min(found - guess, 700)):,.3g} times that of a blind guess"
     choices = best["winning_probability"]
+    likeliest = max(records, key=lambda record: record["probability"])
+    if best.get("chosen_by") == "argmax of the mean" and likeliest["probability"] > best["probability"]:
+        text += (
+            f". It has the largest mean in every choice (the argmax); the likeliest network is that of rank "
+            f"{likeliest['rank']}, with {likeliest['probability']:.3g}"
+        )
     undecided = sum(probability < _EVEN for probability in choices.values())
     if not undecided:
         return f"{text}. It is decided: in each of {len(choices)} choices, what won is likelier than all others. Next:"

@@ -16,6 +16,7 @@ from balenas_plugin.validation import require_keys, require_whole
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "reproduce"
 SCALES = ("small", "paper")
+_KEYS = ("common", "searches", "proxy_networks")
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ def load_scale(name: str) -> Scale:
         raise OptionError(
             f"--scale must be {' or '.join(SCALES)}, or a .yml file like theirs, got {name!r}{nearest(name, SCALES)}"
         )
-    document = read_yaml(path)
-    require_keys(str(path), document, ("common", "searches", "proxy_networks"))
-    common, searches, sizes = (_mapping(path, document, key) for key in ("common", "searches", "proxy_networks"))
+    document = read_yaml(path, _KEYS)
+    require_keys(str(path), document, _KEYS)
+    common, searches, sizes = (_mapping(path, document, key) for key in _KEYS)
     if not searches:
         raise OptionError(f"{path} has no searches: name at least one, e.g. `searches: {{darts: {{strategy: DARTS}}}}`")
     for name in searches:

@@ -189,12 +189,17 @@ class Cells(ModelSpace):
 def test_cells_inherit_the_weights_that_nni_cannot_freeze(folder):
     (folder / "cells_space.py").write_text(CELLS)
     space = "space={name: 'cells_space:Cells'}"
-    ended = balenas("search", "tiny.yml", "--set", space, "--output", "cells", folder=folder)
+    untrained = ("--set", "strategy.candidate_epochs=1")
+    ended = balenas("search", "tiny.yml", "--set", space, *untrained, "--output", "cells", folder=folder)
     assert ended.code == 0, ended.errors
+    assert "search: note      `balenas ui` alone trains what it finds" in ended.errors
     arguments = ("--samples", 5, "--top", 1, "--format", "python", "--format", "json", "--format", "svg")
     ended = balenas("export", "cells", *arguments, folder=folder)
     assert ended.code == 0, ended.errors
     (record,) = records(folder / "cells")
+    first, *_ = (folder / "cells" / "export" / "architecture_001.py").read_text().splitlines()
+    assert first == f"# rank 1: {json.dumps(record['choices'])}"
+    assert json.dumps(record["choices"]) in ended.output
     weights = torch.load(folder / "cells" / "export" / "architecture_001.pt", weights_only=True)
     state = torch.load(folder / "cells" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     supernet = {key.removeprefix("training_module._model."): value for key, value in state.items()}
@@ -388,7 +393,7 @@ def test_a_space_in_the_working_directory_is_imported_for_a_run_that_was_started
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     shutil.copytree(folder / "own", elsewhere / "own")
     (elsewhere / "faulty_spaces.py").write_text("raise SystemExit('what a stranger wrote has run')")
-    assert "the run was not started here" in refused("export", "own", folder=elsewhere)
+    assert "was not started here, so its module may be anything. Go where" in refused("export", "own", folder=elsewhere)
 
 
 def test_query_prints_what_the_table_knows(folder, data_dir):

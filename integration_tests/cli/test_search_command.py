@@ -20,7 +20,9 @@ from PIL import Image
 from balenas_plugin import BaLeNAS
 from balenas_plugin.adapters.nni.nni_strategies import STRATEGIES, build_strategy, with_defaults
 from balenas_plugin.bayes import Posterior
+from balenas_plugin.cli.search import _conclusion
 from balenas_plugin.config import SearchConfig
+from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces import nasbench201
 
 from .commands import Stop, balenas
@@ -125,6 +127,16 @@ def test_the_command_ends_with_what_was_found_how_sure_it_is_and_what_comes_next
         f"{times:.3g} times that of a blind guess. It is undecided: in 6 of 6 choices" in printed
     )
     assert "Next: balenas report runs/tiny balenas export runs/tiny --format python" in printed
+
+
+def test_a_likelier_network_than_the_argmax_is_named(finished: Path) -> None:
+    first, *others = read_json(finished / "architectures.json")
+    assert "the likeliest network" not in _conclusion(RunFolder(finished), [first, *others])
+    others[1]["probability"] = 2 * first["probability"]
+    text = _conclusion(RunFolder(finished), [first, *others])
+    assert (
+        f"(the argmax); the likeliest network is that of rank 3, with {2 * first['probability']:.3g}. It is un" in text
+    )
 
 
 def test_the_plan_is_printed_before_the_search(finished: Path) -> None:

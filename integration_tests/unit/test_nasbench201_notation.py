@@ -205,6 +205,8 @@ READINGS = {
     "(3 0 1 0 2 4)": "indices",
     "301024": "indices",
     str(list(to_nni(INDICES).values())): "indices",
+    ", ".join(to_nni(INDICES).values()): "indices",
+    " ".join(OPERATIONS[index] for index in INDICES): "indices",
     str(GENOTYPE): "indices",
     json.dumps(to_nni(INDICES)): "nni",
     str(to_nni(INDICES)): "nni",

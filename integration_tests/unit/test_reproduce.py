@@ -84,6 +84,7 @@ def test_a_scale_of_the_users_own(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
+        ("", "must hold a mapping with the keys common, searches, proxy_networks"),
         ("commen: {}", "did you mean 'common'"),
         ("common: [1]", r"common must be a mapping of options, got \[1\]"),
         ("searches: null", "searches must be a mapping of options, got None"),

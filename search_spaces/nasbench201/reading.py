@@ -140,6 +140,9 @@ def _by_numbers(numbers: Sequence[int], *, naslib: bool, told: bool) -> Reading:
 
 
 def _literal(text: str) -> Any:
+    words = [word for word in re.split(r"[\s,]+", text) if word]
+    if all(word.lower() in _NAMES for word in words):
+        return words
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)

@@ -79,7 +79,8 @@ def require_importable_elsewhere(name: str) -> None:
     if not found:
         raise OptionError(
             f"the run's space {name!r} is looked for in the working directory, but the run was not started here, so "
-            "its module may be anything. If you trust the module that is here, say PYTHONPATH=. before the command"
+            "its module may be anything. Go where it was started (manifest.json names the directory); or, if you trust "
+            "the module that is here, say PYTHONPATH=. before the command"
         )
 
 

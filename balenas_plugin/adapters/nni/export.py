@@ -189,7 +189,8 @@ def _write(
         if "python" in formats:
             from balenas_plugin.export.standalone import write_standalone
 
-            written += write_standalone(network, output, name=name, example=example, title=title, task=run.data.task)
+            about = title if found.notation else f"{title}: {json.dumps(found.choices)}"
+            written += write_standalone(network, output, name=name, example=example, title=about, task=run.data.task)
         if "onnx" in formats:
             from balenas_plugin.export.onnx_file import write_onnx
 

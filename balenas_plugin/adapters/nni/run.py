@@ -98,7 +98,9 @@ def run_search(
     if resume and checkpoint.path.exists():
         require_checkpoint(checkpoint.path, partial(other_run, resolved))
     history = History(folder, lambda: _describe(strategy, space, folder))
-    progress = [SearchPlan(summary(data))] if told else []
+    untrained = show_progress and getattr(strategy, "candidate_epochs", 0) > 0
+    note = {"note": "`balenas ui` alone trains what it finds; here strategy.candidate_epochs does nothing"}
+    progress = [SearchPlan(summary(data) | (note if untrained else {}))] if told else []
     progress += [Progress()] if told and show_progress else []
     watch = (
         [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []
