@@ -74,6 +74,8 @@ def input_problem(error: Exception) -> str | None:
     """Return what to tell the user of an error that the input has caused; None for a mistake of the program."""
     text = str(error)
     if isinstance(error, BalenasError):
+        kept = "\n" if isinstance(error, SearchFailedError) else ""  # a line for each search
+        text = "".join(c if c.isprintable() or c in kept else "\N{REPLACEMENT CHARACTER}" for c in text)
         return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} ..."
     if isinstance(error, OSError) and error.filename is not None and error.errno in _OF_PATHS:
         return f"{error.strerror}: {quoted(error.filename)}. Check the path and its permissions, or give another one."

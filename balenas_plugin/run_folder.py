@@ -297,8 +297,9 @@ class RunFolder:
         """Read the architectures found.
 
         Raises:
-            FileFormatError: the file is missing or damaged.
+            FileFormatError: the file is missing, damaged, or not what the search wrote.
         """
+        self.require_unchanged(self.architectures)
         try:
             records = json.loads(read_text(self.architectures))
         except (OSError, ValueError, RecursionError) as error:

@@ -76,7 +76,7 @@ class RunMarker:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor = self._open_folder() if folder else self._open()
-        except OSError as error:
+        except (OSError, RecursionError) as error:  # the latter of a folder inside a thousand others
             raise StorageError(f"cannot create the folder of the run: {error}. Choose another --output.") from error
         try:
             if descriptor is not None:

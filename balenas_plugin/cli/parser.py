@@ -35,6 +35,9 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """Return the options; exit with code 2 and a hint if one is unknown."""
         given = sys.argv[1:] if args is None else list(args)
+        for word in given:
+            if word.startswith("--") and word.endswith("=--"):  # argparse takes it for the end of the options
+                self.error(f"argument {word.removesuffix('=--')}: invalid value: '--'")
         options, unknown = self.parse_known_args(given, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._hint(unknown, given, options)}")

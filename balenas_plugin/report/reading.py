@@ -93,7 +93,7 @@ def read_run(path: Path) -> RunData:
     """
     folder = RunFolder(path)
     manifest = folder.read_manifest()
-    for written in (folder.history, folder.diagnostics, folder.architectures):
+    for written in (folder.history, folder.diagnostics):
         if written.exists():
             folder.require_unchanged(written)
     settings = _settings(folder.config)

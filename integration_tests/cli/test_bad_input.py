@@ -79,6 +79,7 @@ OPTIONS = {
     "too many draws": ("strategy.num_mc_samples=1000000000000000", "must be at most 10000"),
     "too many draws of the diagnostics": ("diagnostics.draws=1000000000", "diagnostics.draws must be at most 10000"),
     "too many nodes": ("evaluator.num_nodes=99999999999", "num_nodes must be at most 4096"),
+    "nodes that nobody starts": ("evaluator={num_nodes: 2, accelerator: cpu}", "torchrun or Slurm, or set MASTER_ADDR"),
     "too many processes": ("evaluator={devices: 100000, accelerator: cpu}", "more than the"),
     "home of nobody": ("data={name: folder, root: ~nosuch-user/x}", "no such home directory"),
     "long root": (f"data={{name: folder, root: {'b' * 300}}}", "File name too long"),
@@ -164,7 +165,7 @@ def test_a_folder_whose_name_is_too_long(resume: tuple[str, ...], folder: Path) 
     assert "File name too long. Choose another --output" in message
 
 
-@pytest.mark.parametrize("output", ["tiny.yml/run", "/proc/run"])
+@pytest.mark.parametrize("output", ["tiny.yml/run", "/proc/run", "x/" * 1500], ids=["in a file", "no disk", "deep"])
 def test_a_folder_that_cannot_be_made(output: str, folder: Path) -> None:
     assert "cannot create the folder" in message_of(balenas("search", "tiny.yml", "--output", output, folder=folder))
 

@@ -75,6 +75,9 @@ def test_an_earlier_epoch_is_exported_from_its_own_posterior(copy_of_finished, f
         assert ended.code == 0, ended.errors
     (of_last,), (of_plain,) = (json.loads((place / "architectures.json").read_text()) for place in (last, plain))
     assert {**of_plain, "epoch": 2} == of_last  # the posterior is kept exactly
+    path = copy_of_finished / "diagnostics.jsonl"
+    path.write_text(path.read_text().replace('"logits":', '"logits": ', 1))
+    assert "diagnostics.jsonl is not what the search wrote" in refused(*common, "--epoch", 0, folder=folder)
 
 
 @pytest.mark.parametrize("epoch", [3, -1])

@@ -48,6 +48,7 @@ LINES = {
     "search c.yml --sede 3": "did you mean '--seed'?",
     "search c.yml --set evaluator.epochs 3": "--set takes KEY=VALUE: --set evaluator.epochs=3",
     "export runs/a --epochs 3": "did you mean '--epoch'?",
+    "search c.yml --output=--": "argument --output: invalid value: '--'",
     "export runs/a --proxi synflow": "did you mean '--proxy'?",
 }
 

@@ -131,7 +131,7 @@ def test_a_report_takes_what_is_added_to_the_architectures_of_a_finished_run(tmp
     assert read_run(folder.path).architectures[0]["trained"] == {"accuracy": 0.5}
     folder.architectures.write_text("[]")
     with pytest.raises(FileFormatError, match="is not what the search wrote"):
-        read_run(folder.path)
+        folder.read_architectures()
 
 
 @pytest.mark.parametrize(

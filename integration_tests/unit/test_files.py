@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from balenas_plugin import files
-from balenas_plugin.errors import OptionError, StorageError, input_problem, quoted
+from balenas_plugin.errors import OptionError, SearchFailedError, StorageError, input_problem, quoted
 from balenas_plugin.files import expanded, open_regular, read_text, replaced_together, write_text_atomically
 
 
@@ -96,6 +96,11 @@ def test_only_what_the_input_has_caused_is_told_in_a_line() -> None:
     assert input_problem(OSError("of a program")) is None
     assert input_problem(ValueError("a mistake")) is None
     assert len(str(input_problem(OptionError("x" * 10_000)))) < 3000
+    assert (
+        input_problem(OptionError("no a\nb, \x1b[2Jc"))
+        == "no a\N{REPLACEMENT CHARACTER}b, \N{REPLACEMENT CHARACTER}[2Jc"
+    )
+    assert input_problem(SearchFailedError("one\nanother")) == "one\nanother"
     assert len(quoted({"key": ["x" * 10_000] * 10_000})) < 600
 
 

@@ -18,6 +18,7 @@ import torch
 from nni.nas.evaluator.pytorch import Lightning, Trainer
 from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from balenas_plugin.adapters.nni.classification import ClassificationModule
 from balenas_plugin.adapters.nni.construct import construct, written_init
@@ -235,6 +236,12 @@ def _require_startable(trainer: pl.Trainer) -> None:
         )
     if trainer.num_nodes > _MAX_NODES:
         raise OptionError(f"evaluator.num_nodes must be at most {_MAX_NODES}, got {trainer.num_nodes}")
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
+        raise OptionError(
+            f"evaluator.num_nodes is {trainer.num_nodes}, but nothing says where the first machine is, so this one "
+            "would wait for the others: start the search with torchrun or Slurm, or set MASTER_ADDR and NODE_RANK"
+        )
 
 
 def _logger(name: str, folder: RunFolder) -> Any:

@@ -97,6 +97,8 @@ class FinishedRun:
         folder.require_unchanged(folder.posterior)
         posterior = Posterior.load(folder.posterior)
         if epoch is not None:
+            if folder.diagnostics.exists():
+                folder.require_unchanged(folder.diagnostics)
             posterior = past_posterior(folder.diagnostics, epoch, like=posterior)
         data = load_search_data(config.data)
         _require_same_classes(folder, data)
