@@ -5,6 +5,7 @@ The optimizer draws, evaluates the loss at the draws and applies one of the upda
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -276,8 +277,10 @@ def validate_options(options: dict[str, Any]) -> None:
     """
     for name in ("lr", "prior_precision", "initial_precision", "dataset_size"):
         value = options[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _LARGEST:
-            raise OptionError(f"{name} must be a positive number that float32 holds, got {quoted(value)}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise OptionError(f"{name} must be a positive number, got {quoted(value)}")
+        if value > _LARGEST:
+            raise OptionError(f"{name} must be at most {_LARGEST:g}, that float32 holds, got {quoted(value)}")
     betas = options["betas"]
     if (
         not isinstance(betas, (tuple, list))

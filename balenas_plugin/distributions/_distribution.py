@@ -29,6 +29,8 @@ class Draw:
         outputs: label -> what gradients go back through, shape (K,).
         values: label -> the weights themselves where they differ from `outputs` (a one-hot draw); else `outputs`.
         chosen: label -> index of the only candidate that has to be computed; empty where all are.
+        logits: label -> what a module that reads the parameter itself must find there, shape (K,); empty where that is
+            the parameter as it is.
     """
 
     def __init__(
@@ -38,10 +40,14 @@ class Draw:
         *,
         values: Weights | None = None,
         chosen: Mapping[str, int] | None = None,
+        logits: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._parameters, self.outputs = parameters, outputs
         self.weights = {label: w.detach().requires_grad_() for label, w in (values or outputs).items()}
         self.chosen = dict(chosen or {})
+        self.logits = {label: a.detach() for label, a in (logits or {}).items()}
+        self.direct: Weights = {}
+        """label -> gradient in the logits, of modules that read the parameter themselves."""
 
     def pull_back(self, gradients: Weights) -> dict[str, Tensor]:
         """Return label -> gradient in the parameters, of gradients in the weights; labels without one are left out."""
@@ -51,7 +57,10 @@ class Draw:
             [self._parameters[label] for label in used],
             [gradients[label] for label in used],
         )
-        return dict(zip(used, found, strict=True))
+        pulled = dict(zip(used, found, strict=True))
+        for label, gradient in self.direct.items():
+            pulled[label] = pulled[label] + gradient if label in pulled else gradient
+        return pulled
 
 
 Evaluate = Callable[[Draw], tuple[Tensor, Weights]]
@@ -75,6 +84,9 @@ class Distribution(ABC):
 
     source: ClassVar[str]
     """Author, year."""
+
+    has_logits: ClassVar[bool] = False
+    """Whether its draws are of logits, which can be written where a module reads the parameter itself."""
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class Gaussian(Distribution):
     """
 
     name = "gaussian"
+    has_logits = True
     source = "Zhang et al. 2022"
 
     optimizer: VAdam
@@ -56,11 +57,11 @@ class Gaussian(Distribution):
 
     def at(self, parameters: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> Draw:
         """Return the softmax of mean plus sigma times standard normal noise; gradients are those in the logits."""
-        outputs = {}
-        for label, mu in parameters.items():
-            theta = mu + noise[label] / self.precision(label).sqrt()  # theta = mu + sigma eps
-            outputs[label] = self.masked(label, theta.softmax(-1))
-        return Draw(parameters, outputs)
+        theta = {
+            label: mu + noise[label] / self.precision(label).sqrt() for label, mu in parameters.items()
+        }  # theta = mu + sigma eps
+        weights = {label: self.masked(label, a.softmax(-1)) for label, a in theta.items()}
+        return Draw(parameters, weights, logits=theta)
 
     def precision(self, label: str) -> Tensor:
         """Return 1/sigma^2 of a label's logits, shape (K,)."""

@@ -18,6 +18,7 @@ class Point(Distribution):
     """
 
     name = "point"
+    has_logits = True
     source = "Liu et al. 2019"
 
     def draw(self, parameters: Mapping[str, Tensor]) -> Draw:

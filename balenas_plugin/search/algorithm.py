@@ -6,7 +6,7 @@ learned, and an `Order` which level goes first, how often, and by which gradient
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -72,6 +72,10 @@ class Host(Protocol):
     def network_weights(self) -> Sequence[Tensor]:
         """The network's weights that are trained."""
 
+    @property
+    def read_directly(self) -> Mapping[str, Tensor]:
+        """Label -> parameter that some mixed module reads itself, which then holds the draw's logits; mostly none."""
+
     def begin(self) -> None:
         """Prepare a step of either level."""
 
@@ -132,7 +136,8 @@ class Search:
         draws = iter(range(self.distribution.num_mc_samples))
 
         def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
-            k, mixing = next(draws), list(draw.weights.values())
+            k, direct = next(draws), host.read_directly
+            mixing = [*draw.weights.values(), *direct.values()]
             found: Sequence[Tensor | None]
             with host.mixing(draw):
                 if self.order.order == "first":
@@ -149,7 +154,10 @@ class Search:
                         finite_difference=self.order.finite_difference,
                         average=lambda tensors: [g for g in host.average(tensors) if g is not None],
                     )
-            return loss.detach(), {label: g for label, g in zip(draw.weights, found, strict=True) if g is not None}
+            present = [(label, g) for label, g in zip((*draw.weights, *direct), found, strict=True) if g is not None]
+            in_weights = sum(g is not None for g in found[: len(draw.weights)])
+            draw.direct = dict(present[in_weights:])
+            return loss.detach(), dict(present[:in_weights])
 
         try:
             return self.distribution.update(evaluate)
@@ -162,7 +170,7 @@ class Search:
         sampled = self.order.weight_step == "sample"
         draw = self.distribution.sample() if sampled else self.distribution.mean()
         if self.order.clip_with == "weights":  # no gradient of the mixing weights is computed
-            with frozen(list(draw.weights.values())), host.mixing(draw):
+            with frozen([*draw.weights.values(), *host.read_directly.values()]), host.mixing(draw):
                 return host.step_weights(list)
         with host.mixing(draw):
             return host.step_weights(lambda: self._architecture_gradients(draw))

@@ -159,3 +159,38 @@ def test_users_own_supernet_modules_are_searched_and_listed(tmp_path):
     samples = [ranked.sample for ranked in strategy.iterate_samples()]
     assert samples[0] == strategy.oneshot_module.export()
     assert len(samples) == len({str(sorted(sample.items())) for sample in samples}) == 3 * 2
+
+
+class AskingGate(MixedGate):
+    """The same, which asks for its mixing weights as NNI's modules do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self._softmax(self._my_alpha) @ torch.tensor([1.0, 2.0, 3.0], dtype=x.dtype))
+
+    @classmethod
+    def mutate(cls, module: nn.Module, name: str, memo: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+        gate = super().mutate(module, name, memo, kwargs)
+        if gate is not None:
+            gate._softmax = kwargs["softmax"]
+        return gate
+
+
+class ReadingGate(MixedGate):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self._my_alpha.softmax(-1) @ torch.tensor([1.0, 2.0, 3.0], dtype=x.dtype))
+
+
+@pytest.mark.parametrize("options", [{"weight_step_alpha": "sample"}, {"order": "second"}], ids=["first", "second"])
+def test_a_module_that_reads_its_logits_itself_is_searched_as_one_that_asks(options, tmp_path):
+    posteriors = []
+    for hook in (ReadingGate.mutate, AskingGate.mutate):
+        torch.manual_seed(0)
+        evaluator = classification(tmp_path, precision="64-true")
+        strategy = search(Gated(), evaluator, mutation_hooks=[hook], arc_learning_rate=0.1, **options)
+        assert list(strategy.oneshot_module.read_directly) == (["gate"] if not posteriors else [])
+        posteriors.append(strategy.posterior)
+    for label, mean in posteriors[0].mean.items():
+        torch.testing.assert_close(mean, posteriors[1].mean[label], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            posteriors[0].precision[label], posteriors[1].precision[label], rtol=1e-9, atol=1e-12
+        )

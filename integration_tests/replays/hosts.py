@@ -45,6 +45,10 @@ class ToyHost:
         self.val: Any = None
         self.norm = 0.0
 
+    @property
+    def read_directly(self) -> dict[str, Tensor]:
+        return {}
+
     def begin(self) -> None:
         pass
 

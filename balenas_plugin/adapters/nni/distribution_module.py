@@ -59,7 +59,8 @@ class DistributionModule(SearchModule):
             penalty=options.penalty,
         )
         self.options = options
-        self.asks_who_mixes = True
+        self.read_directly: dict[str, nn.Parameter] = {}
+        """Label -> parameter that a module of the user's reads itself, in the place of asking for mixing weights."""
         self.network_weights: list[nn.Parameter] = []
         self.on_example: Callable[[], None] | None = None
         self.ranks = Ranks()
@@ -165,6 +166,21 @@ class DistributionModule(SearchModule):
             self.log_dict(self.distribution_metrics())
         return host.outputs
 
+    def _read_directly(self) -> dict[str, nn.Parameter]:
+        read: set[int] = set()
+        for module in self._supernet_modules:
+            if getattr(module, "_softmax", None) is not self.mixing:
+                read.update(id(parameter) for parameter in module.parameters(recurse=False))
+                read.update(id(p) for p in getattr(module, "arch_parameters", list)())
+        found = {label: alpha for label, alpha in self.named_arch_parameters().items() if id(alpha) in read}
+        if found and not self.distribution.has_logits:
+            raise SpaceError(
+                f"the modules of {', '.join(found)} compute their mixing weights themselves, so no draw of a "
+                f"{self.distribution.name} distribution reaches them: let them call what NNI passes to `mutate` as "
+                "mutate_kwargs['softmax']"
+            )
+        return found
+
     def resample(self) -> dict[str, Any]:
         """Resample modules that need it (the user's own may); like NNI's, but without walking the model each time."""
         result: dict[str, Any] = {}
@@ -252,8 +268,9 @@ class DistributionModule(SearchModule):
         super().log(name, value, *args, **kwargs)
 
     def on_train_start(self) -> Any:
-        """Learn which weights are trained, and compile the network if that is asked for."""
+        """Learn which weights are trained and who mixes by itself; compile the network if that is asked for."""
         self._supernet_modules = list(self.supernet_modules())
+        self.read_directly = self._read_directly()
         self._metrics = Metrics(self.training_module)
         alphas = {id(alpha) for alpha in self.arch_parameters()}
         self.network_weights = [p for p in self.training_module.parameters() if p.requires_grad and id(p) not in alphas]

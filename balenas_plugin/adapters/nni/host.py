@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,9 +12,8 @@ from torch import Tensor
 from balenas_plugin.adapters.nni.loaders import split_batch
 from balenas_plugin.adapters.nni.losses import NoLossError, loss_of
 from balenas_plugin.adapters.nni.virtual_step import virtual_step
-from balenas_plugin.bayes.architect import VirtualStep
+from balenas_plugin.bayes.architect import VirtualStep, restored
 from balenas_plugin.distributions import Draw
-from balenas_plugin.errors import SpaceError
 
 if TYPE_CHECKING:
     from balenas_plugin.adapters.nni.distribution_module import DistributionModule
@@ -44,9 +43,20 @@ class NniHost:
         """Resample modules that need it."""
         self.module.resample()
 
-    def mixing(self, draw: Draw) -> AbstractContextManager[None]:
-        """Let every mixed module use the weights of a draw."""
-        return self.module.mixing.using(draw, self.module.distribution.parameters)
+    @property
+    def read_directly(self) -> Mapping[str, Tensor]:
+        """Label -> parameter that a module of the user's reads itself."""
+        return self.module.read_directly
+
+    @contextmanager
+    def mixing(self, draw: Draw) -> Iterator[None]:
+        """Let every mixed module use the weights of a draw; a parameter that one reads itself holds the logits."""
+        read = self.read_directly
+        with self.module.mixing.using(draw, self.module.distribution.parameters), restored(list(read.values())):
+            with torch.no_grad():
+                for label in read.keys() & draw.logits.keys():
+                    read[label].copy_(draw.logits[label])
+            yield
 
     def of_draw(self, level: str, k: int) -> Any:
         """Return what the k-th of M draws sees of a batch."""
@@ -63,21 +73,7 @@ class NniHost:
         except NoLossError as error:
             self.module.require_skippable(error)
             raise
-        if self.module.asks_who_mixes:
-            self._require_mixing(loss)
         return loss
-
-    def _require_mixing(self, loss: Tensor) -> None:
-        """Raise if a module mixes by itself: what is drawn would not reach it. Asked once a search."""
-        self.module.asks_who_mixes = False
-        parameters = self.module.distribution.parameters
-        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, retain_graph=True)
-        by_itself = [label for label, gradient in zip(parameters, found, strict=True) if gradient is not None]
-        if by_itself:
-            raise SpaceError(
-                f"the modules of {', '.join(by_itself)} compute their mixing weights themselves, so no draw reaches "
-                "them: let them call the module that NNI passes to `mutate` as mutate_kwargs['softmax']"
-            )
 
     def training_loss(self, k: int) -> Tensor:
         """Return the loss of the weight batch, without a step."""
@@ -97,5 +93,6 @@ class NniHost:
 
     def average(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return means over the processes."""
-        like = [*self.module.distribution.parameters.values(), *self.network_weights][: len(gradients)]
+        parameters = self.module.distribution.parameters.values()
+        like = [*parameters, *self.read_directly.values(), *self.network_weights][: len(gradients)]
         return self.module.ranks.present_averages(gradients, like)
