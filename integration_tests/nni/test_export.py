@@ -17,6 +17,7 @@ from nni.tools.nnictl.config_utils import Experiments
 from torch import Tensor, nn
 
 from balenas_plugin import BaLeNAS, Posterior
+from balenas_plugin.errors import SpaceError
 
 from .searches import classification, loaders, search
 from .spaces import CASES, Case, Depth, Layers
@@ -113,11 +114,12 @@ class Gate(MutableModule):
 class MixedGate(BaseSuperNetModule):
     """Its supernet module."""
 
-    def __init__(self, factor: Any, alpha: nn.Parameter) -> None:
+    def __init__(self, factor: Any, alpha: nn.Parameter, softmax: nn.Module) -> None:
         super().__init__()
         self.factor = factor
         self.add_mutable(factor)
         self._my_alpha = alpha
+        self._softmax = softmax
 
     def arch_parameters(self) -> Any:
         yield self._my_alpha
@@ -133,11 +135,16 @@ class MixedGate(BaseSuperNetModule):
         return {self.factor.label: dict(zip(self.factor.values, self._my_alpha.softmax(-1).tolist(), strict=True))}
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * (self._my_alpha.softmax(-1) @ torch.tensor([1.0, 2.0, 3.0]))
+        return x * (self._softmax(self._my_alpha) @ torch.tensor([1.0, 2.0, 3.0]))
 
     @classmethod
     def mutate(cls, module: nn.Module, name: str, memo: dict[str, Any], kwargs: dict[str, Any]) -> Any:
-        return cls(module.factor, memo[module.factor.label]) if type(module) is Gate else None
+        return cls(module.factor, memo[module.factor.label], kwargs["softmax"]) if type(module) is Gate else None
+
+
+class MixesByItself(MixedGate):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self._my_alpha.softmax(-1) @ torch.tensor([1.0, 2.0, 3.0]))
 
 
 class Gated(ModelSpace):
@@ -158,3 +165,10 @@ def test_users_own_supernet_modules_are_searched_and_listed(tmp_path):
     samples = [ranked.sample for ranked in strategy.iterate_samples()]
     assert samples[0] == strategy.oneshot_module.export()
     assert len(samples) == len({str(sorted(sample.items())) for sample in samples}) == 3 * 2
+
+
+def test_modules_that_no_draw_reaches_are_named_in_the_first_step(tmp_path):
+    evaluator = classification(tmp_path)
+    with pytest.raises(SpaceError, match=r"modules of first\._my_alpha compute their mixing weights themselves"):
+        search(Gated(), evaluator, mutation_hooks=[MixesByItself.mutate])
+    assert evaluator.trainer.global_step == 0
