@@ -10,6 +10,7 @@ import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from balenas_plugin.errors import EvaluatorError, OptionError
 
@@ -156,6 +157,12 @@ class NoClosure(Task):
         optimizer.step()
 
 
+class Reentrant(Task):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        inputs = batch[0].clone().requires_grad_()
+        return checkpoint(self.model, inputs, use_reentrant=True).sum()
+
+
 def two_optimizers(module: Any) -> Any:
     return [torch.optim.SGD(module.parameters(), lr=0.1), torch.optim.SGD(module.parameters(), lr=0.1)]
 
@@ -168,6 +175,7 @@ def two_optimizers(module: Any) -> Any:
         (Legacy(), "Legacy defines validation_epoch_end.* use on_validation_epoch_end"),
         (FromIterator(), "FromIterator.training_step takes dataloader_iter"),
         (NoClosure(), "optimizer_step of NoClosure must call"),
+        (Reentrant(), "pass use_reentrant=False"),
         (Task(two_optimizers), "configure_optimizers of Task returns 2 optimizers"),
         (Task(lambda module: None), "configure_optimizers of Task returns 0 optimizers"),
     ],

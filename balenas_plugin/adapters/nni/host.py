@@ -14,7 +14,7 @@ from balenas_plugin.adapters.nni.losses import NoLossError, loss_of
 from balenas_plugin.adapters.nni.virtual_step import virtual_step
 from balenas_plugin.bayes.architect import VirtualStep
 from balenas_plugin.distributions import Draw
-from balenas_plugin.errors import SpaceError
+from balenas_plugin.errors import EvaluatorError, SpaceError
 
 if TYPE_CHECKING:
     from balenas_plugin.adapters.nni.distribution_module import DistributionModule
@@ -73,7 +73,7 @@ class NniHost:
         return loss
 
     def _require_mixing(self, loss: Tensor) -> None:
-        """Raise if a module mixes by itself: what is drawn would not reach it. Asked once a search."""
+        """Raise if a draw does not reach all that the loss depends on. Asked once a search."""
         self.module.asks_who_mixes = False
         parameters = self.module.distribution.parameters
         found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, retain_graph=True)
@@ -81,7 +81,13 @@ class NniHost:
         if by_itself:
             raise SpaceError(
                 f"the modules of {', '.join(by_itself)} compute their mixing weights themselves, so no draw reaches "
-                "them: let them call the module that NNI passes to `mutate` as mutate_kwargs['softmax']"
+                "them: let them call the module that NNI passes to `mutate` as mutate_kwargs['softmax'] (or the loss "
+                "uses their parameters in another way: leave these out of it)"
+            )
+        if _has_hidden_part(loss):
+            raise EvaluatorError(
+                "torch.utils.checkpoint with use_reentrant=True hides a part of the network from the gradient of the "
+                "architecture: pass use_reentrant=False"
             )
 
     def training_loss(self, k: int) -> Tensor:
@@ -104,3 +110,14 @@ class NniHost:
         """Return means over the processes."""
         like = [*self.module.distribution.parameters.values(), *self.network_weights][: len(gradients)]
         return self.module.ranks.present_averages(gradients, like)
+
+
+def _has_hidden_part(loss: Tensor) -> bool:
+    """Return whether a part of a pass is computed again on its way back, of which `autograd.grad` knows nothing."""
+    waiting, seen = [loss.grad_fn], {None}
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            waiting += [source for source, _ in node.next_functions]
+    return any(type(node).__name__ == "CheckpointFunctionBackward" for node in seen)
