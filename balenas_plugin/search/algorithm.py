@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from balenas_plugin.bayes.architect import FINITE_DIFFERENCES, VirtualStep, frozen, second_order_gradient
@@ -142,8 +141,11 @@ class Search:
             with host.mixing(draw):
                 if self.order.order == "first":
                     with frozen(host.network_weights):
+                        for parameter in direct.values():
+                            parameter.grad = None
                         loss = host.validation_loss(k)
-                        found = host.average(torch.autograd.grad(loss, mixing, allow_unused=True))
+                        loss.backward()  # not `autograd.grad`, which a reentrant checkpoint in the network forbids
+                        found = host.average([w.grad for w in mixing])
                 else:
                     found, loss = second_order_gradient(
                         train_loss=lambda: host.training_loss(k),

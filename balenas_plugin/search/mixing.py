@@ -50,9 +50,9 @@ class MixingWeights(nn.Module):
         """Return the weights of the current draw; none outside of one."""
         return list(self._used.values())
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> MixingWeights:
-        """Leave the draw behind: a copied supernet mixes with the mean."""
-        return MixingWeights(self._mean_weights)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the draw behind: a supernet that was copied or pickled mixes with the mean."""
+        return MixingWeights, (self._mean_weights,)
 
 
 def mixing_of(model: nn.Module) -> MixingWeights:

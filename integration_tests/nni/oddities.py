@@ -22,6 +22,10 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from balenas_plugin.adapters.nni.supernet import architecture_parameters
+from balenas_plugin.distributions import Draw
+from balenas_plugin.search.mixing import mixing_of
+
 C = 4
 
 
@@ -333,7 +337,17 @@ def jacobian(model: nn.Module, x: Tensor) -> list[Any]:
     return list(torch.autograd.grad(y, (x, *alphas), torch.eye(len(y), dtype=y.dtype), is_grads_batched=True))
 
 
+def drawn(model: nn.Module, x: Tensor) -> list[Any]:
+    """As `derivatives`, where modules mix with a draw, in which there are gradients too."""
+    parameters = architecture_parameters(model)
+    draw = Draw({}, {label: torch.linspace(1, 2, len(p)).to(p).softmax(-1) for label, p in parameters.items()})
+    with mixing_of(model).using(draw, parameters):
+        of_weights = torch.autograd.grad(real(model(x)).sum(), list(draw.weights.values()))
+        return [*of_weights, *derivatives(model, x)]
+
+
 WAYS: dict[str, Callable[..., list[Any]]] = {
+    "a draw": drawn,
     "second derivative": lambda model, x: derivatives(model, x, second=True),
     "vmap": lambda model, x: [torch.func.vmap(lambda row: model(row[None])[0])(x)],
     "jacrev": lambda model, x: [torch.func.jacrev(lambda z: model(z).sum((1, 2, 3)))(x)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,9 @@ from balenas_plugin import BaLeNAS
 from balenas_plugin.adapters.nni.fused import FusedMixedCell, FusedMixedLayer, FusedNasBench201Cell, fusion_report
 from balenas_plugin.adapters.nni.nni_strategies import build_strategy
 from balenas_plugin.adapters.nni.supernet import architecture_parameters
+from balenas_plugin.distributions import Draw
 from balenas_plugin.errors import OptionError, SpaceError
+from balenas_plugin.search.mixing import mixing_of
 
 from .searches import classification, loaders, search
 from .spaces import CLASSES, Layers
@@ -167,6 +170,18 @@ def test_a_copied_supernet_is_independent() -> None:
             parameter.mul_(0.5)
     assert torch.equal(model(x), before)
     assert not torch.allclose(twin(x), before)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_supernet_that_is_copied_in_a_step_mixes_with_its_own_mean(copied: Callable[[Any], Any]) -> None:
+    model = supernet("NasBench201", fused=True).eval()
+    x = torch.randn(2, *IMAGE, dtype=torch.float64)
+    expected, parameters = model(x), architecture_parameters(model)
+    draw = Draw({}, {label: torch.eye(len(p)).double()[0] for label, p in parameters.items()})
+    with mixing_of(model).using(draw, parameters):
+        twin = copied(model)
+        assert not torch.allclose(model(x), expected)
+        assert torch.equal(twin(x), expected)
 
 
 def test_the_report_names_every_mixed_module() -> None:

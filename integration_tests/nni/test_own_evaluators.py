@@ -10,6 +10,7 @@ import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from balenas_plugin.errors import EvaluatorError, OptionError
 
@@ -156,6 +157,12 @@ class NoClosure(Task):
         optimizer.step()
 
 
+class Reentrant(Task):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        inputs = batch[0].clone().requires_grad_()
+        return checkpoint(self.model, inputs, use_reentrant=True).sum()
+
+
 def two_optimizers(module: Any) -> Any:
     return [torch.optim.SGD(module.parameters(), lr=0.1), torch.optim.SGD(module.parameters(), lr=0.1)]
 
@@ -175,6 +182,11 @@ def two_optimizers(module: Any) -> Any:
 def test_modules_that_only_plain_lightning_can_serve(task, message, tmp_path):
     with pytest.raises(EvaluatorError, match=message):
         searched(Lightning(task, trainer(tmp_path), **in_order()))
+
+
+def test_a_network_in_a_reentrant_checkpoint_is_searched(tmp_path):
+    strategy = searched(Lightning(Reentrant(), trainer(tmp_path), **in_order()))
+    assert {state["step"] for state in strategy.oneshot_module.vadam.state.values()} == {2}
 
 
 def test_loaders_that_are_combined_already(tmp_path):

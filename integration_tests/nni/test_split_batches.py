@@ -47,6 +47,16 @@ def test_batches_without_examples_are_refused(batch: Any) -> None:
         split_batch(batch, 2)
 
 
+def test_a_first_dimension_that_is_not_that_of_the_examples_is_refused(tmp_path) -> None:
+    """As in a list of graphs, whose tensors have the nodes first: each draw would see some nodes of every graph."""
+    data = loaders(train=12, val=12, batch_size=12)
+    data["val_dataloaders"].collate_fn = lambda items: [(x.repeat(20, 1), int(y)) for x, y in items]
+    evaluator = classification(tmp_path, num_sanity_val_steps=0, **data)
+    strategy = prepare(Layers(), evaluator, num_mc_samples=3, mc_batches="split")
+    with pytest.raises(EvaluatorError, match=r"sizes \[20\] from a loader with a batch size of 12"):
+        strategy.run()
+
+
 @pytest.mark.parametrize("order", ["first", "second"])
 def test_each_draw_sees_its_own_part(tmp_path, order: str) -> None:
     data = loaders(train=12, val=12, batch_size=12)

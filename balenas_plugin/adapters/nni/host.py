@@ -63,8 +63,13 @@ class NniHost:
         if level not in self._parts:
             draws, batch = self.module.distribution.num_mc_samples, self.batch[level]
             split = self.module.options.mc_batches == "split"
-            self._parts[level] = split_batch(batch, draws) if split else [batch] * draws
+            self._parts[level] = split_batch(batch, draws, self._examples(level)) if split else [batch] * draws
         return self._parts[level][k]
+
+    def _examples(self, level: str) -> int | None:
+        """Return how many examples the batch has, None if that is not known: an epoch's first is a whole one."""
+        alone = self.batch_idx == 0 and not self.module.ranks.several
+        return getattr(self.module.trainer.train_dataloader[level], "batch_size", None) if alone else None
 
     def validation_loss(self, k: int) -> Tensor:
         """Return the loss of the architecture batch, with the penalty."""

@@ -43,7 +43,7 @@ def require_a_batch(loader: Any, which: str) -> None:
         )
 
 
-def split_batch(batch: Any, parts: int) -> list[Any]:
+def split_batch(batch: Any, parts: int, examples: int | None = None) -> list[Any]:
     """Split a batch along its examples into `parts` of sizes that differ by one at most, in order.
 
     Args:
@@ -51,6 +51,7 @@ def split_batch(batch: Any, parts: int) -> list[Any]:
             as many strings or numbers is split too; other strings, numbers and None in it go to every part.
         parts: how many; a batch with less than 2 * `parts` examples is not split (batch-norm needs two), and each part
             is the whole.
+        examples: how many there are, where that is known: a list of graphs, say, has their nodes as first dimension.
 
     Raises:
         EvaluatorError: the tensors of the batch disagree on the number of examples, or there is none, or it holds
@@ -61,8 +62,9 @@ def split_batch(batch: Any, parts: int) -> list[Any]:
     leaves = list(_leaves(batch))
     unknown = {type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor | _PLAIN)}
     sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in leaves if isinstance(leaf, Tensor)}
-    if unknown or len(sizes) != 1 or 0 in sizes:
+    if unknown or len(sizes) != 1 or 0 in sizes or examples not in (None, *sizes):
         found = f"objects of {', '.join(sorted(unknown))}" if unknown else f"sizes {sorted(sizes)}"
+        found += "" if examples is None else f" from a loader with a batch size of {examples}"
         raise EvaluatorError(
             'mc_batches="split" needs batches whose tensors all have the examples as first dimension, got '
             f'{found}. Use mc_batches="full".'
