@@ -141,10 +141,12 @@ def replaced_together(folder: Path, is_earlier: Callable[[str], bool]) -> Iterat
     """
     staging, made = _temporary(folder / "files"), not folder.exists()
     try:
-        with refused_writes_told(folder):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder / "files")
             staging.mkdir()
+        except OSError as error:
+            raise StorageError(f"cannot write {folder}: {error}. Choose another --output.") from error
         yield staging
         with refused_writes_told(folder), _alone_in(folder):
             new = sorted(staging.iterdir())

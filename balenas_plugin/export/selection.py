@@ -20,6 +20,8 @@ from balenas_plugin.validation import (
 )
 
 CANDIDATES = ("sample", "enumerate")
+_MOST = 1_000_000
+"""Of whatever is counted in a selection: more take days."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class ProxySelection:
 
     def __post_init__(self) -> None:
         for name in ("n", "seeds", "images", "batch_norm_batches"):
-            require_whole(name, getattr(self, name), least=1)
+            require_whole(name, getattr(self, name), least=1, most=_MOST)
         require_whole("workers", self.workers, least=1, most=MAX_WORKERS)
         require_seed("seed", self.seed)
         require_word("candidates", self.candidates, CANDIDATES)

@@ -333,6 +333,7 @@ def test_bad_input(copy_of_finished, folder):
         "export", copy_of_finished, "--candidates", "enumerated", folder=folder
     )
     assert "n must be a whole number" in refused("export", copy_of_finished, "--samples", 0, folder=folder)
+    assert "n must be at most" in refused("export", copy_of_finished, "--samples", 10**20, folder=folder)
     assert "none of the" in refused("export", copy_of_finished, "--samples", 5, "--max-params", 1, folder=folder)
     assert "the folder of a run?" in refused("export", folder, folder=folder)
 

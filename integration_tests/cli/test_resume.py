@@ -11,9 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from balenas_plugin.adapters.nni.callbacks import History
+from balenas_plugin.adapters.nni.checkpoint import _Sealing
 from balenas_plugin.adapters.nni.diagnostics import Diagnostics
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.run_folder import RunFolder
@@ -94,6 +96,15 @@ def test_an_epoch_appends_to_the_logs_and_writes_them_again_only_where_it_must(t
     _, rows = after_epoch(3, train_loss=0.25)
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
     assert [row["val_acc"] for row in rows] == ["", "", "0.9", ""]
+
+
+def test_a_checkpoint_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("years of work")
+    (tmp_path / "last.ckpt").symlink_to(tmp_path / "mine")
+    for epoch in (0, 1):
+        _Sealing({}).save_checkpoint({"epoch": epoch}, tmp_path / "last.ckpt")
+    assert (tmp_path / "mine").read_text() == "years of work"
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 1
 
 
 def test_killed_again_and_again(finished: Path, folder: Path) -> None:

@@ -104,6 +104,16 @@ def test_only_what_the_input_has_caused_is_told_in_a_line() -> None:
     assert len(quoted({"key": ["x" * 10_000] * 10_000})) < 600
 
 
+@pytest.mark.parametrize("place", ["a file", "/proc/x", "/dev/null"])
+def test_what_can_be_no_folder_is_told(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a file").write_text("mine")
+    folder = replaced_together(Path(place), lambda name: True)
+    with pytest.raises(StorageError, match=f"cannot write {place}.*Choose another --output"), folder:
+        pytest.fail("there is no such folder")
+    assert Path("a file").read_text() == "mine"
+
+
 def test_the_files_of_two_exports_are_not_mixed(tmp_path: Path) -> None:
     def put() -> None:
         with replaced_together(tmp_path, lambda name: not name.startswith(".")) as folder:

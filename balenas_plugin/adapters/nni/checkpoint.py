@@ -177,7 +177,8 @@ class _Sealing(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write the file."""
         seal = {"sha256": digest_of(checkpoint), "run": self.run}
-        with Path(path).open("wb") as file:
+        Path(path).unlink(missing_ok=True)  # a link in a folder from others would lead to any file of the user's
+        with Path(path).open("xb") as file:
             torch.save({**checkpoint, SEAL: seal}, file)
 
 
