@@ -136,6 +136,9 @@ def test_a_likelier_network_than_the_argmax_is_named(finished: Path) -> None:
     text = _conclusion(RunFolder(finished), [first, *others])
     assert (
         f"(the argmax); the likeliest network is that of rank 3, with {2 * first['probability']:.3g}. It is un" in text
+    text = _conclusion(RunFolder(finished), [{**first, "chosen_by": "synflow, naswot"}, *others])
+    assert text.startswith("The winner by synflow, naswot is ")
+    assert "the likeliest network" not in text
     )
 
 
