@@ -30,7 +30,7 @@ def require_table(path: Path | None) -> None:
     """
     problem = "" if path is None else _problem(path.expanduser())
     if problem:
-        raise OptionError(f"there is no table {path}: {problem}. Make one with `balenas benchmark import FILE`.")
+        raise OptionError(f"there is no table {path} ({problem}). Make one with `balenas benchmark import FILE`.")
 
 
 def require_config(path: Path) -> None:

@@ -138,13 +138,15 @@ def _conclusion(folder: Any, records: list[dict[str, Any]]) -> str:
     manifest = folder.read_manifest() if folder.manifest.exists() else {}
     if "winning_probability" not in best:
         return f"The winner is {name}. {manifest.get('strategy')} does not say how sure it is; BaLeNAS would. Next:"
-    text = f"The winner is {name}, with a probability of {best['probability']:.3g}"
+    argmax = best.get("chosen_by") == "argmax of the mean"
+    text = "The winner" + ("" if argmax or "chosen_by" not in best else f" by {best['chosen_by']}")
+    text += f" is {name}, with a probability of {best['probability']:.3g}"
     found, guess = best.get("log_probability"), manifest.get("log_probability_of_a_guess")
     if found is not None and guess is not None:
         text += f", {math.exp(min(found - guess, 700)):,.3g} times that of a blind guess"
     choices = best["winning_probability"]
     likeliest = max(records, key=lambda record: record["probability"])
-    if best.get("chosen_by") == "argmax of the mean" and likeliest["probability"] > best["probability"]:
+    if argmax and likeliest["probability"] > best["probability"]:
         text += (
             f". It has the largest mean in every choice (the argmax); the likeliest network is that of rank "
             f"{likeliest['rank']}, with {likeliest['probability']:.3g}"

@@ -47,7 +47,7 @@ class Draw:
         self.chosen = dict(chosen or {})
         self.logits = {label: a.detach() for label, a in (logits or {}).items()}
         self.direct: Weights = {}
-        """label -> gradient in the logits, of modules that read the parameter themselves."""
+        """label -> gradient in the logits, of what reads the parameter itself."""
 
     def pull_back(self, gradients: Weights) -> dict[str, Tensor]:
         """Return label -> gradient in the parameters, of gradients in the weights; labels without one are left out."""

@@ -6,7 +6,7 @@ learned, and an `Order` which level goes first, how often, and by which gradient
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,10 +71,6 @@ class Host(Protocol):
     def network_weights(self) -> Sequence[Tensor]:
         """The network's weights that are trained."""
 
-    @property
-    def read_directly(self) -> Mapping[str, Tensor]:
-        """Label -> parameter that some mixed module reads itself, which then holds the draw's logits; mostly none."""
-
     def begin(self) -> None:
         """Prepare a step of either level."""
 
@@ -135,22 +131,22 @@ class Search:
         draws = iter(range(self.distribution.num_mc_samples))
 
         def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
-            k, direct = next(draws), host.read_directly
-            mixing = [*draw.weights.values(), *direct.values()]
+            k, parameters = next(draws), list(self.distribution.parameters.values())
+            inputs = [*draw.weights.values(), *parameters]  # a loss may read the parameters besides
             found: Sequence[Tensor | None]
             with host.mixing(draw):
                 if self.order.order == "first":
                     with frozen(host.network_weights):
-                        for parameter in direct.values():
+                        for parameter in parameters:
                             parameter.grad = None
                         loss = host.validation_loss(k)
                         loss.backward()  # not `autograd.grad`, which a reentrant checkpoint in the network forbids
-                        found = host.average([w.grad for w in mixing])
+                        found = host.average([x.grad for x in inputs])
                 else:
                     found, loss = second_order_gradient(
                         train_loss=lambda: host.training_loss(k),
                         val_loss=lambda: host.validation_loss(k),
-                        alphas=mixing,
+                        alphas=inputs,
                         weights=host.network_weights,
                         step=host.virtual_step(),
                         finite_difference=self.order.finite_difference,
@@ -172,7 +168,7 @@ class Search:
         sampled = self.order.weight_step == "sample"
         draw = self.distribution.sample() if sampled else self.distribution.mean()
         if self.order.clip_with == "weights":  # no gradient of the mixing weights is computed
-            with frozen([*draw.weights.values(), *host.read_directly.values()]), host.mixing(draw):
+            with frozen([*draw.weights.values(), *self.distribution.parameters.values()]), host.mixing(draw):
                 return host.step_weights(list)
         with host.mixing(draw):
             return host.step_weights(lambda: self._architecture_gradients(draw))
@@ -184,3 +180,7 @@ class Search:
             return list(found.values())
         before = {label: p.grad for label, p in self.distribution.parameters.items() if p.grad is not None}
         return [g + before[label] if label in before else g for label, g in found.items()]
+
+
+def _present(labels: Sequence[str], gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    return {label: g for label, g in zip(labels, gradients, strict=True) if g is not None}

@@ -39,7 +39,7 @@ def examples(page: str) -> list[tuple[str, str]]:
     found = []
     for language, block in _BLOCK.findall((DOCS / page).read_text(encoding="utf-8")):
         if language == "sh":
-            found += [(language, line) for line in block.splitlines() if line.strip()]
+            found += [(language, line) for line in block.replace("\\\n", "").splitlines() if line.strip()]
         elif block.startswith(("import ", "from ")):
             found.append((language, block))
     return found

@@ -132,11 +132,12 @@ def test_the_command_ends_with_what_was_found_how_sure_it_is_and_what_comes_next
 def test_a_likelier_network_than_the_argmax_is_named(finished: Path) -> None:
     first, *others = read_json(finished / "architectures.json")
     assert "the likeliest network" not in _conclusion(RunFolder(finished), [first, *others])
-    others[1]["probability"] = 2 * first["probability"]
+    others[1]["probability"] = twice = 2 * first["probability"]
     text = _conclusion(RunFolder(finished), [first, *others])
-    assert (
-        f"(the argmax); the likeliest network is that of rank 3, with {2 * first['probability']:.3g}. It is un" in text
-    )
+    assert f"(the argmax); the likeliest network is that of rank 3, with {twice:.3g}. It is undecided" in text
+    text = _conclusion(RunFolder(finished), [{**first, "chosen_by": "synflow, naswot"}, *others])
+    assert text.startswith("The winner by synflow, naswot is ")
+    assert "the likeliest network" not in text
 
 
 def test_the_plan_is_printed_before_the_search(finished: Path) -> None:

@@ -45,10 +45,6 @@ class ToyHost:
         self.val: Any = None
         self.norm = 0.0
 
-    @property
-    def read_directly(self) -> dict[str, Tensor]:
-        return {}
-
     def begin(self) -> None:
         pass
 

@@ -62,11 +62,6 @@ class NaslibHost:
         """The graph's weights."""
         return self.optimizer.network_weights
 
-    @property
-    def read_directly(self) -> dict[str, Tensor]:
-        """Label -> parameter that an edge reads itself: none."""
-        return {}
-
     def begin(self) -> None:
         """Do nothing: NASLib's graphs have nothing to resample."""
 

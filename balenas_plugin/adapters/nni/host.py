@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -43,15 +43,10 @@ class NniHost:
         """Resample modules that need it."""
         self.module.resample()
 
-    @property
-    def read_directly(self) -> Mapping[str, Tensor]:
-        """Label -> parameter that a module of the user's reads itself."""
-        return self.module.read_directly
-
     @contextmanager
     def mixing(self, draw: Draw) -> Iterator[None]:
         """Let every mixed module use the weights of a draw; a parameter that one reads itself holds the logits."""
-        read = self.read_directly
+        read = self.module.read_directly
         with self.module.mixing.using(draw, self.module.distribution.parameters), restored(list(read.values())):
             with torch.no_grad():
                 for label in read.keys() & draw.logits.keys():
@@ -99,5 +94,5 @@ class NniHost:
     def average(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return means over the processes."""
         parameters = self.module.distribution.parameters.values()
-        like = [*parameters, *self.read_directly.values(), *self.network_weights][: len(gradients)]
+        like = [*parameters, *parameters, *self.network_weights][: len(gradients)]
         return self.module.ranks.present_averages(gradients, like)

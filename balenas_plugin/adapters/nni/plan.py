@@ -137,7 +137,7 @@ def _plan(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> str:
         text += f"; M = {draws} {'draw' if draws == 1 else 'draws'} in each"
     if warmup:
         text += f"; {'epoch 1 trains' if warmup == 1 else f'epochs 1 to {warmup} train'} the weights alone"
-    return f"{text}; {done} epochs are done" if done else text
+    return f"{text}; epochs done: {done}" if done else text
 
 
 def _reach(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> dict[str, str]:

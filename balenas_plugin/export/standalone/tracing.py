@@ -167,9 +167,11 @@ def _remove_unused(graph: fx.Graph, root: nn.Module) -> None:
 
 
 def changes_its_input(node: fx.Node, root: nn.Module) -> bool:
-    """Return whether a node writes into a tensor, or a list or dict of tensors, that it is given."""
+    """Return whether a node may write into what it is given: a tensor, or a list or dict of tensors."""
     if node.op == "call_module":
         return any(getattr(module, "inplace", False) for module in root.get_submodule(str(node.target)).modules())
+    if node.op == "call_method" and not hasattr(Tensor, str(node.target)):
+        return True  # a list's append, say
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
     plain = name.removeprefix("i")  # of an augmented assignment: add for iadd, and_ for iand
     augmented = getattr(operator, f"i{plain}", None) is node.target and any(
