@@ -140,7 +140,7 @@ class Search:
                         for parameter in parameters:
                             parameter.grad = None
                         loss = host.validation_loss(k)
-                        loss.backward()  # not `autograd.grad`, which a reentrant checkpoint in the network forbids
+                        loss.backward()  # type: ignore[no-untyped-call]  # not `grad`: a reentrant checkpoint forbids it
                         found = host.average([x.grad for x in inputs])
                 else:
                     found, loss = second_order_gradient(
@@ -152,10 +152,9 @@ class Search:
                         finite_difference=self.order.finite_difference,
                         average=lambda tensors: [g for g in host.average(tensors) if g is not None],
                     )
-            present = [(label, g) for label, g in zip((*draw.weights, *direct), found, strict=True) if g is not None]
-            in_weights = sum(g is not None for g in found[: len(draw.weights)])
-            draw.direct = dict(present[in_weights:])
-            return loss.detach(), dict(present[:in_weights])
+            labels = list(draw.weights)
+            draw.direct = _present(labels, found[len(labels) :])
+            return loss.detach(), _present(labels, found[: len(labels)])
 
         try:
             return self.distribution.update(evaluate)

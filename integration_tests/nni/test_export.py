@@ -187,7 +187,7 @@ def test_a_module_that_reads_its_logits_itself_is_searched_as_one_that_asks(opti
         torch.manual_seed(0)
         evaluator = classification(tmp_path, precision="64-true")
         strategy = search(Gated(), evaluator, mutation_hooks=[hook], arc_learning_rate=0.1, **options)
-        assert list(strategy.oneshot_module.read_directly) == (["gate"] if not posteriors else [])
+        assert list(strategy.oneshot_module.read_directly) == (["first._my_alpha"] if not posteriors else [])
         posteriors.append(strategy.posterior)
     for label, mean in posteriors[0].mean.items():
         torch.testing.assert_close(mean, posteriors[1].mean[label], rtol=1e-9, atol=1e-12)
