@@ -78,7 +78,7 @@ def open_benchmark(path: str | os.PathLike[str] | None = None, *, backend: str |
             "`balenas benchmark import FILE` makes that table from NAS-Bench-201-v1_1-096897.pth."
         )
     if not place.is_dir() and not place.is_file():
-        raise DataError(f"there is no file or folder {place}.")
+        raise DataError(f"{place} is no regular file." if place.exists() else f"there is no file or folder {place}.")
     if place.is_dir() and not (place / META_FILE).exists() and backend in (None, "table"):
         place = find_table(place) or place
     if not place.is_dir():

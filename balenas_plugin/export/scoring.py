@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -23,6 +22,7 @@ from balenas_plugin.export.selection import ProxySelection
 from balenas_plugin.export.space import Networks, Space
 from balenas_plugin.export.supernet import SUPERNET_ACCURACY, Supernet, SupernetAccuracy
 from balenas_plugin.proxies import list_proxies, rank_value, score
+from balenas_plugin.validation import MAX_FLOAT
 
 Result = TypeVar("Result")
 
@@ -173,7 +173,7 @@ def require_scorable(
         batch_norm_batches=1,
         workers=1,
         max_params=None,
-        max_flops=None if selection.max_flops is None else sys.float_info.max,
+        max_flops=None if selection.max_flops is None else MAX_FLOAT,
     )
     candidate = Candidate(RankedSample(sample, 0.0, {}), 0)
     score_candidates([candidate], space, little, inputs=inputs, targets=targets, supernet=supernet, progress=False)
