@@ -15,6 +15,8 @@ torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in the processes that tests start
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by a script with `&`: its children would ignore it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # started by nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
