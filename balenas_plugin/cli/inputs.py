@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from balenas_plugin.errors import OptionError, nearest
+from balenas_plugin.files import expanded
 
 
 def require_file(path: Path, what: str) -> None:
@@ -15,7 +16,7 @@ def require_file(path: Path, what: str) -> None:
     Raises:
         OptionError: there is none; the message names one beside it that is nearly called so.
     """
-    place = path.expanduser()
+    place = expanded(path)
     if os.path.isfile(place):  # noqa: PTH113 - pathlib's raises where a folder may not be looked into
         return
     problem = _problem(place) or ("Is a directory" if place.is_dir() else "it is no regular file")
@@ -28,7 +29,7 @@ def require_table(path: Path | None) -> None:
     Raises:
         OptionError: there is nothing.
     """
-    problem = "" if path is None else _problem(path.expanduser())
+    problem = "" if path is None else _problem(expanded(path))
     if problem:
         raise OptionError(f"there is no table {path} ({problem}). Make one with `balenas benchmark import FILE`.")
 

@@ -73,8 +73,9 @@ def arrange_stop(at: str, count: int, happen: Callable[[], None]) -> None:
     from balenas_plugin.adapters.nni import run
     from balenas_plugin.adapters.nni.checkpoint import SearchCheckpoint
     from balenas_plugin.adapters.nni.classification import ClassificationModule
-    from balenas_plugin.bayes.vadam import VAdam
+    from balenas_plugin.distributions import Draw
     from balenas_plugin.run_folder import RunFolder
+    from balenas_plugin.search import Search
 
     passed = 0
 
@@ -96,8 +97,8 @@ def arrange_stop(at: str, count: int, happen: Callable[[], None]) -> None:
 
     points: dict[str, Callable[[], None]] = {
         "start": lambda: after(RunFolder, "start", stop),
-        "architecture step": lambda: before(VAdam, "step", stop),
-        "inside the architecture step": lambda: before(VAdam, "_accumulate", stop),
+        "architecture step": lambda: before(Search, "architecture_step", stop),
+        "inside the architecture step": lambda: before(Draw, "pull_back", stop),
         "batch end": lambda: after(run.Progress, "on_train_batch_end", stop),
         "validation end": lambda: after(ClassificationModule, "on_validation_epoch_end", stop),
         "checkpoint half written": lambda: after(pl.Trainer, "save_checkpoint", tear),
