@@ -98,6 +98,7 @@ class Distribution(ABC):
     ) -> None:
         self.parameters = {label: parameters[label] for label in sorted(parameters)}
         self.mask = {label: torch.ones_like(p, dtype=torch.bool) for label, p in self.parameters.items()}
+        self._reduced: set[str] = set()  # labels with a dropped choice; to ask a mask on a GPU would wait for the GPU
         self.num_mc_samples = num_mc_samples
         self.noise = SeededNoise(seed)
         self.optimizer: torch.optim.Optimizer = (optimizer or adam)(list(self.parameters.values()))
@@ -124,7 +125,7 @@ class Distribution(ABC):
 
     def masked(self, label: str, weights: Tensor) -> Tensor:
         """Return weights with those of dropped choices at 0, adding up to 1 again."""
-        if self.mask[label].all():
+        if label not in self._reduced:
             return weights
         kept = torch.where(self.mask[label], weights, 0)
         return kept / kept.sum()
@@ -188,6 +189,10 @@ class Distribution(ABC):
                 f"there are {self.mask[label].nonzero().flatten().tolist()}"
             )
         self.mask[label] = kept
+        self._find_reduced()
+
+    def _find_reduced(self) -> None:
+        self._reduced = {label for label, mask in self.mask.items() if not mask.all()}
 
     def keep_best(self, number: int) -> None:
         """Keep the `number` best choices of every label, by their scores."""
@@ -223,6 +228,7 @@ class Distribution(ABC):
         self.optimizer.load_state_dict(state["optimizer"])
         self.noise.load_state_dict(state["noise"])
         self.mask = {label: state["mask"][label].to(p.device) for label, p in self.parameters.items()}
+        self._find_reduced()
 
 
 def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:

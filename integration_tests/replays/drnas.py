@@ -38,7 +38,8 @@ def pathwise_gradient_masked(document: dict[str, Any]) -> float:
 def _pathwise(case: dict[str, Any]) -> float:
     distribution = Dirichlet(by_row([case["eta"]]))
     if case["mask"] is not None:
-        distribution.mask["000"] = torch.tensor(case["mask"])  # `keep` would set the dropped eta to 0
+        mask = {"000": torch.tensor(case["mask"])}
+        distribution.load_state_dict({**distribution.state_dict(), "mask": mask})  # `keep` would set dropped eta to 0
     distribution.noise = Recorded([tensor(case["sample"])])
     draw = distribution.sample()
     gradient = draw.pull_back({"000": tensor(case["cotangent"])})
