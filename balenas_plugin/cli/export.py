@@ -95,10 +95,10 @@ def _export(options: argparse.Namespace) -> int:
     require_run(options.run)
     require_table(options.table)
     from balenas_plugin.errors import OptionError
-    from balenas_plugin.export.candidates import tell_fewer
-    from balenas_plugin.export.selection import ProxySelection, named_selection
     from balenas_plugin.ground_truth import open_table
     from balenas_plugin.run_folder import RunFolder
+    from balenas_plugin.selection.candidates import tell_fewer
+    from balenas_plugin.selection.proxy_selection import ProxySelection, named_selection
     from balenas_plugin.validation import require_whole
 
     require_whole("--top", options.top, least=1)
@@ -120,7 +120,7 @@ def _export(options: argparse.Namespace) -> int:
         require_onnx()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from balenas_plugin.adapters.nni.export import FinishedRun, write_exports
+        from balenas_plugin.adapters.nni.run.finished_run import FinishedRun, write_exports
     run = FinishedRun.load(RunFolder(options.run), epoch=options.epoch)
     ranked = run.rank(selection, table=options.table, progress=True)[: options.top]
     tell_fewer(len(ranked), options.top, selection)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from balenas_plugin.cli.inputs import require_file, require_table
 
 if TYPE_CHECKING:
-    from balenas_plugin.export.supernet import Supernet
     from balenas_plugin.run_folder import RunFolder
+    from balenas_plugin.selection.supernet_accuracy import Supernet
 
 _EXAMPLES = """\
 examples:
@@ -109,5 +109,5 @@ def _reproduce(options: argparse.Namespace) -> int:
 def _supernet_of(folder: RunFolder) -> Supernet:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from balenas_plugin.adapters.nni.export import FinishedRun
+        from balenas_plugin.adapters.nni.run.finished_run import FinishedRun
     return FinishedRun.load(folder).trained_supernet()

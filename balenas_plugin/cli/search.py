@@ -81,7 +81,7 @@ def _search(options: argparse.Namespace) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
-            from balenas_plugin.adapters.nni.run import run_search
+            from balenas_plugin.adapters.nni.run.config_run import run_search
         with contextlib.nullcontext() if helps else folder.kept():
             run_search(config, folder, resume=options.resume)
     except KeyboardInterrupt:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from balenas_plugin.diagnostics.alarms import Alarm, alarms_of, eigenvalue_growth, stop_reason
 from balenas_plugin.diagnostics.cells import CellEdge, cells_of, depth, width
 from balenas_plugin.diagnostics.curvature import Curvature, measure_curvature
+from balenas_plugin.diagnostics.diagnostics_options import DiagnosticsOptions
 from balenas_plugin.diagnostics.log_file import DiagnosticsLog, past_posterior, read_log
 from balenas_plugin.diagnostics.operations import kind_of, parameter_free_share, skip_ratio
-from balenas_plugin.diagnostics.options import DiagnosticsOptions
 from balenas_plugin.diagnostics.summary import SearchState, summarise
 from balenas_plugin.diagnostics.uncertainty import Belief, choice_entropy, draw_outcomes
 

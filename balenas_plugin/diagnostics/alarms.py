@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from balenas_plugin.diagnostics.options import DiagnosticsOptions
+from balenas_plugin.diagnostics.diagnostics_options import DiagnosticsOptions
 
 Record = Mapping[str, Any]
 """The diagnostics of one epoch (see `log_file`)."""

@@ -15,18 +15,18 @@ from balenas_plugin.bayes.decisions import Architectures, Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.data import DataConfig, load_search_data
-from balenas_plugin.export import NasBench201Space, ProxySelection
-from balenas_plugin.export.candidates import Candidate, candidates_of, drawn_candidates
-from balenas_plugin.export.ranking import best_first
-from balenas_plugin.export.scoring import score_candidates
-from balenas_plugin.export.selection import NAMED_SELECTIONS
-from balenas_plugin.export.supernet import SUPERNET_ACCURACY, Supernet
 from balenas_plugin.reproduce.experiments import DATASETS, Row
 from balenas_plugin.reproduce.scales import ProxyNetworks
 from balenas_plugin.reproduce.scores import ScoreFile
 from balenas_plugin.reproduce.searches import Search
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces.nasbench201 import OPERATIONS
+from balenas_plugin.selection import NasBench201Space, ProxySelection
+from balenas_plugin.selection.candidates import Candidate, candidates_of, drawn_candidates
+from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS
+from balenas_plugin.selection.ranking import best_first
+from balenas_plugin.selection.scoring import score_candidates
+from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY, Supernet
 
 Accuracies = dict[str, float]
 """Column (see `COLUMNS`) -> percent."""

@@ -26,8 +26,8 @@ from nni.nas.space import RawFormatModelSpace  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from balenas_plugin import BaLeNAS  # noqa: E402
-from balenas_plugin.adapters.nni.memory_format import use_channels_last  # noqa: E402
-from balenas_plugin.adapters.nni.supernet import architecture_parameters  # noqa: E402
+from balenas_plugin.adapters.nni.one_shot.memory_format import use_channels_last  # noqa: E402
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters  # noqa: E402
 from balenas_plugin.bayes import hessian  # noqa: E402
 
 

@@ -18,9 +18,9 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from balenas_plugin.benchmarks import open_benchmark
-from balenas_plugin.export import NasBench201Space
 from balenas_plugin.proxies import rank_value
 from balenas_plugin.search_spaces import format_string, to_nni
+from balenas_plugin.selection import NasBench201Space
 
 
 def main():

@@ -17,8 +17,8 @@ from torch import nn
 
 from balenas_plugin import Posterior
 from balenas_plugin.bayes.decisions import Architectures
-from balenas_plugin.export import NasBench201Space, ProxySelection, rank
-from balenas_plugin.export.candidates import drawn_candidates
+from balenas_plugin.selection import NasBench201Space, ProxySelection, rank
+from balenas_plugin.selection.candidates import drawn_candidates
 
 
 def straightforward(space, candidates, weights):

@@ -19,7 +19,7 @@ from typing import Any
 _PROCESS = Path(__file__).with_name("process.py")
 _IMPORTED = [
     "balenas_plugin.cli",
-    "balenas_plugin.adapters.nni.run",
+    "balenas_plugin.adapters.nni.run.config_run",
     "sklearn.datasets",
     "torchvision",
     "tqdm",

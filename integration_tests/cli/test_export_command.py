@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from balenas_plugin.diagnostics import read_log
-from balenas_plugin.export.supernet import estimate_batch_norm
+from balenas_plugin.selection.supernet_accuracy import estimate_batch_norm
 
 from .commands import balenas
 
@@ -219,8 +219,8 @@ def test_cells_inherit_the_weights_that_nni_cannot_freeze(folder):
 def one_hot_supernet(run: Path, choices: dict[str, str]) -> torch.nn.Module:
     """Return the supernet of a run with certain choices, put together without the exporter."""
     from balenas_plugin import BaLeNAS
-    from balenas_plugin.adapters.nni.build import build_space
-    from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
+    from balenas_plugin.adapters.nni.run.build import build_space
+    from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
 
     config = yaml.safe_load((run / "config.yml").read_text())
     supernet = BaLeNAS().mutate_model(build_space(config["space"], num_classes=10))
@@ -237,7 +237,7 @@ def one_hot_supernet(run: Path, choices: dict[str, str]) -> torch.nn.Module:
 
 def one_hot_outputs(run: Path, choices: dict[str, str], images: torch.Tensor) -> torch.Tensor:
     """Return the outputs of `one_hot_supernet` with batch-norm's statistics estimated on batches of the weight half."""
-    from balenas_plugin.adapters.nni.export import FinishedRun
+    from balenas_plugin.adapters.nni.run.finished_run import FinishedRun
     from balenas_plugin.run_folder import RunFolder
 
     batches = FinishedRun.load(RunFolder(run)).trained_supernet().weight_batches(8, seed=0)

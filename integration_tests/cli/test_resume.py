@@ -14,9 +14,9 @@ import pytest
 import torch
 import yaml
 
-from balenas_plugin.adapters.nni.callbacks import History
-from balenas_plugin.adapters.nni.checkpoint import _Sealing
-from balenas_plugin.adapters.nni.diagnostics import Diagnostics
+from balenas_plugin.adapters.nni.callbacks.checkpoint import _Sealing
+from balenas_plugin.adapters.nni.callbacks.diagnostics_callback import Diagnostics
+from balenas_plugin.adapters.nni.callbacks.search_callback import History
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.run_folder import RunFolder
 

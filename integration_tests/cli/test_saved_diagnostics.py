@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from balenas_plugin.adapters.nni.export import FinishedRun
+from balenas_plugin.adapters.nni.run.finished_run import FinishedRun
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.run_folder import RunFolder

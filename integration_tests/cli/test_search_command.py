@@ -18,7 +18,7 @@ from nni.nas.oneshot.pytorch.sampling import has_tianshou
 from PIL import Image
 
 from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni.nni_strategies import STRATEGIES, build_strategy, with_defaults
+from balenas_plugin.adapters.nni.strategies.nni_strategies import STRATEGIES, build_strategy, with_defaults
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.cli.search import _conclusion
 from balenas_plugin.config import SearchConfig

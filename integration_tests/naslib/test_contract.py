@@ -196,7 +196,7 @@ def test_final_architecture_is_the_argmax_of_the_mean(space):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_our_decisions_in_the_darts_space_are_naslibs(seed):
-    from balenas_plugin.adapters.naslib.decisions import cell_decisions
+    from balenas_plugin.adapters.naslib.graph_decisions import cell_decisions
     from balenas_plugin.bayes.decisions import Architectures
 
     optimizer = adapted("nb301")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from naslib import utils
 
-from balenas_plugin.adapters.naslib.options import OPTION_NAMES, SearchOptions
+from balenas_plugin.adapters.naslib.optimizer_options import OPTION_NAMES, SearchOptions
 from balenas_plugin.adapters.naslib.runner import add_optimizer
 from balenas_plugin.errors import OptionError
 from balenas_plugin.naslib import BaLeNASOptimizer

@@ -22,7 +22,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from balenas_plugin.adapters.nni.supernet import architecture_parameters
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.distributions import Draw
 from balenas_plugin.search.mixing import mixing_of
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DistributedSampler, TensorDataset
 
 from balenas_plugin import BaLeNAS
-from balenas_plugin.export import ProxySelection
+from balenas_plugin.selection import ProxySelection
 
 from .searches import QUIET, random_data, search
 from .spaces import CLASSES, Layers

@@ -14,7 +14,7 @@ from nni.nas.space import RawFormatModelSpace
 from torch.utils.data import Dataset, TensorDataset
 
 from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
+from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
 
 from .spaces import CLASSES, VECTOR
 

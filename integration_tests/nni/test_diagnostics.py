@@ -18,10 +18,10 @@ from nni.nas.strategy import DARTS, GumbelDARTS, RandomOneShot
 from torch import Tensor
 
 from balenas_plugin import BaLeNAS, Diagnostics
-from balenas_plugin.adapters.nni.checkpoint import random_states
-from balenas_plugin.adapters.nni.probing import undisturbed
-from balenas_plugin.adapters.nni.search_state import search_state
-from balenas_plugin.adapters.nni.supernet import architecture_parameters
+from balenas_plugin.adapters.nni.callbacks.checkpoint import random_states
+from balenas_plugin.adapters.nni.callbacks.learned import search_state
+from balenas_plugin.adapters.nni.callbacks.probing import undisturbed
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.diagnostics import read_log
 
@@ -34,7 +34,7 @@ from .searches import VAL_MARK, classification, loaders, random_data
 def test_a_search_is_the_same_with_diagnostics_and_without(name, tmp_path, monkeypatch):
     import nni.mutable.mutable
 
-    from balenas_plugin.adapters.nni.nni_strategies import _order_by_label, _seeded_random_state
+    from balenas_plugin.adapters.nni.strategies.nni_strategies import _order_by_label, _seeded_random_state
 
     monkeypatch.setattr(nni.mutable.mutable, "RandomState", _seeded_random_state)
     ends = []

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from balenas_plugin import BaLeNAS, Diagnostics
-from balenas_plugin.adapters.nni.callbacks import Progress
+from balenas_plugin.adapters.nni.callbacks.search_callback import Progress
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.errors import EvaluatorError
 

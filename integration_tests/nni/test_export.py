@@ -17,7 +17,7 @@ from nni.tools.nnictl.config_utils import Experiments
 from torch import Tensor, nn
 
 from balenas_plugin import BaLeNAS, Posterior
-from balenas_plugin.adapters.nni.decisions import exported
+from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
 
 from .searches import classification, loaders, search
 from .spaces import CASES, Case, Depth, Layers

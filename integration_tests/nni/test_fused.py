@@ -24,9 +24,14 @@ from nni.nas.space import RawFormatModelSpace
 from torch import Tensor, nn
 
 from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni.fused import FusedMixedCell, FusedMixedLayer, FusedNasBench201Cell, fusion_report
-from balenas_plugin.adapters.nni.nni_strategies import build_strategy
-from balenas_plugin.adapters.nni.supernet import architecture_parameters
+from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy
+from balenas_plugin.adapters.nni.supernets.fused import (
+    FusedMixedCell,
+    FusedMixedLayer,
+    FusedNasBench201Cell,
+    fusion_report,
+)
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.distributions import Draw
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.search.mixing import mixing_of

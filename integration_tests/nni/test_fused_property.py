@@ -21,7 +21,7 @@ from nni.nas.nn.pytorch import Cell, LayerChoice, ModelSpace
 from torch import Tensor, nn
 
 from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni import fusion_plan
+from balenas_plugin.adapters.nni.supernets import fusion_plan
 from balenas_plugin.fused import chains, fan, sums
 
 from .oddities import INPUTS, ODD, PATCHES, PLAIN, SHARED, WAYS, C, derivatives

@@ -18,14 +18,14 @@ from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, Mutab
 from torch import Tensor, nn
 
 from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni.dataflow import Unused, without_unused
-from balenas_plugin.adapters.nni.decisions import decisions_of
-from balenas_plugin.adapters.nni.space import NniSpace
-from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
+from balenas_plugin.adapters.nni.supernets.dataflow import Unused, without_unused
+from balenas_plugin.adapters.nni.supernets.found_model import NniSpace
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
+from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.bayes.decisions import Architectures, single_decisions
-from balenas_plugin.export import ProxySelection
 from balenas_plugin.export.standalone import write_standalone
+from balenas_plugin.selection import ProxySelection
 
 from .searches import classification, search
 from .spaces import CLASSES

@@ -16,7 +16,7 @@ from nni.nas.nn.pytorch import Cell, LayerChoice, ModelSpace
 from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell, DifferentiableMixedLayer
 from torch import Tensor, nn
 
-from balenas_plugin.adapters.nni.supernet import choice_names
+from balenas_plugin.adapters.nni.supernets.parameters import choice_names
 
 from .searches import Spy, classification, prepare, search
 from .spaces import CASES, ConvolutionValues, Layers, NestedLayers, SharedCells, SharedLabel

@@ -13,8 +13,8 @@ import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning
 
-from balenas_plugin.adapters.nni.evaluator_hooks import follow
-from balenas_plugin.adapters.nni.second_order_darts import SecondOrderDartsModule
+from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import follow
+from balenas_plugin.adapters.nni.strategies.second_order_darts import SecondOrderDartsModule
 
 from .plain import DRAWS, TRAIN_BATCHES, Task, in_order, plain_fit, searched, trainer
 

@@ -22,7 +22,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 
 from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni.second_order_darts import SecondOrderDARTS
+from balenas_plugin.adapters.nni.strategies.second_order_darts import SecondOrderDARTS
 
 from .searches import (
     QUIET,

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from balenas_plugin import SearchPlan
-from balenas_plugin.adapters.nni import plan
+from balenas_plugin.adapters.nni.callbacks import plan
 from balenas_plugin.errors import EvaluatorError
 
 from .searches import classification, loaders, search

@@ -17,9 +17,9 @@ from nni.nas.evaluator.pytorch import DataLoader
 from pytorch_lightning.strategies import FSDPStrategy
 from torch import Tensor
 
-from balenas_plugin.adapters.nni.distributed import Ranks
-from balenas_plugin.adapters.nni.loaders import number_of_examples
-from balenas_plugin.adapters.nni.process_guard import require_supported
+from balenas_plugin.adapters.nni.one_shot.distributed import Ranks
+from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples
+from balenas_plugin.adapters.nni.strategies.process_guard import require_supported
 from balenas_plugin.errors import EvaluatorError
 
 from .ranks import CASES, EXAMPLES

@@ -11,7 +11,7 @@ from nni.nas.evaluator.pytorch import DataLoader
 from torch import Tensor
 from torch.utils.data import RandomSampler, Subset, SubsetRandomSampler
 
-from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
+from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
 
 from .searches import VAL_MARK, Spy, classification, is_training, loaders, prepare, random_data, search
 from .spaces import Layers, SharedCells

@@ -13,9 +13,9 @@ from torch.utils.data import TensorDataset
 
 from balenas_plugin import BaLeNAS
 from balenas_plugin.errors import EvaluatorError, OptionError, SpaceError
-from balenas_plugin.export import ProxySelection
-from balenas_plugin.export.supernet import SUPERNET_ACCURACY
 from balenas_plugin.proxies import list_proxies
+from balenas_plugin.selection import ProxySelection
+from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY
 
 from .searches import classification, loaders, prepare, search, set_posterior
 from .spaces import CASES, CLASSES, Layers

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni.decisions import exported
+from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
 from balenas_plugin.bayes.decisions import RankedSample
 
 from .searches import classification, loaders, search, set_posterior

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni.loaders import split_batch
+from balenas_plugin.adapters.nni.one_shot.loaders import split_batch
 from balenas_plugin.errors import EvaluatorError, OptionError
 
 from .searches import Spy, classification, is_training, loaders, prepare

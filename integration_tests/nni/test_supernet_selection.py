@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset, SubsetRandomSampler, TensorDataset
 
 from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni.supernet import architecture_parameters, choice_names
-from balenas_plugin.adapters.nni.trained_supernet import TrainedSupernet
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
+from balenas_plugin.adapters.nni.supernets.trained_supernet import TrainedSupernet
 from balenas_plugin.errors import EvaluatorError, OptionError
-from balenas_plugin.export import ProxySelection
-from balenas_plugin.export.supernet import SUPERNET_ACCURACY, SupernetAccuracy, estimate_batch_norm
+from balenas_plugin.selection import ProxySelection
+from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY, SupernetAccuracy, estimate_batch_norm
 
 from .searches import QUIET, classification, loaders, prepare, random_data, search, set_posterior
 from .spaces import CASES, CLASSES

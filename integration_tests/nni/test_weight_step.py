@@ -11,7 +11,7 @@ from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import RawFormatModelSpace
 
-from balenas_plugin.adapters.nni.second_order_darts import SecondOrderDARTS
+from balenas_plugin.adapters.nni.strategies.second_order_darts import SecondOrderDARTS
 from balenas_plugin.errors import EvaluatorError
 
 from .plain import TRAIN_BATCHES, Head, Searched, Task, in_order, plain_fit, searched, trainer

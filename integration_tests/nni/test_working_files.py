@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni import working_files
+from balenas_plugin.adapters.nni.strategies import working_files
 
 
 class Space(ModelSpace):

@@ -16,10 +16,10 @@ LAYERS = (
     {"errors", "machine"},
     {"bounded_yaml", "files", "parts", "signals", "validation"},
     {"bayes", "data", "fused", "run_marker", "search_spaces"},
-    {"benchmarks", "diagnostics", "distributions", "mixed_ops", "proxies"},
+    {"benchmarks", "diagnostics", "distributions", "export", "mixed_ops", "proxies"},
     {"search"},
     {"config"},
-    {"doctor", "export", "ground_truth", "run_folder"},
+    {"doctor", "ground_truth", "run_folder", "selection"},
     {"report", "run_location"},
     {"reproduce"},
     {"adapters"},
@@ -121,7 +121,7 @@ def test_bayes_needs_errors_and_files_only() -> None:
     ("module", "line"),
     [
         ("bayes/x.py", "import numpy"),
-        ("bayes/x.py", "from balenas_plugin.export import rank"),
+        ("bayes/x.py", "from balenas_plugin.selection import rank"),
         ("bayes/x.py", "from balenas_plugin import export"),
         ("bayes/x.py", "from ..export import rank"),
         ("export/x.py", "def f():\n    import nni.nas"),
@@ -141,8 +141,8 @@ def test_a_wrong_import_is_noticed(module: str, line: str) -> None:
     [
         ("bayes/x.py", "import math, torch.nn\nfrom balenas_plugin.bayes.vadam import VAdam"),
         ("adapters/nni/x.py", "import nni\nfrom balenas_plugin import __version__\nfrom .checkpoint import LAST"),
-        ("adapters/nni/x.py", "from balenas_plugin.adapters.nni.checkpoint import LAST"),
-        ("cli/search.py", "from balenas_plugin.adapters.nni.run import run_search"),
+        ("adapters/nni/x.py", "from balenas_plugin.adapters.nni.callbacks.checkpoint import LAST"),
+        ("cli/search.py", "from balenas_plugin.adapters.nni.run.config_run import run_search"),
     ],
 )
 def test_right_imports_are_not(module: str, line: str) -> None:

@@ -20,7 +20,6 @@ from balenas_plugin import machine
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.bayes.decisions import Architectures
 from balenas_plugin.errors import OptionError, SearchFailedError
-from balenas_plugin.export.candidates import drawn_candidates, enumerated_candidates
 from balenas_plugin.reproduce import searches
 from balenas_plugin.reproduce.experiments import DATASETS, EXPERIMENTS, Experiment, Pick, Row
 from balenas_plugin.reproduce.picks import COLUMNS, Picker
@@ -31,6 +30,7 @@ from balenas_plugin.reproduce.searches import Search, run_searches, searches_of
 from balenas_plugin.reproduce.tables import Table, compare
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces import nasbench201
+from balenas_plugin.selection.candidates import drawn_candidates, enumerated_candidates
 from balenas_plugin.signals import PARENT_VARIABLE
 
 ALARM = "balenas: epoch 7: 67% of the chosen operations are skip connections: the search is collapsing.\n"

@@ -23,7 +23,6 @@ from balenas_plugin.cli import build_parser
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.diagnostics.log_file import append_record, write_log
 from balenas_plugin.errors import DataError, FileFormatError, OptionError, SpaceError
-from balenas_plugin.export.supernet import Supernet
 from balenas_plugin.report.plots import Line, Picture, line_chart
 from balenas_plugin.report.reading import Series
 from balenas_plugin.reproduce.charts import Chart, mean_curve
@@ -33,6 +32,7 @@ from balenas_plugin.reproduce.run import experiment_of, reproduce
 from balenas_plugin.reproduce.scales import SCALES, Scale, load_scale
 from balenas_plugin.reproduce.searches import searches_of
 from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.selection.supernet_accuracy import Supernet
 
 GOOD, POOR = (f"|{name}~0|+|{name}~0|{name}~1|+|{name}~0|{name}~1|{name}~2|" for name in ("nor_conv_3x3", "none"))
 PER_SEED = {0: {0: 10.0, 1: 20.0, 2: 30.0}, 1: {0: 20.0, 1: 40.0, 2: 30.0}, 2: {0: 30.0, 1: 60.0, 2: 33.0}}

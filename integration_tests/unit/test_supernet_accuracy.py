@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.errors import OptionError, SpaceError
-from balenas_plugin.export import NasBench201Space, ProxySelection, rank
-from balenas_plugin.export.selection import NAMED_SELECTIONS, named_selection
-from balenas_plugin.export.supernet import SUPERNET_ACCURACY, SupernetAccuracy, estimate_batch_norm
 from balenas_plugin.search_spaces import from_nni
+from balenas_plugin.selection import NasBench201Space, ProxySelection, rank
+from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, named_selection
+from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY, SupernetAccuracy, estimate_batch_norm
 
 SPACE = NasBench201Space(channels=4, cells_per_stage=1, image_size=16)
 CLASSES = 10

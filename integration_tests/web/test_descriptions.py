@@ -23,7 +23,7 @@ from balenas_plugin.adapters.nni.web.recipes import ScriptedSearch, recipe_from_
 from balenas_plugin.adapters.nni.web.trials import known_of, shown
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import FileFormatError, OptionError
-from balenas_plugin.export import RankedArchitecture
+from balenas_plugin.selection import RankedArchitecture
 
 
 def again(value: Any) -> Any:

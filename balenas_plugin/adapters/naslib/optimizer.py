@@ -11,22 +11,22 @@ from naslib.utils import load_default_config
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.naslib.compatibility import Repairs, logger
-from balenas_plugin.adapters.naslib.decisions import one_hot_logits
+from balenas_plugin.adapters.naslib.final_selection import common_notation, exporter_space
+from balenas_plugin.adapters.naslib.graph_decisions import one_hot_logits
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha, labelled_alphas
-from balenas_plugin.adapters.naslib.host import AskingMixedOp, NaslibHost
-from balenas_plugin.adapters.naslib.options import split_options
+from balenas_plugin.adapters.naslib.naslib_host import AskingMixedOp, NaslibHost
+from balenas_plugin.adapters.naslib.optimizer_options import split_options
 from balenas_plugin.adapters.naslib.random_state import random_numbers_kept
-from balenas_plugin.adapters.naslib.search_state import NAME, SearchState
-from balenas_plugin.adapters.naslib.selection import common_notation, exporter_space
+from balenas_plugin.adapters.naslib.saved_state import NAME, SearchState
 from balenas_plugin.bayes.architect import restored
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import NonFiniteLossError
-from balenas_plugin.export import ProxySelection, RankedArchitecture, Space, rank
 from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights
+from balenas_plugin.selection import ProxySelection, RankedArchitecture, Space, rank
 
 Batch = tuple[Tensor, Tensor]
 

@@ -17,7 +17,7 @@ from naslib import optimizers
 
 from balenas_plugin.adapters.naslib.compatibility import bind_arguments, let_runners_resume, repair_for_runner
 from balenas_plugin.adapters.naslib.optimizer import BaLeNASOptimizer
-from balenas_plugin.adapters.naslib.options import OPTION_NAMES
+from balenas_plugin.adapters.naslib.optimizer_options import OPTION_NAMES
 from balenas_plugin.errors import DataError, OptionError, nearest
 
 OPTIMIZER = "balenas"

@@ -8,8 +8,8 @@ with warnings.catch_warnings():  # NNI warns about every class of a torch newer 
     warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module")
     import nni.nas.strategy  # noqa: F401
 
-    from balenas_plugin.adapters.nni.diagnostics import Diagnostics
-    from balenas_plugin.adapters.nni.plan import SearchPlan
-    from balenas_plugin.adapters.nni.strategy import BaLeNAS
+    from balenas_plugin.adapters.nni.callbacks.diagnostics_callback import Diagnostics
+    from balenas_plugin.adapters.nni.callbacks.plan import SearchPlan
+    from balenas_plugin.adapters.nni.strategies.strategy import BaLeNAS
 
 __all__ = ["BaLeNAS", "Diagnostics", "SearchPlan"]

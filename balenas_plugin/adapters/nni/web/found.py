@@ -11,7 +11,7 @@ from typing import Any
 
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import FileFormatError
-from balenas_plugin.export import RankedArchitecture
+from balenas_plugin.selection import RankedArchitecture
 
 KEY = "found"
 """Name of the text among a report's numbers; NNI's page shows numbers only."""

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from nni.nas.execution import TrainingServiceExecutionEngine
 
-from balenas_plugin.adapters.nni.checkpoint import require_checkpoint
+from balenas_plugin.adapters.nni.callbacks.checkpoint import require_checkpoint
 from balenas_plugin.adapters.nni.web.found import Found
 from balenas_plugin.adapters.nni.web.recipes import ScriptedSearch, weights_file
 from balenas_plugin.adapters.nni.web.submission import Submission
 from balenas_plugin.adapters.nni.web.trials import CandidateTrial, SearchTrial
-from balenas_plugin.export.candidates import tell_fewer
+from balenas_plugin.selection.candidates import tell_fewer
 
 if TYPE_CHECKING:
-    from balenas_plugin.adapters.nni.strategy import BaLeNAS
+    from balenas_plugin.adapters.nni.strategies.strategy import BaLeNAS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,14 +23,14 @@ from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.space import RawFormatModelSpace
 
-from balenas_plugin.adapters.nni.build import build_evaluator, build_space
-from balenas_plugin.adapters.nni.checkpoint import (
+from balenas_plugin.adapters.nni.callbacks.checkpoint import (
     SearchCheckpoint,
     random_states,
     set_random_states,
 )
-from balenas_plugin.adapters.nni.run import architecture_records, run_search
-from balenas_plugin.adapters.nni.strategy import BaLeNAS
+from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
+from balenas_plugin.adapters.nni.run.config_run import architecture_records, run_search
+from balenas_plugin.adapters.nni.strategies.strategy import BaLeNAS
 from balenas_plugin.adapters.nni.web.description import Description, Rebuilding
 from balenas_plugin.adapters.nni.web.found import Found
 from balenas_plugin.adapters.nni.web.reports import EpochReports

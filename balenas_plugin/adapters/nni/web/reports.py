@@ -16,8 +16,8 @@ import pytorch_lightning as pl
 import requests
 from nni.runtime.trial_command_channel import get_default_trial_command_channel
 
-from balenas_plugin.adapters.nni.callbacks import averaged_metrics
-from balenas_plugin.adapters.nni.lightning_module import BaLeNASModule
+from balenas_plugin.adapters.nni.callbacks.search_callback import averaged_metrics
+from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
 from balenas_plugin.errors import ManagerLostError
 from balenas_plugin.ground_truth import headline
 

@@ -17,10 +17,10 @@ from nni.experiment.config import AlgorithmConfig, ExperimentConfig
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.tools.nnictl.config_utils import Experiments
 
-from balenas_plugin.adapters.nni.build import build_evaluator, build_space
-from balenas_plugin.adapters.nni.nni_strategies import build_strategy
-from balenas_plugin.adapters.nni.run import quiet
-from balenas_plugin.adapters.nni.strategy import BaLeNAS
+from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
+from balenas_plugin.adapters.nni.run.config_run import quiet
+from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy
+from balenas_plugin.adapters.nni.strategies.strategy import BaLeNAS
 from balenas_plugin.adapters.nni.web.guard import LOOPBACK, hosts
 from balenas_plugin.adapters.nni.web.in_trials import TrainedCandidate
 from balenas_plugin.adapters.nni.web.manager import (

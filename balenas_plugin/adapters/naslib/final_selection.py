@@ -1,0 +1,111 @@
+"""NASLib's two benchmark spaces as the exporter sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from naslib.search_spaces import NasBench201SearchSpace, NasBench301SearchSpace
+from torch import nn
+
+from balenas_plugin.adapters.naslib.graph_decisions import cell_decisions, edge_decisions
+from balenas_plugin.adapters.naslib.graphs import LabelledAlpha
+from balenas_plugin.bayes.decisions import Decision, Sample
+from balenas_plugin.errors import OptionError
+from balenas_plugin.selection import NasBench201Space, Space
+from balenas_plugin.selection.networks import Networks, SeededNetworks, initialised_anew
+
+_NB201_OPERATIONS = {
+    "Identity": "skip_connect",
+    "Zero": "none",
+    "ReLUConvBN3x3": "conv_3x3",
+    "ReLUConvBN1x1": "conv_1x1",
+    "AvgPool1x1": "avg_pool_3x3",
+}
+"""NASLib's names of NAS-Bench-201's operations; its pooling has a 3x3 window whatever the name says."""
+
+
+def common_notation(search_space: Any, alphas: Sequence[LabelledAlpha]) -> list[LabelledAlpha]:
+    """Return the alphas of NAS-Bench-201 in the notation of the rest of the package, others as they are.
+
+    There ``cell/0_1`` is the edge from the input to the first node, which NASLib counts from 1.
+    """
+    if not isinstance(search_space, NasBench201SearchSpace):
+        return list(alphas)
+    return [
+        replace(
+            entry,
+            source=entry.source - 1,
+            target=entry.target - 1,
+            choices=tuple(_NB201_OPERATIONS.get(name, name) for name in entry.choices),
+        )
+        for entry in alphas
+    ]
+
+
+def exporter_space(
+    search_space: Any,
+    alphas: Sequence[LabelledAlpha],
+    image_shape: tuple[int, int, int],
+    discretise: Callable[[Sample], nn.Module],
+) -> Space:
+    """Return the exporter's view of a search space.
+
+    Args:
+        search_space: as NASLib made it.
+        alphas: of its supernet, in the common notation.
+        image_shape: (channels, height, width) of an input.
+        discretise: returns NASLib's network of a sample.
+
+    Raises:
+        OptionError: it is neither of the two benchmark spaces.
+    """
+    if isinstance(search_space, NasBench201SearchSpace):
+        return Nb201Space(search_space, alphas, image_shape)
+    if isinstance(search_space, NasBench301SearchSpace):
+        return Nb301Space(alphas, image_shape, discretise)
+    raise OptionError(
+        "selection works in NasBench201SearchSpace and NasBench301SearchSpace, not in "
+        f"{type(search_space).__name__}: leave it out to get the argmax of the mean"
+    )
+
+
+class Nb201Space(NasBench201Space):
+    """NAS-Bench-201 with NASLib's order of operations; networks are built directly, with affine batch-norms."""
+
+    def __init__(self, search_space: Any, alphas: Sequence[LabelledAlpha], image_shape: tuple[int, int, int]) -> None:
+        cells = sum(hasattr(data.op, "edges") for _, _, data in search_space.edges(data=True))
+        super().__init__(
+            channels=search_space.channels[0],
+            cells_per_stage=cells // len(search_space.channels),
+            num_classes=search_space.num_classes,
+            image_size=image_shape[-1],
+        )
+        self.decisions: Sequence[Decision] = edge_decisions(alphas)
+
+
+class Nb301Space:
+    """NAS-Bench-301, the DARTS space; networks are NASLib's own, initialised anew."""
+
+    def __init__(
+        self,
+        alphas: Sequence[LabelledAlpha],
+        image_shape: tuple[int, int, int],
+        discretise: Callable[[Sample], nn.Module],
+    ) -> None:
+        self.decisions: Sequence[Decision] = cell_decisions(alphas)
+        self.image_shape = image_shape
+        self._discretise = discretise
+
+    def build(self, sample: Sample) -> nn.Module:
+        """Return a freshly initialised network."""
+        return initialised_anew(self._discretise(sample))
+
+    def notations(self, sample: Sample) -> dict[str, str]:
+        """Return no notation but the sample itself."""
+        return {}
+
+    def networks(self, seed: int) -> Networks:
+        """Return the networks as torch's generator initialises them after `seed`."""
+        return SeededNetworks(self, seed)

@@ -1,0 +1,1 @@
+"""Lightning callbacks of a search: checkpoint, diagnostics, plan, progress."""

@@ -1,0 +1,320 @@
+"""Algorithm 1 as the Lightning module that NNI's one-shot engine trains, whatever distribution is learned.
+
+The composition is NNI's::
+
+    DistributionModule             <- this file: architecture step, weight step, validation at the mean
+        |_ evaluator's module      <- the user's training_step, validation_step and weight optimizer
+            |_ model space         <- turned into a supernet; its alphas hold the distribution's parameters
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from nni.nas.evaluator.pytorch import LightningModule
+from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+
+from balenas_plugin.adapters.nni.callbacks.probing import try_validation
+from balenas_plugin.adapters.nni.one_shot.compilation import CompiledForward
+from balenas_plugin.adapters.nni.one_shot.distributed import Ranks, without_reducer
+from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
+from balenas_plugin.adapters.nni.one_shot.losses import NoLossError
+from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
+from balenas_plugin.adapters.nni.one_shot.metrics import Metrics, silent_loss
+from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
+from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
+from balenas_plugin.adapters.nni.strategies.search_options import SearchOptions
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
+from balenas_plugin.data.finite import data_examined
+from balenas_plugin.distributions import Distribution
+from balenas_plugin.errors import EvaluatorError, NonFiniteLossError, SpaceError
+from balenas_plugin.search import Search
+from balenas_plugin.search.mixing import MixingWeights, mixing_of
+
+
+class DistributionModule(SearchModule):
+    """Searches by Algorithm 1; the batch is ``{"train": ..., "val": ...}`` as in NNI's DARTS.
+
+    A subclass says which distribution is learned.
+
+    Args:
+        training_module: the evaluator's module.
+        options: of the search.
+    """
+
+    def __init__(self, training_module: LightningModule, options: SearchOptions) -> None:
+        super().__init__(
+            training_module,
+            arc_learning_rate=options.arc_learning_rate,
+            gradient_clip_val=options.gradient_clip_val,
+            log_prob_every_n_step=options.log_prob_every_n_step,
+            warmup_epochs=options.warmup_epochs,
+            penalty=options.penalty,
+        )
+        self.options = options
+        self.read_directly: dict[str, nn.Parameter] = {}
+        """Label -> parameter that a module of the user's reads itself, in the place of asking for mixing weights."""
+        self.network_weights: list[nn.Parameter] = []
+        self.on_example: Callable[[], None] | None = None
+        self.ranks = Ranks()
+        self._distribution: Distribution | None = None
+        self._search: Search | None = None
+        self._supernet_modules: list[BaseSuperNetModule] = []
+        self._metrics = Metrics(nn.Module())
+        self._example: Any = None
+        self._compiled: CompiledForward | None = None
+        self._searched: list[nn.Module] = []  # in a list, so that it is no submodule twice
+        self._mixing: list[MixingWeights] | None = None
+
+    # -- what is learned ----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def make_distribution(self, parameters: Mapping[str, nn.Parameter], *, seed: int) -> Distribution:
+        """Return the distribution over the labels' parameters, shape (K,) each."""
+
+    @property
+    def distribution(self) -> Distribution:
+        """The distribution that is learned; available once training has been set up."""
+        if self._distribution is None:
+            raise EvaluatorError("the search has not started, so there is no posterior yet: run the experiment first")
+        return self._distribution
+
+    def distribution_metrics(self) -> dict[str, float]:
+        """Return what is logged of the distribution every `log_prob_every_n_step` steps."""
+        return {}
+
+    def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
+        """Create the distribution over the alphas; its noise has a generator of its own."""
+        parameters = self.named_arch_parameters()
+        if not parameters:
+            raise SpaceError("the model space has no choices, so there is nothing to search")
+        seed = self.ranks.first(int(torch.randint(2**62, ()).item()))
+        self._distribution = self.make_distribution(parameters, seed=seed)
+        self._search = Search(self._distribution, self.options.update_order())
+        return self._distribution.optimizer
+
+    def named_arch_parameters(self) -> dict[str, nn.Parameter]:
+        """Return label -> alpha, the posterior mean outside of a step, in label order."""
+        return architecture_parameters(self._space())
+
+    def _space(self) -> nn.Module:
+        """Return the supernet, so that labels made of module names are the same as everywhere else."""
+        return next(iter(self._searched), None) or getattr(self.training_module, "_model", None) or self.training_module
+
+    @property
+    def mixing(self) -> MixingWeights:
+        """What the supernet's mixed modules ask for their weights."""
+        if self._mixing is None:
+            self._mixing = [mixing_of(self._space())]
+        return self._mixing[0]
+
+    def set_model(self, model: nn.Module) -> None:
+        """Set the supernet; it stays the search's when the evaluator's module is given another model."""
+        self._searched = [model]
+        super().set_model(model)
+
+    @contextmanager
+    def holding(self, supernet: nn.Module) -> Iterator[None]:
+        """Let the evaluator's module hold the supernet inside the block, whatever it has been given since."""
+        held = getattr(self.training_module, "_model", supernet)
+        self.set_model(supernet)
+        try:
+            yield
+        finally:
+            self.training_module.set_model(held)
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """Return the alphas in label order (NNI's own order depends on addresses)."""
+        return list(self.named_arch_parameters().values())
+
+    # -- one iteration ------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
+        if self.on_example is not None and self._example is None:
+            self._example = self.ranks.first(batch["val"])
+            self.on_example()
+        first = batch_idx < _FIRST_BATCHES and self.trainer.current_epoch == 0
+        with self._forward(batch_idx), data_examined(batch, cure=_CURE, first=first):
+            return self._iteration(batch, batch_idx)
+
+    def _forward(self, batch_idx: int) -> AbstractContextManager[None]:
+        """Let the network run compiled inside the block, if that is asked for."""
+        return nullcontext() if self._compiled is None else self._compiled.used(learning=batch_idx == 0)
+
+    def _iteration(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        assert self._search is not None
+        host = NniHost(self, batch, batch_idx)
+        if batch_idx == 0:
+            host.of_draw("val", 0)  # says what cannot be split before the warm-up, not after it
+        before = [parameter.detach().clone() for parameter in self.distribution.parameters.values()]
+        _, loss = self._search.iteration(host, epoch=self.trainer.current_epoch, index=batch_idx)
+        if loss is not None:
+            after = self.distribution.parameters.values()
+            moved = [(a.detach() - b).square().sum() for a, b in zip(after, before, strict=True)]
+            self.log("arch_loss", self.ranks.mean(loss), on_step=True, on_epoch=True)
+            self.log("mu_step", torch.stack(moved).sum().sqrt(), on_step=True, on_epoch=True)
+        if batch_idx % self.log_prob_every_n_step == 0:
+            self.log_probs(self.export_probs())
+            self.log_dict(self.distribution_metrics())
+        return host.outputs
+
+    def _read_directly(self) -> dict[str, nn.Parameter]:
+        read: set[int] = set()
+        for module in self._supernet_modules:
+            if getattr(module, "_softmax", None) is not self.mixing:
+                read.update(id(parameter) for parameter in module.parameters(recurse=False))
+                read.update(id(p) for p in getattr(module, "arch_parameters", list)())
+        found = {label: alpha for label, alpha in self.named_arch_parameters().items() if id(alpha) in read}
+        if found and not self.distribution.has_logits:
+            raise SpaceError(
+                f"the modules of {', '.join(found)} compute their mixing weights themselves, so no draw of a "
+                f"{self.distribution.name} distribution reaches them: let them call what NNI passes to `mutate` as "
+                "mutate_kwargs['softmax']"
+            )
+        return found
+
+    def resample(self) -> dict[str, Any]:
+        """Resample modules that need it (the user's own may); like NNI's, but without walking the model each time."""
+        result: dict[str, Any] = {}
+        for module in self._supernet_modules:
+            result.update(module.resample(memo=result))
+        return result
+
+    def validation_loss(self, val_batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss on a batch of the architecture, with the penalty."""
+        loss = self.silent_loss(val_batch, 2 * batch_idx)
+        self.require_finite(loss, "architecture")
+        if self.penalty is not None:
+            loss, details = self.penalty(loss, self._differentiable_probs())
+            self.log_dict({f"penalty/{key}": value for key, value in details.items()})
+        return loss
+
+    def silent_loss(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of the evaluator's training_step, which logs nothing."""
+        return silent_loss(self.training_module, self._metrics, batch, batch_idx)
+
+    def _differentiable_probs(self) -> dict[str, dict[Any, Tensor]]:
+        """Return what `export_probs` does, as tensors: NNI's floats would give the penalty no gradient."""
+        probs = self.export_probs()
+        alphas = self.named_arch_parameters()
+        return {
+            label: dict(zip(names, self.mixing(alphas[label]), strict=False))
+            for label, names in probs.items()
+            if label in alphas
+        }
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute gradients, each the mean over the processes of the search."""
+        with self._gradients_averaged():
+            super().manual_backward(loss, *args, **kwargs)
+
+    @contextmanager
+    def _gradients_averaged(self) -> Iterator[None]:
+        with without_reducer(self.trainer.model):
+            yield
+        self.ranks.average_gradients(self.network_weights)
+
+    def require_finite(self, loss: Tensor, which: str) -> None:
+        """Raise NonFiniteLossError if a loss is NaN or infinite in any process."""
+        loss = self.ranks.mean(loss)  # so that all processes stop, or none
+        if not torch.isfinite(loss).all():
+            raise NonFiniteLossError(
+                f"the loss of the {which} step became {loss.item()} in epoch {self.trainer.current_epoch}, "
+                f"step {self.trainer.fit_loop.epoch_loop.batch_idx} of it. The last checkpoint is from before that. "
+                f"{_CURE}"
+            )
+
+    # -- hooks --------------------------------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Search in channels-last memory where that is wanted and possible."""
+        return [
+            *super().configure_callbacks(),
+            ChannelsLast(self._space(), self.options.channels_last, self._steps),
+        ]
+
+    def _steps(self, batch: Any) -> list[Callable[[], object]]:
+        """Return what the search does with a batch, to try it: it leaves traces."""
+        steps: list[Callable[[], object]] = [lambda: self._try_batch(batch)]
+        validates = is_overridden("validation_step", self.training_module, parent=LightningModule)
+        if validates and self.options.validate_every_n_epochs > 0:
+            steps.append(lambda: try_validation(self.training_module, batch["val"]))
+        return steps
+
+    def _try_batch(self, batch: dict[str, Any]) -> None:
+        with suppress(NoLossError):
+            self.silent_loss(batch["val"], 0)
+
+    def setup(self, stage: str) -> Any:
+        """Learn how many processes search together."""
+        self.ranks = Ranks(self.trainer.world_size)
+        self.ranks.seed_apart()
+        return super().setup(stage)
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log; with several processes, what is logged for an epoch only is the mean (sum, ...) over all of them."""
+        on_step = kwargs.get("on_step")
+        epoch_only = not (self.trainer.training if on_step is None else on_step)
+        if self.ranks.several and epoch_only and not kwargs.get("rank_zero_only") and not args:
+            kwargs["sync_dist"] = isinstance(kwargs.get("reduce_fx", "mean"), str)
+        super().log(name, value, *args, **kwargs)
+
+    def on_train_start(self) -> Any:
+        """Learn which weights are trained and who mixes by itself; compile the network if that is asked for."""
+        self._supernet_modules = list(self.supernet_modules())
+        self.read_directly = self._read_directly()
+        self._metrics = Metrics(self.training_module)
+        alphas = {id(alpha) for alpha in self.arch_parameters()}
+        self.network_weights = [p for p in self.training_module.parameters() if p.requires_grad and id(p) not in alphas]
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise EvaluatorError(
+                "precision 16-mixed scales losses, which gradients of the architecture are not freed of; use "
+                "bf16-mixed or 32"
+            )
+        if any(alpha.dtype in (torch.bfloat16, torch.float16) for alpha in self.arch_parameters()):
+            raise EvaluatorError(
+                f"precision {self.trainer.precision} keeps everything in 16 bits, where a posterior cannot be updated; "
+                "use bf16-mixed, which computes in 16 bits and keeps the weights and the posterior in 32"
+            )
+        if self.options.compile_mode is not None and self._compiled is None:
+            self._compiled = CompiledForward(
+                self._space(),
+                self.options.compile_mode,
+                keeps_gradients=self.options.order == "second",
+                tell=self.trainer.is_global_zero,
+                mixing=self.mixing.used_tensors,
+            )
+        return super().on_train_start()
+
+    def on_train_epoch_end(self) -> Any:
+        """Stop before the checkpoint is replaced if the epoch's last step broke the weights."""
+        if not all(torch.isfinite(p).all() for p in self.parameters()):
+            raise NonFiniteLossError(
+                f"weights became NaN or infinite at the end of epoch {self.trainer.current_epoch}. The last checkpoint "
+                f"is from before that. {_CURE}"
+            )
+        self.ranks.average_buffers(self.training_module)
+        return super().on_train_epoch_end()
+
+    def on_validation_start(self) -> Any:
+        """Validate the same network in every process: statistics of batch-norm are each one's own until here."""
+        self.ranks.average_buffers(self.training_module)
+        return super().on_validation_start()
+
+    def validation_step(self, batch: Any, batch_idx: int, *more: int) -> Any:
+        """Validate with the evaluator's own step; the alphas hold the mean."""
+        with self._forward(batch_idx):
+            return call_step(self.training_module.validation_step, batch, batch_idx, *more)
+
+
+_FIRST_BATCHES = 2  # in which NaN is looked for, whatever the loss
+
+_CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."

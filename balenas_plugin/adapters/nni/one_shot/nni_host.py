@@ -1,0 +1,98 @@
+"""One iteration of a search in NNI, as Algorithm 1 sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from balenas_plugin.adapters.nni.one_shot.loaders import split_batch
+from balenas_plugin.adapters.nni.one_shot.losses import NoLossError, loss_of
+from balenas_plugin.adapters.nni.one_shot.virtual_step import virtual_step
+from balenas_plugin.bayes.architect import VirtualStep, restored
+from balenas_plugin.distributions import Draw
+
+if TYPE_CHECKING:
+    from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
+
+
+class NniHost:
+    """The supernet and the batches of one iteration (a `Host`).
+
+    Args:
+        module: of the search.
+        batch: ``{"train": ..., "val": ...}``.
+        batch_idx: its number in the epoch.
+    """
+
+    def __init__(self, module: DistributionModule, batch: dict[str, Any], batch_idx: int) -> None:
+        self.module, self.batch, self.batch_idx = module, batch, batch_idx
+        self.outputs: Any = None
+        """What the evaluator's training_step returned in the weight step."""
+        self._parts: dict[str, list[Any]] = {}
+
+    @property
+    def network_weights(self) -> Sequence[Tensor]:
+        """The network's weights that are trained."""
+        return self.module.network_weights
+
+    def begin(self) -> None:
+        """Resample modules that need it."""
+        self.module.resample()
+
+    @contextmanager
+    def mixing(self, draw: Draw) -> Iterator[None]:
+        """Let every mixed module use the weights of a draw; a parameter that one reads itself holds the logits."""
+        read = self.module.read_directly
+        with self.module.mixing.using(draw, self.module.distribution.parameters), restored(list(read.values())):
+            with torch.no_grad():
+                for label in read.keys() & draw.logits.keys():
+                    read[label].copy_(draw.logits[label])
+            yield
+
+    def of_draw(self, level: str, k: int) -> Any:
+        """Return what the k-th of M draws sees of a batch."""
+        if level not in self._parts:
+            draws, batch = self.module.distribution.num_mc_samples, self.batch[level]
+            split = self.module.options.mc_batches == "split"
+            self._parts[level] = split_batch(batch, draws, self._examples(level)) if split else [batch] * draws
+        return self._parts[level][k]
+
+    def _examples(self, level: str) -> int | None:
+        """Return how many examples the batch has, None if that is not known: an epoch's first is a whole one."""
+        alone = self.batch_idx == 0 and not self.module.ranks.several
+        return getattr(self.module.trainer.train_dataloader[level], "batch_size", None) if alone else None
+
+    def validation_loss(self, k: int) -> Tensor:
+        """Return the loss of the architecture batch, with the penalty."""
+        try:
+            loss = self.module.validation_loss(self.of_draw("val", k), self.batch_idx)
+        except NoLossError as error:
+            self.module.require_skippable(error)
+            raise
+        return loss
+
+    def training_loss(self, k: int) -> Tensor:
+        """Return the loss of the weight batch, without a step."""
+        return self.module.silent_loss(self.of_draw("train", k), 2 * self.batch_idx + 1)
+
+    def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor | None:
+        """Train the weights as Lightning does."""
+        self.outputs = self.module.weight_step(
+            self.batch["train"], self.batch_idx, lambda loss: self.module.require_finite(loss, "weight")
+        )
+        return None if self.outputs is None else loss_of(self.outputs).detach()
+
+    def virtual_step(self) -> VirtualStep:
+        """Return the next step of the evaluator's optimizer."""
+        own = [o for o in self.module.trainer.optimizers if o is not self.module.distribution.optimizer]
+        return virtual_step(own, self.network_weights)
+
+    def average(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return means over the processes."""
+        parameters = self.module.distribution.parameters.values()
+        like = [*parameters, *parameters, *self.network_weights][: len(gradients)]
+        return self.module.ranks.present_averages(gradients, like)

@@ -1,0 +1,1 @@
+"""Searches from a config: built, run, and read again."""

@@ -1,0 +1,257 @@
+"""Build NNI's model space and evaluator from a config."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import nni.nas.hub.pytorch
+import pytorch_lightning as pl
+import torch
+from nni.nas.evaluator.pytorch import Lightning, Trainer
+from nni.nas.nn.pytorch import ModelSpace
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment
+
+from balenas_plugin.adapters.nni.run.classification import ClassificationModule
+from balenas_plugin.adapters.nni.run.construct import construct, written_init
+from balenas_plugin.adapters.nni.run.image_loaders import search_loaders
+from balenas_plugin.config import EvaluatorConfig, SearchConfig
+from balenas_plugin.data import DeviceLoader, SearchData
+from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest, quoted
+from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.validation import require_keys
+
+_TRAINER_OURS = {
+    "max_epochs": "say evaluator.epochs",
+    "default_root_dir": "say --output",
+    "callbacks": "a config cannot hold them",
+    "enable_checkpointing": "a run always keeps its last checkpoint",
+    "num_sanity_val_steps": "a validation before the first epoch would change what a resumed search draws",
+}
+"""Trainer options that a run sets itself, and what to do instead."""
+
+_MIN_PROCESSES = 16
+_MAX_NODES = 4096
+
+_UNFIT_OPTIMIZERS = ("LBFGS", "SparseAdam")
+"""Optimizers that need a closure, or sparse gradients."""
+
+
+def build_space(options: Mapping[str, Any], *, num_classes: int) -> ModelSpace:
+    """Return a model space of NNI's hub by its name, or the user's own by "module:Class".
+
+    The number of classes is filled in where the space takes it as `num_labels` and the config does not give it.
+
+    Raises:
+        OptionError: the name or an option is unknown or refused.
+        SpaceError: the class is not a model space.
+    """
+    arguments = {key: value for key, value in options.items() if key != "name"}
+    space_class = _space_class(options["name"])
+    if "num_labels" in inspect.signature(written_init(space_class)).parameters and "num_labels" not in arguments:
+        arguments["num_labels"] = num_classes
+    return construct(f"space {options['name']}", space_class, arguments)
+
+
+def require_importable_elsewhere(name: str) -> None:
+    """Refuse a space "module:Class" that only the working directory has: a run's folder may come from anyone.
+
+    Raises:
+        OptionError: the module is found nowhere else.
+    """
+    package = name.partition(":")[0].partition(".")[0]
+    named = [Path(place).resolve() for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    here, path = Path.cwd().resolve(), list(sys.path)
+    try:
+        sys.path[:] = [place for place in path if here in named or Path(place).resolve() != here]
+        found = package in sys.modules or importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        found = False
+    finally:
+        sys.path[:] = path
+    if not found:
+        raise OptionError(
+            f"the run's space {name!r} is looked for in the working directory, but the run was not started here, so "
+            "its module may be anything. Go where it was started (manifest.json names the directory); or, if you trust "
+            "the module that is here, say PYTHONPATH=. before the command"
+        )
+
+
+def _space_class(name: str) -> type[ModelSpace]:
+    module_name, colon, class_name = name.partition(":")
+    if colon:
+        if "" not in sys.path:
+            sys.path.insert(0, "")  # a module in the working directory, as `python -m` would find it
+        try:
+            found = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError, SyntaxError, TypeError, ValueError) as error:
+            raise OptionError(
+                f"space {name!r} cannot be imported: {error}. It is looked up as module:Class, in the working "
+                "directory first."
+            ) from error
+    else:
+        hub = {
+            key: value
+            for key, value in vars(nni.nas.hub.pytorch).items()
+            if inspect.isclass(value) and issubclass(value, ModelSpace)
+        }
+        if name not in hub:
+            raise OptionError(
+                f"space {name!r} is unknown{nearest(name, hub)} Spaces of NNI's hub: {', '.join(sorted(hub))}; "
+                "your own: module:Class"
+            )
+        found = hub[name]
+    if not (inspect.isclass(found) and issubclass(found, ModelSpace)):
+        raise SpaceError(f"space {name!r} is not a subclass of nni.nas.nn.pytorch.ModelSpace")
+    return found
+
+
+def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, callbacks: list[Any]) -> Lightning:
+    """Return NNI's Lightning evaluator: image classification on the two halves of the data.
+
+    Raises:
+        OptionError: an option of the optimizer or the trainer is unknown or refused.
+    """
+    evaluator = config.evaluator
+    for name, instead in _TRAINER_OURS.items():
+        if name in evaluator.trainer:
+            raise OptionError(f"evaluator.{name} is set by the run itself: {instead}")
+    if config.strategy["name"] == "BaLeNAS" and "check_val_every_n_epoch" in evaluator.trainer:
+        raise OptionError("evaluator.check_val_every_n_epoch is set by BaLeNAS: say strategy.validate_every_n_epochs")
+    require_keys("evaluator", evaluator.trainer, _trainer_options())
+    for name in ("limit_train_batches", "val_check_interval"):
+        if evaluator.trainer.get(name) == 0:
+            raise OptionError(f"evaluator.{name} must be more than 0, got {evaluator.trainer[name]!r}; or leave it out")
+    make_optimizer = _optimizer_factory(evaluator.optimizer)
+    module = ClassificationModule(
+        make_optimizer=make_optimizer,
+        schedule=dict(evaluator.schedule),
+        num_classes=data.num_classes,
+    )
+    given = {name: value for name, value in evaluator.trainer.items() if name != "enable_progress_bar"}  # see run.py
+    _require_types(given)
+    defaults = inspect.signature(pl.Trainer.__init__).parameters
+    trainer = construct("evaluator", _trainer(evaluator, folder, callbacks), given, inherited=defaults)
+    _require_startable(trainer)
+    _require_a_step(make_optimizer, trainer.strategy.root_device)
+    if trainer.world_size > 1 and config.strategy["name"] != "BaLeNAS":
+        raise OptionError(
+            f"evaluator.devices: strategy {config.strategy['name']} searches on one device, got {trainer.world_size} "
+            "of them; only BaLeNAS keeps one architecture over several"
+        )
+    weight_loader, architecture_loader = search_loaders(
+        config.data, data, seed=config.seed, device=trainer.strategy.root_device, tell=trainer.is_global_zero
+    )
+    if trainer.overfit_batches and isinstance(weight_loader, DeviceLoader):
+        raise OptionError("evaluator.overfit_batches needs a DataLoader: set data.on_device to false")
+    return Lightning(module, trainer, train_dataloaders=weight_loader, val_dataloaders=architecture_loader)
+
+
+def _trainer(evaluator: EvaluatorConfig, folder: RunFolder, callbacks: list[Any]) -> Callable[..., Any]:
+    """Return NNI's Trainer with the run's own options; the config's are still to be given."""
+    own = {
+        "max_epochs": evaluator.epochs,
+        "default_root_dir": str(folder.path),
+        "logger": _logger(evaluator.logger, folder),
+        "callbacks": callbacks,
+        "enable_progress_bar": False,  # the callbacks hold our own
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "devices": 1,
+    }
+    return lambda **given: Trainer(**{**own, **given})
+
+
+def _trainer_options() -> tuple[str, ...]:
+    own = ("epochs", "optimizer", "schedule", "logger")
+    lightning = (name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self")
+    return (*own, *(name for name in lightning if name not in own and name not in _TRAINER_OURS))
+
+
+def _require_types(options: Mapping[str, Any]) -> None:
+    """Check the options that Lightning's own annotations give classes for: it takes any value and fails later."""
+    hints = get_type_hints(pl.Trainer.__init__)
+    for name, value in options.items():
+        types = tuple(get_origin(t) or t for t in get_args(hints[name]) or (hints[name],))
+        if all(inspect.isclass(t) for t in types):
+            fits = isinstance(value, types) or (float in types and isinstance(value, int))
+            if not fits:
+                wanted = " or ".join("nothing" if t is NoneType else t.__name__ for t in types)
+                raise OptionError(f"evaluator.{name} must be {wanted}, got {quoted(value)}")
+
+
+def _optimizer_factory(options: Mapping[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
+    arguments = {key: value for key, value in options.items() if key != "name"}
+    classes = {
+        name: value
+        for name, value in vars(torch.optim).items()
+        if inspect.isclass(value)
+        and issubclass(value, torch.optim.Optimizer)
+        and value is not torch.optim.Optimizer
+        and name not in _UNFIT_OPTIMIZERS
+    }
+    if options["name"] not in classes:
+        raise OptionError(
+            f"evaluator.optimizer {options['name']!r} is unknown{nearest(options['name'], classes)} Optimizers of "
+            f"torch.optim: {', '.join(sorted(classes))}"
+        )
+
+    def make(parameters: Any) -> torch.optim.Optimizer:
+        return construct("evaluator.optimizer", classes[options["name"]], arguments, parameters)
+
+    make([torch.zeros(1, requires_grad=True)])  # refuse bad options now, not when training starts
+    return make
+
+
+def _require_a_step(make: Callable[[Any], torch.optim.Optimizer], device: torch.device) -> None:
+    """Refuse options with which an optimizer can be made, but takes no step."""
+    parameter = torch.zeros(1, device=device, requires_grad=True)
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = make([parameter])
+    try:
+        optimizer.step()
+    except Exception as error:  # whatever torch stumbles over
+        reason = str(error).strip().partition("\n")[0]
+        raise OptionError(
+            f"evaluator.optimizer {type(optimizer).__name__} takes no step with its options ({type(error).__name__}: "
+            f"{reason}). Change or leave out the ones that are not its defaults."
+        ) from error
+
+
+def _require_startable(trainer: pl.Trainer) -> None:
+    """Refuse more processes than a machine, or a cluster, can have."""
+    processors = max(_MIN_PROCESSES, os.cpu_count() or 1)
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > processors:
+        raise OptionError(
+            f"evaluator.devices: {trainer.num_devices} processes on the CPU are more than the {processors} that this "
+            "machine can run at a time"
+        )
+    if trainer.num_nodes > _MAX_NODES:
+        raise OptionError(f"evaluator.num_nodes must be at most {_MAX_NODES}, got {trainer.num_nodes}")
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
+        raise OptionError(
+            f"evaluator.num_nodes is {trainer.num_nodes}, but nothing says where the first machine is, so this one "
+            "would wait for the others: start the search with torchrun or Slurm, or set MASTER_ADDR and NODE_RANK"
+        )
+
+
+def _logger(name: str, folder: RunFolder) -> Any:
+    if name == "none":
+        return False
+    if name == "csv":
+        return CSVLogger(folder.logs, name=None)
+    try:
+        return TensorBoardLogger(folder.logs, name=None)
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "evaluator.logger tensorboard needs a package that is not installed: pip install tensorboard"
+        ) from error

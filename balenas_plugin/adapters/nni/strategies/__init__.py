@@ -1,0 +1,1 @@
+"""Strategies for NNI's `NasExperiment`, and what NNI lacks around them."""

@@ -1,0 +1,400 @@
+"""`BaLeNAS`: the one-shot strategy for NNI's `NasExperiment`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nni.nas.evaluator.pytorch import Lightning, LightningModule
+from nni.nas.execution import ExecutionEngine, TrainingServiceExecutionEngine
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.callbacks.probing import as_searched
+from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
+from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples, require_a_batch
+from balenas_plugin.adapters.nni.strategies.kept_evaluator import SearchStrategy
+from balenas_plugin.adapters.nni.strategies.process_guard import ProcessGuard, require_supported
+from balenas_plugin.adapters.nni.strategies.search_options import (
+    OPTION_NAMES,
+    SearchOptions,
+    require_search_epochs,
+    validation_interval,
+)
+from balenas_plugin.adapters.nni.strategies.working_files import out_of_working_directory, output_folder
+from balenas_plugin.adapters.nni.supernets.by_position import positions_of
+from balenas_plugin.adapters.nni.supernets.found_model import FoundModel, exporter_space
+from balenas_plugin.adapters.nni.supernets.fused import fusing_hooks, fusion_report
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, supernet_modules
+from balenas_plugin.adapters.nni.supernets.rankable import require_rankable
+from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, exported
+from balenas_plugin.adapters.nni.supernets.trained_supernet import TrainedSupernet
+from balenas_plugin.bayes.decisions import Architectures, RankedSample
+from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.errors import OptionError, SpaceError, nearest
+from balenas_plugin.selection import ProxySelection, RankedArchitecture, Space, rank
+from balenas_plugin.selection.candidates import tell_fewer
+from balenas_plugin.validation import require_whole
+
+if TYPE_CHECKING:
+    from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials, TrainedCandidate
+    from balenas_plugin.adapters.nni.web.recipes import Recipe
+
+
+class BaLeNAS(SearchStrategy):
+    r"""Learn a distribution over architectures: Bayesian learning for neural architecture search.
+
+    Every architecture parameter alpha has a Gaussian posterior. In each iteration the architecture step draws alphas,
+    takes the gradient of the validation loss at each, and updates mean and precision with VAdam (Algorithm 1); the
+    weight step trains the network on a training batch. Usable wherever NNI's `DARTS` is, with the same model spaces.
+
+    Args:
+        num_mc_samples: M, draws per architecture step (Table 5).
+        mc_batches: "full" shows the whole validation batch to each of the M draws; "split" shows each draw its own M-th
+            part, so that a step costs what it does at M = 1. A batch of less than 2 M examples is not split.
+        antithetic: draw in pairs mirrored at the mean.
+        order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
+        finite_difference: for order "second": "central" as in the reference, or "one-sided" with one evaluation less.
+        update: "vadam", or "newton" for the literal Eq. (17)-(18).
+        arc_learning_rate: learning rate of the means, in logits per step.
+        betas: moment decays of VAdam; with "newton" the first is the momentum.
+        prior_precision: delta, precision of the prior, in 1/logit^2.
+        initial_precision: precision before the first step; 1 means sigma = 1 logit.
+        dataset_size: N. None: the number of examples in the validation loader.
+        weight_step_alpha: "mean", or "sample" to train the weights at a draw from the posterior.
+        warmup_epochs: epochs at the start without architecture steps.
+        gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
+        penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments.
+        log_prob_every_n_step: log probabilities, sigmas and the entropy every so many steps.
+        validate_every_n_epochs: validate at the mean every so many epochs; 1: the trainer's number; 0 never validates.
+        fused: compute the candidates of mixed operations together where they are understood (see `fusion_report`).
+        channels_last: keep image tensors in channels-last memory. None: on a CPU and where a GPU computes in 16 bits,
+            if the network allows it.
+        compile: run the network's forward and backward through torch.compile: True, or a mode of it ("reduce-overhead"
+            and "max-autotune" capture CUDA graphs on a GPU). What cannot be compiled runs as it is, after a message.
+        selection: how `list_models` ranks what was found: "synflow" for the paper's BaLeNAS-TF, another of
+            `NAMED_SELECTIONS`, a `ProxySelection` (or a dict of its options); None for the posterior's own order.
+        candidate_trials: in an experiment with NNI's training-service engine, and so with its web page, the search is a
+            trial; so many of the best architectures it finds then become trials of their own.
+        candidate_epochs: train each of them so long, from scratch (`trained` has the results); 0 only reports what the
+            search knows of them.
+        **kwargs: `mutation_hooks`, and whatever else NNI's one-shot strategies take.
+
+    Raises:
+        OptionError: an option has a wrong type or is out of range.
+
+    Source: Zhang et al. 2022, "BaLeNAS: Differentiable Architecture Search via the Bayesian Learning Rule".
+    """
+
+    def __init__(
+        self,
+        *,
+        num_mc_samples: int = 3,
+        mc_batches: str = "full",
+        antithetic: bool = False,
+        order: str = "first",
+        finite_difference: str = "central",
+        update: str = "vadam",
+        arc_learning_rate: float = 3e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        prior_precision: float = 1.0,
+        initial_precision: float = 1.0,
+        dataset_size: float | None = None,
+        weight_step_alpha: str = "mean",
+        warmup_epochs: int = 0,
+        gradient_clip_val: float | None = None,
+        penalty: Any = None,
+        log_prob_every_n_step: int = 10,
+        validate_every_n_epochs: int = 1,
+        fused: bool = True,
+        channels_last: bool | None = None,
+        compile: bool | str = False,
+        selection: str | ProxySelection | dict[str, Any] | None = None,
+        candidate_trials: int = 10,
+        candidate_epochs: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        others = ("mutation_hooks", "model_space", "engine")
+        own = (*OPTION_NAMES, "selection", "candidate_trials", "candidate_epochs")
+        for name in kwargs:
+            if name not in others:
+                raise OptionError(f"BaLeNAS has no option {name!r}{nearest(name, (*own, *others))}")
+        require_whole("candidate_trials", candidate_trials, least=0)
+        require_whole("candidate_epochs", candidate_epochs, least=0)
+        self.options = SearchOptions(
+            num_mc_samples=num_mc_samples,
+            mc_batches=mc_batches,
+            antithetic=antithetic,
+            order=order,
+            finite_difference=finite_difference,
+            update=update,
+            arc_learning_rate=arc_learning_rate,
+            betas=betas,
+            prior_precision=prior_precision,
+            initial_precision=initial_precision,
+            dataset_size=dataset_size,
+            weight_step_alpha=weight_step_alpha,
+            warmup_epochs=warmup_epochs,
+            gradient_clip_val=gradient_clip_val,
+            penalty=penalty,
+            log_prob_every_n_step=log_prob_every_n_step,
+            validate_every_n_epochs=validate_every_n_epochs,
+            fused=fused,
+            channels_last=channels_last,
+            compile=compile,
+        )
+        super().__init__(
+            arc_learning_rate=arc_learning_rate,
+            gradient_clip_val=gradient_clip_val,
+            log_prob_every_n_step=log_prob_every_n_step,
+            warmup_epochs=warmup_epochs,
+            penalty=self.options.penalty,
+            **kwargs,
+        )
+        self.selection = ProxySelection.of(selection)
+        self.candidate_trials = candidate_trials
+        self.candidate_epochs = candidate_epochs
+        self.recipe: Recipe | None = None
+        """How a trial makes the search anew; None: from a description of the space, the evaluator and the options."""
+        self.ranked: list[RankedArchitecture] | None = None
+        """The ranking of a search that ran in a trial."""
+        self.trained: dict[int, TrainedCandidate] = {}
+        """Rank -> what `candidate_epochs` of training gave, for the architectures that became trials."""
+        self._trials: SearchInTrials | None = None
+        self._pristine: ModelSpace | None = None
+        self._checkpoint: SearchCheckpoint | None = None
+        self._guard = ProcessGuard()
+        self._loaders: dict[str, Any] = {}
+
+    # -- what is searched ---------------------------------------------------------------------------------------------
+
+    def configure_oneshot_module(self, training_module: LightningModule) -> BaLeNASModule:
+        """Wrap the evaluator's module in the search module."""
+        module = BaLeNASModule(training_module, self.options)
+        if self.selection is not None:
+            module.on_example = lambda: require_rankable(module, lambda: self._to_rank(self.selection))
+        return module
+
+    def default_mutation_hooks(self) -> list[Any]:
+        """Return NNI's hooks for DARTS, behind those that fuse."""
+        hooks: list[Any] = super().default_mutation_hooks()
+        return [*fusing_hooks(), *hooks] if self.options.fused else hooks
+
+    def _initialize(self, model_space: ExecutableModelSpace, engine: ExecutionEngine) -> RawFormatModelSpace:
+        """Prepare the search: in this process with NNI's sequential engine, in a trial with its training services."""
+        if not isinstance(engine, TrainingServiceExecutionEngine):
+            return super()._initialize(model_space, engine)
+        from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials
+
+        self._trials = SearchInTrials(self, engine)
+        space = copy.deepcopy(self._trials.experiment.model_space)
+        self._model_space = RawFormatModelSpace(space, self._trials.experiment.evaluator)
+        evaluator = self.mutate_evaluator(self._trials.experiment.evaluator)
+        self._mutated_model_space = RawFormatModelSpace(self.mutate_model(space), evaluator)
+        self._mutated_model_space.status = ModelStatus.Frozen
+        return self._mutated_model_space
+
+    def _run(self) -> None:
+        """Run the search."""
+        if self._trials is not None:
+            with self._kept:
+                self._trials.run()
+            return
+        trainer = self._mutated_model_space.evaluator.trainer
+        folder = output_folder(trainer) if self._checkpoint is None else self._checkpoint.directory
+        with self._guard.explained(), out_of_working_directory(trainer, folder):
+            super()._run()
+
+    def mutate_model(self, model: ModelSpace) -> ModelSpace:
+        """Turn the model space into a supernet in place.
+
+        Raises:
+            SpaceError: the space has no choices.
+        """
+        if self.selection is not None:
+            self._pristine = copy.deepcopy(model)
+        model = super().mutate_model(model)
+        if not architecture_parameters(model):
+            raise SpaceError(
+                f"{type(model).__name__} has no choices, so there is nothing to search: give it a LayerChoice, "
+                "InputChoice, Repeat, Cell or nni.choice"
+            )
+        searched = {label for _, module in supernet_modules(model) for label in module.simplify()}
+        loose = sorted(set(self._arch_parameters) - searched)
+        if loose:
+            raise SpaceError(
+                f"{type(model).__name__} has choices that belong to no layer, so no gradient reaches them: {loose}. "
+                "Use them in a LayerChoice, InputChoice, Repeat, Cell or a Mutable layer."
+            )
+        return model
+
+    def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
+        """Wrap the evaluator, make it validate, and give it a checkpoint from which the search resumes exactly.
+
+        Raises:
+            EvaluatorError: the evaluator lacks a data loader, or one has less than a batch.
+            OptionError: the warm-up leaves no epochs.
+        """
+        if not isinstance(evaluator, Lightning):
+            return super().mutate_evaluator(evaluator)  # NNI's TypeError
+        require_supported(evaluator.trainer)
+        every, epochs = validation_interval(self.options, evaluator.trainer), evaluator.trainer.max_epochs
+        require_search_epochs(self.options.warmup_epochs, epochs)
+        if every is not None and epochs is not None and epochs > 0:
+            every = min(every, epochs)  # once at least: NNI's final report asks for the metric
+        self._validates = every != 0 and is_overridden("validation_step", evaluator.module, parent=LightningModule)
+        mutated = super().mutate_evaluator(evaluator)
+        trainer = mutated.trainer
+        if self._validates:
+            trainer.check_val_every_n_epoch = every
+        self._checkpoint = next((c for c in trainer.callbacks if isinstance(c, SearchCheckpoint)), None)
+        if self._checkpoint is None and trainer.checkpoint_callback is not None:
+            self._checkpoint = SearchCheckpoint(output_folder(trainer))
+            trainer.callbacks.append(self._checkpoint)
+        if trainer.world_size > 1:
+            trainer.callbacks.insert(0, self._guard)
+        return mutated
+
+    def train_dataloader(
+        self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]
+    ) -> dict[str, Any]:
+        """Return both loaders; Lightning walks them together and starts the shorter one again."""
+        loaders = super().train_dataloader(train_dataloader_fn, val_dataloader_fn)
+        require_a_batch(loaders["train"], "training")
+        require_a_batch(loaders["val"], "validation")
+        if self.selection is not None and self.selection.needs_supernet:  # say now what would fail after the search
+            positions_of(loaders["train"], "training")
+            positions_of(loaders["val"], "validation")
+        self._loaders = loaders
+        return loaders
+
+    def val_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
+        """Return the validation loader (NNI's one-shot strategies never validate)."""
+        if not self._validates:
+            return None
+        loader = val_dataloader_fn()
+        if isinstance(loader, list | tuple | dict):  # all are validated on, see `architecture_loader`
+            return loader
+        # NNI's report asks for the truth of the loader, which has none without a length; a list has
+        return [loader] if number_of_examples(loader) is None else loader
+
+    def fusion_report(self) -> dict[str, str]:
+        """Return name of each mixed module of the supernet -> how its candidates are computed."""
+        return fusion_report(self.supernet)
+
+    # -- what was found -----------------------------------------------------------------------------------------------
+
+    @property
+    def posterior(self) -> Posterior:
+        """The posterior over the architecture parameters; available once the strategy has run."""
+        found = self._search_module().posterior()
+        return Posterior(found.mean, found.precision, found.choices, decisions_of(self.supernet))
+
+    def iterate_samples(self) -> Iterator[RankedSample]:
+        """Yield the argmax of mu, then all other networks from the most to the least probable.
+
+        Each comes as NNI's sample with its exact log-probability under the posterior. A sample names the choices that
+        make a difference: none inside a candidate that is not chosen, or in a block beyond a depth.
+        """
+        module = self._search_module()
+        with module.holding(self.supernet):
+            first = exported(module)
+        posterior = self.posterior
+        return Architectures(posterior.decisions, posterior).iterate(first=first)
+
+    def list_models(self, sort: bool = True, limit: int | None = 1) -> Iterator[RawFormatModelSpace]:
+        """Yield the best architectures as frozen models, each network once; say so if there are fewer than asked for.
+
+        Without a `selection`: the argmax of mu, then the next most probable distinct ones. With one: its ranking.
+
+        Args:
+            sort: ignored; the order is always the one above.
+            limit: how many; None lists all there are, best first, as far as one reads.
+        """
+        if self.selection is None:
+            samples = (ranked.sample for ranked in self.iterate_samples())
+        else:
+            samples = (ranked.choices for ranked in self.rank())
+        listed = 0
+        for sample in islice(samples, limit):
+            listed += 1
+            yield FoundModel(self.model_space.model_space, self.model_space.evaluator).freeze(sample)
+        tell_fewer(listed, limit or listed, self.selection)
+
+    def rank(self, selection: ProxySelection | None = None, *, progress: bool = False) -> list[RankedArchitecture]:
+        """Rank architectures drawn from the posterior, by zero-cost proxies or by the supernet's accuracy.
+
+        Args:
+            selection: another one than the strategy's own.
+            progress: show a progress bar.
+
+        Raises:
+            OptionError: the strategy was made without a `selection`, so it kept no copy of the space; or the supernet's
+                accuracy is asked for where a trial has searched.
+            EvaluatorError: a batch of a loader is not (images, labels).
+        """
+        if selection is None and self.ranked is not None:
+            return self.ranked
+        if self._pristine is None:
+            raise OptionError(
+                "the strategy keeps what ranking needs only if it is made with selection=ProxySelection(...)"
+            )
+        return rank(self.posterior, **self._to_rank(selection or self.selection), progress=progress)
+
+    def _to_rank(self, selection: ProxySelection) -> dict[str, Any]:
+        """Return what a ranking looks at, as its arguments."""
+        inputs, targets = self._search_module().example()
+        space = exporter_space(self._pristine, decisions_of(self.supernet), tuple(inputs.shape[1:]))
+        supernet = self._trained_supernet(space) if selection.needs_supernet else None
+        return {"space": space, "selection": selection, "inputs": inputs, "targets": targets, "supernet": supernet}
+
+    def _trained_supernet(self, space: Space) -> TrainedSupernet:
+        if self._trials is not None:
+            raise OptionError(
+                "the search ran in a trial, and the supernet's weights are there: give the selection to the strategy, "
+                "which ranks at the end of the trial"
+            )
+        trainer = self._mutated_model_space.evaluator.trainer
+        return TrainedSupernet(
+            self.supernet,
+            space,
+            self._loaders["train"],
+            self._loaders["val"],
+            device=trainer.strategy.root_device,
+            prepare=lambda batch: as_searched(batch, trainer),
+        )
+
+    def _search_module(self) -> BaLeNASModule:
+        module = self.oneshot_module
+        assert isinstance(module, BaLeNASModule)
+        return module
+
+    # -- resume -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the checkpoint is, or will be.
+
+        NNI saves this before the search starts, and a kill comes later.
+        """
+        return {} if self._checkpoint is None else {"ckpt_path": str(self._checkpoint.path)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from the checkpoint of an interrupted search; from the start, if it was killed before the first.
+
+        Raises:
+            FileFormatError: the checkpoint is damaged or not one of a search.
+        """
+        if "ckpt_path" not in state_dict:
+            return
+        path = Path(state_dict["ckpt_path"])
+        if self._checkpoint is not None:
+            self._checkpoint.directory = path.parent
+        if path.exists():
+            require_checkpoint(path, None if self._checkpoint is None else self._checkpoint.other)
+            super().load_state_dict(state_dict)
+            self._mutated_model_space.evaluator.fit_kwargs["weights_only"] = True

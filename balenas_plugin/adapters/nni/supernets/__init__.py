@@ -1,0 +1,1 @@
+"""Supernets of NNI: their parameters, their decisions, and how they compute."""

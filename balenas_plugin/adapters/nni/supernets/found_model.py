@@ -1,0 +1,95 @@
+"""NNI's model spaces as the exporter sees them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from nni.nas.hub.pytorch import NasBench201
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.space import RawFormatModelSpace
+from torch import nn
+
+from balenas_plugin.adapters.nni.supernets.dataflow import without_unused
+from balenas_plugin.bayes.decisions import Decision, Sample
+from balenas_plugin.errors import SpaceError
+from balenas_plugin.search_spaces import nasbench201
+from balenas_plugin.selection.networks import NasBench201Space, Networks, SeededNetworks, Space, initialised_anew
+
+
+def completed(model_space: ModelSpace, sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sample that names every choice: modules that NNI makes anew ask for those that make no difference too.
+
+    Those get the default of NNI, the first value.
+    """
+    given = {label: mutable.default() for label, mutable in model_space.simplify().items() if label not in sample}
+    return {**given, **sample}
+
+
+class FoundModel(RawFormatModelSpace):
+    """A frozen model with its own copy of the weights: NNI's share them, so training one would change the rest.
+
+    Its sample names only the choices that make a difference.
+    """
+
+    def executable_model(self) -> Any:
+        """Return the network."""
+        return copy.deepcopy(self.model_space.freeze(completed(self.model_space, self.sample)))
+
+
+class NniSpace:
+    """Any NNI model space: networks come from the space's own `freeze`, with fresh weights.
+
+    Args:
+        model_space: as the user wrote it, before it was turned into a supernet.
+        decisions: of its supernet.
+        image_shape: (channels, height, width) of an input.
+    """
+
+    def __init__(
+        self, model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, int, int]
+    ) -> None:
+        self.model_space = model_space
+        self.decisions = decisions
+        self.image_shape = image_shape
+
+    def build(self, sample: Sample) -> nn.Module:
+        """Return the frozen network, every layer of it initialised anew, without modules that it makes no use of.
+
+        Raises:
+            SpaceError: the space cannot freeze this sample.
+        """
+        try:
+            network = copy.deepcopy(self.model_space.freeze(completed(self.model_space, sample)))
+        except (NotImplementedError, RuntimeError, ValueError, KeyError) as error:
+            raise SpaceError(f"{type(self.model_space).__name__} cannot be frozen to {sample}: {error}") from error
+        return without_unused(initialised_anew(network), torch.ones(2, *self.image_shape))
+
+    def notations(self, sample: Sample) -> dict[str, str]:
+        """Return no notation but the sample itself."""
+        return {}
+
+    def networks(self, seed: int) -> Networks:
+        """Return networks that are built one by one."""
+        return SeededNetworks(self, seed)
+
+
+def exporter_space(model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, int, int]) -> Space:
+    """Return the exporter's view of a model space that has not been mutated; NAS-Bench-201's is built without NNI."""
+    if type(model_space) is NasBench201 and image_shape[0] == 3 and image_shape[1] == image_shape[2]:
+        return NasBench201Space(
+            channels=model_space.channels,
+            cells_per_stage=model_space.num_modules,
+            num_classes=model_space.num_labels,
+            image_size=image_shape[1],
+        )
+    return NniSpace(model_space, decisions, image_shape)
+
+
+def notations(model_space: ModelSpace, sample: Mapping[str, Any]) -> dict[str, str]:
+    """Return the space's own notations of a sample: name of the notation -> text."""
+    if isinstance(model_space, NasBench201):
+        return {"nasbench201": nasbench201.format_string(nasbench201.from_nni(sample))}
+    return {}

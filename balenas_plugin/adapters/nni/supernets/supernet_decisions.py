@@ -1,0 +1,125 @@
+"""Which independent decisions an NNI supernet makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
+from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from nni.nas.oneshot.pytorch.supermodule.differentiable import (
+    DifferentiableMixedCell,
+    DifferentiableMixedInput,
+    DifferentiableMixedLayer,
+)
+from torch import nn
+
+from balenas_plugin.adapters.nni.supernets.activity import conditional, uses_of
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, labelled_alphas, supernet_modules
+from balenas_plugin.bayes.decisions import (
+    Architectures,
+    CellNode,
+    Decision,
+    Logits,
+    OneOf,
+    Sample,
+    TopSet,
+    counted_outcomes,
+    plain_choice,
+)
+from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.bayes.ranking import Listed, Outcome
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A user's own supernet module, whose rule of choice only its `export` knows: outcomes are counted over draws."""
+
+    module: BaseSuperNetModule
+    alphas: tuple[tuple[str, nn.Parameter], ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the module's alphas."""
+        return tuple(label for label, _ in self.alphas)
+
+    @torch.no_grad()
+    def choose(self, logits: Logits) -> Outcome:
+        """Return what the module exports when its alphas are these logits."""
+        before = [alpha.clone() for _, alpha in self.alphas]
+        try:
+            for label, alpha in self.alphas:
+                alpha.copy_(logits[label])
+            return self.from_sample(self.module.export({}))
+        finally:
+            for (_, alpha), value in zip(self.alphas, before, strict=True):
+                alpha.copy_(value)
+
+    def outcomes(self, posterior: Posterior) -> Listed:
+        """Return frozen sample -> log of its share among the draws."""
+        return counted_outcomes(self, posterior) if self.alphas else Listed({self.choose({}): 0.0})
+
+    def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
+        """Return the sample that was frozen."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in outcome}
+
+    def from_sample(self, sample: Sample) -> Outcome:
+        """Return the module's part of the sample as a hashable."""
+        keys = self.module.simplify() if not self.alphas else self.module.export({})
+        return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in sample.items() if k in keys))
+
+
+def exported(module: BaseOneShotLightningModule) -> Sample:
+    """Return the architecture that a one-shot module has found: the choices that make a difference."""
+    sample = {label: plain_choice(value) for label, value in module.export().items()}
+    alphas = {label: alpha.detach().cpu() for label, alpha in architecture_parameters(module.model).items()}
+    if not alphas:
+        return sample  # of a strategy that samples
+    posterior = Posterior(alphas, {label: torch.ones_like(alpha) for label, alpha in alphas.items()})
+    return Architectures(decisions_of(module.model), posterior).active(sample)
+
+
+def decisions_of(model: nn.Module) -> list[Decision]:
+    """Return the independent decisions of a supernet; a label that several modules share is decided once.
+
+    Decisions that depend on each other for whether they make a difference come as one.
+    """
+    found: dict[tuple[str, ...], Decision] = {}
+    keys: dict[nn.Module, list[tuple[str, ...]]] = {}
+    labels = {id(alpha): label for label, alpha in architecture_parameters(model).items()}
+    for name, module in supernet_modules(model):
+        own = labelled_alphas(module, name)
+        unique = {local: labels[id(alpha)] for local, alpha in own.items()}
+        for decision in _decisions_of_module(module, unique) or [_exported(module, own, unique)]:
+            key = decision.labels or (name,)
+            found.setdefault(key, decision)
+            keys.setdefault(module, []).append(key)
+    return conditional(found, uses_of(model, found, keys))
+
+
+def _decisions_of_module(module: BaseSuperNetModule, unique: dict[str, str]) -> list[Decision]:
+    """Return the decisions of a module whose rule is known; `unique` maps the module's labels to the model's."""
+    if isinstance(module, DifferentiableMixedLayer):
+        return [OneOf(label, tuple(module.names)) for label in unique.values()]
+    if isinstance(module, DifferentiableMixedInput):
+        return [TopSet(label, int(module.n_chosen or 1)) for label in unique.values()]
+    if isinstance(module, DifferentiableMixedCell):
+        nodes = range(module.num_predecessors, module.num_predecessors + module.num_nodes)
+        return [
+            CellNode(
+                module.label,
+                node,
+                tuple(unique[f"{module.label}/{node}_{j}"] for j in range(node)),
+                module.num_ops_per_node,
+                tuple(module.op_names),
+            )
+            for node in nodes
+        ]
+    values = {label: getattr(space, "values", None) for label, space in module.simplify().items()}
+    if unique and all(values.get(label) is not None for label in unique):
+        return [OneOf(unique[label], tuple(values[label])) for label in unique]
+    return []
+
+
+def _exported(module: BaseSuperNetModule, own: dict[str, nn.Parameter], unique: dict[str, str]) -> Exported:
+    return Exported(module, tuple((unique[local], alpha) for local, alpha in own.items()))

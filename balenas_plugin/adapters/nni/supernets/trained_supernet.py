@@ -1,0 +1,125 @@
+"""A supernet after its search: the network that an architecture inherits from it, and the data it was trained on.
+
+A network of its own for each architecture, with NNI's `freeze`, is faster than the supernet with one-hot mixing
+weights, which computes all candidates (docs/exporter.md has the times), and equal to it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell
+from torch import Tensor, nn
+
+from balenas_plugin.adapters.nni.supernets.by_position import batch_size_of, batches_at, positions_of
+from balenas_plugin.adapters.nni.supernets.found_model import completed
+from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.errors import EvaluatorError, SpaceError
+from balenas_plugin.selection import Space
+from balenas_plugin.selection.supernet_accuracy import Batch
+
+_WEIGHTS, _ARCHITECTURE = 0, 1  # the two halves
+
+
+class TrainedSupernet:
+    """The supernet of a search, with the two halves of its data; its weights stay as they are.
+
+    Args:
+        supernet: with the weights of the search.
+        space: the exporter's view of the space that it was made of.
+        weight_loader: of the data that trained the weights; its set is read by position.
+        architecture_loader: likewise, of the data that trained the architecture.
+        device: where networks and batches are put.
+        prepare: does to a batch what the search has done to it, such as the evaluator's transfer hooks.
+
+    Raises:
+        EvaluatorError: a loader has no data set that can be read by position.
+    """
+
+    def __init__(
+        self,
+        supernet: ModelSpace,
+        space: Space,
+        weight_loader: Any,
+        architecture_loader: Any,
+        *,
+        device: torch.device,
+        prepare: Callable[[Any], Any] = lambda batch: batch,
+    ) -> None:
+        self._supernet = supernet
+        self._space = space
+        self._halves = weight_loader, architecture_loader
+        self._positions = positions_of(weight_loader, "training"), positions_of(architecture_loader, "validation")
+        self._device = device
+        self._prepare = prepare
+
+    def network(self, sample: Sample) -> nn.Module:
+        """Return an architecture's network with its own copy of the supernet's weights."""
+        return inherited_network(self._supernet, self._space, sample).to(self._device)
+
+    def weight_batches(self, count: int, *, seed: int) -> Sequence[Batch]:
+        """Return `count` whole batches of the training loader's set, or all; its augmentation is seeded too."""
+        size = batch_size_of(self._halves[_WEIGHTS])
+        whole = len(self._positions[_WEIGHTS]) // size  # at least 1, or there had been no search
+        return self._batches(_WEIGHTS, min(count, whole) * size, seed)
+
+    def architecture_batches(self, images: int, *, seed: int) -> Sequence[Batch]:
+        """Return `images` images of the validation loader's set, or all, in its batches."""
+        return self._batches(_ARCHITECTURE, images, seed)
+
+    def _batches(self, half: int, images: int, seed: int) -> list[Batch]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2 * seed + half)
+            positions = self._positions[half]
+            chosen = positions[torch.randperm(len(positions))[:images]]
+            return [self._moved(batch) for batch in batches_at(self._halves[half], chosen)]
+
+    def _moved(self, batch: Any) -> Batch:
+        match self._prepare(batch):
+            case [Tensor() as images, Tensor() as labels]:
+                return images.to(self._device), labels.to(self._device)
+        raise EvaluatorError(
+            f"the supernet's accuracy needs batches (images, labels); a loader gives {type(batch).__name__}"
+        )
+
+
+def inherited_network(supernet: ModelSpace, space: Space, sample: Mapping[str, Any]) -> nn.Module:
+    """Return the frozen network with a copy of the supernet's weights.
+
+    Raises:
+        SpaceError: the space's frozen network has parameters that its supernet does not have.
+    """
+    try:
+        return copy.deepcopy(supernet.freeze(completed(supernet, sample)))
+    except NotImplementedError:  # NNI cannot freeze supernet cells
+        network = space.build(dict(sample))
+        _load_cell_weights(network, supernet, sample)
+        return network
+
+
+def _load_cell_weights(network: nn.Module, supernet: nn.Module, sample: Mapping[str, Any]) -> None:
+    """Copy the weights of a supernet with cells into a frozen network: operation k of a node is (input, operation)."""
+    moved = {}
+    for path, cell in supernet.named_modules():
+        if isinstance(cell, DifferentiableMixedCell) and f"{cell.label}/op_{cell.num_predecessors}_0" in sample:
+            for node in range(cell.num_nodes):
+                number = node + cell.num_predecessors
+                for k in range(cell.num_ops_per_node):
+                    (source,) = sample[f"{cell.label}/input_{number}_{k}"]
+                    operation = sample[f"{cell.label}/op_{number}_{k}"]
+                    moved[f"{path}.ops.{node}.{k}."] = f"{path}.ops.{node}.{source}.{operation}."
+    weights, state = supernet.state_dict(), {}
+    for key, value in network.state_dict().items():
+        prefix = next((prefix for prefix in moved if key.startswith(prefix)), "")
+        own = moved.get(prefix, "") + key.removeprefix(prefix)
+        if own not in weights or weights[own].shape != value.shape:
+            raise SpaceError(
+                f"{key} of the frozen network has no weights of its own in the supernet, so they cannot be inherited. "
+                "The formats json, csv and svg work."
+            )
+        state[key] = weights[own]
+    network.load_state_dict(state)

@@ -1,0 +1,66 @@
+"""Which architectures are worth ranking: draws from the posterior, or the most probable ones."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from itertools import islice
+
+from balenas_plugin.bayes.decisions import Architectures, RankedSample, Sample
+from balenas_plugin.bayes.noise import SeededNoise
+from balenas_plugin.selection.proxy_selection import ProxySelection
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A distinct network, and how often it was drawn (0 if it was enumerated)."""
+
+    architecture: RankedSample
+    times_drawn: int
+
+    @property
+    def sample(self) -> Sample:
+        """The architecture as a sample."""
+        return self.architecture.sample
+
+
+def candidates_of(selection: ProxySelection, architectures: Architectures) -> list[Candidate]:
+    """Return the candidates that a selection looks at."""
+    if selection.candidates == "sample":
+        return drawn_candidates(architectures, selection.n, seed=selection.seed)
+    return enumerated_candidates(architectures, selection.n)
+
+
+def drawn_candidates(architectures: Architectures, n: int, *, seed: int) -> list[Candidate]:
+    """Draw alpha `n` times from q, discretise each, and drop duplicates (BaLeNAS-TF, Sec. 3.3 of the paper).
+
+    Returns:
+        Distinct architectures in the order of their first draw; their `times_drawn` add up to `n`.
+    """
+    noise = SeededNoise(seed)
+    counts: dict[tuple[object, ...], int] = {}
+    samples: dict[tuple[object, ...], Sample] = {}
+    for _ in range(n):
+        sample = architectures.discretise(architectures.posterior.sample(noise))
+        key = architectures.key(sample)
+        samples.setdefault(key, sample)
+        counts[key] = counts.get(key, 0) + 1
+    return [Candidate(architectures.describe(sample), counts[key]) for key, sample in samples.items()]
+
+
+def enumerated_candidates(architectures: Architectures, n: int) -> list[Candidate]:
+    """Return the `n` most probable architectures, exactly and always the same."""
+    return [Candidate(found, 0) for found in islice(architectures.iterate(), n)]
+
+
+def tell_fewer(found: int, asked: int, selection: ProxySelection | None) -> None:
+    """Say so where there are fewer distinct networks than were asked for."""
+    if found >= asked:
+        return
+    if selection is None or selection.candidates == "enumerate":
+        reason = "the space has no more"
+    else:
+        reason = f"the {selection.n} draws gave no more that meet the selection; raise n"
+    _logger.warning("%d distinct networks instead of the %d asked for: %s.", found, asked, reason)

@@ -1,0 +1,272 @@
+"""Score each candidate once, in this process or in several: fresh networks by proxies, inherited ones by accuracy."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from balenas_plugin.bayes.decisions import RankedSample, Sample
+from balenas_plugin.errors import OptionError, SpaceError
+from balenas_plugin.proxies import list_proxies, rank_value, score
+from balenas_plugin.selection.candidates import Candidate
+from balenas_plugin.selection.networks import Networks, Space
+from balenas_plugin.selection.proxy_selection import ProxySelection
+from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY, Supernet, SupernetAccuracy
+from balenas_plugin.validation import MAX_FLOAT
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of the candidates that meet the constraints.
+
+    Args:
+        kept: index of each such candidate.
+        values: shape (kept, proxies, seeds), higher is better.
+        params: candidate -> parameters, if they are constrained.
+        flops: candidate -> floating-point operations per image, if they are constrained.
+    """
+
+    kept: list[int]
+    values: Tensor
+    params: dict[int, float]
+    flops: dict[int, float]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    values: list[list[float]] | None
+    params: float | None
+    flops: float | None
+
+
+@dataclass(frozen=True)
+class _ProxyScorer:
+    """Scores one candidate after the other by zero-cost proxies."""
+
+    candidates: Sequence[Candidate]
+    selection: ProxySelection
+    inputs: Tensor
+    targets: Tensor | None
+    networks: Sequence[Networks]
+
+    def __call__(self, index: int) -> _Scored:
+        selection, sample = self.selection, self.candidates[index].sample
+        params = flops = None
+        if selection.max_params is not None or selection.max_flops is not None:
+            network, inputs = _together(self.networks[0].build(sample), self.inputs)
+            if selection.max_params is not None:
+                params = score("params", network, inputs[:1])
+            if selection.max_flops is not None:
+                flops = score("flops", network, inputs[:1])
+            if params is not None and params > (selection.max_params or 0):
+                return _Scored(None, params, flops)
+            if flops is not None and flops > (selection.max_flops or 0):
+                return _Scored(None, params, flops)
+        return _Scored([self._values(networks, sample) for networks in self.networks], params, flops)
+
+    def _values(self, networks: Networks, sample: Sample) -> list[float]:
+        """Return the score of each proxy under one initialisation; the network is built if one needs it."""
+        values: list[float] = []
+        network: nn.Module | None = None
+        for proxy in self.selection.zero_cost_proxies:
+            fast = networks.fast_rank_value(proxy, sample)
+            if fast is None:
+                network = networks.build(sample) if network is None else network
+                fast = self._value(proxy, network)
+            values.append(fast)
+        return values
+
+    def _value(self, proxy: str, network: nn.Module) -> float:
+        network, inputs = _together(network, self.inputs)
+        try:
+            return rank_value(proxy, network, inputs, self.targets)
+        except _NO_SCORE as error:
+            others = self._other_proxies(proxy, network, inputs)
+            if not others:
+                raise _does_not_run(error) from error
+            name = type(network).__name__
+            raise OptionError(
+                f"the proxy {proxy!r} cannot score {name}: {error}. Proxies that can: {', '.join(others)}"
+            ) from error
+
+    def _other_proxies(self, proxy: str, network: nn.Module, inputs: Tensor) -> list[str]:
+        """Return the names of the proxies that can score the network; of those, if any, that tell networks apart."""
+        values = {}
+        for name in list_proxies():
+            with warnings.catch_warnings(), suppress(Exception):  # another package's proxy can fail in any way
+                warnings.simplefilter("ignore")
+                values[name] = rank_value(name, network, inputs, self.targets)
+        finite = [name for name, value in values.items() if math.isfinite(value)]
+        return [name for name in finite or values if name != proxy]
+
+
+@dataclass(frozen=True)
+class _SupernetScorer:
+    """Scores one candidate after the other by its accuracy with the supernet's weights."""
+
+    candidates: Sequence[Candidate]
+    accuracy: SupernetAccuracy
+
+    def __call__(self, index: int) -> float:
+        try:
+            return self.accuracy(self.candidates[index].sample)
+        except RuntimeError as error:
+            raise _does_not_run(error) from error
+
+
+_NO_SCORE = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+"""What networks raise on inputs, or outputs, that they or a proxy cannot handle."""
+
+
+def _together(network: nn.Module, inputs: Tensor) -> tuple[nn.Module, Tensor]:
+    """Bring both to the device of the inputs, and to the wider of their types where both hold real numbers."""
+    network = network.to(inputs.device)
+    dtypes = {
+        parameter.dtype for parameter in network.parameters() if parameter.is_floating_point() or parameter.is_complex()
+    }
+    if not inputs.is_floating_point() or len(dtypes) != 1:
+        return network, inputs
+    (own,) = dtypes
+    wider = torch.promote_types(own, inputs.dtype)
+    return (network, inputs) if wider.is_complex else (network.to(wider), inputs.to(wider))
+
+
+def _does_not_run(error: Exception) -> SpaceError:
+    """Return what to say, e.g. of a frozen cell with loose ends, whose width the supernet does not know."""
+    return SpaceError(
+        f"a network of the space does not run on images of the search: {error}. Check that the space can be frozen to "
+        "every architecture."
+    )
+
+
+def require_scorable(
+    sample: Sample,
+    space: Space,
+    selection: ProxySelection,
+    *,
+    inputs: Tensor,
+    targets: Tensor,
+    supernet: Supernet | None,
+) -> None:
+    """Score one architecture as `rank` will score many, so that what cannot be is told before a search and not after.
+
+    Raises:
+        OptionError: a proxy cannot score networks of the space; the message names those that can.
+        SpaceError: a network of the space does not run on the inputs.
+    """
+    little = replace(
+        selection,
+        seeds=1,
+        images=1,
+        batch_norm_batches=1,
+        workers=1,
+        max_params=None,
+        max_flops=None if selection.max_flops is None else MAX_FLOAT,
+    )
+    candidate = Candidate(RankedSample(sample, 0.0, {}), 0)
+    score_candidates([candidate], space, little, inputs=inputs, targets=targets, supernet=supernet, progress=False)
+
+
+def score_candidates(
+    candidates: Sequence[Candidate],
+    space: Space,
+    selection: ProxySelection,
+    *,
+    inputs: Tensor,
+    targets: Tensor | None,
+    supernet: Supernet | None,
+    progress: bool,
+) -> ScoreTable:
+    """Score every candidate with every proxy, `selection.workers` at a time.
+
+    The result does not depend on the number of workers: an architecture's weights depend on the seed alone.
+
+    Raises:
+        OptionError: the supernet's accuracy is asked for where there is no supernet.
+    """
+    accuracy = _supernet_accuracy(selection, supernet)
+    scored = [_Scored([[]] * selection.seeds, None, None)] * len(candidates)
+    if selection.looks_at_fresh_networks:
+        networks = [space.networks(selection.seed + k) for k in range(selection.seeds)]  # shared with forked processes
+        by_proxies = _ProxyScorer(candidates, selection, inputs, targets, networks)
+        indices = range(len(candidates))
+        scored = _run(by_proxies, indices, workers=selection.workers, bar="score" if progress else None)
+    kept = [i for i, result in enumerate(scored) if result.values is not None]
+    values = torch.tensor([scored[i].values for i in kept], dtype=torch.float64).reshape(
+        len(kept), selection.seeds, len(selection.zero_cost_proxies)
+    )
+    columns = dict(zip(selection.zero_cost_proxies, values.unbind(-1), strict=True))
+    if accuracy is not None:
+        workers = selection.workers if accuracy.device.type == "cpu" else 1  # a forked process cannot use a GPU
+        by_supernet = _SupernetScorer(candidates, accuracy)
+        found = _run(by_supernet, kept, workers=workers, bar="supernet accuracy" if progress else None)
+        columns[SUPERNET_ACCURACY] = torch.tensor(found, dtype=torch.float64)[:, None].expand(-1, selection.seeds)
+    return ScoreTable(
+        kept,
+        torch.stack([columns[name] for name in selection.proxies], 1),
+        {i: r.params for i, r in enumerate(scored) if r.params is not None},
+        {i: r.flops for i, r in enumerate(scored) if r.flops is not None},
+    )
+
+
+def _supernet_accuracy(selection: ProxySelection, supernet: Supernet | None) -> SupernetAccuracy | None:
+    if not selection.needs_supernet:
+        return None
+    if supernet is None:
+        raise OptionError(
+            f"{SUPERNET_ACCURACY} needs the weights and the data of the search, and here is only its posterior: use it "
+            "in BaLeNAS(selection=...), or in `balenas export RUN_DIR`"
+        )
+    return SupernetAccuracy(
+        supernet, images=selection.images, batch_norm_batches=selection.batch_norm_batches, seed=selection.seed
+    )
+
+
+_forked: Callable[[int], Any] | None = None
+
+
+def _run(scorer: Callable[[int], Result], indices: Sequence[int], *, workers: int, bar: str | None) -> list[Result]:
+    """Return what the scorer gives for each index, with a progress bar of that name."""
+    return list(tqdm(_each(scorer, indices, workers), total=len(indices), desc=bar, disable=bar is None))
+
+
+def _each(scorer: Callable[[int], Result], indices: Sequence[int], workers: int) -> Iterator[Result]:
+    workers = min(workers, len(indices))
+    if workers <= 1 or "fork" not in multiprocessing.get_all_start_methods():
+        yield from map(scorer, indices)
+        return
+    # A fork inherits the space, which need not be picklable (NNI's spaces hold lambdas).
+    global _forked
+    _forked = scorer
+    try:
+        with multiprocessing.get_context("fork").Pool(workers, initializer=_begin_forked) as pool:
+            yield from pool.imap(_score_forked, indices, chunksize=1)
+    finally:
+        _forked = None
+
+
+def _begin_forked() -> None:
+    """Take one torch thread, leave Ctrl-C to the parent, and let SIGTERM, by which the pool ends its workers, do so.
+
+    A handler inherited from the parent may raise where Python ignores exceptions, and then the pool waits for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+
+
+def _score_forked(index: int) -> Any:
+    assert _forked is not None
+    return _forked(index)
