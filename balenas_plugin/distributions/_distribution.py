@@ -89,6 +89,9 @@ class Distribution(ABC):
     has_logits: ClassVar[bool] = False
     """Whether its draws are of logits, which can be written where a module reads the parameter itself."""
 
+    is_random: ClassVar[bool] = True
+    """Whether it draws at all."""
+
     draws_one: ClassVar[bool] = False
     """Whether its draws compute one candidate a label."""
 

@@ -120,7 +120,7 @@ class DistributionModule(SearchModule):
         parameters = self.named_arch_parameters()
         if not parameters:
             raise SpaceError("the model space has no choices, so there is nothing to search")
-        seed = self.ranks.first(int(torch.randint(2**62, ()).item()))
+        seed = self.ranks.first(int(torch.randint(2**62, ()).item())) if self._chosen.kind.is_random else 0
         self._distribution = self._chosen(parameters, seed=seed)
         if self._restored is not None:
             self._distribution.load_state_dict(self._restored)
