@@ -390,14 +390,9 @@ def test_gumbel_softmax_draws_once_for_each_edge_of_a_fused_cell(tmp_path, monke
 
 
 @pytest.mark.parametrize("option", ["fused", "channels_last"])
-def test_the_options_are_flags_for_nnis_strategies_too(option: str) -> None:
-    with pytest.raises(OptionError, match=f"{option} must be true or false, got 'yes'"):
-        build_strategy({"name": "DARTS", option: "yes"})
+def test_the_options_are_flags(option: str) -> None:
+    for build in (BaLeNAS, lambda **options: build_strategy({"name": "DARTS", **options})):
+        with pytest.raises(OptionError, match=f"{option} must be true or false, got 'yes'"):
+            build(**{option: "yes"})
     with pytest.raises(OptionError, match=f"has no option '{option}'"):
         build_strategy({"name": "Proxyless", option: True})
-
-
-@pytest.mark.parametrize("name", ["fused", "channels_last"])
-def test_the_options_are_flags(name: str) -> None:
-    with pytest.raises(OptionError, match=f"{name} must be true or false, got 'yes'"):
-        BaLeNAS(**{name: "yes"})

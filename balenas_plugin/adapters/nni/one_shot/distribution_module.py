@@ -21,13 +21,12 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
-from balenas_plugin.adapters.nni.callbacks.probing import try_validation
 from balenas_plugin.adapters.nni.one_shot.compilation import CompiledForward
 from balenas_plugin.adapters.nni.one_shot.distributed import Ranks, without_reducer
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.one_shot.losses import NoLossError
 from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
-from balenas_plugin.adapters.nni.one_shot.metrics import Metrics, silent_loss
+from balenas_plugin.adapters.nni.one_shot.metrics import Metrics, silent_loss, try_validation
 from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
 from balenas_plugin.adapters.nni.strategies.search_options import SearchOptions

@@ -12,8 +12,9 @@ from torch import Tensor
 from balenas_plugin.adapters.nni.one_shot.loaders import split_batch
 from balenas_plugin.adapters.nni.one_shot.losses import NoLossError, loss_of
 from balenas_plugin.adapters.nni.one_shot.virtual_step import virtual_step
-from balenas_plugin.bayes.architect import VirtualStep, restored
+from balenas_plugin.bayes.architect import VirtualStep
 from balenas_plugin.distributions import Draw
+from balenas_plugin.restoring import restored
 
 if TYPE_CHECKING:
     from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule

@@ -44,7 +44,7 @@ from balenas_plugin.data.summary import summary
 from balenas_plugin.errors import DataError, OptionError
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder, other_run, run_identity
-from balenas_plugin.run_location import FOLDER_VARIABLE, helps_another
+from balenas_plugin.run_folder.location import FOLDER_VARIABLE, helps_another
 from balenas_plugin.selection.candidates import tell_fewer
 
 Record = dict[str, Any]

@@ -20,6 +20,7 @@ from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples, require_a_batch
 from balenas_plugin.adapters.nni.strategies.kept_evaluator import SearchStrategy
 from balenas_plugin.adapters.nni.strategies.process_guard import ProcessGuard, require_supported
+from balenas_plugin.adapters.nni.strategies.rankable import require_rankable
 from balenas_plugin.adapters.nni.strategies.search_options import (
     OPTION_NAMES,
     SearchOptions,
@@ -31,7 +32,6 @@ from balenas_plugin.adapters.nni.supernets.by_position import positions_of
 from balenas_plugin.adapters.nni.supernets.found_model import FoundModel, exporter_space
 from balenas_plugin.adapters.nni.supernets.fused import fusing_hooks, fusion_report
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, supernet_modules
-from balenas_plugin.adapters.nni.supernets.rankable import require_rankable
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, exported
 from balenas_plugin.adapters.nni.supernets.trained_supernet import TrainedSupernet
 from balenas_plugin.bayes.decisions import Architectures, RankedSample

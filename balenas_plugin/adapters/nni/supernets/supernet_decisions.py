@@ -29,6 +29,7 @@ from balenas_plugin.bayes.decisions import (
 )
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.ranking import Listed, Outcome
+from balenas_plugin.restoring import restored
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,10 @@ class Exported:
     @torch.no_grad()
     def choose(self, logits: Logits) -> Outcome:
         """Return what the module exports when its alphas are these logits."""
-        before = [alpha.clone() for _, alpha in self.alphas]
-        try:
+        with restored([alpha for _, alpha in self.alphas]):
             for label, alpha in self.alphas:
                 alpha.copy_(logits[label])
             return self.from_sample(self.module.export({}))
-        finally:
-            for (_, alpha), value in zip(self.alphas, before, strict=True):
-                alpha.copy_(value)
 
     def outcomes(self, posterior: Posterior) -> Listed:
         """Return frozen sample -> log of its share among the draws."""

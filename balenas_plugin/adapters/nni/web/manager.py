@@ -21,8 +21,8 @@ from nni.runtime.tuner_command_channel import TunerCommandChannel
 from nni.runtime.tuner_command_channel.command_type import Terminate
 from nni.tools.nnictl.constants import NNI_HOME_DIR
 
+from balenas_plugin.adapters.nni.run.processes import end, end_experiment, manager_processes
 from balenas_plugin.adapters.nni.web.guard import LOOPBACK, start_guarded
-from balenas_plugin.adapters.nni.web.processes import end, end_experiment, manager_processes
 from balenas_plugin.adapters.nni.web.submission import lost
 from balenas_plugin.doctor.checks import Surroundings, check_manager
 from balenas_plugin.errors import BalenasError, ManagerLostError, MissingDependencyError, OptionError, StorageError
