@@ -82,7 +82,8 @@ def random_states(*, gpus: bool | None = None) -> dict[str, Tensor]:
         gpus: whether to include those of the GPUs, which starts CUDA; None: if there are any.
     """
     version, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    legacy: Any = np.random.get_state(legacy=True)  # a dict of other generators would do as well, says its type
+    _, keys, position, has_gauss, cached = legacy
     cuda = torch.cuda.get_rng_state_all() if (torch.cuda.is_available() if gpus is None else gpus) else []
     return {
         "python": torch.tensor([version, *words], dtype=torch.int64),

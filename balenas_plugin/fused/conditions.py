@@ -40,7 +40,7 @@ def surroundings(harmless: tuple[type, ...] = ()) -> str | None:
     if torch._C._len_torch_dispatch_stack():
         return "a TorchDispatchMode is at work"
     if torch._C._len_torch_function_stack():
-        for mode in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
+        for mode in _get_current_function_mode_stack():
             if not isinstance(mode, (DeviceContext, *harmless)):
                 return f"{type(mode).__name__} is at work"
     return None

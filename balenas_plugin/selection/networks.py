@@ -29,7 +29,7 @@ class Space(Protocol):
         """The independent decisions of an architecture."""
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> tuple[int, ...]:
         """(channels, height, width) of an input."""
 
     def build(self, sample: Sample) -> nn.Module:

@@ -61,7 +61,7 @@ class CompiledForward:
     def used(self, *, learning: bool) -> Iterator[None]:
         """Put it in the place of the network's forward inside the block."""
         self._learning = learning
-        self._network.forward = self  # type: ignore[assignment]  # a callable, looked up before the class's method
+        self._network.forward = self  # a callable, looked up before the class's method
         try:
             yield
         finally:

@@ -100,7 +100,7 @@ def run_search(
     history = History(folder, lambda: _describe(strategy, space, folder))
     untrained = show_progress and getattr(strategy, "candidate_epochs", 0) > 0
     note = {"note": "`balenas ui` alone trains what it finds; here strategy.candidate_epochs does nothing"}
-    progress = [SearchPlan(summary(data) | (note if untrained else {}))] if told else []
+    progress: list[pl.Callback] = [SearchPlan(summary(data) | (note if untrained else {}))] if told else []
     progress += [Progress()] if told and show_progress else []
     watch = (
         [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []

@@ -149,7 +149,7 @@ def _uses(
     """
     uses: dict[fx.Node, set[Use]] = {}
     for node in reversed(graph.nodes):
-        found = set() if node.users else {()} if node.op == "output" else set(unread)
+        found: set[Use] = set() if node.users else {()} if node.op == "output" else set(unread)
         if changes_its_input(node, model) and not _writes_into_its_own(node, model):
             found = {()}
         for user in node.users:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
@@ -112,7 +113,7 @@ def _decisions_of_module(module: BaseSuperNetModule, unique: dict[str, str]) -> 
             )
             for node in nodes
         ]
-    values = {label: getattr(space, "values", None) for label, space in module.simplify().items()}
+    values: dict[str, Any] = {label: getattr(space, "values", None) for label, space in module.simplify().items()}
     if unique and all(values.get(label) is not None for label in unique):
         return [OneOf(unique[label], tuple(values[label])) for label in unique]
     return []

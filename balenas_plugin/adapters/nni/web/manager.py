@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,7 @@ def require_room(folder: Path) -> None:
     for place, size in ((folder, _ROOM), (Path(NNI_HOME_DIR), 1)):
         probe = place / ".room.tmp"
         try:
-            write_atomically(probe, lambda file, size=size: file.write(os.urandom(size)))
+            write_atomically(probe, methodcaller("write", os.urandom(size)))
         except StorageError as error:
             with contextlib.suppress(OSError):
                 place.rmdir()  # made for the probe, and empty
