@@ -46,7 +46,7 @@ def _query(options: argparse.Namespace) -> int:
 
     reading = read_architecture(options.architecture, notation=options.notation)
     benchmark = open_benchmark(options.table)
-    architecture = reading.indices if reading.index is None else benchmark.architecture(reading.index)
+    architecture: Any = reading.indices if reading.index is None else benchmark.architecture(reading.index)
     truth = benchmark.describe(architecture).to_dict()
     if reading.notation != "string":
         print(f"balenas: read as {_READ_AS[reading.notation]}. {reading.remark}".rstrip(), file=sys.stderr)

@@ -101,7 +101,7 @@ class Dirichlet(Distribution):
         for label, eta in self.parameters.items():
             beta = concentration(eta.detach()[self.mask[label]])
             if len(beta) > 1:
-                total += float(torch.distributions.Dirichlet(beta).entropy())  # type: ignore[no-untyped-call]
+                total += float(torch.distributions.Dirichlet(beta).entropy())
         return total
 
 

@@ -152,7 +152,7 @@ class Search:
                         for parameter in parameters:
                             parameter.grad = None
                         loss = host.validation_loss(k)
-                        loss.backward()  # type: ignore[no-untyped-call]  # not `grad`: a reentrant checkpoint forbids it
+                        loss.backward()  # not `grad`: a reentrant checkpoint forbids it
                         found = host.average([x.grad for x in inputs])
                 else:
                     found, loss = second_order_gradient(

@@ -15,8 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balenas_plugin.bayes.decisions import CellNode, OneOf, TopSet
-from balenas_plugin.bayes.lanczos import hessian_product, hutchinson_trace, lanczos_largest_eigenvalue
 from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.bayes.second_derivatives.lanczos import (
+    hessian_product,
+    hutchinson_trace,
+    lanczos_largest_eigenvalue,
+)
 from balenas_plugin.diagnostics import (
     Belief,
     SearchState,

@@ -24,10 +24,10 @@ from balenas_plugin.adapters.nni.one_shot.distributed import Ranks, without_redu
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.one_shot.example_batch import ExampleBatch
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples
-from balenas_plugin.adapters.nni.one_shot.losses import Metrics, NoLossError, silent_loss
+from balenas_plugin.adapters.nni.one_shot.losses import NoLossError
 from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
+from balenas_plugin.adapters.nni.one_shot.metrics import Metrics, silent_loss, try_validation
 from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
-from balenas_plugin.adapters.nni.one_shot.probing import try_validation
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
 from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward

@@ -44,7 +44,7 @@ from balenas_plugin.data.summary import summary
 from balenas_plugin.errors import DataError, OptionError
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder, other_run, run_identity
-from balenas_plugin.run_location import FOLDER_VARIABLE, helps_another
+from balenas_plugin.run_folder.location import FOLDER_VARIABLE, helps_another
 from balenas_plugin.selection.candidates import tell_fewer
 
 Record = dict[str, Any]
@@ -100,7 +100,7 @@ def run_search(
     history = History(folder, lambda: _describe(strategy, space, folder))
     untrained = show_progress and getattr(strategy, "candidate_epochs", 0) > 0
     note = {"note": "`balenas ui` alone trains what it finds; here strategy.candidate_epochs does nothing"}
-    progress = [SearchPlan(summary(data) | (note if untrained else {}))] if told else []
+    progress: list[pl.Callback] = [SearchPlan(summary(data) | (note if untrained else {}))] if told else []
     progress += [Progress()] if told and show_progress else []
     watch = (
         [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []
