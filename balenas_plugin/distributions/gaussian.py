@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.order_statistics import log_win_probability
-from balenas_plugin.bayes.posterior import gaussian_entropy
+from balenas_plugin.bayes.laws import Law, NormalLaw
 from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.distributions._distribution import Distribution, Draw
 
@@ -86,17 +84,6 @@ class Gaussian(Distribution):
                 sums[parameter] = (sum(each[1:], start=each[0]), sum((g * g for g in each[1:]), start=each[0] ** 2))
         self.optimizer.apply(sums, len(gradients))
 
-    def log_probabilities(self) -> dict[str, Tensor]:
-        """Return label -> log P(each choice has the largest logit), shape (K,), float64 (exact, by quadrature)."""
-        return {label: self._log_win(label, mu.detach()) for label, mu in self.parameters.items()}
-
-    def _log_win(self, label: str, mu: Tensor) -> Tensor:
-        kept = self.mask[label].cpu()
-        result = torch.full(mu.shape, -torch.inf, dtype=torch.float64)
-        std = self.precision(label).detach().rsqrt().cpu()
-        result[kept] = log_win_probability(mu.cpu()[kept], std[kept])
-        return result
-
-    def entropy(self) -> float:
-        """Return the differential entropy of the logits in nats: the sum of log(2 pi e sigma^2) / 2 of those kept."""
-        return gaussian_entropy(self.precision(label).detach()[kept] for label, kept in self.mask.items())
+    def laws(self) -> dict[str, Law]:
+        """Return that of the logits."""
+        return {label: NormalLaw(mean, self.precision(label).detach()) for label, mean in self.scores().items()}

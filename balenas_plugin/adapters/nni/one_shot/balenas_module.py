@@ -14,7 +14,7 @@ from balenas_plugin.adapters.nni.one_shot.distribution_module import Distributio
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples
 from balenas_plugin.adapters.nni.strategies.search_options import SearchOptions
 from balenas_plugin.adapters.nni.supernets.parameters import choice_names
-from balenas_plugin.bayes.posterior import Posterior, gaussian_entropy
+from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import EvaluatorError
@@ -66,22 +66,11 @@ class BaLeNASModule(DistributionModule):
         """Return the posterior as it is now (a copy)."""
         if self._adopted is not None:
             return self._adopted
-        alphas = self.named_arch_parameters()
-        return Posterior(
-            {label: alpha.detach().cpu() for label, alpha in alphas.items()},
-            {label: self.vadam.precision(alpha).detach().cpu() for label, alpha in alphas.items()},
-            choice_names(self._space()),
-        )
+        return self.distribution.posterior(choice_names(self._space()))
 
     def distribution_metrics(self) -> dict[str, float]:
         """Return the posterior's entropy in nats, and the mean sigma in logits: over all choices, and per label."""
-        precisions = {label: self.vadam.precision(a).detach() for label, a in self.named_arch_parameters().items()}
-        sigmas = torch.stack([p.rsqrt().mean() for p in precisions.values()]).tolist()
-        return {
-            "entropy": gaussian_entropy(precisions.values()),
-            "sigma": sum(sigmas) / len(sigmas),
-            **{f"sigma/{label}": sigma for label, sigma in zip(precisions, sigmas, strict=True)},
-        }
+        return self.distribution.posterior().metrics()
 
     def example(self) -> tuple[Tensor, Tensor]:
         """Return the first batch of the validation data, (images, labels), on the CPU: what proxies look at.
