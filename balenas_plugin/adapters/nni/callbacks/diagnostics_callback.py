@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from balenas_plugin.adapters.nni.callbacks.checkpoint import random_states, set_random_states
 from balenas_plugin.adapters.nni.callbacks.learned import header_of, search_state
-from balenas_plugin.adapters.nni.callbacks.probing import accuracy_at, curvature_of
 from balenas_plugin.adapters.nni.callbacks.search_callback import SearchCallback
 from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
+from balenas_plugin.adapters.nni.one_shot.probing import accuracy_at, curvature_of
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.diagnostics import DiagnosticsOptions, SearchState, alarms_of, stop_reason, summarise
 from balenas_plugin.diagnostics.log_file import append_record, as_written, plain, write_log
