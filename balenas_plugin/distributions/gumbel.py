@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from balenas_plugin.bayes.laws import GumbelLaw, Law
 from balenas_plugin.distributions._distribution import Distribution, Draw
 from balenas_plugin.errors import OptionError
 
@@ -72,6 +73,10 @@ class GumbelSoftmax(Distribution):
     def gumbel_noise(self, like: Tensor) -> Tensor:
         """Return -log(Exp(1)) noise of the shape, dtype and device of `like`."""
         return -self.noise.exponential(like).log()
+
+    def laws(self) -> dict[str, Law]:
+        """Return that of the logits with noise, whose largest wins at any temperature."""
+        return {label: GumbelLaw(logits) for label, logits in self.scores().items()}
 
 
 class HardGumbelSoftmax(GumbelSoftmax):

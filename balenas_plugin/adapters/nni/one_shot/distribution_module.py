@@ -37,6 +37,7 @@ from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import ChosenDistribution, Distribution
 from balenas_plugin.errors import EvaluatorError, FileFormatError, NonFiniteLossError, SpaceError
+from balenas_plugin.restoring import restored
 from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
 
@@ -113,7 +114,17 @@ class DistributionModule(SearchModule):
         self.example.batch = example
         with torch.no_grad():
             for label, alpha in self.named_arch_parameters().items():
-                alpha.copy_(posterior.mean[label])
+                alpha.copy_(posterior.scores[label])
+
+    def export(self) -> dict[str, Any]:
+        """Return what NNI's rules make of the scores that the distribution ranks by."""
+        if self._distribution is None:
+            return dict(super().export())
+        alphas, scores = self.named_arch_parameters(), self.distribution.scores()
+        with restored(list(alphas.values())), torch.no_grad():
+            for label, alpha in alphas.items():
+                alpha.copy_(scores[label])
+            return dict(super().export())
 
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
         """Create the distribution over the alphas; its noise has a generator of its own."""
