@@ -15,8 +15,8 @@ PACKAGE = "balenas_plugin"
 LAYERS = (
     {"errors", "machine"},
     {"bounded_yaml", "files", "parts", "signals", "validation"},
-    {"bayes", "data", "fused", "run_marker", "search_spaces"},
-    {"benchmarks", "diagnostics", "distributions", "export", "mixed_ops", "proxies"},
+    {"bayes", "data", "fused", "mixed_ops", "run_marker", "search_spaces"},
+    {"benchmarks", "diagnostics", "distributions", "export", "proxies"},
     {"search"},
     {"config"},
     {"doctor", "ground_truth", "run_folder", "selection"},
