@@ -26,8 +26,7 @@ class Dirichlet(Distribution):
         anchor: what holds beta near 1: "l2", weight decay of eta (the reference's default); "kl", the divergence from
             Dir(1) a label, added to the loss; or "none".
         anchor_scale: its factor.
-        lr, betas: of Adam.
-        options: of every distribution.
+        num_mc_samples, lr, betas, seed: see `Distribution`.
 
     Source: Chen et al. 2021, "DrNAS: Dirichlet Neural Architecture Search".
     """
@@ -41,17 +40,20 @@ class Dirichlet(Distribution):
         *,
         anchor: str = "l2",
         anchor_scale: float = 1e-3,
+        num_mc_samples: int = 1,
         lr: float = 3e-4,
         betas: tuple[float, float] = (0.5, 0.999),
-        **options: Any,
+        seed: int = 0,
     ) -> None:
         if anchor not in ANCHORS:
             raise OptionError(f"anchor must be one of {', '.join(ANCHORS)}, got {anchor!r}{nearest(anchor, ANCHORS)}")
-        decay = anchor_scale if anchor == "l2" else 0.0
         super().__init__(
             parameters,
-            optimizer=lambda etas: torch.optim.Adam(etas, lr=lr, betas=betas, weight_decay=decay),
-            **options,
+            num_mc_samples=num_mc_samples,
+            lr=lr,
+            betas=betas,
+            weight_decay=anchor_scale if anchor == "l2" else 0.0,
+            seed=seed,
         )
         self.divergence_scale = anchor_scale if anchor == "kl" else 0.0
 

@@ -90,6 +90,7 @@ class HardGumbelSoftmax(GumbelSoftmax):
     """
 
     name = "hard-gumbel"
+    draws_one = True
     source = "Dong and Yang 2019"
 
     def __init__(

@@ -19,6 +19,7 @@ class Point(Distribution):
 
     name = "point"
     has_logits = True
+    is_random = False
     source = "Liu et al. 2019"
 
     def draw(self, parameters: Mapping[str, Tensor]) -> Draw:

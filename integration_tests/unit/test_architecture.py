@@ -16,7 +16,7 @@ LAYERS = (
     {"errors", "machine"},
     {"bounded_yaml", "files", "parts", "signals", "validation"},
     {"bayes", "data", "fused", "mixed_ops", "run_marker", "search_spaces"},
-    {"benchmarks", "diagnostics", "distributions", "export", "proxies"},
+    {"benchmarks", "diagnostics", "distributions", "export", "presets", "proxies"},
     {"search"},
     {"config"},
     {"doctor", "ground_truth", "run_folder", "selection"},
