@@ -33,6 +33,8 @@ class Draw:
         outputs: label -> what gradients go back through, shape (K,).
         values: label -> the weights themselves where they differ from `outputs` (a one-hot draw); else `outputs`.
         chosen: label -> index of the only candidate that has to be computed; empty where all are.
+        others: how candidates that are not computed take part, a word of `mixed_ops.drawn_path.OTHERS`; None leaves it
+            to the mixed operation.
         logits: label -> what a module that reads the parameter itself must find there, shape (K,); empty where that is
             the parameter as it is.
     """
@@ -44,11 +46,12 @@ class Draw:
         *,
         values: Weights | None = None,
         chosen: Mapping[str, int] | None = None,
+        others: str | None = None,
         logits: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._parameters, self.outputs = parameters, outputs
         self.weights = {label: w.detach().requires_grad_() for label, w in (values or outputs).items()}
-        self.chosen = dict(chosen or {})
+        self.chosen, self.others = dict(chosen or {}), others
         self.logits = {label: a.detach() for label, a in (logits or {}).items()}
         self.direct: Weights = {}
         """label -> gradient in the logits, of what reads the parameter itself."""

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from balenas_plugin.bayes.architect import FINITE_DIFFERENCES, VirtualStep, frozen, second_order_gradient
@@ -152,7 +153,8 @@ class Search:
                         for parameter in parameters:
                             parameter.grad = None
                         loss = host.validation_loss(k)
-                        loss.backward()  # not `grad`: a reentrant checkpoint forbids it
+                        if loss.requires_grad or not draw.chosen:  # zeros alone may have been drawn
+                            loss.backward()  # type: ignore[no-untyped-call]  # `grad` forbids reentrant checkpoints
                         found = host.average([x.grad for x in inputs])
                 else:
                     found, loss = second_order_gradient(
@@ -166,7 +168,10 @@ class Search:
                     )
             labels = list(draw.weights)
             draw.direct = _present(labels, found[len(labels) :])
-            return loss.detach(), _present(labels, found[: len(labels)])
+            gradients = _present(labels, found[: len(labels)])
+            for label in draw.chosen:  # of a sum with zeros for what was not computed
+                gradients.setdefault(label, torch.zeros_like(draw.weights[label]))
+            return loss.detach(), gradients
 
         try:
             return self.distribution.update(evaluate)

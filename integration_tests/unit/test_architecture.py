@@ -17,8 +17,8 @@ PACKAGE = "balenas_plugin"
 LAYERS = (
     {"errors", "machine", "restoring"},
     {"bounded_yaml", "files", "parts", "signals", "validation"},
-    {"bayes", "data", "fused", "search_spaces"},
-    {"benchmarks", "diagnostics", "distributions", "export", "mixed_ops", "presets", "proxies"},
+    {"bayes", "data", "fused", "mixed_ops", "search_spaces"},
+    {"benchmarks", "diagnostics", "distributions", "export", "presets", "proxies"},
     {"search"},
     {"config"},
     {"doctor", "ground_truth", "run_folder", "selection"},
