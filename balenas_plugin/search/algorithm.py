@@ -9,20 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
-from balenas_plugin.bayes.architect import FINITE_DIFFERENCES, VirtualStep, frozen, second_order_gradient
+from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gradient
 from balenas_plugin.distributions import Distribution, Draw, Weights
-from balenas_plugin.validation import require_whole, require_word
-
-FIRST = ("architecture", "weights")
-ORDERS = ("first", "second")
-WEIGHT_STEPS = ("mean", "sample")
-CLIPPED_WITH = ("weights", "architecture", "stale-architecture")
+from balenas_plugin.options import NonNegativeInt, PositiveInt, options
 
 
+@options()
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """Which level is updated when, and by which gradient.
@@ -42,22 +38,13 @@ class Order:
         OptionError: an option has a wrong type or is out of range.
     """
 
-    first: str = "architecture"
-    architecture_every: int = 1
-    order: str = "first"
-    finite_difference: str = "central"
-    weight_step: str = "mean"
-    warmup_epochs: int = 0
-    clip_with: str = "weights"
-
-    def __post_init__(self) -> None:
-        require_word("first", self.first, FIRST)
-        require_word("order", self.order, ORDERS)
-        require_word("finite_difference", self.finite_difference, FINITE_DIFFERENCES)
-        require_word("weight_step", self.weight_step, WEIGHT_STEPS)
-        require_word("clip_with", self.clip_with, CLIPPED_WITH)
-        require_whole("architecture_every", self.architecture_every, least=1)
-        require_whole("warmup_epochs", self.warmup_epochs, least=0)
+    first: Literal["architecture", "weights"] = "architecture"
+    architecture_every: PositiveInt = 1
+    order: Literal["first", "second"] = "first"
+    finite_difference: Literal["central", "one-sided"] = "central"
+    weight_step: Literal["mean", "sample"] = "mean"
+    warmup_epochs: NonNegativeInt = 0
+    clip_with: Literal["weights", "architecture", "stale-architecture"] = "weights"
 
 
 class SkippedStep(Exception):  # noqa: N818  # it is no error

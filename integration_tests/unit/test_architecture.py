@@ -14,7 +14,8 @@ PACKAGE = "balenas_plugin"
 
 LAYERS = (
     {"errors", "machine"},
-    {"bounded_yaml", "files", "parts", "signals", "validation"},
+    {"bounded_yaml", "files", "option_errors", "parts", "signals", "validation"},
+    {"options"},
     {"bayes", "data", "fused", "run_marker", "search_spaces"},
     {"benchmarks", "diagnostics", "distributions", "export", "mixed_ops", "proxies"},
     {"search"},

@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -133,7 +134,7 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
     make_optimizer = _optimizer_factory(evaluator.optimizer)
     module = ClassificationModule(
         make_optimizer=make_optimizer,
-        schedule=dict(evaluator.schedule),
+        schedule=asdict(evaluator.schedule),
         num_classes=data.num_classes,
     )
     given = {name: value for name, value in evaluator.trainer.items() if name != "enable_progress_bar"}  # see run.py
