@@ -90,10 +90,11 @@ def _kind(schema: Schema) -> str:
         return str(schema["errorMessage"])
     match schema.get("type"):
         case "integer" | "number":
-            return _number(schema)
+            return f"a {_number(schema)}"
         case "array" if "prefixItems" in schema:
-            items = schema["prefixItems"]
-            return f"a list of {len(items)} (each {_allowed(list(_forms(items[0], items[0])))})"
+            items = list(_forms(schema["prefixItems"][0], schema))
+            numbers = len(items) == 1 and items[0].get("type") in ("integer", "number")
+            return f"{len(schema['prefixItems'])} {_number(items[0], 's') if numbers else 'values'}"
         case kind:
             if kind == "array" and "minItems" in schema:
                 return f"a list of at least {schema['minItems']}"
@@ -101,15 +102,16 @@ def _kind(schema: Schema) -> str:
             return plain.get(str(kind), "something else")
 
 
-def _number(schema: Schema) -> str:
-    noun = "whole number" if schema["type"] == "integer" else "number"
+def _number(schema: Schema, plural: str = "") -> str:
+    noun = f"whole number{plural}" if schema["type"] == "integer" else f"number{plural}"
     least, above, below = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "exclusiveMaximum"))
     if below is not None:
-        bounds = f"{above} and {below}, both excluded" if least is None else f"{least} and {below}, which is excluded"
-        return f"a {noun} between {bounds}"
+        return (
+            f"{noun} in [{least}, {below})" if above is None else f"{noun} between {above} and {below}, both excluded"
+        )
     if above == 0:
-        return f"a positive {noun}"
-    return f"a {noun}" if least is None else f"a {noun} of at least {least}"
+        return f"positive {noun}"
+    return noun if least is None else f"{noun} of at least {least}"
 
 
 def _no_option(name: str, key: object, value: object, allowed: list[str]) -> str:

@@ -13,6 +13,7 @@ import inspect
 import os
 import re
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import UnionType
@@ -39,6 +40,7 @@ Positive = Annotated[float, Field(gt=0, le=MAX_FLOAT, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, le=MAX_FLOAT, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
@@ -75,7 +77,9 @@ def options(where: str = "", *, called: str = "", open: bool = False) -> Callabl
         described = descriptions(cls.__doc__ or "")
         hints = typing.get_type_hints(cls, vars(sys.modules[cls.__module__]), include_extras=True)
         for field in dataclasses.fields(cls):
-            field.type = Annotated[_strict(hints[field.name]), Field(description=described.get(field.name))]
+            field.type = _strict(hints[field.name])
+            if field.name in described:
+                field.type = Annotated[field.type, Field(description=described[field.name])]
         cls.__pydantic_config__ = ConfigDict(  # type: ignore[attr-defined]
             extra="allow" if open else "forbid",
             arbitrary_types_allowed=True,
@@ -84,10 +88,10 @@ def options(where: str = "", *, called: str = "", open: bool = False) -> Callabl
         cls.__options__ = (where, called or where or cls.__name__)  # type: ignore[attr-defined]
 
         @functools.wraps(cls.__init__)
-        def checked(self: T, **given: Any) -> None:
+        def init(self: T, **given: Any) -> None:
             _validated(cls, given, *cls.__options__, instance=self)  # type: ignore[attr-defined]
 
-        cls.__init__ = checked  # type: ignore[assignment]
+        cls.__init__ = init  # type: ignore[assignment]
         return cls
 
     return decorate
@@ -102,12 +106,16 @@ def read_options(cls: type[T], given: object) -> T:
     return _validated(cls, given, *cls.__options__)  # type: ignore[attr-defined,no-any-return]
 
 
-def require(where: str, given: object, kind: Any) -> None:
-    """Raise OptionError unless `given` is of the type `kind`, e.g. `PositiveInt` or a `Literal`."""
-    _validated(_strict(kind), given, where, where)
+def checked(where: str, given: object, kind: Any) -> Any:
+    """Return `given` as the type `kind` has it, e.g. `PositiveInt` or a `Literal`.
+
+    Raises:
+        OptionError: it is not of that type.
+    """
+    return _validated(_strict(kind), given, where, where)
 
 
-def options_of(
+def signature_options(
     factory: Callable[..., Any], where: str = "", *, called: str = "", without: Iterable[str] = ()
 ) -> type[Any]:
     """Return an options class of all that can be given to a class or function by keyword.
@@ -123,23 +131,49 @@ def options_of(
     """
     found: dict[str, tuple[str, Any, Any]] = {}
     described: dict[str, str] = {}
-    open = False
+    open = True
     for function, docstring in _functions(factory):
-        parameters = inspect.signature(function).parameters.values()
+        described = descriptions(docstring) | described
+        parameters = inspect.signature(function).parameters.values() if open else ()
         hints = _hints(function)
         for parameter in parameters:
             if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 hint = hints.get(parameter.name, _type_of(parameter.default))
                 found.setdefault(parameter.name, (parameter.name, hint, _field(parameter.default)))
-        described = descriptions(docstring) | described
         open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        if not open:
-            break
     fields = [field for name, field in found.items() if name not in ("self", *without)]
-    cls = dataclasses.make_dataclass(getattr(factory, "__name__", where), fields, kw_only=True, frozen=True)
-    lines = [f"    {name}: {text}" for name, text in described.items()]
-    cls.__doc__ = "\n".join([_summary(factory), "", "Args:", *lines])
-    return options(where, called=called, open=open and not inspect.isclass(factory))(cls)
+    name = getattr(factory, "__name__", where)
+    return _made(name, fields, _summary(factory), described, where, called, open=open and not inspect.isclass(factory))
+
+
+def joined_options(
+    name: str,
+    *parts: type[Any],
+    where: str = "",
+    called: str = "",
+    changed: Mapping[str, Any] | None = None,
+    without: Iterable[str] = (),
+) -> type[Any]:
+    """Return an options class with the options of several; checks of several options together stay with the parts.
+
+    Args:
+        name: of the class.
+        parts: options classes; where two have an option of one name, it is the first one's.
+        where: as for `options`.
+        called: as for `options`.
+        changed: defaults in the place of the parts' own.
+        without: options that are left out.
+    """
+    found: dict[str, tuple[str, Any, Any]] = {}
+    described: dict[str, str] = {}
+    for part in parts:
+        own = default_options(part) | dict(changed or {})
+        for field in dataclasses.fields(part):
+            if field.name not in without:
+                default = _field(own.get(field.name, inspect.Parameter.empty))
+                found.setdefault(field.name, (field.name, field.type, default))
+        described = descriptions(part.__doc__ or "") | described
+    return _made(name, list(found.values()), "", described, where, called)
 
 
 def given_options(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,8 +182,8 @@ def given_options(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         OptionError: an option is unknown, missing or refused.
     """
-    checked = vars(read_options(cls, given))
-    return {name: checked[name] for name in given}
+    whole = vars(read_options(cls, given))
+    return {name: whole[name] for name in given}
 
 
 def default_options(cls: type[Any]) -> dict[str, Any]:
@@ -166,20 +200,23 @@ def json_schema(kind: Any) -> Schema:
     return _adapter(kind).json_schema(schema_generator=_Generator)
 
 
+def documentation(cls: type[Any]) -> str:
+    """Return the ``Args:`` of a docstring for an options class."""
+    wrapped = functools.partial(textwrap.fill, width=120, initial_indent=" " * 4, subsequent_indent=" " * 8)
+    return "\n".join(["Args:", *(wrapped(f"{name}: {text}") for name, text in descriptions(cls.__doc__ or "").items())])
+
+
 def descriptions(docstring: str) -> dict[str, str]:
     """Return what the ``Args:`` (or ``Attributes:``) of a docstring say of each parameter, in one line each."""
     found: dict[str, str] = {}
-    name = None
+    names: list[str] = []
     lines = re.split(r"^(?:Args|Attributes):\n", inspect.cleandoc(docstring), maxsplit=1, flags=re.MULTILINE)
     for line in lines[1].splitlines() if len(lines) > 1 else ():
         if line and not line.startswith(" "):  # the next section
             break
-        begins = re.match(r"    (\w+)(?: \([^)]*\))?: *(.*)", line)
-        if begins:
-            name = begins[1]
-            found[name] = begins[2]
-        elif name is not None:
-            found[name] = f"{found[name]} {line.strip()}".strip()
+        begins = re.match(r"    (\w+(?:, \w+)*)(?: \([^)]*\))?: *(.*)", line)
+        names = begins[1].split(", ") if begins else names
+        found |= {name: begins[2] if begins else f"{found[name]} {line.strip()}".strip() for name in names}
     return found
 
 
@@ -198,6 +235,22 @@ def _strict(kind: Any) -> Any:
     if origin in (None, Literal, collections.abc.Callable, os.PathLike):
         return kind
     return origin[tuple(_strict(argument) for argument in arguments)]
+
+
+def _made(
+    name: str,
+    fields: list[tuple[str, Any, Any]],
+    summary: str,
+    described: Mapping[str, str],
+    where: str,
+    called: str,
+    *,
+    open: bool = False,
+) -> type[Any]:
+    cls = dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True)
+    lines = [f"    {field}: {described[field]}" for field, _, _ in fields if field in described]
+    cls.__doc__ = "\n".join([summary, "", "Args:", *lines])
+    return options(where, called=called, open=open)(cls)
 
 
 def _functions(factory: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any], str]]:

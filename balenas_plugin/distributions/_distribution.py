@@ -16,6 +16,7 @@ from torch import Tensor
 
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.errors import OptionError
+from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt
 
 Weights = Mapping[str, Tensor]
 """label -> mixing weights of a pass, shape (K,), not negative, adding up to 1."""
@@ -73,8 +74,9 @@ class Distribution(ABC):
     Args:
         parameters: label -> the tensor that holds its parameters, shape (K,); draws go through them in sorted order.
         num_mc_samples: M, draws an update.
-        optimizer: makes the optimizer of the parameters.
-        noise: standard normal noise; its state is saved.
+        lr, betas, weight_decay: of Adam, which learns the parameters.
+        optimizer: makes another optimizer of them.
+        seed: of the noise.
 
     A member defines `draw`, and overrides what it knows better. `mask` holds what `keep` has left.
     """
@@ -88,14 +90,23 @@ class Distribution(ABC):
     has_logits: ClassVar[bool] = False
     """Whether its draws are of logits, which can be written where a module reads the parameter itself."""
 
+    draws_one: ClassVar[bool] = False
+    """Whether its draws compute one candidate a label."""
+
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
         *,
-        num_mc_samples: int = 1,
+        num_mc_samples: PositiveInt = 1,
+        lr: Positive = 3e-4,
+        betas: Betas = (0.5, 0.999),
+        weight_decay: NonNegative = 1e-3,
         optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
         seed: int = 0,
     ) -> None:
+        def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
+            return torch.optim.Adam(parameters, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
+
         self.parameters = {label: parameters[label] for label in sorted(parameters)}
         self.mask = {label: torch.ones_like(p, dtype=torch.bool) for label, p in self.parameters.items()}
         self._reduced: set[str] = set()  # labels with a dropped choice; to ask a mask on a GPU would wait for the GPU
@@ -175,6 +186,13 @@ class Distribution(ABC):
     def new_epoch(self, epoch: int, epochs: int) -> None:  # noqa: B027  # most have no schedule
         """Say which epoch of how many begins, from 0: for temperatures and other schedules."""
 
+    def set_dataset_size(self, size: int | None) -> None:  # noqa: B027  # most do not need it
+        """Say how many examples the mean validation loss is of; None if nobody knows."""
+
+    def clear_difference(self) -> float | None:
+        """Return by how much parameters must differ to make a clear difference; None if a step can have any length."""
+        return 1.0
+
     def keep(self, label: str, indices: Sequence[int]) -> None:
         """Drop all other choices of a label for good: their weights are 0, and what is left adds up to 1.
 
@@ -213,6 +231,10 @@ class Distribution(ABC):
         """Return the entropy of the choices in nats, summed over the labels."""
         return float(sum(torch.special.entr(p.exp()).sum() for p in self.log_probabilities().values()))
 
+    def metrics(self) -> dict[str, float]:
+        """Return what is logged: the entropy in nats, and whatever else a member has."""
+        return {"entropy": self.entropy()}
+
     # -- resume -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -229,8 +251,3 @@ class Distribution(ABC):
         self.noise.load_state_dict(state["noise"])
         self.mask = {label: state["mask"][label].to(p.device) for label, p in self.parameters.items()}
         self._find_reduced()
-
-
-def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
-    """Return the architecture optimizer of DARTS and its relatives."""
-    return torch.optim.Adam(parameters, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from balenas_plugin.bayes.order_statistics import log_win_probability
 from balenas_plugin.bayes.posterior import gaussian_entropy
 from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.errors import EvaluatorError
+from balenas_plugin.options import Betas, Positive, PositiveInt
 
 
 class Gaussian(Distribution):
@@ -19,10 +21,15 @@ class Gaussian(Distribution):
 
     Args:
         parameters: label -> mean mu, shape (K,), in logits.
-        num_mc_samples: M, draws an update.
+        num_mc_samples: M, draws an update (Table 5).
         antithetic: draw in pairs mirrored at the mean.
+        update: "vadam", or "newton" for the literal Eq. (17)-(18).
+        lr: learning rate of the means, in logits a step.
+        betas: moment decays of VAdam; with "newton" the first is the momentum.
+        prior_precision: delta, precision of the prior, in 1/logit^2.
+        initial_precision: precision before the first step; 1 means sigma = 1 logit.
+        dataset_size: N. None: the number of examples that the mean validation loss is of.
         seed: of the noise.
-        options: of `VAdam`: lr, betas, prior_precision, initial_precision, dataset_size, update.
 
     Source: Zhang et al. 2022, "BaLeNAS", Eq. (5), (17), (18), Algorithm 1.
     """
@@ -37,19 +44,75 @@ class Gaussian(Distribution):
         self,
         parameters: Mapping[str, Tensor],
         *,
-        num_mc_samples: int = 1,
+        num_mc_samples: PositiveInt = 1,
         antithetic: bool = False,
+        update: Literal["vadam", "newton"] = "vadam",
+        lr: Positive = 3e-4,
+        betas: Betas = (0.5, 0.999),
+        prior_precision: Positive = 1.0,
+        initial_precision: Positive = 1.0,
+        dataset_size: Positive | None = None,
         seed: int = 0,
-        **options: Any,
     ) -> None:
+        self._learns_size = dataset_size is None
         super().__init__(
             parameters,
             num_mc_samples=num_mc_samples,
             seed=seed,
             optimizer=lambda means: VAdam(
-                means, num_mc_samples=num_mc_samples, antithetic=antithetic, noise=self.noise, **options
+                means,
+                lr=lr,
+                betas=betas,
+                prior_precision=prior_precision,
+                initial_precision=initial_precision,
+                dataset_size=1 if dataset_size is None else dataset_size,
+                num_mc_samples=num_mc_samples,
+                update=update,
+                antithetic=antithetic,
+                noise=self.noise,
             ),
         )
+
+    def set_dataset_size(self, size: int | None) -> None:
+        """Learn N, unless it was given.
+
+        Raises:
+            EvaluatorError: nobody knows it.
+            OptionError: it has changed after the first step.
+        """
+        if not self._learns_size:
+            return
+        if size is None:
+            raise EvaluatorError(
+                "the validation loader has no length, so the number N of its examples is unknown: pass dataset_size"
+            )
+        if size != self.optimizer.dataset_size:
+            self.optimizer.set_dataset_size(size)
+
+    def clear_difference(self) -> float | None:
+        """Return sigma before the first step, in logits; None with Newton's form."""
+        (group,) = self.optimizer.param_groups
+        return float(group["initial_precision"] ** -0.5) if group["update"] == "vadam" else None
+
+    def posterior(self, choices, decisions):
+        """TEMPORARY."""
+        from balenas_plugin.bayes.posterior import Posterior
+
+        return Posterior(
+            {k: v.detach().cpu() for k, v in self.parameters.items()},
+            {k: self.precision(k).detach().cpu() for k in self.parameters},
+            choices,
+            decisions,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Return the entropy in nats, and the mean sigma in logits: over all choices, and per label."""
+        sigmas = torch.stack([self.precision(label).detach().rsqrt().mean() for label in self.parameters]).tolist()
+        return {
+            "entropy": self.entropy(),
+            "sigma": sum(sigmas) / len(sigmas),
+            **{f"sigma/{label}": sigma for label, sigma in zip(self.parameters, sigmas, strict=True)},
+        }
 
     def draw(self, parameters: Mapping[str, Tensor]) -> Draw:
         """Return the softmax of a draw of the logits."""

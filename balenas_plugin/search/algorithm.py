@@ -9,13 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
+from pydantic import Field
 from torch import Tensor
 
 from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gradient
 from balenas_plugin.distributions import Distribution, Draw, Weights
+from balenas_plugin.errors import OptionError
 from balenas_plugin.options import NonNegativeInt, PositiveInt, options
+
+FirstStep = Literal["architecture", "weights"]
+GradientOrder = Literal["first", "second"]
+FiniteDifference = Literal["central", "one-sided"]
+WeightStep = Literal["mean", "sample"]
+ClippedWith = Literal["weights", "architecture", "stale-architecture"]
+Levels = Annotated[int, Field(ge=1, le=2)]
 
 
 @options()
@@ -30,6 +39,7 @@ class Order:
         finite_difference: of the second order, see `second_order_gradient`.
         weight_step: train the weights at the "mean" of the distribution, or at a "sample".
         warmup_epochs: epochs at the start without architecture steps.
+        levels: 2, a batch for each level; or 1, both levels from one draw on the training batch, as in SNAS.
         clip_with: what counts when the gradient of the network's weights is clipped by its norm: the "weights" alone,
             or also the gradient of the "architecture" in the weight step, as in some references; "stale-architecture"
             adds that of the last architecture step to it, as GDAS's reference does.
@@ -38,13 +48,18 @@ class Order:
         OptionError: an option has a wrong type or is out of range.
     """
 
-    first: Literal["architecture", "weights"] = "architecture"
+    first: FirstStep = "architecture"
     architecture_every: PositiveInt = 1
-    order: Literal["first", "second"] = "first"
-    finite_difference: Literal["central", "one-sided"] = "central"
-    weight_step: Literal["mean", "sample"] = "mean"
+    order: GradientOrder = "first"
+    finite_difference: FiniteDifference = "central"
+    weight_step: WeightStep = "mean"
     warmup_epochs: NonNegativeInt = 0
-    clip_with: Literal["weights", "architecture", "stale-architecture"] = "weights"
+    levels: Levels = 2
+    clip_with: ClippedWith = "weights"
+
+    def __post_init__(self) -> None:
+        if self.levels == 1 and (self.order, self.first, self.architecture_every) != ("first", "architecture", 1):
+            raise OptionError("levels: 1 has one step for both, so order, first and architecture_every say nothing")
 
 
 class SkippedStep(Exception):  # noqa: N818  # it is no error
@@ -95,6 +110,10 @@ class Search:
     """
 
     def __init__(self, distribution: Distribution, order: Order) -> None:
+        if distribution.draws_one and order.order == "second":
+            raise OptionError(f"{distribution.name} computes one candidate a draw, so it has no second order")
+        if order.levels == 1 and distribution.num_mc_samples > 1:
+            raise OptionError("levels: 1 has one draw for both levels, so num_mc_samples must be 1")
         self.distribution, self.order = distribution, order
 
     def iteration(self, host: Host, *, epoch: int, index: int) -> tuple[Tensor | None, Tensor | None]:
@@ -106,6 +125,8 @@ class Search:
             index: of the iteration in its epoch, from 0.
         """
         searches = epoch >= self.order.warmup_epochs and (index + 1) % self.order.architecture_every == 0
+        if self.order.levels == 1 and searches:
+            return self.joint_step(host)
         if self.order.first == "weights":
             train_loss = self.weight_step(host)
             return train_loss, self.architecture_step(host) if searches else None
@@ -158,6 +179,23 @@ class Search:
                 return host.step_weights(list)
         with host.mixing(draw):
             return host.step_weights(lambda: self._architecture_gradients(draw))
+
+    def joint_step(self, host: Host) -> tuple[Tensor | None, Tensor | None]:
+        """Update weights and distribution from one draw and one training batch; return the loss of each."""
+        host.begin()
+
+        def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
+            with host.mixing(draw):
+                loss = host.step_weights(list)
+            if loss is None:
+                raise SkippedStep
+            return loss, _present(list(draw.weights), host.average([w.grad for w in draw.weights.values()]))
+
+        try:
+            loss = self.distribution.update(evaluate)
+        except SkippedStep:
+            return None, None
+        return loss, loss
 
     def _architecture_gradients(self, draw: Draw) -> list[Tensor]:
         """Return the gradients of the distribution's parameters that a weight step's backward pass left."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from balenas_plugin.options import MAX_WORKERS, OneOf, Positive, Seed, options, read_options, require
+from balenas_plugin.options import MAX_WORKERS, OneOf, Positive, Seed, checked, options
 from balenas_plugin.proxies import get_proxy, list_proxies
 from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY
 
@@ -84,11 +84,7 @@ class ProxySelection:
         Raises:
             OptionError: a name or an option is unknown or refused.
         """
-        if given is None or isinstance(given, cls):
-            return given
-        if isinstance(given, str):
-            return named_selection(given)
-        return read_options(cls, given)
+        return checked("selection", given, Selection)
 
 
 NAMED_SELECTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -107,5 +103,17 @@ def named_selection(name: str) -> ProxySelection:
     Raises:
         OptionError: there is none of that name.
     """
-    require("selection", name, Annotated[str, OneOf(lambda: NAMED_SELECTIONS)])
+    checked("selection", name, _NAME)
     return ProxySelection(**NAMED_SELECTIONS[name])
+
+
+def _by_name(given: Any) -> Any:
+    return NAMED_SELECTIONS.get(given, given) if isinstance(given, str) else given
+
+
+_NAME = Annotated[str, OneOf(lambda: NAMED_SELECTIONS)]
+
+Selection = Annotated[
+    ProxySelection | None, BeforeValidator(_by_name, json_schema_input_type=_NAME | ProxySelection | None)
+]
+"""An option that takes a selection, its options, or its name."""

@@ -148,7 +148,7 @@ def test_the_plan_is_printed_before_the_search(finished: Path) -> None:
         "search: halves    64 train the weights, 64 others the architecture and validate it",
         lines[3],
         "search: plan      3 epochs of 2 iterations, 6 in all; M = 1 draw in each",
-        "search: reach     6 architecture steps x rate 0.01: a logit can move by 0.06; its sigma is 1 at the start",
+        "search: reach     6 architecture steps x rate 0.01: a logit can move by 0.06; 1 makes a clear difference",
     ]
     assert lines[1].startswith("search: classes   10: 0 (")
     assert re.fullmatch(r"search: supernet  NasBench201: [\d,]+ weights and 30 logits in 6 choices", lines[3])

@@ -14,8 +14,8 @@ from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import nn
 
+from balenas_plugin.adapters.nni.one_shot.kept_state import attributes_kept
 from balenas_plugin.adapters.nni.one_shot.memory_format import use_channels_last
-from balenas_plugin.adapters.nni.strategies.kept_state import attributes_kept
 
 from .searches import QUIET, loaders, search
 from .spaces import CLASSES

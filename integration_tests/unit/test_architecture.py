@@ -17,7 +17,7 @@ LAYERS = (
     {"bounded_yaml", "files", "option_errors", "parts", "signals", "validation"},
     {"options"},
     {"bayes", "data", "fused", "run_marker", "search_spaces"},
-    {"benchmarks", "diagnostics", "distributions", "export", "mixed_ops", "proxies"},
+    {"benchmarks", "diagnostics", "distributions", "export", "mixed_ops", "presets", "proxies"},
     {"search"},
     {"config"},
     {"doctor", "ground_truth", "run_folder", "selection"},

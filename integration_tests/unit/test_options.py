@@ -15,13 +15,13 @@ from balenas_plugin.options import (
     OneOf,
     Positive,
     PositiveInt,
+    checked,
     default_options,
     given_options,
     json_schema,
     options,
-    options_of,
     read_options,
-    require,
+    signature_options,
 )
 
 WORDS = ["red"]
@@ -90,7 +90,7 @@ def refused(make: Callable[[], Any]) -> str:
         ({"inner": {"rate": float("inf")}}, "outer.inner.rate must be a positive number, got inf"),
         ({"inner": {"rate": 1e39}}, "outer.inner.rate must be at most 3.4e+38, got 1e+39"),
         ({"inner": {"rate": 10**400}}, "outer.inner.rate must be a positive number, got 1000"),
-        ({"inner": {"pair": [1, 1]}}, "outer.inner.pair must be a list of 2 (each a number between 0 and 1"),
+        ({"inner": {"pair": [1, 1]}}, "outer.inner.pair must be 2 numbers in [0, 1), got [1, 1]"),
         ({"inner": {"pair": [0.5, 1]}}, "rate and pair contradict each other"),
         ({"inner": {"rat": 1}}, "outer.inner has no option 'rat'; did you mean 'rate'? Options: rate, pair"),
         ({"free": {1: 2}}, "outer.free must be a mapping of options, got {1: 2}"),
@@ -156,7 +156,7 @@ class Part(Base):
 
 
 def test_a_signature_is_an_options_class_too() -> None:
-    cls = options_of(Part, "part", without=("hook",))
+    cls = signature_options(Part, "part", without=("hook",))
     schema = json_schema(cls)
     assert list(schema["properties"]) == ["name", "sizes", "width", "scale"]
     assert schema["required"] == ["width"]
@@ -177,12 +177,12 @@ def test_a_signature_is_an_options_class_too() -> None:
 def test_a_function_that_takes_anything_takes_it() -> None:
     def factory(size: int = 1, **kwargs: Any) -> None: ...
 
-    cls = options_of(factory, "factory")
+    cls = signature_options(factory, "factory")
     assert given_options(cls, {"size": 2, "other": 3}) == {"size": 2, "other": 3}
     assert refused(lambda: cls(size="2")) == "factory.size must be a whole number, got '2'"
 
 
 def test_one_value_against_a_type() -> None:
-    require("--top", 3, PositiveInt)
-    assert refused(lambda: require("--top", 0, PositiveInt)) == "--top must be a whole number of at least 1, got 0"
-    assert refused(lambda: require("--mode", "b", Literal["a", "c"])) == "--mode must be one of a, c, got 'b'."
+    checked("--top", 3, PositiveInt)
+    assert refused(lambda: checked("--top", 0, PositiveInt)) == "--top must be a whole number of at least 1, got 0"
+    assert refused(lambda: checked("--mode", "b", Literal["a", "c"])) == "--mode must be one of a, c, got 'b'."

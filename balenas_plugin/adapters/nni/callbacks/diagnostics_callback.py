@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from balenas_plugin.adapters.nni.callbacks.checkpoint import random_states, set_random_states
 from balenas_plugin.adapters.nni.callbacks.learned import header_of, search_state
-from balenas_plugin.adapters.nni.callbacks.probing import accuracy_at, curvature_of
 from balenas_plugin.adapters.nni.callbacks.search_callback import SearchCallback
-from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
+from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
+from balenas_plugin.adapters.nni.one_shot.probing import accuracy_at, curvature_of
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.diagnostics import DiagnosticsOptions, SearchState, alarms_of, stop_reason, summarise
 from balenas_plugin.diagnostics.log_file import append_record, as_written, plain, write_log
@@ -180,7 +180,7 @@ class Diagnostics(SearchCallback):
         metrics = trainer.callback_metrics
         if self._validated and "val_acc" in metrics:
             return {"val_acc": plain(float(metrics["val_acc"]))}
-        measurable = isinstance(module, DartsLightningModule) and not isinstance(module, BaLeNASModule)
+        measurable = isinstance(module, DartsLightningModule) and not isinstance(module, DistributionModule)
         if self._validated or not measurable or not self.options.validate:
             return {}
         try:

@@ -14,7 +14,7 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMix
 from nni.nas.oneshot.pytorch.supermodule.sampling import PathSamplingCell
 from torch import Tensor, nn
 
-from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
+from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.adapters.nni.supernets.found_model import notations
 from balenas_plugin.adapters.nni.supernets.parameters import (
     architecture_parameters,
@@ -39,8 +39,8 @@ def search_state(module: BaseOneShotLightningModule) -> SearchState | None:
     if not alphas:
         return _sampling_state(module, space)
     precision = None
-    if isinstance(module, BaLeNASModule):
-        precision = {label: module.vadam.precision(alpha).detach().cpu() for label, alpha in alphas.items()}
+    if isinstance(module, DistributionModule) and module.distribution.name == "gaussian":
+        precision = module.posterior().precision
     return SearchState(
         belief=Belief(logits={k: alpha.detach().cpu() for k, alpha in alphas.items()}, precision=precision),
         decisions=decisions_of(space),

@@ -28,10 +28,10 @@ from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, r
 from balenas_plugin.adapters.nni.callbacks.diagnostics_callback import Diagnostics
 from balenas_plugin.adapters.nni.callbacks.plan import SearchPlan
 from balenas_plugin.adapters.nni.callbacks.search_callback import History, Progress
+from balenas_plugin.adapters.nni.one_shot.search_options import require_search_epochs
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy, with_defaults
-from balenas_plugin.adapters.nni.strategies.search_options import require_search_epochs
-from balenas_plugin.adapters.nni.strategies.strategy import BaLeNAS
+from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.supernets.found_model import notations
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, exported
 from balenas_plugin.bayes.decisions import Architectures, Sample
@@ -121,7 +121,7 @@ def run_search(
             _run_experiment(space, evaluator, strategy, folder)
             records = list(architecture_records(strategy, space, config.top_k))
             folder.write_architectures(records)
-            if isinstance(strategy, BaLeNAS):
+            if isinstance(strategy, DistributionStrategy):
                 strategy.posterior.save(folder.posterior)
                 entries["log_probability_of_a_guess"] = _log_probability_of_a_guess(strategy, records[0]["choices"])
                 entries["mixed_modules"] = strategy.fusion_report()
@@ -181,7 +181,7 @@ def _run_experiment(space: ModelSpace, evaluator: Any, strategy: OneShotStrategy
 
 def _describe(strategy: OneShotStrategy, space: ModelSpace, folder: RunFolder) -> dict[str, Any]:
     """Save the posterior of this epoch, and return the history's columns that only the strategy knows."""
-    if not isinstance(strategy, BaLeNAS):
+    if not isinstance(strategy, DistributionStrategy):
         sample = exported(strategy.oneshot_module)
         return {"architecture": _name(space, sample)}
     posterior = strategy.posterior
@@ -202,7 +202,7 @@ def _name(space: ModelSpace, sample: dict[str, Any]) -> str:
 
 def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterator[Record]:
     """Yield what is known of the best architectures that a strategy has found, the best first."""
-    if not isinstance(strategy, BaLeNAS):
+    if not isinstance(strategy, DistributionStrategy):
         sample = exported(strategy.oneshot_module)
         yield {"rank": 1, "choices": sample, **_notation_and_truth(space, sample)}
         return
@@ -229,7 +229,7 @@ def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: in
     tell_fewer(rank, top_k, None)
 
 
-def _log_probability_of_a_guess(strategy: BaLeNAS, sample: Sample) -> float | None:
+def _log_probability_of_a_guess(strategy: DistributionStrategy, sample: Sample) -> float | None:
     """Return the log-probability in nats of an architecture while all logits are alike; None if it is not known."""
     known = strategy.posterior
     alike = {label: torch.ones_like(mean) for label, mean in known.mean.items()}

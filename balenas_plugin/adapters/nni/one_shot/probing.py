@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.callbacks.checkpoint import random_states, set_random_states
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
-from balenas_plugin.adapters.nni.one_shot.metrics import Metrics
-from balenas_plugin.adapters.nni.strategies.kept_state import attributes_kept
+from balenas_plugin.adapters.nni.one_shot.kept_state import attributes_kept
+from balenas_plugin.adapters.nni.one_shot.losses import Metrics
 from balenas_plugin.adapters.nni.supernets.by_position import batches_at, positions_of
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.bayes.decisions import Sample
