@@ -16,7 +16,8 @@ PACKAGE = "balenas_plugin"
 
 LAYERS = (
     {"errors", "machine", "restoring"},
-    {"bounded_yaml", "files", "parts", "signals", "validation"},
+    {"bounded_yaml", "files", "option_errors", "parts", "signals", "validation"},
+    {"options"},
     {"bayes", "data", "fused", "mixed_ops", "search_spaces"},
     {"benchmarks", "diagnostics", "distributions", "export", "presets", "proxies"},
     {"search"},
