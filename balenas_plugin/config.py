@@ -15,6 +15,7 @@ from balenas_plugin.data import DataConfig
 from balenas_plugin.diagnostics import DiagnosticsOptions
 from balenas_plugin.errors import OptionError, quoted
 from balenas_plugin.files import read_text
+from balenas_plugin.search_spaces import DEFAULT_SPACE
 from balenas_plugin.validation import MAX_FLOAT, require_keys, require_seed, require_whole, require_word
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -84,7 +85,7 @@ class SearchConfig:
 
     name: str
     seed: int = 0
-    space: Mapping[str, Any] = field(default_factory=lambda: {"name": "NasBench201"})
+    space: Mapping[str, Any] = field(default_factory=lambda: {"name": DEFAULT_SPACE})
     data: DataConfig = field(default_factory=DataConfig)
     strategy: Mapping[str, Any] = field(default_factory=lambda: {"name": "BaLeNAS"})
     evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
@@ -136,7 +137,7 @@ class SearchConfig:
         known = tuple(f.name for f in fields(cls))
         require_keys("the config", document, known)
         values = dict(document)
-        for section, default in (("space", {"name": "NasBench201"}), ("strategy", {"name": "BaLeNAS"})):
+        for section, default in (("space", {"name": DEFAULT_SPACE}), ("strategy", {"name": "BaLeNAS"})):
             if section in values:
                 values[section] = named(values[section], default)
         for section in ("data", "evaluator"):

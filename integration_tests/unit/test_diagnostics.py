@@ -20,7 +20,6 @@ from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.diagnostics import (
     Belief,
     SearchState,
-    cells_of,
     choice_entropy,
     depth,
     draw_outcomes,
@@ -32,7 +31,7 @@ from balenas_plugin.diagnostics import (
     width,
 )
 from balenas_plugin.diagnostics.operations import chosen_kinds
-from balenas_plugin.search_spaces import nasbench201
+from balenas_plugin.search_spaces import cells_of, nasbench201
 
 # -- curvature --------------------------------------------------------------------------------------------------------
 

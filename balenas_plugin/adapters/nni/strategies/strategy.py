@@ -37,7 +37,8 @@ from balenas_plugin.adapters.nni.supernets.trained_supernet import TrainedSupern
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import OptionError, SpaceError, nearest
-from balenas_plugin.selection import ProxySelection, RankedArchitecture, Space, rank
+from balenas_plugin.search_spaces import SearchSpace
+from balenas_plugin.selection import ProxySelection, RankedArchitecture, rank
 from balenas_plugin.selection.candidates import tell_fewer
 from balenas_plugin.validation import require_whole
 
@@ -353,7 +354,7 @@ class BaLeNAS(SearchStrategy):
         supernet = self._trained_supernet(space) if selection.needs_supernet else None
         return {"space": space, "selection": selection, "inputs": inputs, "targets": targets, "supernet": supernet}
 
-    def _trained_supernet(self, space: Space) -> TrainedSupernet:
+    def _trained_supernet(self, space: SearchSpace) -> TrainedSupernet:
         if self._trials is not None:
             raise OptionError(
                 "the search ran in a trial, and the supernet's weights are there: give the selection to the strategy, "
