@@ -43,7 +43,7 @@ def _query(options: argparse.Namespace) -> int:
 
     space, reading = _read(options.architecture, options.space, options.notation)
     benchmark = require_benchmark(space, options.table)
-    architecture = reading.sample if reading.index is None else benchmark.architecture(reading.index)
+    architecture: Any = reading.sample if reading.index is None else benchmark.architecture(reading.index)
     truth = benchmark.describe(architecture).to_dict()
     if reading.read_as:
         print(f"balenas: read as {reading.read_as}. {reading.remark}".rstrip(), file=sys.stderr)

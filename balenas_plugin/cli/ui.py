@@ -44,7 +44,7 @@ def _ui(options: argparse.Namespace) -> int:
     if options.config is not None:
         require_config(options.config)
     from balenas_plugin.config import load_config
-    from balenas_plugin.run_location import new_run_folder, resumed_run_folder
+    from balenas_plugin.run_folder.location import new_run_folder, resumed_run_folder
     from balenas_plugin.signals import stopped_by_signals
 
     with warnings.catch_warnings():

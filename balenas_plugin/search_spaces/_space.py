@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-import torch
 from torch import nn
 
 from balenas_plugin.bayes.decisions import Decision, OneOf, Sample
 from balenas_plugin.errors import SpaceError
+from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.search_spaces._graph import CellEdge, cells_of
 
 NONE, SKIP, PARAMETER_FREE, PARAMETRIC = "none", "skip", "parameter-free", "parametric"
@@ -64,7 +64,7 @@ class SearchSpace:
     supernet: str = ""
     ground_truth: str = ""
     size: int | None = None
-    image_shape: tuple[int, int, int] = (3, 32, 32)
+    image_shape: tuple[int, ...] = (3, 32, 32)
     choices: Mapping[str, Sequence[Any]] = {}
     kinds: Mapping[str, str] = {}
     drawn_names: Mapping[str, str] = {}
@@ -78,7 +78,7 @@ class SearchSpace:
         """Return the space with other sizes of its networks, those of its constructor."""
         return type(self)(**sizes)
 
-    def like(self, supernet: Any, image_shape: tuple[int, int, int]) -> SearchSpace | None:
+    def like(self, supernet: Any, image_shape: tuple[int, ...]) -> SearchSpace | None:
         """Return the space in the sizes of its supernet; None if `build` cannot make such networks, and NNI must."""
         return None
 
@@ -139,8 +139,7 @@ class SeededNetworks:
 
     def build(self, sample: Sample) -> nn.Module:
         """Return the network of an architecture."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with random_numbers_restored(self.seed):
             return self.space.build(sample)
 
     def fast_rank_value(self, proxy: str, sample: Sample) -> float | None:

@@ -171,7 +171,7 @@ def test_validation_set_of_unknown_size_needs_dataset_size(tmp_path):
     with pytest.raises(EvaluatorError, match="number N of its examples is unknown: pass dataset_size"):
         search(Layers(), classification(tmp_path, **data))
     strategy = search(Layers(), classification(tmp_path, **data), dataset_size=16, validate_every_n_epochs=0)
-    assert strategy.oneshot_module.vadam.dataset_size == 16
+    assert strategy.oneshot_module.distribution.optimizer.dataset_size == 16
 
 
 def test_validation_on_a_set_of_unknown_size(tmp_path):

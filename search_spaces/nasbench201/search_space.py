@@ -47,7 +47,7 @@ class NasBench201Space(SearchSpace):
         self._sizes = {"channels": channels, "cells_per_stage": cells_per_stage, "num_classes": num_classes}
         self.image_shape = (3, image_size, image_size)
 
-    def like(self, supernet: Any, image_shape: tuple[int, int, int]) -> SearchSpace | None:
+    def like(self, supernet: Any, image_shape: tuple[int, ...]) -> SearchSpace | None:
         """Return the space in the sizes of NNI's; its networks take square images of three channels."""
         if image_shape[0] != 3 or image_shape[1] != image_shape[2]:
             return None

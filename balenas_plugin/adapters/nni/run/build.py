@@ -21,8 +21,9 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from balenas_plugin.adapters.nni.run.classification import ClassificationModule
-from balenas_plugin.adapters.nni.run.construct import construct, written_init
 from balenas_plugin.adapters.nni.run.image_loaders import search_loaders
+from balenas_plugin.adapters.nni.strategies.construct import construct, written_init
+from balenas_plugin.adapters.nni.strategies.nni_strategies import is_nnis
 from balenas_plugin.config import EvaluatorConfig, SearchConfig
 from balenas_plugin.data import DeviceLoader, SearchData
 from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest, quoted
@@ -126,8 +127,10 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
     for name, instead in _TRAINER_OURS.items():
         if name in evaluator.trainer:
             raise OptionError(f"evaluator.{name} is set by the run itself: {instead}")
-    if config.strategy["name"] == "BaLeNAS" and "check_val_every_n_epoch" in evaluator.trainer:
-        raise OptionError("evaluator.check_val_every_n_epoch is set by BaLeNAS: say strategy.validate_every_n_epochs")
+    if not is_nnis(config.strategy["name"]) and "check_val_every_n_epoch" in evaluator.trainer:
+        raise OptionError(
+            "evaluator.check_val_every_n_epoch is set by the strategy: say strategy.validate_every_n_epochs"
+        )
     require_keys("evaluator", evaluator.trainer, _trainer_options())
     for name in ("limit_train_batches", "val_check_interval"):
         if evaluator.trainer.get(name) == 0:
@@ -144,10 +147,10 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
     trainer = construct("evaluator", _trainer(evaluator, folder, callbacks), given, inherited=defaults)
     _require_startable(trainer)
     _require_a_step(make_optimizer, trainer.strategy.root_device)
-    if trainer.world_size > 1 and config.strategy["name"] != "BaLeNAS":
+    if trainer.world_size > 1 and is_nnis(config.strategy["name"]):
         raise OptionError(
             f"evaluator.devices: strategy {config.strategy['name']} searches on one device, got {trainer.world_size} "
-            "of them; only BaLeNAS keeps one architecture over several"
+            "of them; strategies of this package keep one architecture over several"
         )
     weight_loader, architecture_loader = search_loaders(
         config.data, data, seed=config.seed, device=trainer.strategy.root_device, tell=trainer.is_global_zero

@@ -22,7 +22,7 @@ from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, r
 from balenas_plugin.adapters.nni.run.build import build_space, require_importable_elsewhere
 from balenas_plugin.adapters.nni.run.config_run import quiet
 from balenas_plugin.adapters.nni.run.image_loaders import search_loaders
-from balenas_plugin.adapters.nni.strategies.strategy import BaLeNAS
+from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy, is_nnis
 from balenas_plugin.adapters.nni.supernets.dataflow import without_unused
 from balenas_plugin.adapters.nni.supernets.found_model import exporter_space
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
@@ -89,7 +89,7 @@ class FinishedRun:
         config = folder.read_config()
         if ":" in config.space["name"] and not folder.started_here:
             require_importable_elsewhere(config.space["name"])
-        if config.strategy["name"] != "BaLeNAS" and not folder.posterior.exists():
+        if is_nnis(config.strategy["name"]) and not folder.posterior.exists():
             raise OptionError(
                 f"{folder.path} was searched with {config.strategy['name']}, which leaves no posterior to export from. "
                 f"The one architecture that it found is in {folder.architectures}."
@@ -104,7 +104,8 @@ class FinishedRun:
         _require_same_classes(folder, data)
         torch.manual_seed(config.seed)
         model_space = build_space(config.space, num_classes=data.num_classes)
-        supernet = BaLeNAS().mutate_model(copy.deepcopy(model_space))
+        strategy = build_strategy(config.strategy)
+        supernet = strategy.mutate_model(copy.deepcopy(model_space))
         _load_weights(supernet, SearchCheckpoint(folder.checkpoints).path, config)
         rows = range(min(config.data.batch_size, len(data.architecture_set)))
         images, labels = zip(*(data.architecture_set[i] for i in rows), strict=True)

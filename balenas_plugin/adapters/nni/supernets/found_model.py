@@ -46,9 +46,7 @@ class NniSpace(SearchSpace):
         image_shape: (channels, height, width) of an input.
     """
 
-    def __init__(
-        self, model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, int, int]
-    ) -> None:
+    def __init__(self, model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, ...]) -> None:
         self.model_space = model_space
         self.decisions = decisions
         self.image_shape = image_shape
@@ -70,9 +68,7 @@ class NniSpace(SearchSpace):
         return space_of(self.model_space).notations(sample)
 
 
-def exporter_space(
-    model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, int, int]
-) -> SearchSpace:
+def exporter_space(model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, ...]) -> SearchSpace:
     """Return the space of a model space that has not been mutated; its networks are built without NNI if they can be.
 
     A subclass of a known model space may have other networks, so NNI builds those.

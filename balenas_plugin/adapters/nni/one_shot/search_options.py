@@ -1,4 +1,4 @@
-"""The options of a BaLeNAS search, validated once."""
+"""The options of a search that any distribution shares, validated once."""
 
 from __future__ import annotations
 
@@ -7,56 +7,52 @@ from typing import Any
 
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 
-from balenas_plugin.adapters.nni.one_shot.compilation import MODES
-from balenas_plugin.bayes.architect import FINITE_DIFFERENCES
-from balenas_plugin.bayes.vadam import validate_options
+from balenas_plugin.adapters.nni.supernets.compilation import MODES
 from balenas_plugin.errors import OptionError
 from balenas_plugin.search import Order
+from balenas_plugin.search.algorithm import WEIGHT_STEPS
+from balenas_plugin.selection import ProxySelection
 from balenas_plugin.validation import require_flag, require_positive, require_whole, require_word
 
-ORDERS = ("first", "second")
 MC_BATCHES = ("full", "split")
-WEIGHT_STEP_ALPHAS = ("mean", "sample")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """Options of `BaLeNAS`, named as NNI's DARTS names them where it has them; their meaning is documented there.
+    """Options of a search, whatever distribution it learns; their meaning is documented at `DistributionStrategy`.
 
     Raises:
         OptionError: an option has a wrong type or is out of range.
     """
 
-    num_mc_samples: int = 3
     mc_batches: str = "full"
-    antithetic: bool = False
+    first: str = "architecture"
+    architecture_every: int = 1
+    levels: int = 2
     order: str = "first"
     finite_difference: str = "central"
-    update: str = "vadam"
-    arc_learning_rate: float = 3e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    prior_precision: float = 1.0
-    initial_precision: float = 1.0
-    dataset_size: float | None = None
     weight_step_alpha: str = "mean"
     warmup_epochs: int = 0
+    arc_learning_rate: float = 3e-4
     gradient_clip_val: float | None = None
+    clip_with: str = "weights"
     penalty: Any = None
     log_prob_every_n_step: int = 10
     validate_every_n_epochs: int = 1
     fused: bool = True
     channels_last: bool | None = None
     compile: bool | str = False
+    selection: Any = None
+    candidate_trials: int = 10
+    candidate_epochs: int = 0
 
     def __post_init__(self) -> None:
-        require_word("order", self.order, ORDERS)
         require_word("mc_batches", self.mc_batches, MC_BATCHES)
-        require_word("finite_difference", self.finite_difference, FINITE_DIFFERENCES)
-        require_flag("antithetic", self.antithetic)
-        require_word("weight_step_alpha", self.weight_step_alpha, WEIGHT_STEP_ALPHAS)
-        require_whole("warmup_epochs", self.warmup_epochs, least=0)
+        require_word("weight_step_alpha", self.weight_step_alpha, WEIGHT_STEPS)
         require_whole("log_prob_every_n_step", self.log_prob_every_n_step, least=1)
         require_whole("validate_every_n_epochs", self.validate_every_n_epochs, least=0)
+        require_whole("candidate_trials", self.candidate_trials, least=0)
+        require_whole("candidate_epochs", self.candidate_epochs, least=0)
         require_flag("fused", self.fused)
         if self.channels_last is not None:
             require_flag("channels_last", self.channels_last)
@@ -64,15 +60,12 @@ class SearchOptions:
             require_word("compile", self.compile, MODES)
         if self.gradient_clip_val is not None:
             require_positive("gradient_clip_val", self.gradient_clip_val)
-        if self.dataset_size is not None:
-            require_positive("dataset_size", self.dataset_size)
         require_positive("arc_learning_rate", self.arc_learning_rate)
         object.__setattr__(self, "penalty", _penalty(self.penalty))
-        validate_options(self.vadam_options())
-        if self.antithetic and self.num_mc_samples < 2:
-            raise OptionError(
-                f"antithetic draws come in pairs: num_mc_samples must be at least 2, got {self.num_mc_samples}"
-            )
+        object.__setattr__(self, "selection", ProxySelection.of(self.selection))
+        self.update_order()
+        if self.levels == 1 and self.penalty is not None:
+            raise OptionError("a penalty is part of the architecture step, and levels: 1 has none of its own")
 
     @property
     def compile_mode(self) -> str | None:
@@ -82,24 +75,15 @@ class SearchOptions:
     def update_order(self) -> Order:
         """Return which level is updated when, for Algorithm 1."""
         return Order(
+            first=self.first,
+            architecture_every=self.architecture_every,
+            levels=self.levels,
             order=self.order,
             finite_difference=self.finite_difference,
             weight_step=self.weight_step_alpha,
             warmup_epochs=self.warmup_epochs,
+            clip_with=self.clip_with,
         )
-
-    def vadam_options(self) -> dict[str, Any]:
-        """Return the keyword arguments of `VAdam`; N is 1 until the size of the validation set is known."""
-        return {
-            "lr": self.arc_learning_rate,
-            "betas": self.betas,
-            "prior_precision": self.prior_precision,
-            "initial_precision": self.initial_precision,
-            "dataset_size": 1 if self.dataset_size is None else self.dataset_size,
-            "num_mc_samples": self.num_mc_samples,
-            "update": self.update,
-            "antithetic": self.antithetic,
-        }
 
 
 def require_search_epochs(warmup_epochs: float, epochs: int | None) -> None:
