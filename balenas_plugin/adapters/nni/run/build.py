@@ -29,6 +29,7 @@ from balenas_plugin.data import DeviceLoader, SearchData
 from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest
 from balenas_plugin.options import given_options, joined_options, signature_options
 from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.search_spaces import find_space, list_spaces
 
 _TRAINER_OURS = {
     "max_epochs": "say evaluator.epochs",
@@ -47,7 +48,7 @@ _UNFIT_OPTIMIZERS = ("LBFGS", "SparseAdam")
 
 
 def build_space(options: Mapping[str, Any], *, num_classes: int) -> ModelSpace:
-    """Return a model space of NNI's hub by its name, or the user's own by "module:Class".
+    """Return the supernet of a search space, a model space of NNI's hub, or the user's own by "module:Class".
 
     The number of classes is filled in where the space takes it as `num_labels` and the config does not give it.
 
@@ -89,7 +90,8 @@ def require_importable_elsewhere(name: str) -> None:
 
 
 def _space_class(name: str) -> type[ModelSpace]:
-    module_name, colon, class_name = name.partition(":")
+    space = find_space(name)
+    module_name, colon, class_name = (name if space is None else space.supernet).partition(":")
     if colon:
         if "" not in sys.path:
             sys.path.insert(0, "")  # a module in the working directory, as `python -m` would find it
@@ -108,8 +110,8 @@ def _space_class(name: str) -> type[ModelSpace]:
         }
         if name not in hub:
             raise OptionError(
-                f"space {name!r} is unknown{nearest(name, hub)} Spaces of NNI's hub: {', '.join(sorted(hub))}; "
-                "your own: module:Class"
+                f"space {name!r} is unknown{nearest(name, [*list_spaces(), *hub])} Spaces: {', '.join(list_spaces())}. "
+                f"Spaces of NNI's hub: {', '.join(sorted(hub))}; your own: module:Class"
             )
         found = hub[name]
     if not (inspect.isclass(found) and issubclass(found, ModelSpace)):
