@@ -1,4 +1,4 @@
-"""Options declared once: checked, described and listed from one declaration, in Python, YAML and on the command line."""
+"""Options declared once: checked, described and listed, in Python, YAML and on the command line."""
 
 from balenas_plugin.options.declaration import (
     MAX_FLOAT,
