@@ -20,6 +20,7 @@ from balenas_plugin.bayes.laws import GumbelLaw, Law
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import OptionError
+from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt
 
 Weights = Mapping[str, Tensor]
 """label -> mixing weights of a pass, shape (K,), not negative, adding up to 1."""
@@ -33,7 +34,7 @@ class Draw:
         outputs: label -> what gradients go back through, shape (K,).
         values: label -> the weights themselves where they differ from `outputs` (a one-hot draw); else `outputs`.
         chosen: label -> index of the only candidate that has to be computed; empty where all are.
-        others: how candidates that are not computed take part, a word of `mixed_ops.drawn_path.OTHERS`; None leaves it
+        others: how candidates that are not computed take part, see `mixed_ops.drawn_path`; None leaves it
             to the mixed operation.
         logits: label -> what a module that reads the parameter itself must find there, shape (K,); empty where that is
             the parameter as it is.
@@ -106,10 +107,10 @@ class Distribution(ABC):
         self,
         parameters: Mapping[str, Tensor],
         *,
-        num_mc_samples: int = 1,
-        lr: float = 3e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        weight_decay: float = 1e-3,
+        num_mc_samples: PositiveInt = 1,
+        lr: Positive = 3e-4,
+        betas: Betas = (0.5, 0.999),
+        weight_decay: NonNegative = 1e-3,
         optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
         seed: int = 0,
     ) -> None:

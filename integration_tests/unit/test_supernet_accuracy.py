@@ -241,8 +241,8 @@ def test_synflow_is_the_papers_and_the_default() -> None:
     ("options", "message"),
     [
         ({"proxy": "supernet_acuracy"}, "did you mean 'supernet_accuracy'"),
-        ({"proxy": []}, "at least one name"),
-        ({"proxy": 3}, "must be a name"),
+        ({"proxy": []}, "a list of at least 1, got"),
+        ({"proxy": 3}, "must be one of"),
         ({"images": 0}, "images must be a whole number"),
         ({"batch_norm_batches": 1.5}, "batch_norm_batches must be a whole number"),
         ({"include_probability": "yes"}, "include_probability must be true or false"),
