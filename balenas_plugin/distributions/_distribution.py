@@ -20,6 +20,7 @@ from balenas_plugin.bayes.laws import GumbelLaw, Law
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import OptionError
+from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt
 
 Weights = Mapping[str, Tensor]
 """label -> mixing weights of a pass, shape (K,), not negative, adding up to 1."""
@@ -33,6 +34,8 @@ class Draw:
         outputs: label -> what gradients go back through, shape (K,).
         values: label -> the weights themselves where they differ from `outputs` (a one-hot draw); else `outputs`.
         chosen: label -> index of the only candidate that has to be computed; empty where all are.
+        others: how candidates that are not computed take part, see `mixed_ops.drawn_path`; None leaves it
+            to the mixed operation.
         logits: label -> what a module that reads the parameter itself must find there, shape (K,); empty where that is
             the parameter as it is.
     """
@@ -44,11 +47,12 @@ class Draw:
         *,
         values: Weights | None = None,
         chosen: Mapping[str, int] | None = None,
+        others: str | None = None,
         logits: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._parameters, self.outputs = parameters, outputs
         self.weights = {label: w.detach().requires_grad_() for label, w in (values or outputs).items()}
-        self.chosen = dict(chosen or {})
+        self.chosen, self.others = dict(chosen or {}), others
         self.logits = {label: a.detach() for label, a in (logits or {}).items()}
         self.direct: Weights = {}
         """label -> gradient in the logits, of what reads the parameter itself."""
@@ -103,10 +107,10 @@ class Distribution(ABC):
         self,
         parameters: Mapping[str, Tensor],
         *,
-        num_mc_samples: int = 1,
-        lr: float = 3e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        weight_decay: float = 1e-3,
+        num_mc_samples: PositiveInt = 1,
+        lr: Positive = 3e-4,
+        betas: Betas = (0.5, 0.999),
+        weight_decay: NonNegative = 1e-3,
         optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
         seed: int = 0,
     ) -> None:
@@ -235,8 +239,9 @@ class Distribution(ABC):
         By default each choice is as probable as draws show (`counted_probabilities`). A member that knows the law of
         its draws says it here: probabilities are then exact, and sets of choices as probable as its draws make them.
         """
-        total = {label: scores.double().logsumexp(-1) for label, scores in self.scores().items()}
-        return {label: GumbelLaw(p.log() + total[label].cpu()) for label, p in self.counted_probabilities().items()}
+        log_p = {label: p.log() for label, p in self.counted_probabilities().items()}
+        scores = self.scores()
+        return {k: GumbelLaw((log_p[k].to(s.device) + s.double().logsumexp(-1)).to(s.dtype)) for k, s in scores.items()}
 
     def posterior(
         self, choices: Mapping[str, Sequence[str]] | None = None, decisions: Sequence[Decision] | None = None
@@ -262,7 +267,7 @@ class Distribution(ABC):
     def counted_probabilities(self) -> dict[str, Tensor]:
         """Return label -> share of draws in which each choice has the largest weight, shape (K,), float64.
 
-        16,384 draws (2,048 of a `draw` that cannot make them at once), the same each time; those that the search
+        16,384 draws (1,024 of a `draw` that cannot make them at once), the same each time; those that the search
         makes are as without them. Half a draw is added to each choice that was not dropped, so that none is impossible.
         """
         counts = {label: mask.double().cpu() / 2 for label, mask in self.mask.items()}
@@ -309,7 +314,7 @@ class Distribution(ABC):
         self._find_reduced()
 
 
-_COUNTED, _COUNTED_ONE_BY_ONE = 16_384, 2_048
+_COUNTED, _COUNTED_ONE_BY_ONE = 16_384, 1_024
 
 
 def _on_simplex(weights: Tensor) -> bool:

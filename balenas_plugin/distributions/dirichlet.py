@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from balenas_plugin.bayes.laws import Law, LogGammaLaw
 from balenas_plugin.distributions._distribution import Distribution, Draw
-from balenas_plugin.errors import OptionError, nearest
+from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt, checked
 
-ANCHORS = ("l2", "kl", "none")
+Anchor = Literal["l2", "kl", "none"]
 
 
 class Dirichlet(Distribution):
@@ -27,7 +27,6 @@ class Dirichlet(Distribution):
         anchor: what holds beta near 1: "l2", weight decay of eta (the reference's default); "kl", the divergence from
             Dir(1) a label, added to the loss; or "none".
         anchor_scale: its factor.
-        num_mc_samples, lr, betas, seed: see `Distribution`.
 
     Source: Chen et al. 2021, "DrNAS: Dirichlet Neural Architecture Search".
     """
@@ -39,15 +38,14 @@ class Dirichlet(Distribution):
         self,
         parameters: Mapping[str, Tensor],
         *,
-        anchor: str = "l2",
-        anchor_scale: float = 1e-3,
-        num_mc_samples: int = 1,
-        lr: float = 3e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
+        anchor: Anchor = "l2",
+        anchor_scale: NonNegative = 1e-3,
+        num_mc_samples: PositiveInt = 1,
+        lr: Positive = 3e-4,
+        betas: Betas = (0.5, 0.999),
         seed: int = 0,
     ) -> None:
-        if anchor not in ANCHORS:
-            raise OptionError(f"anchor must be one of {', '.join(ANCHORS)}, got {anchor!r}{nearest(anchor, ANCHORS)}")
+        checked("anchor", anchor, Anchor)
         super().__init__(
             parameters,
             num_mc_samples=num_mc_samples,

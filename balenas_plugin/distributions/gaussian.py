@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from balenas_plugin.bayes.laws import Law, NormalLaw
 from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.distributions._distribution import Distribution, Draw
 from balenas_plugin.errors import EvaluatorError
+from balenas_plugin.options import Betas, Positive, PositiveInt
 
 
 class Gaussian(Distribution):
@@ -40,14 +42,14 @@ class Gaussian(Distribution):
         self,
         parameters: Mapping[str, Tensor],
         *,
-        num_mc_samples: int = 1,
+        num_mc_samples: PositiveInt = 1,
         antithetic: bool = False,
-        update: str = "vadam",
-        lr: float = 3e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        prior_precision: float = 1.0,
-        initial_precision: float = 1.0,
-        dataset_size: float | None = None,
+        update: Literal["vadam", "newton"] = "vadam",
+        lr: Positive = 3e-4,
+        betas: Betas = (0.5, 0.999),
+        prior_precision: Positive = 1.0,
+        initial_precision: Positive = 1.0,
+        dataset_size: Positive | None = None,
         seed: int = 0,
     ) -> None:
         self._learns_size = dataset_size is None

@@ -13,8 +13,8 @@ from balenas_plugin.adapters.naslib.graph_decisions import cell_decisions, edge_
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha
 from balenas_plugin.bayes.decisions import Decision, Sample
 from balenas_plugin.errors import OptionError
-from balenas_plugin.selection import NasBench201Space, Space
-from balenas_plugin.selection.networks import Networks, SeededNetworks, initialised_anew
+from balenas_plugin.search_spaces import SearchSpace, initialised_anew
+from balenas_plugin.search_spaces.nasbench201 import NasBench201Space
 
 _NB201_OPERATIONS = {
     "Identity": "skip_connect",
@@ -56,7 +56,7 @@ def exporter_space(
     alphas: Sequence[LabelledAlpha],
     image_shape: tuple[int, int, int],
     discretise: Callable[[Sample], nn.Module],
-) -> Space:
+) -> SearchSpace:
     """Return the exporter's view of a search space.
 
     Args:
@@ -93,7 +93,7 @@ class Nb201Space(NasBench201Space):
         self.decisions = decisions
 
 
-class Nb301Space:
+class Nb301Space(SearchSpace):
     """NAS-Bench-301, the DARTS space; networks are NASLib's own, initialised anew."""
 
     def __init__(
@@ -108,11 +108,3 @@ class Nb301Space:
     def build(self, sample: Sample) -> nn.Module:
         """Return a freshly initialised network."""
         return initialised_anew(self._discretise(sample))
-
-    def notations(self, sample: Sample) -> dict[str, str]:
-        """Return no notation but the sample itself."""
-        return {}
-
-    def networks(self, seed: int) -> Networks:
-        """Return the networks as torch's generator initialises them after `seed`."""
-        return SeededNetworks(self, seed)

@@ -28,7 +28,8 @@ from balenas_plugin.presets import Preset, get_preset, list_presets
 from balenas_plugin.restoring import random_numbers_restored, restored
 from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights
-from balenas_plugin.selection import ProxySelection, RankedArchitecture, Space, rank
+from balenas_plugin.search_spaces import SearchSpace
+from balenas_plugin.selection import ProxySelection, RankedArchitecture, rank
 
 Batch = tuple[Tensor, Tensor]
 
@@ -267,7 +268,7 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
             progress=progress,
         )
 
-    def _exporter_space(self) -> Space:
+    def _exporter_space(self) -> SearchSpace:
         example = self._state.example
         image_shape = (3, 32, 32) if example is None else tuple(example[0].shape[1:])
         return exporter_space(self.search_space, self._alphas, image_shape, self.architecture)

@@ -288,7 +288,11 @@ class DistributionModule(SearchModule):
 
     def _try_batch(self, batch: dict[str, Any]) -> None:
         with suppress(NoLossError):
-            self.silent_loss(batch["val"], 0)
+            try:
+                with torch.no_grad():  # all candidates run, which a search that draws one has no memory for
+                    self.silent_loss(batch["val"], 0)
+            except Exception:  # a training_step that takes gradients itself, or a failure, which then comes again
+                self.silent_loss(batch["val"], 0)
 
     def setup(self, stage: str) -> Any:
         """Learn how many processes search together."""
@@ -327,7 +331,7 @@ class DistributionModule(SearchModule):
                 self.options.compile_mode,
                 keeps_gradients=self.options.order == "second",
                 tell=self.trainer.is_global_zero,
-                mixing=self.mixing.used_tensors,
+                mixing=self.mixing,
             )
         return super().on_train_start()
 
