@@ -141,8 +141,8 @@ class Distribution(ABC):
 
     def mean(self) -> Draw:
         """Return the mean weights: what validation sees."""
-        with torch.no_grad():
-            return Draw({}, {label: self.masked(label, self.mean_weights(p)) for label, p in self.parameters.items()})
+        leaves = self._leaves()
+        return Draw(leaves, {label: self.masked(label, self.mean_weights(p)) for label, p in leaves.items()})
 
     def masked(self, label: str, weights: Tensor) -> Tensor:
         """Return weights with those of dropped choices at 0, adding up to 1 again."""

@@ -224,28 +224,42 @@ def test_architecture_steps_every_so_many_iterations():
         step(optimizer)
 
 
-def test_the_architectures_gradient_counts_in_the_clipped_norm_if_asked(monkeypatch):
-    counted = {}
-    norm = torch.nn.utils.get_total_norm
-    for clip_with in ("weights", "architecture", "stale-architecture"):
-        optimizer = adapted(preset="GDAS", clip_with=clip_with)
-        counted[clip_with] = seen = []
+@pytest.fixture
+def clipped(monkeypatch):
+    """Return a function that makes two iterations.
 
-        def recorded(gradients, seen=seen):
-            seen.append(copies(g for g in gradients if g.shape == (5,)))  # as alphas alone have it
-            return norm(gradients)
+    It returns the gradients of alphas in the clipped norm of each, and those of the last architecture step before it.
+    """
+    norm, seen = torch.nn.utils.get_total_norm, []
 
-        monkeypatch.setattr(torch.nn.utils, "get_total_norm", recorded)
+    def recorded(gradients):
+        seen.append(copies(g for g in gradients if g.shape == (5,)))  # as alphas alone have it
+        return norm(gradients)
+
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", recorded)
+
+    def run(**options):
+        seen.clear()
+        optimizer = adapted(**options)
         optimizer.new_epoch(0)
-        step(optimizer)
-        stale = copies(alpha.grad for alpha in optimizer.alphas)
-        step(optimizer)
-    fresh, both = counted["architecture"], counted["stale-architecture"]
-    assert counted["weights"] == [[], []]
-    assert same(fresh[0], both[0])  # nothing is stale yet
-    assert all(bool(g.any()) for g in fresh[0])
-    for g, total, before in zip(fresh[1], both[1], stale, strict=True):
-        torch.testing.assert_close(total, g + before)
+        of_architecture_steps = []
+        for _ in range(2):
+            step(optimizer)
+            of_architecture_steps.append(copies(alpha.grad for alpha in optimizer.alphas))
+        return *seen, of_architecture_steps[0 if optimizer.options.first == "weights" else 1]
+
+    return run
+
+
+@pytest.mark.parametrize("preset", ["DARTS", "GDAS"])  # weights are trained at the mean, and at a sample
+def test_the_architectures_gradient_counts_in_the_clipped_norm_if_asked(preset, clipped):
+    assert clipped(preset=preset)[:2] == ([], [])
+    first, second, _ = clipped(preset=preset, clip_with="architecture")
+    assert len(first) == len(second) == 6
+    assert all(bool(g.any()) for g in first)
+    _, both, stale = clipped(preset=preset, clip_with="stale-architecture")
+    for total, fresh, before in zip(both, second, stale, strict=True):
+        torch.testing.assert_close(total, fresh + before)
 
 
 def test_antithetic_draws_are_pairs(passes):

@@ -203,7 +203,7 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         train_loss, val_loss = self._search.iteration(host, epoch=self._epoch, index=self._iteration)
         self._iteration += 1
         if not host.logits_val:  # the architecture made no step of its own
-            with torch.no_grad():
+            with torch.no_grad(), host.mixing(self.distribution.mean()):
                 val_loss = host.validation_loss(0)
         return host.logits_train, torch.stack(host.logits_val).mean(0), train_loss, val_loss
 
@@ -284,11 +284,11 @@ def _method(preset: str | None, distribution: str | type[Distribution] | None) -
     if (preset is None) is (distribution is None):
         raise OptionError(
             f"give DistributionOptimizer a preset, one of {', '.join(list_presets())}, or a distribution, one of "
-            f"{', '.join(list_distributions())}; and not both"
+            f"{', '.join(list_distributions())} or a class; and not both"
         )
     if preset is not None:
         return get_preset(preset), get_distribution(get_preset(preset).distribution)
-    kind = get_distribution(distribution) if isinstance(distribution, str) else distribution
+    kind = distribution if isinstance(distribution, type) else get_distribution(str(distribution))
     return Preset(name=f"the distribution {kind.name}", distribution=kind.name, summary="", source=kind.source), kind
 
 
