@@ -389,4 +389,4 @@ class LogGammaLaw(Law):
     def entropy(self) -> float:
         """Return the differential entropy of the weights."""
         beta = self.concentration[self.kept]
-        return float(torch.distributions.Dirichlet(beta).entropy()) if len(beta) > 1 else 0.0  # type: ignore[no-untyped-call]
+        return float(torch.distributions.Dirichlet(beta).entropy()) if len(beta) > 1 else 0.0
