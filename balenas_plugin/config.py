@@ -17,8 +17,7 @@ from balenas_plugin.data import DataConfig
 from balenas_plugin.diagnostics.diagnostics_options import DiagnosticsOptions, DiagnosticsSection
 from balenas_plugin.errors import OptionError, quoted
 from balenas_plugin.files import read_text
-from balenas_plugin.option_errors import Schema
-from balenas_plugin.options import NonNegative, PositiveInt, Seed, options, read_options
+from balenas_plugin.options import NonNegative, PositiveInt, Schema, Seed, options, read_options
 from balenas_plugin.search_spaces import DEFAULT_SPACE
 
 DEFAULT_OPTIMIZER = {"name": "SGD", "lr": 0.025, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}

@@ -61,7 +61,7 @@ def test_what_is_written_of_every_strategy(name, tmp_path):
         assert record["draws"]["count"] == 9
         assert all(sum(p) == pytest.approx(1, abs=1e-5) for p in record["probabilities"].values())
         assert ("eigenvalue" in record) == (name.split()[0] in ("BaLeNAS", "DARTS", "GumbelDARTS"))
-        assert ("entropy" in record) == name.startswith("BaLeNAS")
+        assert ("sigma" in record) == name.startswith("BaLeNAS")
         assert ("architecture" in record) == (name != "RandomOneShot")
     if name.startswith("BaLeNAS"):
         posterior = strategy.posterior

@@ -19,7 +19,7 @@ LAZY = {"search_spaces/*/ground_truth.py", "search_spaces/*/supernet.py"}
 
 LAYERS = (
     {"errors", "machine", "restoring"},
-    {"bounded_yaml", "files", "option_errors", "parts", "signals", "validation"},
+    {"bounded_yaml", "files", "parts", "signals", "validation"},
     {"options"},
     {"bayes", "data", "fused", "mixed_ops"},
     {"search_spaces"},

@@ -122,7 +122,8 @@ class Diagnostics(SearchCallback):
             record.update(self._curvature(trainer, module))
         records = [*self.records, record]
         warmup = int(getattr(module, "warmup_epochs", 0))
-        alarms = alarms_of(records, self.options, warmup_epochs=warmup)
+        learned = isinstance(module, DistributionModule)
+        alarms = alarms_of(records, self.options, warmup_epochs=warmup, has_posterior=learned)
         if alarms:
             record["alarms"] = [alarm.to_dict() for alarm in alarms]
         reason = stop_reason(records, self.options, warmup_epochs=warmup)

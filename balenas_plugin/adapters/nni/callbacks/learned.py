@@ -143,6 +143,7 @@ def header_of(state: SearchState, module: Any) -> dict[str, Any]:
     """Return what the diagnostics' first line says of the search."""
     return {
         "strategy": type(module).__name__.removesuffix("LightningModule").removesuffix("Module"),
+        "distribution": state.posterior.kind,
         "choices": {label: list(names) for label, names in state.choices.items()},
         "kinds": {label: list(kinds) for label, kinds in state.kinds.items()},
     }

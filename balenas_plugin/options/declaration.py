@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field, Strict, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ArgsKwargs, core_schema
 
-from balenas_plugin.option_errors import Schema, refusal
+from balenas_plugin.options.refusal import Schema, refusal
 
 T = TypeVar("T")
 MAX_SEED = 2**32 - 1
