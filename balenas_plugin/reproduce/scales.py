@@ -11,8 +11,8 @@ import torch
 
 from balenas_plugin.config import SearchConfig, read_yaml
 from balenas_plugin.errors import OptionError, nearest
+from balenas_plugin.files import CONFIGS
 from balenas_plugin.machine import room_for_searches
-from balenas_plugin.shipped import CONFIGS
 from balenas_plugin.validation import require_keys, require_whole
 
 SCALES = ("small", "paper")

@@ -18,7 +18,7 @@ LAZY = {"search_spaces/*/ground_truth.py", "search_spaces/*/supernet.py"}
 """Modules of a search space that it names, and that are imported when they are needed: above the rest of it."""
 
 LAYERS = (
-    {"errors", "machine", "restoring", "shipped"},
+    {"errors", "machine", "restoring"},
     {"bounded_yaml", "files", "parts", "signals", "validation"},
     {"options"},
     {"bayes", "data", "fused", "mixed_ops"},

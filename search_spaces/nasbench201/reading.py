@@ -176,7 +176,7 @@ def _flattened(value: Any, depth: int = 0) -> list[Any]:
     return [value]
 
 
-def _nni_name(value: object) -> object:
+def _nni_name(value: Any) -> Any:
     """Return an operation by NNI's name, whichever it is given by; what is none of them stays."""
     name = _NAMES.get(str(value).lower())
     return value if name is None else next(iter(to_nni((OPERATIONS.index(name),) * len(EDGES)).values()))
