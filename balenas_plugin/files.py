@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,7 +38,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise OptionError(f"the path {os.fspath(path)!r} starts with ~, but there is no such home directory") from error
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file to read it: a pipe would be waited for, and a device may never end.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from balenas_plugin.cli.inputs import require_file, require_table
 
@@ -46,15 +46,15 @@ def _query(options: argparse.Namespace) -> int:
 
     reading = read_architecture(options.architecture, notation=options.notation)
     benchmark = open_benchmark(options.table)
-    architecture = reading.indices if reading.index is None else benchmark.architecture(reading.index)
+    architecture: Any = reading.indices if reading.index is None else benchmark.architecture(reading.index)
     truth = benchmark.describe(architecture).to_dict()
     if reading.notation != "string":
         print(f"balenas: read as {_READ_AS[reading.notation]}. {reading.remark}".rstrip(), file=sys.stderr)
     if options.dataset is not None:
         from balenas_plugin.benchmarks import DATASETS
-        from balenas_plugin.validation import require_word
+        from balenas_plugin.options import OneOf, checked
 
-        require_word("--dataset", options.dataset, tuple(DATASETS))
+        checked("--dataset", options.dataset, Annotated[str, OneOf(lambda: DATASETS)])
     print(truth["architecture"] if truth["index"] is None else f"{truth['architecture']}  (index {truth['index']})")
     for dataset, metrics in truth["values"].items():
         if options.dataset in (None, dataset):

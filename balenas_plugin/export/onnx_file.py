@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from balenas_plugin.data.image_task import ImageTask
 from balenas_plugin.errors import MissingDependencyError, SpaceError
 from balenas_plugin.files import write_atomically
+from balenas_plugin.restoring import random_numbers_restored
 
 TOLERANCE = 1e-4
 """Largest difference of an output, absolute or relative."""
@@ -52,7 +53,7 @@ def write_onnx(model: nn.Module, path: Path, *, example: Tensor, task: ImageTask
     onnx = require_onnx()
     batch = _varied(example.detach().cpu())
     try:
-        with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with _quiet(), torch.no_grad(), random_numbers_restored():
             network = copy.deepcopy(model).cpu().eval()
             expected = {size: _outputs(network, batch[:size]) for size in _BATCHES}
             contents = _export(onnx, network, batch, {} if task is None else task.metadata())

@@ -11,13 +11,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gradient
 from balenas_plugin.distributions import Distribution, Draw, Weights
 from balenas_plugin.errors import OptionError
-from balenas_plugin.options import NonNegativeInt, PositiveInt, options
+from balenas_plugin.options import NonNegativeInt, PositiveInt, declared_options
 
 FirstStep = Literal["architecture", "weights"]
 GradientOrder = Literal["first", "second"]
@@ -27,7 +28,7 @@ ClippedWith = Literal["weights", "architecture", "stale-architecture"]
 Levels = Annotated[int, Field(ge=1, le=2)]
 
 
-@options()
+@declared_options()
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """Which level is updated when, and by which gradient.
@@ -148,7 +149,8 @@ class Search:
                         for parameter in parameters:
                             parameter.grad = None
                         loss = host.validation_loss(k)
-                        loss.backward()  # type: ignore[no-untyped-call]  # not `grad`: a reentrant checkpoint forbids it
+                        if loss.requires_grad or not draw.chosen:  # zeros alone may have been drawn
+                            loss.backward()  # type: ignore[no-untyped-call]  # `grad` forbids reentrant checkpoints
                         found = host.average([x.grad for x in inputs])
                 else:
                     found, loss = second_order_gradient(
@@ -162,7 +164,10 @@ class Search:
                     )
             labels = list(draw.weights)
             draw.direct = _present(labels, found[len(labels) :])
-            return loss.detach(), _present(labels, found[: len(labels)])
+            gradients = _present(labels, found[: len(labels)])
+            for label in draw.chosen:  # of a sum with zeros for what was not computed
+                gradients.setdefault(label, torch.zeros_like(draw.weights[label]))
+            return loss.detach(), gradients
 
         try:
             return self.distribution.update(evaluate)

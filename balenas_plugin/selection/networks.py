@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import nn
 
 from balenas_plugin.bayes.decisions import Decision, OneOf, Sample
+from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.search_spaces.nasbench201 import (
     EDGES,
     OPERATIONS,
@@ -29,7 +29,7 @@ class Space(Protocol):
         """The independent decisions of an architecture."""
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> tuple[int, ...]:
         """(channels, height, width) of an input."""
 
     def build(self, sample: Sample) -> nn.Module:
@@ -70,8 +70,7 @@ class SeededNetworks:
 
     def build(self, sample: Sample) -> nn.Module:
         """Return the network of an architecture."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with random_numbers_restored(self.seed):
             return self.space.build(sample)
 
     def fast_rank_value(self, proxy: str, sample: Sample) -> float | None:

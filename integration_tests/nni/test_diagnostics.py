@@ -20,7 +20,7 @@ from torch import Tensor
 from balenas_plugin import BaLeNAS, Diagnostics
 from balenas_plugin.adapters.nni.callbacks.checkpoint import random_states
 from balenas_plugin.adapters.nni.callbacks.learned import search_state
-from balenas_plugin.adapters.nni.one_shot.probing import undisturbed
+from balenas_plugin.adapters.nni.one_shot.metrics import undisturbed
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.diagnostics import read_log

@@ -20,9 +20,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from balenas_plugin.errors import SpaceError
+from balenas_plugin.options import OneOf, checked
 from balenas_plugin.search_spaces.nasbench201.notation import (
     EDGES,
     OPERATIONS,
@@ -34,7 +35,6 @@ from balenas_plugin.search_spaces.nasbench201.notation import (
     parse,
     to_nni,
 )
-from balenas_plugin.validation import require_word
 
 NOTATIONS = ("string", "index", "indices", "naslib", "nni")
 NUM_ARCHITECTURES = len(OPERATIONS) ** len(EDGES)
@@ -86,7 +86,7 @@ def read_architecture(text: str, *, notation: str | None = None) -> Reading:
         OptionError: there is no such notation.
     """
     if notation is not None:
-        require_word("notation", notation, NOTATIONS)
+        checked("notation", notation, Annotated[str, OneOf(lambda: NOTATIONS)])
     text = text.strip().strip("\"'").strip()
     if len(text) > _LONGEST:
         raise SpaceError(f"an architecture of {len(text)} characters was given; none is that long")

@@ -16,14 +16,13 @@ from balenas_plugin.adapters.naslib.graph_decisions import one_hot_logits
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha, labelled_alphas
 from balenas_plugin.adapters.naslib.naslib_host import AskingMixedOp, NaslibHost
 from balenas_plugin.adapters.naslib.optimizer_options import split_options
-from balenas_plugin.adapters.naslib.random_state import random_numbers_kept
 from balenas_plugin.adapters.naslib.saved_state import NAME, SearchState
-from balenas_plugin.bayes.architect import restored
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import NonFiniteLossError
+from balenas_plugin.restoring import random_numbers_restored, restored
 from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights
 from balenas_plugin.selection import ProxySelection, RankedArchitecture, Space, rank
@@ -242,5 +241,5 @@ class BaLeNASOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
 
     def test_statistics(self) -> Any:
         """Return the benchmark's accuracy of the argmax of mu (see `Repairs`), without touching random generators."""
-        with random_numbers_kept():  # NASLib's graphs draw their ids
+        with random_numbers_restored():  # NASLib's graphs draw their ids
             return super().test_statistics()

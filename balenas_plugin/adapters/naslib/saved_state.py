@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha
-from balenas_plugin.adapters.naslib.random_state import random_tensors, restore_random_tensors
 from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.errors import FileFormatError, OptionError
+from balenas_plugin.restoring import random_states, set_random_states
 
 NAME = "balenas"
 """Name of the module in the graph."""
@@ -65,7 +65,7 @@ class SearchState(nn.Module):
         NASLib seeds them, and makes its data loaders, around the loading of a checkpoint.
         """
         if self._random is not None:
-            restore_random_tensors(self._random)
+            set_random_states(self._random)
             self._random = None
 
     # -- saving -------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ class SearchState(nn.Module):
             destination[f"{prefix}{_SCHEDULE}last_epoch"] = torch.tensor(scheduler.last_epoch)
         if self.example is not None:
             destination[f"{prefix}{_EXAMPLE}inputs"], destination[f"{prefix}{_EXAMPLE}targets"] = self.example
-        for name, value in random_tensors().items():
+        for name, value in random_states().items():
             destination[f"{prefix}{_RANDOM}{name}"] = value
 
     # -- loading ------------------------------------------------------------------------------------------------------

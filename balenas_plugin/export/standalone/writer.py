@@ -26,6 +26,7 @@ from balenas_plugin.export.standalone.module_text import module_text
 from balenas_plugin.export.standalone.tracing import take_apart
 from balenas_plugin.export.standalone.verification import verify
 from balenas_plugin.files import write_atomically, write_text_atomically
+from balenas_plugin.restoring import random_numbers_restored
 
 
 def write_standalone(
@@ -57,7 +58,7 @@ def write_standalone(
     _check_name(name)
     example = example.detach().cpu()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with random_numbers_restored():
             source, weights = _write(model, example, name=name, title=title, task=task)
             verify(source, weights, _copy(model), example)
     except NotExportableError as error:

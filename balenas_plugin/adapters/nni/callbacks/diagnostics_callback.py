@@ -14,16 +14,16 @@ from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from tqdm import tqdm
 
-from balenas_plugin.adapters.nni.callbacks.checkpoint import random_states, set_random_states
 from balenas_plugin.adapters.nni.callbacks.learned import header_of, search_state
+from balenas_plugin.adapters.nni.callbacks.probing import accuracy_at, curvature_of
 from balenas_plugin.adapters.nni.callbacks.search_callback import SearchCallback
 from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
-from balenas_plugin.adapters.nni.one_shot.probing import accuracy_at, curvature_of
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.diagnostics import DiagnosticsOptions, SearchState, alarms_of, stop_reason, summarise
 from balenas_plugin.diagnostics.log_file import append_record, as_written, plain, write_log
 from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.ground_truth import accuracies_of
+from balenas_plugin.restoring import random_numbers_restored
 
 
 class Diagnostics(SearchCallback):
@@ -91,11 +91,8 @@ class Diagnostics(SearchCallback):
         if not self.searching:
             return
         if trainer.is_global_zero:
-            states = random_states()  # NNI's sampling strategies draw when they are asked
-            try:
+            with random_numbers_restored():  # NNI's sampling strategies draw when they are asked
                 self._measure(trainer, pl_module)
-            finally:
-                set_random_states(states)
         stop = bool(self.records) and self.records[-1].get("stopped") is not None
         if self.options.stop_by != "never" and trainer.strategy.reduce_boolean_decision(stop, all=False):
             trainer.should_stop = True

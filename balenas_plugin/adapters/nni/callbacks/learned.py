@@ -1,4 +1,4 @@
-"""What any of NNI's one-shot searches, or BaLeNAS, has learned by now, as the diagnostics see it."""
+"""What any one-shot search, of this package or NNI's own, has learned by now, as the diagnostics see it."""
 
 from __future__ import annotations
 
@@ -24,30 +24,34 @@ from balenas_plugin.adapters.nni.supernets.parameters import (
 )
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.bayes.decisions import Decision, OneOf, TopSet
-from balenas_plugin.diagnostics import Belief, SearchState, kind_of
+from balenas_plugin.bayes.laws import GumbelLaw
+from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.diagnostics import SearchState, kind_of
 from balenas_plugin.diagnostics.operations import PARAMETRIC
 
 
 def search_state(module: BaseOneShotLightningModule) -> SearchState | None:
     """Return what the search has learned, or None if it says nothing (ENAS before its first sample).
 
-    BaLeNAS gives its posterior, NNI's differentiable strategies their logits, ENAS its controller's probabilities (as
-    if its choices were independent), random sampling equal ones.
+    A search that learns a distribution says it, NNI's own differentiable strategies have logits, ENAS its controller's
+    probabilities (as if its choices were independent), random sampling equal ones.
     """
     space = module.model
     alphas = architecture_parameters(space)
     if not alphas:
         return _sampling_state(module, space)
-    precision = None
-    if isinstance(module, DistributionModule) and module.distribution.name == "gaussian":
-        precision = module.posterior().precision
     return SearchState(
-        belief=Belief(logits={k: alpha.detach().cpu() for k, alpha in alphas.items()}, precision=precision),
+        posterior=module.distribution.posterior() if isinstance(module, DistributionModule) else _softmax(alphas),
         decisions=decisions_of(space),
         choices=choice_names(space),
         kinds=_operation_kinds(space, {id(alpha): label for label, alpha in alphas.items()}),
         notations=lambda sample: notations(space, sample),
     )
+
+
+def _softmax(logits: Mapping[str, Tensor]) -> Posterior:
+    """Return what chooses with the softmax of logits as probabilities."""
+    return Posterior.of({label: GumbelLaw(a.detach().cpu().clone()) for label, a in logits.items()}, kind="softmax")
 
 
 def _sampling_state(module: BaseOneShotLightningModule, space: nn.Module) -> SearchState | None:
@@ -73,7 +77,7 @@ def _sampling_state(module: BaseOneShotLightningModule, space: nn.Module) -> Sea
     if not decisions:
         return None
     return SearchState(
-        belief=Belief(logits=logits),
+        posterior=_softmax(logits),
         decisions=decisions,
         choices=choices,
         kinds=_operation_kinds(space, {}),

@@ -24,10 +24,10 @@ from balenas_plugin.adapters.nni.one_shot.distributed import Ranks, without_redu
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.one_shot.example_batch import ExampleBatch
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples
-from balenas_plugin.adapters.nni.one_shot.losses import Metrics, NoLossError, silent_loss
+from balenas_plugin.adapters.nni.one_shot.losses import NoLossError
 from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
+from balenas_plugin.adapters.nni.one_shot.metrics import Metrics, silent_loss, try_validation
 from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
-from balenas_plugin.adapters.nni.one_shot.probing import try_validation
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
 from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
@@ -37,6 +37,7 @@ from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import ChosenDistribution, Distribution
 from balenas_plugin.errors import EvaluatorError, FileFormatError, NonFiniteLossError, SpaceError
+from balenas_plugin.restoring import restored
 from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
 
@@ -113,14 +114,24 @@ class DistributionModule(SearchModule):
         self.example.batch = example
         with torch.no_grad():
             for label, alpha in self.named_arch_parameters().items():
-                alpha.copy_(posterior.mean[label])
+                alpha.copy_(posterior.scores[label])
+
+    def export(self) -> dict[str, Any]:
+        """Return what NNI's rules make of the scores that the distribution ranks by."""
+        if self._distribution is None:
+            return dict(super().export())
+        alphas, scores = self.named_arch_parameters(), self.distribution.scores()
+        with restored(list(alphas.values())), torch.no_grad():
+            for label, alpha in alphas.items():
+                alpha.copy_(scores[label])
+            return dict(super().export())
 
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
         """Create the distribution over the alphas; its noise has a generator of its own."""
         parameters = self.named_arch_parameters()
         if not parameters:
             raise SpaceError("the model space has no choices, so there is nothing to search")
-        seed = self.ranks.first(int(torch.randint(2**62, ()).item()))
+        seed = self.ranks.first(int(torch.randint(2**62, ()).item())) if self._chosen.kind.is_random else 0
         self._distribution = self._chosen(parameters, seed=seed)
         if self._restored is not None:
             self._distribution.load_state_dict(self._restored)
@@ -277,7 +288,11 @@ class DistributionModule(SearchModule):
 
     def _try_batch(self, batch: dict[str, Any]) -> None:
         with suppress(NoLossError):
-            self.silent_loss(batch["val"], 0)
+            try:
+                with torch.no_grad():  # all candidates run, which a search that draws one has no memory for
+                    self.silent_loss(batch["val"], 0)
+            except Exception:  # a training_step that takes gradients itself, or a failure, which then comes again
+                self.silent_loss(batch["val"], 0)
 
     def setup(self, stage: str) -> Any:
         """Learn how many processes search together."""
@@ -316,7 +331,7 @@ class DistributionModule(SearchModule):
                 self.options.compile_mode,
                 keeps_gradients=self.options.order == "second",
                 tell=self.trainer.is_global_zero,
-                mixing=self.mixing.used_tensors,
+                mixing=self.mixing,
             )
         return super().on_train_start()
 

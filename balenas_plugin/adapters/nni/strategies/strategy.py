@@ -16,9 +16,9 @@ from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.callbacks.probing import as_searched
 from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples, require_a_batch
-from balenas_plugin.adapters.nni.one_shot.probing import as_searched
 from balenas_plugin.adapters.nni.one_shot.search_options import (
     OPTION_NAMES,
     SearchOptions,

@@ -48,9 +48,7 @@ class NniSpace:
         image_shape: (channels, height, width) of an input.
     """
 
-    def __init__(
-        self, model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, int, int]
-    ) -> None:
+    def __init__(self, model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, ...]) -> None:
         self.model_space = model_space
         self.decisions = decisions
         self.image_shape = image_shape
@@ -76,7 +74,7 @@ class NniSpace:
         return SeededNetworks(self, seed)
 
 
-def exporter_space(model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, int, int]) -> Space:
+def exporter_space(model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, ...]) -> Space:
     """Return the exporter's view of a model space that has not been mutated; NAS-Bench-201's is built without NNI."""
     if type(model_space) is NasBench201 and image_shape[0] == 3 and image_shape[1] == image_shape[2]:
         return NasBench201Space(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
@@ -29,6 +30,7 @@ from balenas_plugin.bayes.decisions import (
 )
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.ranking import Listed, Outcome
+from balenas_plugin.restoring import restored
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,10 @@ class Exported:
     @torch.no_grad()
     def choose(self, logits: Logits) -> Outcome:
         """Return what the module exports when its alphas are these logits."""
-        before = [alpha.clone() for _, alpha in self.alphas]
-        try:
+        with restored([alpha for _, alpha in self.alphas]):
             for label, alpha in self.alphas:
                 alpha.copy_(logits[label])
             return self.from_sample(self.module.export({}))
-        finally:
-            for (_, alpha), value in zip(self.alphas, before, strict=True):
-                alpha.copy_(value)
 
     def outcomes(self, posterior: Posterior) -> Listed:
         """Return frozen sample -> log of its share among the draws."""
@@ -115,7 +113,7 @@ def _decisions_of_module(module: BaseSuperNetModule, unique: dict[str, str]) -> 
             )
             for node in nodes
         ]
-    values = {label: getattr(space, "values", None) for label, space in module.simplify().items()}
+    values: dict[str, Any] = {label: getattr(space, "values", None) for label, space in module.simplify().items()}
     if unique and all(values.get(label) is not None for label in unique):
         return [OneOf(unique[label], tuple(values[label])) for label in unique]
     return []
