@@ -25,7 +25,7 @@ from balenas_plugin.adapters.nni.run.construct import construct, written_init
 from balenas_plugin.adapters.nni.run.image_loaders import search_loaders
 from balenas_plugin.config import EvaluatorConfig, SearchConfig
 from balenas_plugin.data import DeviceLoader, SearchData
-from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest, quoted
+from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, first_line, nearest, quoted
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.validation import require_keys
 
@@ -219,10 +219,9 @@ def _require_a_step(make: Callable[[Any], torch.optim.Optimizer], device: torch.
     try:
         optimizer.step()
     except Exception as error:  # whatever torch stumbles over
-        reason = str(error).strip().partition("\n")[0]
         raise OptionError(
-            f"evaluator.optimizer {type(optimizer).__name__} takes no step with its options ({type(error).__name__}: "
-            f"{reason}). Change or leave out the ones that are not its defaults."
+            f"evaluator.optimizer {type(optimizer).__name__} takes no step with its options "
+            f"({first_line(error)}). Change or leave out the ones that are not its defaults."
         ) from error
 
 
