@@ -26,7 +26,7 @@ from balenas_plugin.adapters.nni.strategies.construct import construct, written_
 from balenas_plugin.adapters.nni.strategies.nni_strategies import is_nnis
 from balenas_plugin.config import EvaluatorConfig, SearchConfig
 from balenas_plugin.data import DeviceLoader, SearchData
-from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest
+from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, first_line, nearest
 from balenas_plugin.options import given_options, joined_options, signature_options
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces import find_space, list_spaces
@@ -225,10 +225,9 @@ def _require_a_step(make: Callable[[Any], torch.optim.Optimizer], device: torch.
     try:
         optimizer.step()
     except Exception as error:  # whatever torch stumbles over
-        reason = str(error).strip().partition("\n")[0]
         raise OptionError(
-            f"evaluator.optimizer {type(optimizer).__name__} takes no step with its options ({type(error).__name__}: "
-            f"{reason}). Change or leave out the ones that are not its defaults."
+            f"evaluator.optimizer {type(optimizer).__name__} takes no step with its options "
+            f"({first_line(error)}). Change or leave out the ones that are not its defaults."
         ) from error
 
 
