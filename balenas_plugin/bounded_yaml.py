@@ -24,7 +24,8 @@ class BoundedLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a node that is not too deep."""
         if self._depth == MAX_DEPTH:
-            raise _refusal(f"nested more than {MAX_DEPTH} levels deep", self.peek_event().start_mark)
+            event = self.peek_event()  # type: ignore[no-untyped-call]  # its stub has no types
+            raise _refusal(f"nested more than {MAX_DEPTH} levels deep", event.start_mark)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1

@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +19,11 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+_PACKAGE = Path(__file__).resolve().parent
+_TREE = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
+CONFIGS, SEARCH_SPACES = _TREE / "configs", _TREE / "search_spaces"
+"""This project's own folders: beside the package in a checkout, inside an installed one."""
 
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -37,7 +43,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise OptionError(f"the path {os.fspath(path)!r} starts with ~, but there is no such home directory") from error
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file to read it: a pipe would be waited for, and a device may never end.
 
     Raises:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from balenas_plugin.restoring import restored
+
 Loss = Callable[[], Tensor]
 Average = Callable[[Sequence[Tensor]], list[Tensor]]
 """Returns the means of tensors over the processes that compute the same on other parts of a batch."""
@@ -49,18 +51,6 @@ def gradients(loss: Tensor, parameters: Sequence[Tensor], *, average: Average = 
     """Return d loss / d parameters, with zeros for a parameter that the loss does not depend on."""
     found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
     return average([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)])
-
-
-@contextmanager
-def restored(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Put the values of `tensors` back, bit for bit, when the block ends; yields copies of them."""
-    saved = [t.detach().clone() for t in tensors]
-    try:
-        yield saved
-    finally:
-        with torch.no_grad():
-            for t, value in zip(tensors, saved, strict=True):
-                t.copy_(value)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class Includes:
         named: as above.
     """
 
-    parts: tuple[int]
+    parts: tuple[int, ...]
     member: Outcome
     named: bool = False
 

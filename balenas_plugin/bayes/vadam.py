@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from balenas_plugin.bayes.updates import UPDATES, newton_update, posterior_precision, vadam_update
 from balenas_plugin.errors import OptionError, nearest, quoted
+from balenas_plugin.restoring import restored
 
 _LARGEST = torch.finfo(torch.float32).max
 _MOST_SAMPLES = 10_000
@@ -149,16 +150,9 @@ class VAdam(torch.optim.Optimizer):
             for p in group["params"]:
                 yield p, group
 
-    @contextmanager
-    def _mean_restored(self) -> Iterator[list[Tensor]]:
-        """Put the means back when the block ends, also on an exception; yields them in parameter order."""
-        means = [p.detach().clone() for p, _ in self._parameters()]
-        try:
-            yield means
-        finally:
-            with torch.no_grad():
-                for (p, _), mu in zip(self._parameters(), means, strict=True):
-                    p.copy_(mu)
+    def _mean_restored(self) -> AbstractContextManager[list[Tensor]]:
+        """Restore the means when the block ends; yields them in parameter order."""
+        return restored([p for p, _ in self._parameters()])
 
     def _noise(self) -> list[Tensor]:
         return [self.noise(p) for p, _ in self._parameters()]

@@ -7,7 +7,9 @@ import contextlib
 import gzip
 import lzma
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from balenas_plugin.errors import DataError, FileFormatError
 
@@ -15,7 +17,7 @@ _TAR_MARK, _TAR_PLACE = b"ustar", 257
 _START = 512
 """Bytes at the start of a file that tell what it is: a tar's first block."""
 
-_COMPRESSED = {
+_COMPRESSED: dict[bytes, tuple[str, Callable[..., Any], str]] = {
     b"\x1f\x8b": ("gzip", gzip.open, "gunzip"),
     b"BZh": ("bzip2", bz2.open, "bunzip2"),
     b"\xfd7zXZ\x00": ("xz", lzma.open, "unxz"),

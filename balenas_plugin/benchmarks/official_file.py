@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, cast
 
 from balenas_plugin.benchmarks.mistaken_files import require_benchmark_kind
 from balenas_plugin.benchmarks.nats_folder import NatsFolderBenchmark
-from balenas_plugin.benchmarks.plain_pickle import PlainReader
+from balenas_plugin.benchmarks.pickles.plain_pickle import PlainReader
 from balenas_plugin.benchmarks.table import write_table
 from balenas_plugin.benchmarks.trials import Row, is_architecture, reduce_architecture
 from balenas_plugin.errors import DataError, FileFormatError

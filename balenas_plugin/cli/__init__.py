@@ -51,6 +51,7 @@ def build_parser() -> Parser:
     commands = parser.commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (add_search, add_ui, add_export, add_report, add_benchmark, add_reproduce, add_naslib, add_completion):
         add(commands, formatter)
+    parser.set_defaults(parser=parser)
     doctor = commands.add_parser("doctor", help="check the installation and name what is broken, with its cure")
     doctor.set_defaults(run_command=_doctor)
     return parser

@@ -48,9 +48,7 @@ def add_completion(commands: Any, formatter: Any) -> None:
 def _completion(options: argparse.Namespace) -> int:
     import shtab
 
-    from balenas_plugin.cli import build_parser
-
-    parser = build_parser()
+    parser = options.parser
     for action in _actions(parser):
         if action.dest in NAMES:
             action.choices = list(NAMES[action.dest]())

@@ -32,7 +32,9 @@ class Parser(argparse.ArgumentParser):
     commands: Any = None
     """What `add_subparsers` has returned, in the parser that has commands."""
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]  # three overloads: one signature serves them all
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         """Return the options; exit with code 2 and a hint if one is unknown."""
         given = sys.argv[1:] if args is None else list(args)
         for word in given:

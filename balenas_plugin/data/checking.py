@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections import Counter
@@ -55,7 +56,7 @@ def check_files(data: SearchData, *, progress: bool = False) -> dict[str, Any]:
             f"{count} of {len(paths):,} cannot be decoded{', the first' if len(unreadable) > 1 else ''}: {path}: "
             f"{unreadable[path]}. Replace or delete {'the file' if len(unreadable) == 1 else 'the files'}."
         )
-    smallest, largest = (list(extreme(sizes, key=lambda size: size[0] * size[1])) for extreme in (min, max))
+    smallest, largest = list(min(sizes, key=math.prod)), list(max(sizes, key=math.prod))
     return dict(zip(CHECKED, (smallest, largest, dict(modes.most_common())), strict=True))
 
 

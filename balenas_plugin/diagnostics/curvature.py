@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.hessian import architecture_hessian, largest_eigenvalue
-from balenas_plugin.bayes.lanczos import (
+from balenas_plugin.bayes.second_derivatives.hessian import architecture_hessian, largest_eigenvalue
+from balenas_plugin.bayes.second_derivatives.lanczos import (
     Multiply,
     difference_product,
     hessian_product,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,24 +11,14 @@ from torch import Tensor
 
 from balenas_plugin.distributions._distribution import Distribution
 from balenas_plugin.errors import BalenasError, OptionError, quoted
-from balenas_plugin.validation import require_flag, require_whole
-
-_OURS = ("parameters", "seed", "optimizer")  # given by the search
+from balenas_plugin.options import given_options, signature_options
 
 
-def options_of(distribution: type[Distribution]) -> dict[str, inspect.Parameter]:
-    """Return the options that users may give to a distribution: keyword arguments of its constructor and its bases'."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in distribution.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(vars(base)["__init__"]).parameters
-        for name, parameter in parameters.items():
-            if parameter.kind is parameter.KEYWORD_ONLY and name not in _OURS:
-                found.setdefault(name, parameter)
-        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
-            break  # it passes nothing on
-    return found
+@cache
+def distribution_options(kind: type[Distribution]) -> type[Any]:
+    """Return the options that users may give to a distribution: those of its constructor and its bases'."""
+    given_by_the_search = ("parameters", "seed", "optimizer")
+    return signature_options(kind, called=f"the distribution {kind.name}", without=given_by_the_search)
 
 
 class ChosenDistribution:
@@ -43,14 +33,7 @@ class ChosenDistribution:
     """
 
     def __init__(self, kind: type[Distribution], options: Mapping[str, Any]) -> None:
-        self.kind, self.options = kind, dict(options)
-        parameters = options_of(kind)
-        for name, value in self.options.items():
-            default = parameters[name].default
-            if isinstance(default, bool):
-                require_flag(name, value)
-            elif isinstance(default, int):
-                require_whole(name, value, least=1)
+        self.kind, self.options = kind, given_options(distribution_options(kind), options)
         try:
             self({"": torch.zeros(2)}, seed=0)
         except BalenasError:

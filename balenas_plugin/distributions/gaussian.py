@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.order_statistics import log_win_probability
-from balenas_plugin.bayes.posterior import gaussian_entropy
+from balenas_plugin.bayes.laws import Law, NormalLaw
 from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.distributions._distribution import Distribution, Draw
 from balenas_plugin.errors import EvaluatorError
+from balenas_plugin.options import Betas, Positive, PositiveInt
 
 
 class Gaussian(Distribution):
@@ -42,14 +42,14 @@ class Gaussian(Distribution):
         self,
         parameters: Mapping[str, Tensor],
         *,
-        num_mc_samples: int = 1,
+        num_mc_samples: PositiveInt = 1,
         antithetic: bool = False,
-        update: str = "vadam",
-        lr: float = 3e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        prior_precision: float = 1.0,
-        initial_precision: float = 1.0,
-        dataset_size: float | None = None,
+        update: Literal["vadam", "newton"] = "vadam",
+        lr: Positive = 3e-4,
+        betas: Betas = (0.5, 0.999),
+        prior_precision: Positive = 1.0,
+        initial_precision: Positive = 1.0,
+        dataset_size: Positive | None = None,
         seed: int = 0,
     ) -> None:
         self._learns_size = dataset_size is None
@@ -92,26 +92,6 @@ class Gaussian(Distribution):
         (group,) = self.optimizer.param_groups
         return float(group["initial_precision"] ** -0.5) if group["update"] == "vadam" else None
 
-    def posterior(self, choices, decisions):
-        """TEMPORARY."""
-        from balenas_plugin.bayes.posterior import Posterior
-
-        return Posterior(
-            {k: v.detach().cpu() for k, v in self.parameters.items()},
-            {k: self.precision(k).detach().cpu() for k in self.parameters},
-            choices,
-            decisions,
-        )
-
-    def metrics(self) -> dict[str, float]:
-        """Return the entropy in nats, and the mean sigma in logits: over all choices, and per label."""
-        sigmas = torch.stack([self.precision(label).detach().rsqrt().mean() for label in self.parameters]).tolist()
-        return {
-            "entropy": self.entropy(),
-            "sigma": sum(sigmas) / len(sigmas),
-            **{f"sigma/{label}": sigma for label, sigma in zip(self.parameters, sigmas, strict=True)},
-        }
-
     def draw(self, parameters: Mapping[str, Tensor]) -> Draw:
         """Return the softmax of a draw of the logits."""
         return self.at(parameters, {label: self.noise(mu) for label, mu in parameters.items()})
@@ -147,17 +127,6 @@ class Gaussian(Distribution):
                 sums[parameter] = (sum(each[1:], start=each[0]), sum((g * g for g in each[1:]), start=each[0] ** 2))
         self.optimizer.apply(sums, len(gradients))
 
-    def log_probabilities(self) -> dict[str, Tensor]:
-        """Return label -> log P(each choice has the largest logit), shape (K,), float64 (exact, by quadrature)."""
-        return {label: self._log_win(label, mu.detach()) for label, mu in self.parameters.items()}
-
-    def _log_win(self, label: str, mu: Tensor) -> Tensor:
-        kept = self.mask[label].cpu()
-        result = torch.full(mu.shape, -torch.inf, dtype=torch.float64)
-        std = self.precision(label).detach().rsqrt().cpu()
-        result[kept] = log_win_probability(mu.cpu()[kept], std[kept])
-        return result
-
-    def entropy(self) -> float:
-        """Return the differential entropy of the logits in nats: the sum of log(2 pi e sigma^2) / 2 of those kept."""
-        return gaussian_entropy(self.precision(label).detach()[kept] for label, kept in self.mask.items())
+    def laws(self) -> dict[str, Law]:
+        """Return that of the logits."""
+        return {label: NormalLaw(mean, self.precision(label).detach()) for label, mean in self.scores().items()}

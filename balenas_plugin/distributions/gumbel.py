@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from balenas_plugin.bayes.laws import GumbelLaw, Law
 from balenas_plugin.distributions._distribution import Distribution, Draw
 from balenas_plugin.errors import OptionError
-from balenas_plugin.mixed_ops.drawn_path import OTHERS
-from balenas_plugin.validation import require_word
+from balenas_plugin.mixed_ops.drawn_path import Others
+from balenas_plugin.options import Positive, checked
 
 _MOST_REDRAWS = 1000
+
+Temperature = Positive | tuple[Positive, Positive]
 
 
 class GumbelSoftmax(Distribution):
@@ -37,15 +40,14 @@ class GumbelSoftmax(Distribution):
         self,
         parameters: Mapping[str, Tensor],
         *,
-        temperature: float | Sequence[float] = (1.0, 0.33),
+        temperature: Temperature = (1.0, 0.33),
         reaches_last: bool = True,
         **options: Any,
     ) -> None:
-        ends = [temperature] * 2 if isinstance(temperature, int | float) else list(temperature)
-        if len(ends) != 2 or not all(isinstance(t, int | float) and t > 0 for t in ends):
-            raise OptionError(f"temperature must be a positive number, or the first and the last, got {temperature!r}")
+        ends = checked("temperature", temperature, Temperature)
+        first, last = ends if isinstance(ends, tuple) else (ends, ends)
         super().__init__(parameters, **options)
-        self.temperatures = (float(ends[0]), float(ends[1]))
+        self.temperatures = (float(first), float(last))
         self.temperature = self.temperatures[0]
         self._reaches_last = reaches_last
 
@@ -75,6 +77,10 @@ class GumbelSoftmax(Distribution):
         """Return -log(Exp(1)) noise of the shape, dtype and device of `like`."""
         return -self.noise.exponential(like).log()
 
+    def laws(self) -> dict[str, Law]:
+        """Return that of the logits with noise, whose largest wins at any temperature."""
+        return {label: GumbelLaw(logits) for label, logits in self.scores().items()}
+
 
 class HardGumbelSoftmax(GumbelSoftmax):
     r"""Compute one drawn operation a label: weights are one-hot, gradients those of the relaxed sample.
@@ -97,13 +103,13 @@ class HardGumbelSoftmax(GumbelSoftmax):
         self,
         parameters: Mapping[str, Tensor],
         *,
-        temperature: float | Sequence[float] = (10.0, 0.1),
-        others: str | None = None,
+        temperature: Temperature = (10.0, 0.1),
+        others: Others | None = None,
         **options: Any,
     ) -> None:
         super().__init__(parameters, temperature=temperature, **options)
         if others is not None:
-            require_word("others", others, OTHERS)
+            checked("others", others, Others)
         self.others = others
 
     def of_relaxed(self, parameters: Mapping[str, Tensor], relaxed: Mapping[str, Tensor]) -> Draw:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.data.image_task import ImageTask
-from balenas_plugin.errors import MissingDependencyError, SpaceError
+from balenas_plugin.errors import MissingDependencyError, SpaceError, first_line
 from balenas_plugin.files import write_atomically
+from balenas_plugin.restoring import random_numbers_restored
 
 TOLERANCE = 1e-4
 """Largest difference of an output, absolute or relative."""
@@ -52,7 +53,7 @@ def write_onnx(model: nn.Module, path: Path, *, example: Tensor, task: ImageTask
     onnx = require_onnx()
     batch = _varied(example.detach().cpu())
     try:
-        with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with _quiet(), torch.no_grad(), random_numbers_restored():
             network = copy.deepcopy(model).cpu().eval()
             expected = {size: _outputs(network, batch[:size]) for size in _BATCHES}
             contents = _export(onnx, network, batch, {} if task is None else task.metadata())
@@ -79,8 +80,7 @@ def _reason(error: BaseException) -> str:
     """Return what went wrong first: the exporter wraps the error that explains in others that do not."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines() or ["no reason given"]
-    return lines[0].rstrip(".") if isinstance(error, _UnfitError) else f"{type(error).__name__}: {lines[0].rstrip('.')}"
+    return (str(error) if isinstance(error, _UnfitError) else first_line(error)).rstrip(".")
 
 
 def require_onnx() -> Any:

@@ -40,7 +40,7 @@ def surroundings(harmless: tuple[type, ...] = ()) -> str | None:
     if torch._C._len_torch_dispatch_stack():
         return "a TorchDispatchMode is at work"
     if torch._C._len_torch_function_stack():
-        for mode in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
+        for mode in _get_current_function_mode_stack():
             if not isinstance(mode, (DeviceContext, *harmless)):
                 return f"{type(mode).__name__} is at work"
     return None
@@ -58,7 +58,7 @@ def why_unfit(x: object) -> str | None:
 
 
 class Snapshot:
-    """All that modules keep in themselves, but not the values of tensors: cheap to compare, and to put back.
+    """All that modules keep in themselves, but not the values of tensors: cheap to compare.
 
     Args:
         whole: modules of which nothing may change.
@@ -90,14 +90,6 @@ class Snapshot:
         if not same or any(self._hooks) is not self._hooked or self._types != list(map(type, self._modules)):
             return False
         return self._code == self._code_now() and (self._ids == self._ids_now() or self._tensors_fit())
-
-    def restore(self) -> None:
-        """Put back what the modules held."""
-        for table, then in zip(
-            (*self._attributes, *self._tensors), (*self._attributes_then, *self._tensors_then), strict=True
-        ):
-            table.clear()
-            table.update(then)
 
     def _code_now(self) -> list[Any]:
         return [getattr(kind, method, None) for kind in self._kinds for method in METHODS]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-OTHERS = ("scalar", "none")
+Others = Literal["scalar", "none"]
 """How the candidates not drawn take part: as the bare number of their weight, or not at all."""
 
 
-def drawn_path(weights: Tensor, chosen: int, run: Callable[[int], Any], *, others: str = "scalar") -> Any:
+def drawn_path(weights: Tensor, chosen: int, run: Callable[[int], Any], *, others: Others = "scalar") -> Any:
     """Return weights[chosen] times the result of the chosen candidate; the others are not computed.
 
     Args:

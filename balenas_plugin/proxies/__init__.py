@@ -7,10 +7,10 @@ add one, write such a module here, or offer a `Proxy` from another package as an
 
 from __future__ import annotations
 
-from balenas_plugin.proxies._dependence import depends_on_input
-from balenas_plugin.proxies._network import Network, borrowed, gradients, total
+from balenas_plugin.proxies._evaluation.dependence import depends_on_input
+from balenas_plugin.proxies._evaluation.network import Network, borrowed, gradients, total
+from balenas_plugin.proxies._evaluation.scoring import rank_value, score
 from balenas_plugin.proxies._registry import ENTRY_POINT_GROUP, Proxy, get_proxy, list_proxies
-from balenas_plugin.proxies._scoring import rank_value, score
 
 __all__ = [
     "ENTRY_POINT_GROUP",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from balenas_plugin.proxies._network import borrowed, gradients, total
+from balenas_plugin.proxies._evaluation.network import borrowed, gradients, total
 from balenas_plugin.proxies._registry import Proxy
 
 

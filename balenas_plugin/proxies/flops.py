@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from balenas_plugin.proxies._network import borrowed
+from balenas_plugin.proxies._evaluation.network import borrowed
 from balenas_plugin.proxies._registry import Proxy
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from balenas_plugin.proxies._network import borrowed, total
+from balenas_plugin.proxies._evaluation.network import borrowed, total
 from balenas_plugin.proxies._registry import Proxy
 
 

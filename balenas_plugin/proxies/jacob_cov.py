@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.errors import OptionError
-from balenas_plugin.proxies._network import borrowed, gradients
+from balenas_plugin.proxies._evaluation.network import borrowed, gradients
 from balenas_plugin.proxies._registry import Proxy
 
 _EPSILON = 1e-5

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from balenas_plugin.proxies._network import borrowed
+from balenas_plugin.proxies._evaluation.network import borrowed
 from balenas_plugin.proxies._registry import Proxy
 
 _RECTIFIERS = frozenset({"relu", "relu_", "relu6", "leaky_relu", "leaky_relu_"})

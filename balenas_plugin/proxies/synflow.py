@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from balenas_plugin.proxies._exponents import ExponentTracking
-from balenas_plugin.proxies._linearised import (
+from balenas_plugin.proxies._evaluation.exponents import ExponentTracking
+from balenas_plugin.proxies._evaluation.linearised import (
     EmbeddingsAsInputs,
     NormalisationRemoved,
     example_of_ones,
     in_double_if_possible,
 )
-from balenas_plugin.proxies._network import Network, borrowed, total
+from balenas_plugin.proxies._evaluation.network import Network, borrowed, total
 from balenas_plugin.proxies._registry import Proxy
 
 _SMALLEST = 1e-200  # below it, some of the summed terms may have been lost to underflow

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from balenas_plugin.proxies._linearised import EmbeddingsAsInputs, example_of_ones, in_double_if_possible
-from balenas_plugin.proxies._network import borrowed
+from balenas_plugin.proxies._evaluation.linearised import EmbeddingsAsInputs, example_of_ones, in_double_if_possible
+from balenas_plugin.proxies._evaluation.network import borrowed
 from balenas_plugin.proxies._registry import Proxy
 from balenas_plugin.proxies.synflow import summed_saliency
 

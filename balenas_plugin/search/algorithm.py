@@ -9,22 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from balenas_plugin.bayes.architect import FINITE_DIFFERENCES, VirtualStep, frozen, second_order_gradient
+from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gradient
 from balenas_plugin.distributions import Distribution, Draw, Weights
 from balenas_plugin.errors import OptionError
-from balenas_plugin.validation import require_whole, require_word
+from balenas_plugin.options import NonNegativeInt, PositiveInt, declared_options
 
-FIRST = ("architecture", "weights")
-ORDERS = ("first", "second")
-WEIGHT_STEPS = ("mean", "sample")
-CLIPPED_WITH = ("weights", "architecture", "stale-architecture")
+FirstStep = Literal["architecture", "weights"]
+GradientOrder = Literal["first", "second"]
+FiniteDifference = Literal["central", "one-sided"]
+WeightStep = Literal["mean", "sample"]
+ClippedWith = Literal["weights", "architecture", "stale-architecture"]
+Levels = Annotated[int, Field(ge=1, le=2)]
 
 
+@declared_options()
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """Which level is updated when, and by which gradient.
@@ -45,24 +49,16 @@ class Order:
         OptionError: an option has a wrong type or is out of range.
     """
 
-    first: str = "architecture"
-    architecture_every: int = 1
-    order: str = "first"
-    finite_difference: str = "central"
-    weight_step: str = "mean"
-    warmup_epochs: int = 0
-    levels: int = 2
-    clip_with: str = "weights"
+    first: FirstStep = "architecture"
+    architecture_every: PositiveInt = 1
+    order: GradientOrder = "first"
+    finite_difference: FiniteDifference = "central"
+    weight_step: WeightStep = "mean"
+    warmup_epochs: NonNegativeInt = 0
+    levels: Levels = 2
+    clip_with: ClippedWith = "weights"
 
     def __post_init__(self) -> None:
-        require_word("first", self.first, FIRST)
-        require_word("order", self.order, ORDERS)
-        require_word("finite_difference", self.finite_difference, FINITE_DIFFERENCES)
-        require_word("weight_step", self.weight_step, WEIGHT_STEPS)
-        require_word("clip_with", self.clip_with, CLIPPED_WITH)
-        require_whole("architecture_every", self.architecture_every, least=1)
-        require_whole("warmup_epochs", self.warmup_epochs, least=0)
-        require_whole("levels", self.levels, least=1, most=2)
         if self.levels == 1 and (self.order, self.first, self.architecture_every) != ("first", "architecture", 1):
             raise OptionError("levels: 1 has one step for both, so order, first and architecture_every say nothing")
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn  # noqa: E402
 from balenas_plugin import BaLeNAS  # noqa: E402
 from balenas_plugin.adapters.nni.one_shot.memory_format import use_channels_last  # noqa: E402
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters  # noqa: E402
-from balenas_plugin.bayes import hessian  # noqa: E402
+from balenas_plugin.bayes.second_derivatives import hessian  # noqa: E402
 
 
 def supernet(options: argparse.Namespace) -> nn.Module:

@@ -92,3 +92,13 @@ def real_balenas(*arguments: object, folder: Path, **environment: str) -> Ended:
     environment = {**os.environ, "HOME": str(folder), **environment}
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_PATIENCE)
     return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def refused(*arguments: object, folder: Path) -> str:
+    """Run a command that must be refused; return its one message."""
+    ended = balenas(*arguments, folder=folder, BALENAS_DATA="")
+    assert ended.code == 2
+    assert "Traceback" not in ended.errors
+    message = ended.errors.strip().splitlines()[-1]
+    assert message.startswith("balenas: ")
+    return message

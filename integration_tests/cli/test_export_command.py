@@ -1,11 +1,10 @@
-"""`balenas export`, `balenas query` and `balenas benchmark import` on a finished run and on tables."""
+"""`balenas export` on a finished run."""
 
 from __future__ import annotations
 
 import csv
 import importlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,23 +17,11 @@ import yaml
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.selection.supernet_accuracy import estimate_batch_norm
 
-from .commands import balenas
-
-BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+from .commands import balenas, refused
 
 
 def records(run: Path) -> list[dict]:
     return json.loads((run / "export" / "architectures.json").read_text())
-
-
-def refused(*arguments: object, folder: Path) -> str:
-    """Run a command that must be refused; return its one message."""
-    ended = balenas(*arguments, folder=folder, BALENAS_DATA="")
-    assert ended.code == 2
-    assert "Traceback" not in ended.errors
-    message = ended.errors.strip().splitlines()[-1]
-    assert message.startswith("balenas: ")
-    return message
 
 
 def test_table_json_and_csv(copy_of_finished, folder):
@@ -398,42 +385,3 @@ def test_a_space_in_the_working_directory_is_imported_for_a_run_that_was_started
     shutil.copytree(folder / "own", elsewhere / "own")
     (elsewhere / "faulty_spaces.py").write_text("raise SystemExit('what a stranger wrote has run')")
     assert "was not started here, so its module may be anything. Go where" in refused("export", "own", folder=elsewhere)
-
-
-def test_query_prints_what_the_table_knows(folder, data_dir):
-    ended = balenas("query", BEST, "--table", data_dir, folder=folder)
-    assert ended.code == 0, ended.errors
-    assert "94.3633" in ended.output
-    assert "of 15625" in ended.output
-    only = balenas("query", BEST, "--table", data_dir, "--dataset", "cifar100", folder=folder)
-    assert "cifar100" in only.output
-    assert "94.3633" not in only.output
-
-
-def test_output_that_nobody_reads_ends_the_command_quietly(folder, data_dir):
-    """As in `balenas query ARCH | head -1`, where head ends first."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    command = [Path(sys.executable).with_name("balenas"), "query", BEST, "--table", data_dir]
-    ended = subprocess.run(command, cwd=folder, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120)
-    os.close(writing)
-    assert (ended.returncode, ended.stderr) == (141, "")
-
-
-def test_query_says_where_a_string_is_malformed(folder, data_dir):
-    message = refused("query", BEST.replace("nor_conv_3x3~2", "nor_conv_4x4~2"), "--table", data_dir, folder=folder)
-    assert "edge 3<-2" in message
-    assert "did you mean 'nor_conv_3x3'" in message
-    assert "did you mean 'cifar10'" in refused(
-        "query", BEST, "--dataset", "cifar-10", "--table", data_dir, folder=folder
-    )
-
-
-def test_query_without_a_table(folder):
-    assert "BALENAS_DATA" in refused("query", BEST, folder=folder)
-
-
-def test_import_of_something_else(folder):
-    (folder / "official.pth").write_bytes(b"not a pickle")
-    refused("benchmark", "import", "official.pth", folder=folder)
-    assert not (folder / "nb201_full.parquet").exists()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from balenas_plugin import run_folder
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import DataConfig
 from balenas_plugin.errors import FileFormatError, OptionError, StorageError
 from balenas_plugin.report.reading import read_run
-from balenas_plugin.run_location import new_run_folder, resumed_run_folder
+from balenas_plugin.run_folder import folder as run_folder
+from balenas_plugin.run_folder.location import new_run_folder, resumed_run_folder
 
 
 @pytest.fixture(autouse=True)

@@ -385,13 +385,8 @@ def test_strategies_find_the_same_however_they_are_computed(slow, fast, tmp_path
 
 @pytest.mark.parametrize("option", ["fused", "channels_last"])
 def test_the_options_are_flags(option: str) -> None:
-    with pytest.raises(OptionError, match=f"{option} must be true or false, got 'yes'"):
-        build_strategy({"name": "DARTS", option: "yes"})
+    for build in (BaLeNAS, lambda **options: build_strategy({"name": "DARTS", **options})):
+        with pytest.raises(OptionError, match=f"{option} must be true or false, got 'yes'"):
+            build(**{option: "yes"})
     with pytest.raises(OptionError, match=f"has no option '{option}'"):
-        build_strategy({"name": "nni.DARTS", option: True})
-
-
-@pytest.mark.parametrize("name", ["fused", "channels_last"])
-def test_the_options_are_flags(name: str) -> None:
-    with pytest.raises(OptionError, match=f"{name} must be true or false, got 'yes'"):
-        BaLeNAS(**{name: "yes"})
+        build_strategy({"name": "Proxyless", option: True})

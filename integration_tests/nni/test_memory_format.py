@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import nn
 
-from balenas_plugin.adapters.nni.one_shot.kept_state import attributes_kept
 from balenas_plugin.adapters.nni.one_shot.memory_format import use_channels_last
 
 from .searches import QUIET, loaders, search
@@ -119,30 +117,3 @@ def test_a_step_that_fails_in_both_layouts_says_nothing_of_them(caplog):
     assert use_channels_last(network, fails, lambda: network(torch.ones(1, 3, 4, 4)))
     assert network.weight.is_contiguous(memory_format=torch.channels_last)
     assert "channels_last" not in caplog.text
-
-
-def test_attributes_are_put_back_in_place():
-    module = nn.Module()
-    module.queue, module.table, module.generator = deque([1], maxlen=3), {"a": [1]}, np.random.default_rng(0)
-    module.counts, module.hidden = np.zeros(3), torch.zeros(2)
-    module.register_buffer("mean", torch.ones(2))
-    queue, inner, hidden, mean = module.queue, module.table["a"], module.hidden, module.mean
-    expected = np.random.default_rng(0).random()
-    with attributes_kept(module):
-        module.queue.extend([2, 3, 4])
-        inner.append(2)
-        module.table["b"] = module.later = 3
-        module.counts += 1
-        module.hidden += 1
-        module.generator.random()
-        module.mean = module.mean * 2
-    assert module.queue is queue
-    assert list(queue) == [1]
-    assert module.table == {"a": [1]}
-    assert module.table["a"] is inner
-    assert not hasattr(module, "later")
-    assert not module.counts.any()
-    assert module.hidden is hidden
-    assert not hidden.any()
-    assert module.mean is mean
-    assert module.generator.random() == expected

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from balenas_plugin.bayes.architect import finite_difference_hvp, gradients, unrolled_weights
-from balenas_plugin.bayes.hessian import architecture_hessian, largest_eigenvalue
+from balenas_plugin.bayes.second_derivatives.hessian import architecture_hessian, largest_eigenvalue
 from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.distributions import Distribution, Draw
 from balenas_plugin.distributions.gaussian import Gaussian

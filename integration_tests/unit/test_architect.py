@@ -10,7 +10,7 @@ from balenas_plugin.bayes.architect import (
     finite_difference_hvp,
     second_order_gradient,
 )
-from balenas_plugin.bayes.hessian import architecture_hessian
+from balenas_plugin.bayes.second_derivatives.hessian import architecture_hessian
 
 
 def tensor(values):

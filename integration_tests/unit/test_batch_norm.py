@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from balenas_plugin.bayes.batch_norm import FastSecondDerivative
-from balenas_plugin.bayes.hessian import architecture_hessian, twice_differentiable_gradient
+from balenas_plugin.bayes.second_derivatives.batch_norm import FastSecondDerivative
+from balenas_plugin.bayes.second_derivatives.hessian import architecture_hessian, twice_differentiable_gradient
 
 
 def double(*shape: int, seed: int = 0) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from balenas_plugin.benchmarks import import_official, official_file, open_benchmark
-from balenas_plugin.benchmarks.plain_pickle import PlainReader
+from balenas_plugin.benchmarks.pickles.plain_pickle import PlainReader
 from balenas_plugin.errors import FileFormatError
 from balenas_plugin.search_spaces.nasbench201 import format_string
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from balenas_plugin.benchmarks import OfficialApiBenchmark, import_official, open_benchmark
-from balenas_plugin.benchmarks.plain_pickle import GENERATIONS, PlainReader
+from balenas_plugin.benchmarks.pickles.plain_pickle import GENERATIONS, PlainReader
 from balenas_plugin.cli import main
 from balenas_plugin.errors import DataError, FileFormatError, OptionError
 

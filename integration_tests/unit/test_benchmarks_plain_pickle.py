@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balenas_plugin.benchmarks.plain_pickle import GENERATIONS, PlainReader
-from balenas_plugin.benchmarks.plain_values import DROPPED
+from balenas_plugin.benchmarks.pickles.plain_pickle import GENERATIONS, PlainReader
+from balenas_plugin.benchmarks.pickles.plain_values import DROPPED
 from balenas_plugin.errors import FileFormatError
 
 

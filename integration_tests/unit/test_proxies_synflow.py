@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from balenas_plugin.proxies import depends_on_input, rank_value, score
-from balenas_plugin.proxies._exponents import ExponentTracking
-from balenas_plugin.proxies._linearised import NormalisationRemoved
+from balenas_plugin.proxies._evaluation.exponents import ExponentTracking
+from balenas_plugin.proxies._evaluation.linearised import NormalisationRemoved
 
 DEPTH = 200
 ONE_PIXEL = torch.randn(2, 1, 1, 1, generator=torch.Generator().manual_seed(0))

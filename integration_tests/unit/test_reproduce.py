@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,21 +15,14 @@ import torch
 from scipy import stats
 
 from balenas_plugin import machine
-from balenas_plugin.bayes import Posterior
-from balenas_plugin.bayes.decisions import Architectures
 from balenas_plugin.errors import OptionError, SearchFailedError
 from balenas_plugin.reproduce import searches
 from balenas_plugin.reproduce.experiments import DATASETS, EXPERIMENTS, Experiment, Pick, Row
-from balenas_plugin.reproduce.picks import COLUMNS, Picker
-from balenas_plugin.reproduce.progress import Progress
+from balenas_plugin.reproduce.picks import COLUMNS
 from balenas_plugin.reproduce.run import experiment_of, seeds_of
-from balenas_plugin.reproduce.scales import SCALES, ProxyNetworks, load_scale, merged
-from balenas_plugin.reproduce.searches import Search, run_searches, searches_of
+from balenas_plugin.reproduce.scales import SCALES, load_scale, merged
+from balenas_plugin.reproduce.searches import run_searches, searches_of
 from balenas_plugin.reproduce.tables import Table, compare
-from balenas_plugin.run_folder import RunFolder
-from balenas_plugin.search_spaces import nasbench201
-from balenas_plugin.selection.candidates import drawn_candidates, enumerated_candidates
-from balenas_plugin.signals import PARENT_VARIABLE
 
 ALARM = "balenas: epoch 7: 67% of the chosen operations are skip connections: the search is collapsing.\n"
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\n    f(\n    ^^\n'
@@ -84,12 +75,12 @@ def test_a_scale_of_the_users_own(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ("", "must hold a mapping with the keys common, searches, proxy_networks"),
+        ("", "must hold a mapping with the keys name, common, searches, proxy_networks"),
         ("commen: {}", "did you mean 'common'"),
         ("common: [1]", r"common must be a mapping of options, got \[1\]"),
-        ("searches: null", "searches must be a mapping of options, got None"),
+        ("searches: null", "has no searches: name at least one"),
         ("searches: {}", "has no searches: name at least one"),
-        ("common: {}", "has no searches: name at least one"),
+        ("common: {}", "needs the option searches"),
         ("searches: {balenas: null}", "balenas must be a mapping of options, got None"),
         ("{searches: {darts: {}}, proxy_networks: null}", "proxy_networks must be a mapping"),
         ("{searches: {darts: {}}, proxy_networks: {channels: abc}}", "channels must be a whole number of at least 1"),
@@ -258,243 +249,3 @@ def test_an_alarm_is_not_told_as_the_reason(log: str, code: int, said: str, tmp_
     told = searches._failure(search, len("balenas: of an earlier attempt\n"), code)
     assert said in told
     assert "collapsing" not in told
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def watched(stream: io.StringIO, now: list[float], *, jobs: int) -> Progress:
-    epochs = {("darts", 0): 10, ("darts-2nd", 0): 10, ("darts", 1): 10, ("darts-2nd", 1): 10}
-    done = {**dict.fromkeys(epochs, 0), ("darts", 0): 4}
-    return Progress(epochs, done, jobs=jobs, stream=stream, clock=lambda: now[0])
-
-
-def test_the_time_that_is_left_counts_each_kind_of_search_by_its_own_epochs() -> None:
-    now = [0.0]
-    progress = watched(io.StringIO(), now, jobs=2)
-    for search in (("darts", 0), ("darts-2nd", 0)):
-        progress.started(search)
-    assert progress.seconds_left() is None
-    now[0] = 120
-    progress.reached(("darts", 0), 6)  # two epochs of this session: a minute each
-    assert progress.seconds_left() == (4 + 10 + 10 + 10) * 60 / 2  # the others are not known better
-    progress.reached(("darts-2nd", 0), 1)  # 120 s an epoch
-    assert progress.seconds_left() == (4 * 60 + 9 * 120 + 10 * 60 + 10 * 120) / 2
-    now[0] = 360
-    progress.ended(("darts", 0), well=True)
-    assert progress.seconds_left() == (9 * 120 + 10 * 60 + 10 * 120) / 2
-    progress.started(("darts", 1))
-    progress.ended(("darts", 1), well=False)  # nothing of it is left
-    assert progress.seconds_left() == 10 * 120  # the longest, which cannot be divided
-
-
-def test_one_long_search_is_not_divided_among_jobs() -> None:
-    now = [0.0]
-    progress = Progress({("a", 0): 11}, {("a", 0): 0}, jobs=4, stream=io.StringIO(), clock=lambda: now[0])
-    progress.started(("a", 0))
-    now[0] = 10
-    progress.reached(("a", 0), 1)
-    assert progress.seconds_left() == 100
-
-
-def test_a_file_gets_one_line_a_finished_search_and_a_terminal_a_bar() -> None:
-    for stream in (io.StringIO(), Terminal()):
-        now = [0.0]
-        with watched(stream, now, jobs=1) as progress:
-            progress.started(("darts", 0))
-            for epoch in range(5, 11):
-                now[0] += 600
-                progress.reached(("darts", 0), epoch)
-            progress.ended(("darts", 0), well=True)
-            progress.started(("darts", 1))
-            progress.ended(("darts", 1), well=False)
-        text = stream.getvalue()
-        lines = ["searches: darts seed 0 finished, 1 of 4, about 5 h 0 min left"]
-        lines.append("searches: darts seed 1 failed, 2 of 4, about 3 h 20 min left")
-        if not stream.isatty():
-            assert text.splitlines() == lines
-        assert all(line in text for line in lines)
-    assert "| 10/40 epochs" in text
-    assert "about 5 h 50 min left, darts seed 0" in text
-
-
-def test_a_process_ends_when_its_parent_has_ended() -> None:
-    script = "from balenas_plugin.signals import end_with_parent; import time; end_with_parent(); print(flush=True)"
-    command = [sys.executable, "-c", f"{script}; time.sleep(60)"]
-    environment = {**os.environ, PARENT_VARIABLE: "stdin"}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdout.readline()
-        assert process.poll() is None
-        process.stdin.close()  # as the system does when the parent is killed
-        assert process.wait(30) == -signal.SIGTERM
-
-
-# -- picks ------------------------------------------------------------------------------------------------------------
-
-
-class Truth:
-    """A benchmark that knows one accuracy of every architecture: its number of 3x3 convolutions."""
-
-    def query(self, architecture: str, dataset: str, metric: str) -> float:
-        return float(architecture.count("nor_conv_3x3"))
-
-
-class Network(torch.nn.Module):
-    """Gets right as many of 12 images as its architecture has skip connections."""
-
-    def __init__(self, sample: dict[str, str]) -> None:
-        super().__init__()
-        self.right = sum(choice == "skip_connect" for choice in sample.values())
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        wrong = torch.arange(len(images)) >= self.right
-        return torch.nn.functional.one_hot(wrong.long(), 2).float()
-
-
-class SkipLovingSupernet:
-    def network(self, sample: dict[str, str]) -> torch.nn.Module:
-        return Network(sample)
-
-    def weight_batches(self, count: int, *, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return []
-
-    def architecture_batches(self, images: int, *, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [(torch.zeros(12, 3, 8, 8), torch.zeros(12, dtype=torch.int64))]
-
-
-@pytest.fixture
-def search_and_picker(tmp_path):
-    labels = nasbench201.to_nni([0] * 6)
-    names = tuple(next(iter(nasbench201.to_nni([k] * 6).values())) for k in range(5))
-    uniform = Posterior(
-        {label: torch.zeros(5) for label in labels},
-        {label: torch.ones(5) for label in labels},
-        dict.fromkeys(labels, names),
-    )
-    folder = RunFolder(tmp_path / "run")
-    folder.path.mkdir()
-    uniform.save(folder.posterior)
-    opened = []
-
-    def supernet_of(found: RunFolder) -> SkipLovingSupernet:
-        opened.append(found.path)
-        return SkipLovingSupernet()
-
-    scale = load_scale("small")
-    networks = ProxyNetworks(channels=2, cells_per_stage=1, image_size=8)
-    config = scale.config("balenas", 0)
-    picker = Picker(tmp_path / "scores", Truth(), networks, config.data, supernet_of=supernet_of)
-    return Search(config, folder), picker, opened
-
-
-def drawn(picker: Picker, search: Search, n: int) -> list[dict[str, str]]:
-    """Return the distinct draws."""
-    architectures = Architectures(picker.space.decisions, Posterior.load(search.folder.posterior))
-    return [dict(candidate.sample) for candidate in drawn_candidates(architectures, n, seed=0)]
-
-
-def row(n: int, selection: str, candidates: str = "sample") -> Row:
-    return Row(f"{selection}, {n}", "balenas", Pick("proxy", n, selection, candidates), "balenas")
-
-
-def test_a_named_selection_picks_and_its_scores_are_kept(search_and_picker) -> None:
-    search, picker, opened = search_and_picker
-    found = picker.accuracies(row(60, "supernet"), search, 0)
-    draws = drawn(picker, search, 60)
-    skips = [list(sample.values()).count("skip_connect") for sample in draws]
-    best = [sample for sample, count in zip(draws, skips, strict=True) if count == max(skips)]
-    assert found["cifar10"] in {list(sample.values()).count("conv_3x3") for sample in best}
-    (file,) = picker.folder.iterdir()
-    scores = json.loads(file.read_text())["scores"]
-    assert scores == {
-        picker.space.notations(sample)["nasbench201"]: count / 12 for sample, count in zip(draws, skips, strict=True)
-    }
-    before = file.read_bytes()
-    assert picker.accuracies(row(60, "supernet"), search, 0) == found
-    picker.accuracies(row(20, "supernet"), search, 0)  # the first of the same draws
-    picker.accuracies(row(60, "synflow+supernet"), search, 0)
-    assert opened == [search.folder.path]  # once
-    assert file.read_bytes() == before
-    picker.accuracies(row(70, "supernet"), search, 0)
-    assert set(scores) < set(json.loads(file.read_text())["scores"])
-
-
-def test_scores_of_another_posterior_or_other_networks_are_not_used(search_and_picker) -> None:
-    search, picker, opened = search_and_picker
-    for selection in ("supernet", "synflow"):
-        picker.accuracies(row(10, selection), search, 0)
-    files = {name: picker.folder / f"{name}-seed-0.json" for name in ("supernet_accuracy-balenas", "synflow")}
-    before = {name: json.loads(file.read_text())["scores"] for name, file in files.items()}
-    posterior = Posterior.load(search.folder.posterior)
-    posterior.mean["cell/0_1"][2] += 5
-    posterior.save(search.folder.posterior)
-    wider = Picker(
-        picker.folder,
-        picker.benchmark,
-        ProxyNetworks(channels=3, cells_per_stage=1, image_size=8),
-        search.config.data,
-        supernet_of=picker.supernet_of,
-    )
-    for selection in ("supernet", "synflow"):
-        wider.accuracies(row(10, selection), search, 0)
-    assert len(opened) == 2
-    after = {name: json.loads(file.read_text())["scores"] for name, file in files.items()}
-    names = {wider.space.notations(sample)["nasbench201"] for sample in drawn(wider, search, 10)}
-    assert all(set(scores) == names for scores in after.values())
-    shared = names & set(before["synflow"])
-    assert all(
-        after["synflow"][name] != before["synflow"][name] for name in shared if math.isfinite(before["synflow"][name])
-    )
-
-
-def test_proxies_need_no_supernet(search_and_picker) -> None:
-    search, picker, opened = search_and_picker
-    few, many = (picker.accuracies(row(n, "synflow"), search, 0) for n in (5, 200))
-    assert many["cifar10"] >= few["cifar10"]  # SynFlow likes 3x3
-    assert opened == []
-
-
-def test_the_best_of_the_most_probable_is_picked(search_and_picker) -> None:
-    search, picker, _ = search_and_picker
-    posterior = Posterior.load(search.folder.posterior)
-    for mean in posterior.mean.values():
-        mean[nasbench201.OPERATIONS.index("nor_conv_1x1")] += 3
-    posterior.save(search.folder.posterior)
-    probable = enumerated_candidates(Architectures(picker.space.decisions, posterior), 12)
-    for seed in range(2):
-        networks = picker.space.networks(seed)
-        best = max(probable, key=lambda candidate: networks.fast_rank_value("synflow", candidate.sample))
-        found = picker.accuracies(row(12, "synflow", "enumerate"), search, seed)
-        assert found["cifar10"] == list(best.sample.values()).count("conv_3x3")
-        scores = json.loads((picker.folder / f"synflow-seed-{seed}.json").read_text())["scores"]
-        assert max(scores, key=scores.get) == picker.space.notations(best.sample)["nasbench201"]
-
-
-def test_the_probability_pulls_a_pick_back(search_and_picker) -> None:
-    """Every 3x3 is improbable: SynFlow's pick has most of them, its rank averaged with the probability's fewer."""
-    search, picker, _ = search_and_picker
-    posterior = Posterior.load(search.folder.posterior)
-    for mean in posterior.mean.values():
-        mean[nasbench201.OPERATIONS.index("nor_conv_3x3")] -= 1
-        mean[nasbench201.OPERATIONS.index("skip_connect")] += 1
-    posterior.save(search.folder.posterior)
-    alone = row(200, "synflow")
-    both = replace(alone, pick=replace(alone.pick, include_probability=True))
-    assert picker.accuracies(both, search, 0)["cifar10"] < picker.accuracies(alone, search, 0)["cifar10"]
-
-
-def test_the_oracle_picks_the_best_of_the_draws_by_validation(search_and_picker) -> None:
-    search, picker, _ = search_and_picker
-    found = picker.accuracies(Row("best", "balenas", Pick("oracle", 30), "balenas"), search, 0)
-    assert found["cifar10"] == max(list(s.values()).count("conv_3x3") for s in drawn(picker, search, 30))
-    assert not picker.folder.exists()  # it scores nothing
-
-
-def test_a_row_may_name_a_selection_with_options_of_its_own(search_and_picker) -> None:
-    search, picker, _ = search_and_picker
-    named, plain = (row(12, selection, "enumerate") for selection in ("synflow-enumerated", "synflow"))
-    assert picker.accuracies(named, search, 0) == picker.accuracies(plain, search, 0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import subprocess
 import sys
 import time
 import weakref
@@ -12,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from balenas_plugin import cli
-from balenas_plugin.signals import STOPPING, kept_interrupts, stopped_by_signals
+from balenas_plugin.signals import PARENT_VARIABLE, STOPPING, kept_interrupts, stopped_by_signals
 
 PATIENCE = 5.0
 """Seconds that a signal which has been lost is waited for."""
@@ -135,3 +137,16 @@ def test_every_command_stops(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr(cli, "_doctor", long)
     assert cli.main(["doctor"]) == 130
     assert capsys.readouterr().err == "balenas: stopped.\n"
+
+
+def test_a_process_ends_when_its_parent_has_ended() -> None:
+    script = "from balenas_plugin.signals import end_with_parent; import time; end_with_parent(); print(flush=True)"
+    command = [sys.executable, "-c", f"{script}; time.sleep(60)"]
+    environment = {**os.environ, PARENT_VARIABLE: "stdin"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert process.poll() is None
+        process.stdin.close()  # as the system does when the parent is killed
+        assert process.wait(30) == -signal.SIGTERM

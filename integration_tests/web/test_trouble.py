@@ -17,14 +17,14 @@ from typing import Any
 import psutil
 import pytest
 
-from balenas_plugin import run_folder
+from balenas_plugin.adapters.nni.run.processes import end_experiment
 from balenas_plugin.adapters.nni.web import manager, ui
-from balenas_plugin.adapters.nni.web.processes import end_experiment
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.doctor.checks import Surroundings
 from balenas_plugin.errors import FileFormatError, MissingDependencyError, OptionError, StorageError
 from balenas_plugin.run_folder import RunFolder
-from balenas_plugin.run_location import new_run_folder
+from balenas_plugin.run_folder import folder as run_folder
+from balenas_plugin.run_folder.location import new_run_folder
 
 from .programs import balenas_ui, free_port
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from balenas_plugin.search_spaces.nasbench201.network import Cell, NasBench201Network, build_network
-from balenas_plugin.search_spaces.nasbench201.notation import EDGES, OPERATIONS, Edge, Indices, check_indices
-from balenas_plugin.search_spaces.nasbench201.operations import build_operation
-from balenas_plugin.search_spaces.nasbench201.synflow import (
+from balenas_plugin.restoring import random_numbers_restored
+
+from .network import Cell, NasBench201Network, build_network
+from .notation import EDGES, OPERATIONS, Edge, Indices, check_indices
+from .operations import build_operation
+from .synflow import (
     CellLayers,
     Layer,
     MultilinearLayers,
@@ -39,8 +41,7 @@ class SharedWeights:
 
     def __init__(self, seed: int, *, channels: int = 16, cells_per_stage: int = 5, num_classes: int = 10) -> None:
         self._sizes = {"channels": channels, "cells_per_stage": cells_per_stage, "num_classes": num_classes}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with random_numbers_restored(seed):
             self._network = build_network((OPERATIONS.index(_WIDEST),) * len(EDGES), **self._sizes)
             self._candidates = [
                 _candidates(block) if isinstance(block, Cell) else None for block in self._network.cells

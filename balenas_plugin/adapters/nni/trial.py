@@ -18,12 +18,12 @@ from typing import Any
 import nni
 
 from balenas_plugin.adapters.nni.run.config_run import run_search
-from balenas_plugin.adapters.nni.web.processes import end_predecessor
-from balenas_plugin.adapters.nni.web.reports import EpochReports, TrialReport, final_metric
+from balenas_plugin.adapters.nni.run.processes import end_predecessor
+from balenas_plugin.adapters.nni.run.reports import EpochReports, TrialReport, final_metric
 from balenas_plugin.config import load_config
 from balenas_plugin.errors import BalenasError, OptionError
 from balenas_plugin.run_folder import RunFolder
-from balenas_plugin.run_location import new_run_folder
+from balenas_plugin.run_folder.location import new_run_folder
 
 OUTPUT = "search"
 """Folder of the run inside the trial's own."""

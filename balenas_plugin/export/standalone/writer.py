@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from balenas_plugin.data.image_task import ImageTask
-from balenas_plugin.errors import OptionError, SpaceError
+from balenas_plugin.errors import OptionError, SpaceError, first_line
 from balenas_plugin.export.standalone.blocks import BlockBuilder, find_tensor
-from balenas_plugin.export.standalone.calls import first_line
 from balenas_plugin.export.standalone.expressions import NotExportableError
 from balenas_plugin.export.standalone.forward import attribute_path, is_name
 from balenas_plugin.export.standalone.module_text import module_text
 from balenas_plugin.export.standalone.tracing import take_apart
 from balenas_plugin.export.standalone.verification import verify
 from balenas_plugin.files import write_atomically, write_text_atomically
+from balenas_plugin.restoring import random_numbers_restored
 
 
 def write_standalone(
@@ -57,7 +57,7 @@ def write_standalone(
     _check_name(name)
     example = example.detach().cpu()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with random_numbers_restored():
             source, weights = _write(model, example, name=name, title=title, task=task)
             verify(source, weights, _copy(model), example)
     except NotExportableError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import random
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,15 +16,15 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from balenas_plugin.adapters.nni.one_shot.distributed import Ranks
-from balenas_plugin.errors import BalenasError, FileFormatError, StorageError
+from balenas_plugin.errors import BalenasError, FileFormatError, StorageError, first_line
 from balenas_plugin.files import open_regular
+from balenas_plugin.restoring import random_states, set_random_states
 
 LAST = "last.ckpt"
 
@@ -33,29 +32,6 @@ SEAL = "balenas_seal"
 """Key in a checkpoint of the SHA-256 of all else in it, and of the run that it is of."""
 
 _logger = logging.getLogger(__name__)
-
-
-def random_states() -> dict[str, Any]:
-    """Return the state of Python's, NumPy's and torch's random generators, as tensors and plain values."""
-    version, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
-        "numpy": [torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_states(states: dict[str, Any]) -> None:
-    """Restore what `random_states` returned."""
-    version, words, gauss = states["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 class SearchCheckpoint(Checkpoint):
@@ -121,9 +97,8 @@ class SearchCheckpoint(Checkpoint):
         frames = traceback.extract_tb(exception.__traceback__)
         restoring = any(frame.name in _RESTORING for frame in frames)
         if restoring and isinstance(exception, Exception) and not isinstance(exception, BalenasError):
-            reason = str(exception).strip().partition("\n")[0]
             raise FileFormatError(
-                f"the checkpoint {trainer.ckpt_path} is not of this search ({type(exception).__name__}: {reason}). Put "
+                f"the checkpoint {trainer.ckpt_path} is not of this search ({first_line(exception)}). Put "
                 "the right one back, or remove it to start the search anew."
             ) from exception
 
@@ -156,8 +131,24 @@ class SearchCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until training starts."""
-        self._restored = state_dict["random"]
+        self._restored = [_as_tensors(states) for states in state_dict["random"]]
         self._metrics = state_dict["metrics"]
+
+
+def _as_tensors(states: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return random states as `set_random_states` expects them; older versions kept lists of tensors and numbers."""
+    if "cuda" not in states:
+        return states
+    version, words, gauss = states["python"]
+    keys, position, has_gauss, cached = states["numpy"]
+    return {
+        "python": torch.tensor([version, *words.tolist()]),
+        "python_gauss": torch.tensor([gauss is not None, gauss or 0.0], dtype=torch.float64),
+        "numpy": torch.tensor([*keys.tolist(), position, has_gauss]),
+        "numpy_gauss": torch.tensor(cached, dtype=torch.float64),
+        "torch": states["torch"],
+        **{f"cuda_{i}": state for i, state in enumerate(states["cuda"])},
+    }
 
 
 _RESTORING = ("_restore_modules_and_callbacks", "restore_training_state", "set_random_states")

@@ -14,16 +14,16 @@ from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from tqdm import tqdm
 
-from balenas_plugin.adapters.nni.callbacks.checkpoint import random_states, set_random_states
 from balenas_plugin.adapters.nni.callbacks.learned import header_of, search_state
+from balenas_plugin.adapters.nni.callbacks.probing import accuracy_at, curvature_of
 from balenas_plugin.adapters.nni.callbacks.search_callback import SearchCallback
 from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
-from balenas_plugin.adapters.nni.one_shot.probing import accuracy_at, curvature_of
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.diagnostics import DiagnosticsOptions, SearchState, alarms_of, stop_reason, summarise
 from balenas_plugin.diagnostics.log_file import append_record, as_written, plain, write_log
 from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.ground_truth import accuracies_of
+from balenas_plugin.restoring import random_numbers_restored
 
 
 class Diagnostics(SearchCallback):
@@ -37,7 +37,7 @@ class Diagnostics(SearchCallback):
         path: of the file; an older one there is replaced when training starts.
         options: `DiagnosticsOptions`, or a dict of them.
         seed: of the draws and of whatever else is random in the measurements.
-        table: NAS-Bench-201's, for the ground truth; None looks in the folder that BALENAS_DATA names.
+        table: of the space's benchmark, for the ground truth; None looks in the folder that BALENAS_DATA names.
     """
 
     def __init__(
@@ -91,11 +91,8 @@ class Diagnostics(SearchCallback):
         if not self.searching:
             return
         if trainer.is_global_zero:
-            states = random_states()  # NNI's sampling strategies draw when they are asked
-            try:
+            with random_numbers_restored():  # NNI's sampling strategies draw when they are asked
                 self._measure(trainer, pl_module)
-            finally:
-                set_random_states(states)
         stop = bool(self.records) and self.records[-1].get("stopped") is not None
         if self.options.stop_by != "never" and trainer.strategy.reduce_boolean_decision(stop, all=False):
             trainer.should_stop = True
@@ -125,7 +122,8 @@ class Diagnostics(SearchCallback):
             record.update(self._curvature(trainer, module))
         records = [*self.records, record]
         warmup = int(getattr(module, "warmup_epochs", 0))
-        alarms = alarms_of(records, self.options, warmup_epochs=warmup)
+        learned = isinstance(module, DistributionModule)
+        alarms = alarms_of(records, self.options, warmup_epochs=warmup, has_posterior=learned)
         if alarms:
             record["alarms"] = [alarm.to_dict() for alarm in alarms]
         reason = stop_reason(records, self.options, warmup_epochs=warmup)

@@ -24,10 +24,10 @@ from balenas_plugin.adapters.nni.one_shot.distributed import Ranks, without_redu
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.one_shot.example_batch import ExampleBatch
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples
-from balenas_plugin.adapters.nni.one_shot.losses import Metrics, NoLossError, silent_loss
+from balenas_plugin.adapters.nni.one_shot.losses import NoLossError
 from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
+from balenas_plugin.adapters.nni.one_shot.metrics import Metrics, silent_loss, try_validation
 from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
-from balenas_plugin.adapters.nni.one_shot.probing import try_validation
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
 from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
@@ -37,6 +37,7 @@ from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import ChosenDistribution, Distribution
 from balenas_plugin.errors import EvaluatorError, FileFormatError, NonFiniteLossError, SpaceError
+from balenas_plugin.restoring import restored
 from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
 
@@ -113,7 +114,17 @@ class DistributionModule(SearchModule):
         self.example.batch = example
         with torch.no_grad():
             for label, alpha in self.named_arch_parameters().items():
-                alpha.copy_(posterior.mean[label])
+                alpha.copy_(posterior.scores[label])
+
+    def export(self) -> dict[str, Any]:
+        """Return what NNI's rules make of the scores that the distribution ranks by."""
+        if self._distribution is None:
+            return dict(super().export())
+        alphas, scores = self.named_arch_parameters(), self.distribution.scores()
+        with restored(list(alphas.values())), torch.no_grad():
+            for label, alpha in alphas.items():
+                alpha.copy_(scores[label])
+            return dict(super().export())
 
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
         """Create the distribution over the alphas; its noise has a generator of its own."""

@@ -12,7 +12,7 @@ from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from balenas_plugin.adapters.nni.one_shot.probing import undisturbed
+from balenas_plugin.adapters.nni.one_shot.metrics import undisturbed
 
 _logger = logging.getLogger(__name__)
 

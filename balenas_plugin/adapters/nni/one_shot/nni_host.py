@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from balenas_plugin.adapters.nni.one_shot.loaders import split_batch
 from balenas_plugin.adapters.nni.one_shot.losses import NoLossError, loss_of
-from balenas_plugin.bayes.architect import VirtualStep, restored
+from balenas_plugin.bayes.architect import VirtualStep
 from balenas_plugin.distributions import Draw
 from balenas_plugin.errors import EvaluatorError
-
-if TYPE_CHECKING:
-    from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
+from balenas_plugin.restoring import restored
 
 
 class NniHost:
     """The supernet and the batches of one iteration (a `Host`).
 
     Args:
-        module: of the search.
+        module: the `DistributionModule` of the search.
         batch: ``{"train": ..., "val": ...}``.
         batch_idx: its number in the epoch.
     """
 
-    def __init__(self, module: DistributionModule, batch: dict[str, Any], batch_idx: int) -> None:
+    def __init__(self, module: Any, batch: dict[str, Any], batch_idx: int) -> None:
         self.module, self.batch, self.batch_idx = module, batch, batch_idx
         self.outputs: Any = None
         """What the evaluator's training_step returned in the weight step."""

@@ -2,67 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 
-from balenas_plugin.adapters.nni.supernets.compilation import MODES
 from balenas_plugin.errors import OptionError
+from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
 from balenas_plugin.search import Order
-from balenas_plugin.search.algorithm import WEIGHT_STEPS
-from balenas_plugin.selection import ProxySelection
-from balenas_plugin.validation import require_flag, require_positive, require_whole, require_word
+from balenas_plugin.search.algorithm import (
+    ClippedWith,
+    FiniteDifference,
+    FirstStep,
+    GradientOrder,
+    Levels,
+    WeightStep,
+)
+from balenas_plugin.selection.proxy_selection import Selection
 
-MC_BATCHES = ("full", "split")
 
-
+@declared_options(called="the search")
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """Options of a search, whatever distribution it learns; their meaning is documented at `DistributionStrategy`.
+    """Options of a search, whatever distribution it learns.
+
+    Args:
+        first: "architecture" or "weights": which step an iteration begins with.
+        architecture_every: an architecture step every so many iterations.
+        levels: 2, a batch for each step; or 1, both from one draw on the training batch.
+        mc_batches: "full" shows the whole validation batch to each of the M draws; "split" shows each draw its own M-th
+            part, so that a step costs what it does at M = 1. A batch of less than 2 M examples is not split.
+        order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
+        finite_difference: for order "second": "central" as in the reference, or "one-sided" with one evaluation less.
+        arc_learning_rate: learning rate of the distribution, for logits in logits per step.
+        weight_step_alpha: "mean", or "sample" to train the weights at a draw.
+        warmup_epochs: epochs at the start without architecture steps.
+        gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
+        clip_with: which gradients count in that norm, see `balenas_plugin.search.Order`.
+        penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments.
+        log_prob_every_n_step: log probabilities and the entropy every so many steps.
+        validate_every_n_epochs: validate at the mean every so many epochs; 1: the trainer's number; 0 never validates.
+        fused: compute the candidates of mixed operations together where they are understood (see `fusion_report`).
+        channels_last: keep image tensors in channels-last memory. None: on a CPU and where a GPU computes in 16 bits,
+            if the network allows it.
+        compile: run the network's forward and backward through torch.compile: True, or a mode of it ("reduce-overhead"
+            and "max-autotune" capture CUDA graphs on a GPU). What cannot be compiled runs as it is, after a message.
+        selection: how `list_models` ranks what was found: "synflow" for the paper's BaLeNAS-TF, another of
+            `NAMED_SELECTIONS`, a `ProxySelection` (or a dict of its options); None for the order of probability.
+        candidate_trials: in an experiment with NNI's training-service engine, and so with its web page, the search is a
+            trial; so many of the best architectures it finds then become trials of their own.
+        candidate_epochs: train each of them so long, from scratch (`trained` has the results); 0 only reports what the
+            search knows of them.
 
     Raises:
         OptionError: an option has a wrong type or is out of range.
     """
 
-    mc_batches: str = "full"
-    first: str = "architecture"
-    architecture_every: int = 1
-    levels: int = 2
-    order: str = "first"
-    finite_difference: str = "central"
-    weight_step_alpha: str = "mean"
-    warmup_epochs: int = 0
-    arc_learning_rate: float = 3e-4
-    gradient_clip_val: float | None = None
-    clip_with: str = "weights"
-    penalty: Any = None
-    log_prob_every_n_step: int = 10
-    validate_every_n_epochs: int = 1
+    mc_batches: Literal["full", "split"] = "full"
+    first: FirstStep = "architecture"
+    architecture_every: PositiveInt = 1
+    levels: Levels = 2
+    order: GradientOrder = "first"
+    finite_difference: FiniteDifference = "central"
+    weight_step_alpha: WeightStep = "mean"
+    warmup_epochs: NonNegativeInt = 0
+    arc_learning_rate: Positive = 3e-4
+    gradient_clip_val: Positive | None = None
+    clip_with: ClippedWith = "weights"
+    penalty: Mapping[str, Any] | ExpectationProfilerPenalty | None = None
+    log_prob_every_n_step: PositiveInt = 10
+    validate_every_n_epochs: NonNegativeInt = 1
     fused: bool = True
     channels_last: bool | None = None
-    compile: bool | str = False
-    selection: Any = None
-    candidate_trials: int = 10
-    candidate_epochs: int = 0
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
+    selection: Selection = None
+    candidate_trials: NonNegativeInt = 10
+    candidate_epochs: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        require_word("mc_batches", self.mc_batches, MC_BATCHES)
-        require_word("weight_step_alpha", self.weight_step_alpha, WEIGHT_STEPS)
-        require_whole("log_prob_every_n_step", self.log_prob_every_n_step, least=1)
-        require_whole("validate_every_n_epochs", self.validate_every_n_epochs, least=0)
-        require_whole("candidate_trials", self.candidate_trials, least=0)
-        require_whole("candidate_epochs", self.candidate_epochs, least=0)
-        require_flag("fused", self.fused)
-        if self.channels_last is not None:
-            require_flag("channels_last", self.channels_last)
-        if not isinstance(self.compile, bool):
-            require_word("compile", self.compile, MODES)
-        if self.gradient_clip_val is not None:
-            require_positive("gradient_clip_val", self.gradient_clip_val)
-        require_positive("arc_learning_rate", self.arc_learning_rate)
         object.__setattr__(self, "penalty", _penalty(self.penalty))
-        object.__setattr__(self, "selection", ProxySelection.of(self.selection))
         self.update_order()
         if self.levels == 1 and self.penalty is not None:
             raise OptionError("a penalty is part of the architecture step, and levels: 1 has none of its own")
@@ -133,8 +152,4 @@ def _penalty(given: Any) -> ExpectationProfilerPenalty | None:
             return ExpectationProfilerPenalty(**given)
         except TypeError as error:
             raise OptionError(f"penalty does not fit NNI's ExpectationProfilerPenalty: {error}") from error
-    if given is not None and not isinstance(given, ExpectationProfilerPenalty):
-        raise OptionError(
-            f"penalty must be an ExpectationProfilerPenalty, a dict of its arguments or None, got {given!r}"
-        )
     return given

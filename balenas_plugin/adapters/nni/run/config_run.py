@@ -32,8 +32,7 @@ from balenas_plugin.adapters.nni.one_shot.search_options import require_search_e
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy, with_defaults
 from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
-from balenas_plugin.adapters.nni.supernets.found_model import notations
-from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, exported
+from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
 from balenas_plugin.bayes.decisions import Architectures, Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.benchmarks import find_table
@@ -44,7 +43,8 @@ from balenas_plugin.data.summary import summary
 from balenas_plugin.errors import DataError, OptionError
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder, other_run, run_identity
-from balenas_plugin.run_location import FOLDER_VARIABLE, helps_another
+from balenas_plugin.run_folder.location import FOLDER_VARIABLE, helps_another
+from balenas_plugin.search_spaces import space_of
 from balenas_plugin.selection.candidates import tell_fewer
 
 Record = dict[str, Any]
@@ -100,7 +100,7 @@ def run_search(
     history = History(folder, lambda: _describe(strategy, space, folder))
     untrained = show_progress and getattr(strategy, "candidate_epochs", 0) > 0
     note = {"note": "`balenas ui` alone trains what it finds; here strategy.candidate_epochs does nothing"}
-    progress = [SearchPlan(summary(data) | (note if untrained else {}))] if told else []
+    progress: list[pl.Callback] = [SearchPlan(summary(data) | (note if untrained else {}))] if told else []
     progress += [Progress()] if told and show_progress else []
     watch = (
         [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []
@@ -186,18 +186,16 @@ def _describe(strategy: OneShotStrategy, space: ModelSpace, folder: RunFolder) -
         return {"architecture": _name(space, sample)}
     posterior = strategy.posterior
     posterior.save(folder.posterior)
-    metrics = strategy.oneshot_module.distribution_metrics()
     best = next(strategy.iterate_samples())
     return {
-        "entropy": metrics["entropy"],
-        "sigma": metrics["sigma"],
+        **{name: value for name, value in posterior.metrics().items() if "/" not in name},  # not those of each label
         "architecture": _name(space, best.sample),
         "log_probability": best.log_probability,
     }
 
 
 def _name(space: ModelSpace, sample: dict[str, Any]) -> str:
-    return next(iter(notations(space, sample).values()), json.dumps(sample, sort_keys=True))
+    return next(iter(space_of(space).notations(sample).values()), json.dumps(sample, sort_keys=True))
 
 
 def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterator[Record]:
@@ -206,13 +204,13 @@ def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: in
         sample = exported(strategy.oneshot_module)
         yield {"rank": 1, "choices": sample, **_notation_and_truth(space, sample)}
         return
-    sigma = _sigmas(strategy.posterior)
+    spread = _spread(strategy.posterior)
     if strategy.selection is not None:
         best = strategy.rank(progress=True)[:top_k]
         tell_fewer(len(best), top_k, strategy.selection)
         for ranked in best:
             record = {"chosen_by": ", ".join(strategy.selection.proxies), **ranked.to_dict()}
-            yield {**record, **_notation_and_truth(space, ranked.choices), "sigma": sigma}
+            yield {**record, **_notation_and_truth(space, ranked.choices), **spread}
         return
     rank = 0
     for rank, found in enumerate(islice(strategy.iterate_samples(), top_k), start=1):
@@ -224,31 +222,31 @@ def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: in
             "choices": found.sample,
             **_notation_and_truth(space, found.sample),
             "winning_probability": {label: math.exp(value) for label, value in found.decisions.items()},
-            "sigma": sigma,
+            **spread,
         }
     tell_fewer(rank, top_k, None)
 
 
 def _log_probability_of_a_guess(strategy: DistributionStrategy, sample: Sample) -> float | None:
-    """Return the log-probability in nats of an architecture while all logits are alike; None if it is not known."""
+    """Return the log-probability in nats of an architecture while all scores are alike; None if it is not known."""
     known = strategy.posterior
-    alike = {label: torch.ones_like(mean) for label, mean in known.mean.items()}
-    guess = Architectures(decisions_of(strategy.supernet), Posterior(alike, alike, known.choices)).describe(sample)
+    alike = {label: torch.ones(len(law)) for label, law in known.laws.items()}
+    guess = Architectures(known.decisions, Posterior(alike, alike, known.choices)).describe(sample)
     return guess.log_probability if math.isfinite(guess.log_probability) else None
 
 
 def _notation_and_truth(space: ModelSpace, sample: dict[str, Any]) -> Record:
     """Return the space's notation and, where a benchmark is at hand, what it knows (the search has not seen it)."""
-    notation = notations(space, sample)
+    notation = space_of(space).notations(sample)
     truth = ground_truth_of(notation)
     return {"notation": notation} if truth is None else {"notation": notation, "ground_truth": truth}
 
 
-def _sigmas(posterior: Posterior) -> dict[str, dict[str, float]]:
-    """Return label -> choice -> sigma in logits."""
+def _spread(posterior: Posterior) -> dict[str, dict[str, dict[str, float]]]:
+    """Return what is shown besides probabilities: name (sigma, in logits) -> label -> choice -> value."""
     return {
-        label: dict(zip(posterior.choices[label], sigma.tolist(), strict=True))
-        for label, sigma in posterior.std.items()
+        name: {k: dict(zip(posterior.choices[k], values.tolist(), strict=True)) for k, values in by_label.items()}
+        for name, by_label in posterior.spread().items()
     }
 
 

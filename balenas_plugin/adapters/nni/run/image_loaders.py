@@ -28,7 +28,7 @@ def search_loaders(
     """
     halves = (data.weight_set, data.architecture_set)
     if config.on_device is False or config.num_workers:
-        reason = "another loader was asked for"
+        reason: str | None = "another loader was asked for"
     else:
         reason = next((why for half in halves if (why := unfit_for_device(half, device)) is not None), None)
         if reason is not None and config.on_device is True and tell:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,15 +19,13 @@ from nni.nas.oneshot.pytorch.strategy import (  # nni.nas.strategy holds placeho
     RandomOneShot,
 )
 
-from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions
 from balenas_plugin.adapters.nni.strategies.construct import construct
-from balenas_plugin.adapters.nni.strategies.of_presets import strategy_class, strategy_of
+from balenas_plugin.adapters.nni.strategies.of_presets import strategy_class
 from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, supernet_modules
-from balenas_plugin.distributions import get_distribution, options_of
 from balenas_plugin.errors import BalenasError, MissingDependencyError, OptionError, SpaceError, nearest, quoted
+from balenas_plugin.options import MAX_FLOAT, default_options, given_options, signature_options
 from balenas_plugin.presets import list_presets
-from balenas_plugin.validation import MAX_FLOAT, require_whole
 
 NNIS: dict[str, type[OneShotStrategy]] = {s.__name__: s for s in (DARTS, GumbelDARTS, Proxyless, RandomOneShot, ENAS)}
 """NNI's own one-shot strategies, which a config calls ``nni.DARTS`` and so on."""
@@ -98,9 +95,7 @@ def _build_nnis(name: str, arguments: dict[str, Any]) -> OneShotStrategy:
                 "strategy nni.ENAS needs a package that is not installed: pip install 'tianshou<0.5'"
             )
         arguments = {**_ENAS_DEFAULTS, **arguments}
-    if name == "GumbelDARTS" and "temperature" in arguments:
-        arguments["temperature"] = _temperature(arguments["temperature"])
-    strategy = construct(f"strategy nni.{name}", NNIS[name], arguments, inherited=_inherited_options(NNIS[name]))
+    strategy = construct(f"strategy nni.{name}", NNIS[name], given_options(_nnis_options(name), arguments))
     _require_sound(f"nni.{name}", arguments)
     nni.mutable.mutable.RandomState = _seeded_random_state
     _order_by_label(strategy)
@@ -117,54 +112,42 @@ def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
         OptionError: there is no strategy of that name.
     """
     name = full_name(options["name"])
-    if name == _OWN:
-        parameters = {
-            **inspect.signature(SearchOptions).parameters,
-            **options_of(get_distribution(options["distribution"])),
-        }
-        parameters.pop("lr")
-    elif name.startswith("nni."):
-        parameters = _inherited_options(NNIS[name.removeprefix("nni.")])
-    else:
-        parameters = dict(inspect.signature(strategy_of(name)).parameters)
     defaults = {
-        key: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
-        for key, parameter in parameters.items()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        and parameter.default is not parameter.empty
-        and key not in _PYTHON_OBJECTS
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in default_options(strategy_options(name, options.get("distribution"))).items()
+        if key not in _PYTHON_OBJECTS
     }
     if name == "nni.ENAS":
         defaults |= _ENAS_DEFAULTS
     return {**defaults, **options, "name": name}
 
 
+def strategy_options(name: str, distribution: Any = None) -> type[Any]:
+    """Return the options class of a strategy: all that a config can give it.
+
+    Args:
+        name: in full.
+        distribution: of the strategy that has none of its own.
+
+    Raises:
+        OptionError: there is no strategy, or distribution, of that name.
+    """
+    if name.startswith("nni."):
+        return _nnis_options(name.removeprefix("nni."))
+    return strategy_class(name).options_class(distribution)
+
+
+def _nnis_options(name: str) -> type[Any]:
+    without = ("model_space", "engine", *_PYTHON_OBJECTS)
+    return signature_options(NNIS[name], "strategy", called=f"strategy nni.{name}", without=without)
+
+
 def _require_sound(name: str, arguments: Mapping[str, Any]) -> None:
-    if "log_prob_every_n_step" in arguments:
-        require_whole(f"strategy {name}: log_prob_every_n_step", arguments["log_prob_every_n_step"], least=1)
+    if arguments.get("log_prob_every_n_step") == 0:
+        raise OptionError("strategy.log_prob_every_n_step must be a whole number of at least 1, got 0")
     for key, value in arguments.items():
         if isinstance(value, int | float) and not 0 <= value <= MAX_FLOAT:  # NaN neither
-            raise OptionError(f"strategy {name}: {key} must be at least 0, got {quoted(value)}")
-
-
-def _inherited_options(strategy_class: type) -> dict[str, inspect.Parameter]:
-    """Return the keyword options of the base classes, which NNI passes through **kwargs."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in strategy_class.__mro__:
-        if base is not object and "__init__" in vars(base):
-            for name, parameter in inspect.signature(base.__init__).parameters.items():
-                if name not in ("self", "model_space", "engine", *_PYTHON_OBJECTS):
-                    found.setdefault(name, parameter)
-    return found
-
-
-def _temperature(given: Any) -> Any:
-    """Return the annealing of GumbelDARTS as NNI wants it: a float, or a tuple of two."""
-    if isinstance(given, list | tuple) and len(given) == 2 and all(isinstance(t, int | float) for t in given):
-        return float(given[0]), float(given[1])
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        return float(given)
-    raise OptionError(f"strategy GumbelDARTS: temperature must be a number or [first, last], got {given!r}")
+            raise OptionError(f"strategy.{key} must be at least 0, got {quoted(value)}")
 
 
 def _seeded_random_state() -> np.random.RandomState:

@@ -8,7 +8,7 @@ from typing import Any
 
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 
-from balenas_plugin.adapters.nni.one_shot.probing import undisturbed
+from balenas_plugin.adapters.nni.one_shot.metrics import undisturbed
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.selection.scoring import require_scorable

@@ -16,9 +16,9 @@ from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.callbacks.probing import as_searched
 from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples, require_a_batch
-from balenas_plugin.adapters.nni.one_shot.probing import as_searched
 from balenas_plugin.adapters.nni.one_shot.search_options import (
     OPTION_NAMES,
     SearchOptions,
@@ -40,16 +40,17 @@ from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.distributions import (
     ChosenDistribution,
     Distribution,
+    distribution_options,
     get_distribution,
     list_distributions,
-    options_of,
 )
 from balenas_plugin.errors import OptionError, SpaceError, quoted
+from balenas_plugin.options import given_options, joined_options
 from balenas_plugin.presets import Preset
 from balenas_plugin.search import Search
-from balenas_plugin.selection import ProxySelection, RankedArchitecture, Space, rank
+from balenas_plugin.search_spaces import SearchSpace
+from balenas_plugin.selection import ProxySelection, RankedArchitecture, rank
 from balenas_plugin.selection.candidates import tell_fewer
-from balenas_plugin.validation import require_keys
 
 
 class DistributionStrategy(SearchStrategy):
@@ -62,35 +63,9 @@ class DistributionStrategy(SearchStrategy):
 
     Args:
         distribution: name of what is learned, or a class; a preset has its own.
-        first: "architecture" or "weights": which step an iteration begins with.
-        architecture_every: an architecture step every so many iterations.
-        levels: 2, a batch for each step; or 1, both from one draw on the training batch.
-        mc_batches: "full" shows the whole validation batch to each of the M draws; "split" shows each draw its own M-th
-            part, so that a step costs what it does at M = 1. A batch of less than 2 M examples is not split.
-        order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
-        finite_difference: for order "second": "central" as in the reference, or "one-sided" with one evaluation less.
-        arc_learning_rate: learning rate of the distribution, for logits in logits per step.
-        weight_step_alpha: "mean", or "sample" to train the weights at a draw.
-        warmup_epochs: epochs at the start without architecture steps.
-        gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
-        clip_with: which gradients count in that norm, see `balenas_plugin.search.Order`.
-        penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments.
-        log_prob_every_n_step: log probabilities and the entropy every so many steps.
-        validate_every_n_epochs: validate at the mean every so many epochs; 1: the trainer's number; 0 never validates.
-        fused: compute the candidates of mixed operations together where they are understood (see `fusion_report`).
-        channels_last: keep image tensors in channels-last memory. None: on a CPU and where a GPU computes in 16 bits,
-            if the network allows it.
-        compile: run the network's forward and backward through torch.compile: True, or a mode of it ("reduce-overhead"
-            and "max-autotune" capture CUDA graphs on a GPU). What cannot be compiled runs as it is, after a message.
-        selection: how `list_models` ranks what was found: "synflow" for the paper's BaLeNAS-TF, another of
-            `NAMED_SELECTIONS`, a `ProxySelection` (or a dict of its options); None for the order of probability.
-        candidate_trials: in an experiment with NNI's training-service engine, and so with its web page, the search is a
-            trial; so many of the best architectures it finds then become trials of their own.
-        candidate_epochs: train each of them so long, from scratch (`trained` has the results); 0 only reports what the
-            search knows of them.
         mutation_hooks: as in NNI's one-shot strategies.
-        **options: those of the distribution, such as ``num_mc_samples``, ``betas`` and, for "gaussian",
-            ``prior_precision``; see `balenas_plugin.distributions`.
+        **options: those of every search, see `SearchOptions`, and those of the distribution, such as
+            ``num_mc_samples``, ``betas`` and, for "gaussian", ``prior_precision``; see `balenas_plugin.distributions`.
 
     Raises:
         OptionError: an option has a wrong type or is out of range.
@@ -108,17 +83,15 @@ class DistributionStrategy(SearchStrategy):
         mutation_hooks: list[Any] | None = None,
         **options: Any,
     ) -> None:
-        name = type(self).__name__
-        self.distribution = self._distribution_class(distribution)
-        chosen = options_of(self.distribution)
         nnis = {key: options.pop(key) for key in ("model_space", "engine") if key in options}
-        require_keys(name, options, [key for key in (*OPTION_NAMES, *chosen) if key != "lr"])
-        options = {**(self.preset.options if self.preset is not None else {}), **options}
+        self.distribution = self._distribution_class(distribution)
+        options = {
+            **(self.preset.options if self.preset is not None else {}),
+            **given_options(self.options_class(distribution), options),
+        }
         self.options = SearchOptions(**{key: value for key, value in options.items() if key in OPTION_NAMES})
-        self.chosen = ChosenDistribution(
-            self.distribution,
-            {key: value for key, value in options.items() if key in chosen} | {"lr": self.options.arc_learning_rate},
-        )
+        chosen = {key: value for key, value in options.items() if key not in OPTION_NAMES}
+        self.chosen = ChosenDistribution(self.distribution, chosen | {"lr": self.options.arc_learning_rate})
         self._require_sound()
         super().__init__(
             arc_learning_rate=self.options.arc_learning_rate,
@@ -144,17 +117,32 @@ class DistributionStrategy(SearchStrategy):
         self._guard = ProcessGuard()
         self._loaders: dict[str, Any] = {}
 
-    def _distribution_class(self, given: str | type[Distribution] | None) -> type[Distribution]:
-        if self.preset is None and given is None:
+    @classmethod
+    def options_class(cls, distribution: str | type[Distribution] | None = None) -> type[Any]:
+        """Return all options but the distribution: those of a search, and those of what it learns.
+
+        Raises:
+            OptionError: there is no such distribution.
+        """
+        own = distribution_options(cls._distribution_class(distribution))
+        changed = cls.preset.options if cls.preset is not None else {}
+        called = f"strategy {cls.__name__}"
+        return joined_options(
+            cls.__name__, SearchOptions, own, where="strategy", called=called, changed=changed, without=("lr",)
+        )
+
+    @classmethod
+    def _distribution_class(cls, given: str | type[Distribution] | None) -> type[Distribution]:
+        if cls.preset is None and given is None:
             raise OptionError(
                 f"DistributionStrategy needs a distribution: one of {', '.join(list_distributions())}, or a class"
             )
-        if self.preset is not None and given not in (None, self.preset.distribution):
+        if cls.preset is not None and given not in (None, cls.preset.distribution):
             raise OptionError(
-                f"{self.preset.name} learns the distribution {self.preset.distribution!r}, got {quoted(given)}: "
+                f"{cls.preset.name} learns the distribution {cls.preset.distribution!r}, got {quoted(given)}: "
                 "DistributionStrategy takes any"
             )
-        wanted = self.preset.distribution if self.preset is not None else given
+        wanted = cls.preset.distribution if cls.preset is not None else given
         return wanted if isinstance(wanted, type) and issubclass(wanted, Distribution) else get_distribution(wanted)
 
     def _require_sound(self) -> None:
@@ -348,7 +336,7 @@ class DistributionStrategy(SearchStrategy):
         supernet = self._trained_supernet(space) if selection.needs_supernet else None
         return {"space": space, "selection": selection, "inputs": inputs, "targets": targets, "supernet": supernet}
 
-    def _trained_supernet(self, space: Space) -> TrainedSupernet:
+    def _trained_supernet(self, space: SearchSpace) -> TrainedSupernet:
         if self._trials is not None:
             raise OptionError(
                 "the search ran in a trial, and the supernet's weights are there: give the selection to the strategy, "

@@ -23,7 +23,7 @@ def positions_of(loader: Any, which: str) -> Tensor:
     Raises:
         EvaluatorError: the loader has no data set that can be read by position.
     """
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise EvaluatorError(f"the {which} loader has no data set that can be read by position")
     sampler = getattr(loader, "sampler", None)

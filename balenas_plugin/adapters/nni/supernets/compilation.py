@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.supernets.fusion_plan import Planned
+from balenas_plugin.restoring import random_numbers_restored, restored
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
 
 _logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class CompiledForward:
     def used(self, *, learning: bool) -> Iterator[None]:
         """Put it in the place of the network's forward inside the block."""
         self._learning = learning
-        self._network.forward = self  # type: ignore[assignment]  # a callable, looked up before the class's method
+        self._network.forward = self  # a callable, looked up before the class's method
         try:
             yield
         finally:
@@ -86,8 +87,8 @@ class CompiledForward:
         return self._compiled(*args, **kwargs)
 
     def _try(self, *args: Any, **kwargs: Any) -> None:
-        """Compile forward and backward, which torch does when each first runs; leave no other trace of it."""
-        with _undone(self._network):
+        """Compile forward and backward, which torch does when each first runs; plans are kept, all else is restored."""
+        with random_numbers_restored(), restored(list(self._network.buffers())):
             with torch.no_grad():
                 self._eager(*args, **kwargs)  # so fused modules plan, which is not for the compiler; or raises
             try:
@@ -124,20 +125,6 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, tuple | list):
         for part in output:
             yield from _tensors(part)
-
-
-@contextmanager
-def _undone(network: nn.Module) -> Iterator[None]:
-    """Put buffers (statistics of batch-norm) and random states back when the block ends."""
-    before = [buffer.clone() for buffer in network.buffers()]
-    gpus = range(torch.cuda.device_count()) if _on_gpu(network) else []
-    with torch.random.fork_rng(devices=gpus):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in zip(network.buffers(), before, strict=True):
-                    buffer.copy_(value)
 
 
 def _shape(value: Any) -> Any:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from balenas_plugin.bayes.conditional import Includes, Use
 from balenas_plugin.export.standalone.tracing import changes_its_input
+from balenas_plugin.restoring import attributes_restored
 
 Fed = dict[nn.Module, set[Use]]
 """Module -> alternative conditions under which its output is of any use."""
@@ -118,30 +118,16 @@ def _graphs(model: nn.Module) -> list[fx.Graph]:
 
 def _traced(model: nn.Module, training: bool) -> fx.Graph | None:
     """Return the graph of a pass, None if there is no single one, or a pass changes anything besides."""
-    with _mode(model, training):
+    with attributes_restored(model):
+        model.train(training)
         before = {module: _state(module) for module in model.modules()}
-        attributes = {module: dict(vars(module)) for module in before}
         try:
             graph = _Tracer().trace(model)
         except Exception:  # whatever the user's own code raises when it meets symbolic values
             graph = None
         if any(_state(module) != state for module, state in before.items()):
             graph = None
-        for module, kept in attributes.items():
-            vars(module).clear()
-            vars(module).update(kept)
     return graph
-
-
-@contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    before = {module: module.training for module in model.modules()}
-    try:
-        model.train(training)
-        yield
-    finally:
-        for module, mode in before.items():
-            module.training = mode
 
 
 def _state(module: nn.Module) -> dict[str, tuple[int, int | None]]:
@@ -163,7 +149,7 @@ def _uses(
     """
     uses: dict[fx.Node, set[Use]] = {}
     for node in reversed(graph.nodes):
-        found = set() if node.users else {()} if node.op == "output" else set(unread)
+        found: set[Use] = set() if node.users else {()} if node.op == "output" else set(unread)
         if changes_its_input(node, model) and not _writes_into_its_own(node, model):
             found = {()}
         for user in node.users:

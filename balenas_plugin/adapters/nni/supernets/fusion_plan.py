@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from nni.nas.hub.pytorch import nasbench201 as hub201
 from nni.nas.hub.pytorch import nasnet
 from torch import Tensor, nn
 
-from balenas_plugin.bayes.architect import restored
-from balenas_plugin.bayes.batch_norm import FastSecondDerivative
+from balenas_plugin.bayes.second_derivatives.batch_norm import FastSecondDerivative
 from balenas_plugin.fused import (
     Branch,
     Fan,
@@ -28,6 +24,7 @@ from balenas_plugin.fused import (
     surroundings,
     why_unfit,
 )
+from balenas_plugin.restoring import untouched
 
 
 def _pooling(module: nn.Module) -> nn.Module | None:
@@ -106,7 +103,7 @@ class Plan:
             return self.refusal
         kind = tuple((x.shape, x.dtype, x.device) for x in inputs)
         if kind not in self._tried:
-            with undone(self._owner), torch.inference_mode(False), torch.no_grad():
+            with untouched(self._owner), torch.inference_mode(False), torch.no_grad():
                 try:
                     nodes = dict(enumerate(prepare([x.clone() for x in inputs])))
                     self._tried[kind] = departing(self.fans, nodes), {k: x.to("meta") for k, x in nodes.items()}
@@ -195,17 +192,3 @@ def why_not_its_own(owner: nn.Module, nnis: type[nn.Module]) -> str | None:
         return f"{nnis.__name__}.{method} was replaced"
     own = getattr(type(owner), "_reduction", None) is getattr(nnis, "_reduction", None)
     return None if own and "_reduction" not in vars(owner) else f"{type(owner).__name__} has a reduction of its own"
-
-
-@contextmanager
-def undone(module: nn.Module) -> Iterator[None]:
-    """Put attributes, buffers and random states back when the block ends."""
-    snapshot, states = Snapshot(module.modules()), (random.getstate(), np.random.get_state())
-    gpus = {buffer.device for buffer in (*module.parameters(), *module.buffers()) if buffer.device.type == "cuda"}
-    with torch.random.fork_rng(sorted(gpus, key=str)), restored(list(module.buffers())):
-        try:
-            yield
-        finally:
-            snapshot.restore()
-            random.setstate(states[0])
-            np.random.set_state(states[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
@@ -29,6 +30,8 @@ from balenas_plugin.bayes.decisions import (
 )
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.ranking import Listed, Outcome
+from balenas_plugin.restoring import restored
+from balenas_plugin.search_spaces import space_of
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,10 @@ class Exported:
     @torch.no_grad()
     def choose(self, logits: Logits) -> Outcome:
         """Return what the module exports when its alphas are these logits."""
-        before = [alpha.clone() for _, alpha in self.alphas]
-        try:
+        with restored([alpha for _, alpha in self.alphas]):
             for label, alpha in self.alphas:
                 alpha.copy_(logits[label])
             return self.from_sample(self.module.export({}))
-        finally:
-            for (_, alpha), value in zip(self.alphas, before, strict=True):
-                alpha.copy_(value)
 
     def outcomes(self, posterior: Posterior) -> Listed:
         """Return frozen sample -> log of its share among the draws."""
@@ -82,11 +81,15 @@ def exported(module: BaseOneShotLightningModule) -> Sample:
 def decisions_of(model: nn.Module) -> list[Decision]:
     """Return the independent decisions of a supernet; a label that several modules share is decided once.
 
-    Decisions that depend on each other for whether they make a difference come as one.
+    Decisions that depend on each other for whether they make a difference come as one. A space that says itself how its
+    architecture parameters are discretised is asked.
     """
+    labels = {id(alpha): label for label, alpha in architecture_parameters(model).items()}
+    own_rule = space_of(model).decisions
+    if own_rule and {label for decision in own_rule for label in decision.labels} == set(labels.values()):
+        return list(own_rule)
     found: dict[tuple[str, ...], Decision] = {}
     keys: dict[nn.Module, list[tuple[str, ...]]] = {}
-    labels = {id(alpha): label for label, alpha in architecture_parameters(model).items()}
     for name, module in supernet_modules(model):
         own = labelled_alphas(module, name)
         unique = {local: labels[id(alpha)] for local, alpha in own.items()}
@@ -115,7 +118,7 @@ def _decisions_of_module(module: BaseSuperNetModule, unique: dict[str, str]) -> 
             )
             for node in nodes
         ]
-    values = {label: getattr(space, "values", None) for label, space in module.simplify().items()}
+    values: dict[str, Any] = {label: getattr(space, "values", None) for label, space in module.simplify().items()}
     if unique and all(values.get(label) is not None for label in unique):
         return [OneOf(unique[label], tuple(values[label])) for label in unique]
     return []

@@ -19,7 +19,8 @@ from balenas_plugin.adapters.nni.supernets.by_position import batch_size_of, bat
 from balenas_plugin.adapters.nni.supernets.found_model import completed
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.errors import EvaluatorError, SpaceError
-from balenas_plugin.selection import Space
+from balenas_plugin.restoring import random_numbers_restored
+from balenas_plugin.search_spaces import SearchSpace
 from balenas_plugin.selection.supernet_accuracy import Batch
 
 _WEIGHTS, _ARCHITECTURE = 0, 1  # the two halves
@@ -43,7 +44,7 @@ class TrainedSupernet:
     def __init__(
         self,
         supernet: ModelSpace,
-        space: Space,
+        space: SearchSpace,
         weight_loader: Any,
         architecture_loader: Any,
         *,
@@ -72,8 +73,7 @@ class TrainedSupernet:
         return self._batches(_ARCHITECTURE, images, seed)
 
     def _batches(self, half: int, images: int, seed: int) -> list[Batch]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(2 * seed + half)
+        with random_numbers_restored(2 * seed + half):
             positions = self._positions[half]
             chosen = positions[torch.randperm(len(positions))[:images]]
             return [self._moved(batch) for batch in batches_at(self._halves[half], chosen)]
@@ -87,7 +87,7 @@ class TrainedSupernet:
         )
 
 
-def inherited_network(supernet: ModelSpace, space: Space, sample: Mapping[str, Any]) -> nn.Module:
+def inherited_network(supernet: ModelSpace, space: SearchSpace, sample: Mapping[str, Any]) -> nn.Module:
     """Return the frozen network with a copy of the supernet's weights.
 
     Raises:

@@ -95,7 +95,7 @@ class Description:
         )
 
     def _call(self, symbol: Any, args: Any, kwargs: Mapping[str, Any], where: str) -> Document:
-        described = {"call": self._name(symbol, where)}
+        described: Document = {"call": self._name(symbol, where)}
         inside = f"{where}: {getattr(symbol, '__name__', symbol)}("
         if args:
             described["args"] = [self.describe(arg, f"{inside}argument {k + 1})") for k, arg in enumerate(args)]
@@ -112,7 +112,7 @@ class Description:
         module, name = getattr(symbol, "__module__", None), getattr(symbol, "__qualname__", "")
         main = sys.modules[_MAIN]
         if module == _MAIN and getattr(main, "__file__", None):
-            self.script = str(Path(main.__file__).resolve())
+            self.script = str(Path(str(main.__file__)).resolve())
         found: Any = sys.modules.get(module or "")
         for part in name.split("."):
             found = getattr(found, part, None)

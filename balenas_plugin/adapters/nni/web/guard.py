@@ -58,7 +58,8 @@ def start_guarded(arguments: NniManagerArgs, hosts: list[str]) -> subprocess.Pop
         "prefix": arguments.url_prefix,
         "secret": [word for pair in pairs if pair[0] in _SECRET for word in pair],
     }
-    command = [folder / "node", "--require", _HOOK, *_OPTIONS, folder / "main.js"]
+    assert folder is not None  # NNI has asked for it before
+    command: list[str | Path] = [folder / "node", "--require", _HOOK, *_OPTIONS, folder / "main.js"]
     command += [word for pair in pairs if pair[0] not in _SECRET for word in pair]
     _keep_private(Path(NNI_HOME_DIR, ".experiment"))
     with (log / "nnictl_stdout.log").open("a") as out, (log / "nnictl_stderr.log").open("a") as err:

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from nni.runtime.tuner_command_channel import TunerCommandChannel
 from nni.runtime.tuner_command_channel.command_type import Terminate
 from nni.tools.nnictl.constants import NNI_HOME_DIR
 
+from balenas_plugin.adapters.nni.run.processes import end, end_experiment, manager_processes
 from balenas_plugin.adapters.nni.web.guard import LOOPBACK, start_guarded
-from balenas_plugin.adapters.nni.web.processes import end, end_experiment, manager_processes
 from balenas_plugin.adapters.nni.web.submission import lost
 from balenas_plugin.doctor.checks import Surroundings, check_manager
 from balenas_plugin.errors import BalenasError, ManagerLostError, MissingDependencyError, OptionError, StorageError
@@ -230,7 +231,7 @@ def require_room(folder: Path) -> None:
     for place, size in ((folder, _ROOM), (Path(NNI_HOME_DIR), 1)):
         probe = place / ".room.tmp"
         try:
-            write_atomically(probe, lambda file, size=size: file.write(os.urandom(size)))
+            write_atomically(probe, methodcaller("write", os.urandom(size)))
         except StorageError as error:
             with contextlib.suppress(OSError):
                 place.rmdir()  # made for the probe, and empty

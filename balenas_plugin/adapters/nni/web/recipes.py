@@ -23,22 +23,19 @@ from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.space import RawFormatModelSpace
 
-from balenas_plugin.adapters.nni.callbacks.checkpoint import (
-    SearchCheckpoint,
-    random_states,
-    set_random_states,
-)
+from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.run.config_run import architecture_records, run_search
+from balenas_plugin.adapters.nni.run.reports import EpochReports
 from balenas_plugin.adapters.nni.strategies.of_presets import strategy_class
 from balenas_plugin.adapters.nni.web.description import Description, Rebuilding
 from balenas_plugin.adapters.nni.web.found import Found
-from balenas_plugin.adapters.nni.web.reports import EpochReports
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import load_search_data
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.files import write_atomically
+from balenas_plugin.restoring import random_states, set_random_states
 from balenas_plugin.run_folder import RunFolder
 
 _INLINE = 1 << 20

@@ -20,12 +20,12 @@ from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
 from torch import Tensor
 
 from balenas_plugin.adapters.nni.run.config_run import quiet
+from balenas_plugin.adapters.nni.run.processes import end_predecessor
+from balenas_plugin.adapters.nni.run.reports import EpochReports, Metric, TrialReport
 from balenas_plugin.adapters.nni.strategies.working_files import out_of_working_directory
 from balenas_plugin.adapters.nni.supernets.found_model import completed, exporter_space
 from balenas_plugin.adapters.nni.web.found import KEY
-from balenas_plugin.adapters.nni.web.processes import end_predecessor
 from balenas_plugin.adapters.nni.web.recipes import Recipe, recipe_from_json, trial_folder, weights_file
-from balenas_plugin.adapters.nni.web.reports import EpochReports, Metric, TrialReport
 from balenas_plugin.errors import BalenasError
 from balenas_plugin.files import write_atomically
 from balenas_plugin.ground_truth import headline

@@ -19,6 +19,7 @@ from nni.tools.nnictl.config_utils import Experiments
 
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.run.config_run import quiet
+from balenas_plugin.adapters.nni.run.processes import end_experiment, manager_processes
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy
 from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.web.guard import LOOPBACK, hosts
@@ -30,7 +31,6 @@ from balenas_plugin.adapters.nni.web.manager import (
     require_manager,
     require_room,
 )
-from balenas_plugin.adapters.nni.web.processes import end_experiment, manager_processes
 from balenas_plugin.adapters.nni.web.recipes import ConfiguredSearch
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import load_search_data

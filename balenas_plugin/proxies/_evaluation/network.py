@@ -9,13 +9,11 @@ copied (the mode of each module, the random number generators) is put back, also
 from __future__ import annotations
 
 import contextlib
-import random
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from balenas_plugin.errors import OptionError
+from balenas_plugin.restoring import modes_restored, random_numbers_restored
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +123,6 @@ def borrowed(
     Raises:
         OptionError: the weight of a Conv2d or Linear layer is not a parameter of that layer.
     """
-    modes = [(module, module.training) for module in model.modules()]
     with _isolated(model):
         parameters = {name: _copy(value, dtype) for name, value in model.named_parameters()}
         buffers = {name: _copy(value, dtype) for name, value in model.named_buffers()}
@@ -132,12 +130,11 @@ def borrowed(
             parameters = {name: value.abs().to(value.dtype) for name, value in parameters.items()}
         weights = {name: parameters[name].requires_grad_() for name in _weight_names(model)}
         try:
-            for module, _ in modes:
+            for module in model.modules():
                 module.training = training
             yield Network(model, parameters | buffers, weights)
         finally:
-            for module, mode in modes:
-                module.training = mode
+            for module in model.modules():
                 if isinstance(module, nn.RNNBase):  # which holds its weights a second time
                     for name, parameter in module.named_parameters(recurse=False):
                         setattr(module, name, parameter)
@@ -169,22 +166,17 @@ def _copy(value: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 @contextlib.contextmanager
 def _isolated(model: nn.Module) -> Iterator[None]:
-    """Switch gradients on and autocast off, and put all random number generators back afterwards."""
+    """Switch gradients on and autocast off; restore modes and random generators afterwards."""
     devices = {parameter.device for parameter in model.parameters()} or {torch.device("cpu")}
-    python_state, numpy_state = random.getstate(), np.random.get_state()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for device_type in sorted({device.type for device in devices}):
             stack.enter_context(torch.autocast(device_type, enabled=False))
-        cuda = sorted(device.index for device in devices if device.type == "cuda")
-        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        stack.enter_context(random_numbers_restored())
+        stack.enter_context(modes_restored(model))
         stack.enter_context(_plain_operations(model))
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+        yield
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.batch_norm import FastSecondDerivative
+from balenas_plugin.bayes.second_derivatives.batch_norm import FastSecondDerivative
 
 _ONCE_ONLY = ("torch::autograd::Error", "Error", "DelayedError", "NotImplemented")
 """Names of autograd's nodes that stand for an error."""

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from balenas_plugin.proxies._exponents import ExponentTracking
-from balenas_plugin.proxies._linearised import (
+from balenas_plugin.proxies._evaluation.exponents import ExponentTracking
+from balenas_plugin.proxies._evaluation.linearised import (
     EmbeddingsAsInputs,
     NormalisationRemoved,
     example_of_ones,
     is_differentiable,
 )
-from balenas_plugin.proxies._network import borrowed, gradients
+from balenas_plugin.proxies._evaluation.network import borrowed, gradients
 
 
 def depends_on_input(model: nn.Module, inputs: Tensor) -> bool:

@@ -67,7 +67,7 @@ class TrialReport:
                 parameter_id=self._parameter_id,
                 trial_job_id=nni.get_trial_id(),
                 sequence=sequence,
-                value=dict(metric),  # type: ignore[arg-type]  # NNI's annotation has forgotten dicts
+                value=dict(metric),
             )
         except requests.ConnectionError as error:
             raise ManagerLostError(
@@ -139,7 +139,8 @@ class EpochReports(pl.Callback):
 def final_metric(reports: EpochReports, records: Sequence[Mapping[str, Any]]) -> Metric:
     """Return a search's result: its last report, and what is known of the architecture that it found."""
     best = records[0]
-    kept = {name: reports.last[name] for name in ("default", "entropy", "sigma") if name in reports.last}
+    last: Mapping[str, Any] = reports.last
+    kept = {name: last[name] for name in ("default", "entropy", "sigma") if name in last}
     if best.get("log_probability") is not None:
         kept["log_probability"] = best["log_probability"]
     return kept | headline(best.get("ground_truth"))

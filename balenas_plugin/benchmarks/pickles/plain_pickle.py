@@ -28,7 +28,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final
 
-from balenas_plugin.benchmarks.plain_values import CALLABLES, DROPPED, SKIPPED, Allowed, NumberType, hashable
+from balenas_plugin.benchmarks.pickles.plain_values import CALLABLES, DROPPED, SKIPPED, Allowed, NumberType, hashable
 from balenas_plugin.errors import FileFormatError
 
 GENERATIONS: Final = 4

@@ -34,7 +34,7 @@ from balenas_plugin.bounded_yaml import MAX_BYTES, NOT_YAML, BoundedLoader, yaml
 from balenas_plugin.config import SearchConfig, differences
 from balenas_plugin.errors import FileFormatError, OptionError, StorageError
 from balenas_plugin.files import open_regular, read_text, refused_writes_told, temporary_of, write_text_atomically
-from balenas_plugin.run_marker import RunMarker
+from balenas_plugin.run_folder.marker import RunMarker
 
 _LOCK_SECONDS = 10.0
 

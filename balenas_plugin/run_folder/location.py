@@ -9,7 +9,7 @@ from pathlib import Path
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.errors import FileFormatError, OptionError, StorageError
 from balenas_plugin.run_folder import RunFolder
-from balenas_plugin.run_marker import RunMarker
+from balenas_plugin.run_folder.marker import RunMarker
 
 _RUNS = Path("runs")
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.hessian import joined, twice_differentiable_gradient
+from balenas_plugin.bayes.second_derivatives.hessian import joined, twice_differentiable_gradient
+from balenas_plugin.restoring import restored
 
 Multiply = Callable[[Tensor], Tensor]
 """v of shape (n,) -> H v of shape (n,)."""
@@ -51,16 +52,11 @@ def difference_product(loss: Callable[[], Tensor], alphas: Sequence[Tensor], *, 
     inputs = list(alphas)
 
     def gradient_at(shift: Tensor) -> Tensor:
-        before = [alpha.detach().clone() for alpha in inputs]
-        try:
+        with restored(inputs):
             with torch.no_grad():
                 for alpha, part in zip(inputs, torch.split(shift, [a.numel() for a in inputs]), strict=True):
                     alpha += part.view_as(alpha)
             return joined(torch.autograd.grad(loss(), inputs, allow_unused=True), inputs)
-        finally:
-            with torch.no_grad():
-                for alpha, value in zip(inputs, before, strict=True):
-                    alpha.copy_(value)
 
     def multiply(vector: Tensor) -> Tensor:
         shift = vector * (step / vector.norm())

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
-from nni.nas.oneshot.pytorch.supermodule.differentiable import GumbelSoftmax
 from nni.nas.oneshot.pytorch.supermodule.proxyless import (
     ProxylessMixedInput,
     ProxylessMixedLayer,
     ProxylessMixedRepeat,
 )
-from pytorch_lightning.loggers.logger import DummyLogger
-from pytorch_lightning.trainer.states import RunningStage
-from torch import Tensor, nn
+from torch import Tensor
 
-from balenas_plugin.adapters.nni.callbacks.checkpoint import random_states, set_random_states
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
-from balenas_plugin.adapters.nni.one_shot.kept_state import attributes_kept
-from balenas_plugin.adapters.nni.one_shot.losses import Metrics
+from balenas_plugin.adapters.nni.one_shot.metrics import undisturbed
 from balenas_plugin.adapters.nni.supernets.by_position import batches_at, positions_of
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.bayes.decisions import Sample
@@ -35,67 +28,6 @@ from balenas_plugin.errors import EvaluatorError
 
 _PATHS = (ProxylessMixedInput, ProxylessMixedLayer, ProxylessMixedRepeat)
 _EXACT_UP_TO = {"auto": EXACT_UP_TO, "exact": 10**9, "lanczos": 0}
-
-
-@contextmanager
-def undisturbed(module: BaseOneShotLightningModule, *, seed: int) -> Iterator[None]:
-    """Leave everything in the search after the block as it was before it.
-
-    Kept: random generators (inside, they begin with `seed`), buffers (batch-norm statistics), training or evaluation
-    mode, which parameters have gradients, metrics, the log, what loggers are given, and what the user's modules keep in
-    attributes. Gradients are not touched: the block must not call `backward`. Gumbel noise is off inside, so
-    GumbelDARTS is looked at where DARTS is: at the softmax.
-    """
-    inner, trainer = module.training_module, module._trainer
-    states = random_states()
-    learned = {parameter: parameter.requires_grad for parameter in module.parameters()}
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    loggers = [] if trainer is None else trainer.loggers
-    try:
-        torch.manual_seed(seed)
-        with attributes_kept(module), Metrics(inner).aside(), torch.enable_grad():
-            for part in module.modules():
-                if isinstance(getattr(part, "_softmax", None), GumbelSoftmax):
-                    part._softmax = nn.Softmax(-1)
-            inner.log = inner.log_dict = _ignore
-            if loggers:
-                trainer.loggers = [DummyLogger()]
-            yield
-    finally:
-        if loggers:
-            trainer.loggers = loggers
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        for parameter, requires_grad in learned.items():
-            parameter.requires_grad_(requires_grad)
-        set_random_states(states)
-
-
-def try_validation(module: LightningModule, batch: Any) -> None:
-    """Run a module's validation_step as in Lightning's sanity check before a training, inside of `undisturbed`.
-
-    Args:
-        module: the evaluator's.
-        batch: of the validation loader.
-    """
-    loaders = module.trainer.val_dataloaders
-    several = [0] if isinstance(loaders, list | tuple | dict) and len(loaders) > 1 else []  # dataloader_idx
-    state = module.trainer.state
-    stage, modes = state.stage, {part: part.training for part in module.modules()}
-    state.stage = RunningStage.SANITY_CHECKING
-    module.eval()
-    try:
-        with torch.no_grad():
-            try:
-                call_step(module.validation_step, batch, 0, *several)
-            except Exception:  # it may need what is made ready for it before an epoch
-                module.on_validation_epoch_start()
-                call_step(module.validation_step, batch, 0, *several)
-    finally:
-        state.stage = stage
-        for part, training in modes.items():
-            part.training = training
 
 
 def validation_loader(trainer: pl.Trainer) -> Any:
@@ -191,7 +123,3 @@ def _set_path(parts: Sequence[Any], sample: Sample | None) -> None:
     for part in parts:
         if isinstance(part, _PATHS) and sample is not None:
             part.resample(memo=memo)  # takes what memo says, and draws nothing
-
-
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    """Take the place of Lightning's `log` where nothing is to be logged."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.errors import OptionError
-from balenas_plugin.proxies._dependence import depends_on_input
+from balenas_plugin.proxies._evaluation.dependence import depends_on_input
 from balenas_plugin.proxies._registry import Proxy, get_proxy
 
 
