@@ -6,22 +6,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic_core import core_schema
 
 from balenas_plugin.bounded_yaml import MAX_BYTES, MAX_DEPTH, NOT_YAML, BoundedLoader, yaml_problem
 from balenas_plugin.data import DataConfig
-from balenas_plugin.diagnostics import DiagnosticsOptions
+from balenas_plugin.diagnostics.diagnostics_options import DiagnosticsOptions, DiagnosticsSection
 from balenas_plugin.errors import OptionError, quoted
 from balenas_plugin.files import read_text
-from balenas_plugin.validation import MAX_FLOAT, require_keys, require_seed, require_whole, require_word
+from balenas_plugin.options import NonNegative, PositiveInt, Schema, Seed, options, read_options
+from balenas_plugin.search_spaces import DEFAULT_SPACE
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-MAX_THREADS = 1024  # torch cannot start many more
-MAX_TOP = 10_000
 DEFAULT_OPTIMIZER = {"name": "SGD", "lr": 0.025, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
-DEFAULT_SCHEDULE = {"name": "cosine", "min_lr": 0.001}
 
 
 class _Loader(BoundedLoader):
@@ -33,6 +32,58 @@ _Loader.add_implicit_resolver(
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """For `Annotated[Mapping[str, Any], Part(default)]`: the name of something, and its options.
+
+    A text is a name without options; options without a name add to those of the default.
+    """
+
+    default: Mapping[str, Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Schema:
+        options = {"type": "object", "properties": {"name": {"type": "string", "default": self.default["name"]}}}
+        return {"anyOf": [{"type": "string"}, options], "errorMessage": "a mapping with a name, e.g. {name: ...}"}
+
+    def _read(self, given: Any) -> dict[str, Any]:
+        if isinstance(given, Mapping):
+            given = {**given} if "name" in given else {**self.default, **given}
+        whole = {"name": given} if isinstance(given, str) else given
+        if not isinstance(whole, Mapping) or not isinstance(whole["name"], str):
+            raise ValueError
+        return dict(whole)
+
+
+@options("evaluator.schedule")
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How the learning rate of the weights falls over the epochs.
+
+    Args:
+        name: "cosine", or "constant" for none.
+        min_lr: where "cosine" ends.
+    """
+
+    name: Literal["cosine", "constant"] = "cosine"
+    min_lr: NonNegative = 0.0
+
+
+_Space = Annotated[Mapping[str, Any], Part({"name": DEFAULT_SPACE})]
+_Strategy = Annotated[Mapping[str, Any], Part({"name": "BaLeNAS"})]
+_Optimizer = Annotated[Mapping[str, Any], Part(DEFAULT_OPTIMIZER)]
+_Schedule = Annotated[
+    Schedule,
+    BeforeValidator(
+        lambda given: {"name": given} if isinstance(given, str) else given,
+        json_schema_input_type=Literal["cosine", "constant"] | Schedule,
+    ),
+]
+
+
+@options("evaluator")
 @dataclass(frozen=True, kw_only=True)
 class EvaluatorConfig:
     """How the supernet is trained.
@@ -42,29 +93,36 @@ class EvaluatorConfig:
         optimizer: name of a class in `torch.optim` and its options.
         schedule: {"name": "cosine", "min_lr": ...} over all epochs, or {"name": "constant"}.
         logger: "csv", "tensorboard" or "none".
-        trainer: any further option of Lightning's `Trainer`.
+        trainer: any further option of Lightning's `Trainer`; in a file they stand beside the others.
     """
 
-    epochs: int = 15
-    optimizer: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT_OPTIMIZER))
-    schedule: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT_SCHEDULE))
-    logger: str = "csv"
+    epochs: PositiveInt = 15
+    optimizer: _Optimizer = field(default_factory=lambda: dict(DEFAULT_OPTIMIZER))
+    schedule: _Schedule = field(default_factory=lambda: Schedule(min_lr=0.001))
+    logger: Literal["csv", "tensorboard", "none"] = "csv"
     trainer: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        require_whole("evaluator.epochs", self.epochs, least=1)
-        require_word("evaluator.logger", self.logger, ("csv", "tensorboard", "none"))
-        require_named("evaluator.optimizer", self.optimizer)
-        require_named("evaluator.schedule", self.schedule)
-        require_word("evaluator.schedule.name", self.schedule["name"], ("cosine", "constant"))
-        require_keys("evaluator.schedule", self.schedule, ("name", "min_lr"))
-        min_lr = self.schedule.get("min_lr", 0)
-        if isinstance(min_lr, bool) or not isinstance(min_lr, int | float) or not 0 <= min_lr <= MAX_FLOAT:
-            raise OptionError(f"evaluator.schedule.min_lr must be a number of at least 0, got {quoted(min_lr)}")
-        if self.schedule["name"] == "cosine":
-            object.__setattr__(self, "schedule", {"min_lr": 0.0, **self.schedule})
+
+def _evaluator(given: Any) -> Any:
+    """Return the evaluator's section of a file with what is not the section's own as options of the trainer."""
+    if not isinstance(given, Mapping):
+        return given
+    own = {field.name for field in fields(EvaluatorConfig)} - {"trainer"}
+    trainer = {key: value for key, value in given.items() if key not in own}
+    return {**{key: value for key, value in given.items() if key in own}, "trainer": trainer}
 
 
+_Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        json_schema_extra={"errorMessage": "letters, digits, '.', '_' or '-' (it names a folder)"},
+    ),
+]
+_Evaluator = Annotated[EvaluatorConfig, BeforeValidator(_evaluator)]
+
+
+@options(called="the config")
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """A whole search.
@@ -82,45 +140,23 @@ class SearchConfig:
             digits of a result depend on it.
     """
 
-    name: str
-    seed: int = 0
-    space: Mapping[str, Any] = field(default_factory=lambda: {"name": "NasBench201"})
+    name: _Name
+    seed: Seed = 0
+    space: _Space = field(default_factory=lambda: {"name": DEFAULT_SPACE})
     data: DataConfig = field(default_factory=DataConfig)
-    strategy: Mapping[str, Any] = field(default_factory=lambda: {"name": "BaLeNAS"})
-    evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
-    diagnostics: DiagnosticsOptions = field(default_factory=DiagnosticsOptions)
-    top_k: int = 10
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
-            raise OptionError(
-                f"name must be letters, digits, '.', '_' or '-' (it names a folder), got {quoted(self.name)}"
-            )
-        require_seed("seed", self.seed)
-        require_whole("top_k", self.top_k, least=1, most=MAX_TOP)
-        if self.threads is not None:
-            require_whole("threads", self.threads, least=1, most=MAX_THREADS)
-        require_named("space", self.space)
-        require_named("strategy", self.strategy)
+    strategy: Annotated[Mapping[str, Any], Part({"name": "BaLeNAS"})] = field(
+        default_factory=lambda: {"name": "BaLeNAS"}
+    )
+    evaluator: _Evaluator = field(default_factory=EvaluatorConfig)
+    diagnostics: DiagnosticsSection = field(default_factory=DiagnosticsOptions)
+    top_k: Annotated[int, Field(ge=1, le=10_000)] = 10
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # torch cannot start many more
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, with every default filled in, from which `from_dict` makes an equal config."""
-        return {
-            **{f.name: getattr(self, f.name) for f in fields(self)},
-            "space": dict(self.space),
-            "strategy": dict(self.strategy),
-            "data": asdict(self.data),
-            "diagnostics": asdict(self.diagnostics),
-            "evaluator": {
-                **{
-                    k: dict(v) if isinstance(v, Mapping) else v
-                    for k, v in vars(self.evaluator).items()
-                    if k != "trainer"
-                },
-                **self.evaluator.trainer,
-            },
-        }
+        whole = asdict(self)
+        whole["evaluator"] |= whole["evaluator"].pop("trainer")
+        return whole
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML."""
@@ -133,29 +169,7 @@ class SearchConfig:
         Raises:
             OptionError: a key is unknown (the nearest valid one is named) or a value is of a wrong type or range.
         """
-        known = tuple(f.name for f in fields(cls))
-        require_keys("the config", document, known)
-        values = dict(document)
-        for section, default in (("space", {"name": "NasBench201"}), ("strategy", {"name": "BaLeNAS"})):
-            if section in values:
-                values[section] = named(values[section], default)
-        for section in ("data", "evaluator"):
-            if section in values and not isinstance(values[section], Mapping):
-                raise OptionError(f"{section} must be a mapping of options, got {quoted(values[section])}")
-        if "data" in values:
-            require_keys("data", values["data"], tuple(f.name for f in fields(DataConfig)))
-            values["data"] = DataConfig(**values["data"])
-        if "diagnostics" in values:
-            values["diagnostics"] = DiagnosticsOptions.of(values["diagnostics"])
-        if "evaluator" in values:
-            own = tuple(f.name for f in fields(EvaluatorConfig) if f.name != "trainer")
-            given = dict(values["evaluator"])
-            mine = {key: given.pop(key) for key in own if key in given}
-            for key, default in (("optimizer", DEFAULT_OPTIMIZER), ("schedule", DEFAULT_SCHEDULE)):
-                if key in mine:
-                    mine[key] = named(mine[key], default)
-            values["evaluator"] = EvaluatorConfig(**mine, trainer=given)
-        return cls(**values)
+        return read_options(cls, document)
 
 
 def load_config(
@@ -221,21 +235,6 @@ def apply_override(document: dict[str, Any], override: str) -> None:
         target[last] = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except NOT_YAML as error:
         raise OptionError(f"--set {quoted(override)}: the value is not valid YAML: {yaml_problem(error)}") from error
-
-
-def named(given: Any, default: Mapping[str, Any]) -> Any:
-    """Return `given` with its shorthands written out: a text is a name; options without a name add to the default's."""
-    if isinstance(given, str):
-        return {"name": given}
-    if isinstance(given, Mapping) and "name" not in given:
-        return {**default, **given}
-    return given
-
-
-def require_named(where: str, given: object) -> None:
-    """Raise OptionError unless `given` is a mapping with a name."""
-    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-        raise OptionError(f"{where} must be a mapping with a name, e.g. {{name: ...}}, got {quoted(given)}")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The independent decisions of an architecture: what each chooses from a draw, and how probable each outcome is.
 
-A layer choice takes its largest logit, an input choice its n largest, a node of a cell its n strongest edges, each with
+A layer choice takes its largest score, an input choice its n largest, a node of a cell its n strongest edges, each with
 its best operation. Each decision gives its outcomes with their exact log-probabilities; combinations are enumerated
 best-first, and no further than one reads. A *sample* is the architecture as a mapping, in the notation of NNI (label ->
 what was chosen).
@@ -20,18 +20,20 @@ from torch import Tensor
 
 from balenas_plugin.bayes.conditional import Conditional, ConditionalOutcomes
 from balenas_plugin.bayes.noise import SeededNoise
-from balenas_plugin.bayes.order_statistics import log_win_probability
 from balenas_plugin.bayes.ranking import Listed, Outcome, Outcomes, Translated, iterate_best_first
-from balenas_plugin.bayes.strongest import StrongestEdges
+from balenas_plugin.bayes.strongest import StrongestEdges, counted_edges
 
 if TYPE_CHECKING:
+    from balenas_plugin.bayes.laws import Law
     from balenas_plugin.bayes.posterior import Posterior
+
+_DRAWS = 20_000
 
 Sample = dict[str, Any]
 """An architecture, in NNI's notation: label -> what was chosen."""
 
 Logits = Mapping[str, Tensor]
-"""label -> alpha, shape (K,): a draw from the posterior, or its mean."""
+"""label -> scores of the candidates, shape (K,): a draw from the posterior, or those that it ranks by."""
 
 
 class Decision(Protocol):
@@ -77,8 +79,8 @@ class OneOf:
 
     def outcomes(self, posterior: Posterior) -> Listed:
         """Return index of the value -> log-probability."""
-        log_win = log_win_probability(posterior.mean[self.label], posterior.std[self.label])
-        return Listed(enumerate(log_win.tolist()))
+        log_win = posterior.laws[self.label].log_win_probability()
+        return Listed((k, value) for k, value in enumerate(log_win.tolist()) if value > -math.inf)
 
     def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
         """Return {label: value}."""
@@ -107,7 +109,7 @@ class TopSet:
 
     def outcomes(self, posterior: Posterior) -> Outcomes:
         """Return the sorted tuples of inputs with their log-probabilities."""
-        return _top_sets(posterior.mean[self.label], posterior.std[self.label], self.n_chosen)
+        return _top_sets(posterior.laws[self.label], self.n_chosen)
 
     def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
         """Return {label: list of inputs}."""
@@ -118,10 +120,10 @@ class TopSet:
         return tuple(sorted(sample[self.label]))
 
 
-def _top_sets(mean: Tensor, std: Tensor, n: int) -> Translated:
+def _top_sets(law: Law, n: int) -> Translated:
     """Return the sets of the `n` largest, as sorted tuples: edges with one operation each."""
     return Translated(
-        StrongestEdges(torch.split(mean, 1), torch.split(std, 1), n),
+        StrongestEdges([law[k : k + 1] for k in range(len(law))], n),
         lambda entries: tuple(j for j, _ in entries),
         lambda members: tuple((j, 0) for j in members),
     )
@@ -156,20 +158,22 @@ class CellNode:
 
     def outcomes(self, posterior: Posterior) -> Outcomes:
         """Return the tuples of (input, operation index) with their log-probabilities."""
-        means, stds = self._logits(posterior.mean), self._logits(posterior.std)
-        if self.num_ops <= len(means):
-            return StrongestEdges(means, stds, self.num_ops)
-        if len(means) == 1 and self.num_ops <= len(self.op_names):
-            sets = _top_sets(means[0], stds[0], self.num_ops)
+        laws = [posterior.laws[label][: len(self.op_names)] for label in self.labels]
+        if self.num_ops < len(laws) and not laws[0].comparable:
+            return counted_edges(self._logits(posterior.draws(self.labels, _DRAWS)), self.num_ops)
+        if self.num_ops <= len(laws):  # if all edges are kept, none are compared
+            return StrongestEdges(laws, self.num_ops)
+        if len(laws) == 1 and self.num_ops <= len(self.op_names):
+            sets = _top_sets(laws[0], self.num_ops)
             return Translated(
                 sets, lambda members: tuple((0, k) for k in members), lambda entries: tuple(k for _, k in entries)
             )
         return counted_outcomes(self, posterior)
 
     def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
-        """Return NNI's op_<node>_<k> and input_<node>_<k>, the strongest mean logit first, as NNI exports them."""
-        means = self._logits(posterior.mean)
-        ordered = sorted(outcome, key=lambda entry: -float(means[entry[0]][entry[1]]))
+        """Return NNI's op_<node>_<k> and input_<node>_<k>, the strongest first, as NNI exports them."""
+        scores = self._logits(posterior.scores)
+        ordered = sorted(outcome, key=lambda entry: -float(scores[entry[0]][entry[1]]))
         sample: Sample = {}
         for k, (j, operation) in enumerate(ordered):
             sample[f"{self.cell}/op_{self.node}_{k}"] = self.op_names[operation]
@@ -185,18 +189,19 @@ class CellNode:
 
     def _logits(self, by_label: Logits) -> list[Tensor]:
         # NNI's cells have one more logit, "edge not chosen", which its export (and so this) never takes
-        return [by_label[label][: len(self.op_names)] for label in self.labels]
+        return [by_label[label][..., : len(self.op_names)] for label in self.labels]
 
 
 def counted_outcomes(decision: Decision, posterior: Posterior) -> Listed:
     """Return outcome -> log of its share among 20,000 seeded draws: for rules without a closed probability."""
-    noise, draws = SeededNoise(0), 20_000
-    mean = {label: posterior.mean[label] for label in decision.labels}
-    std = {label: posterior.std[label] for label in decision.labels}
-    counts = Counter(
-        decision.choose({label: mu + noise(mu) * std[label] for label, mu in mean.items()}) for _ in range(draws)
-    )
-    return Listed({outcome: math.log(n / draws) for outcome, n in counts.items()})
+    noise, laws = SeededNoise(0), {label: posterior.laws[label] for label in decision.labels}
+    z = [[noise(law.location) for law in laws.values()] for _ in range(_DRAWS)]
+    drawn = {
+        k: law.at_noise(torch.stack(each)) for (k, law), each in zip(laws.items(), zip(*z, strict=True), strict=True)
+    }
+    rows = zip(*drawn.values(), strict=True)
+    counts = Counter(decision.choose(dict(zip(drawn, row, strict=True))) for row in rows)
+    return Listed({outcome: math.log(n / _DRAWS) for outcome, n in counts.items()})
 
 
 def active_decisions(decisions: Iterable[Decision], outcomes: Iterable[Outcome]) -> Iterator[tuple[Decision, Outcome]]:

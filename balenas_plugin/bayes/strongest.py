@@ -1,12 +1,12 @@
 r"""Which n edges of a node are the strongest, each with its best operation: exact probabilities, outcomes one by one.
 
-A node ranks its incoming edges by their best operation's logit and keeps the n best, each with that operation (Liu et
-al. 2019); an input choice is the case of edges with one operation each. With the weakest kept logit at x,
+A node ranks its incoming edges by their best operation's score and keeps the n best, each with that operation (Liu et
+al. 2019); an input choice is the case of edges with one operation each. With the weakest kept score at x,
 
-.. math:: P(S) = \int \sum_{w \in S} a_w(x) \prod_{i \in S \setminus w} A_i(x) \prod_{e \notin S} \Phi_e(x)\,dx ,
+.. math:: P(S) = \int \sum_{w \in S} a_w(x) \prod_{i \in S \setminus w} A_i(x) \prod_{e \notin S} F_e(x)\,dx ,
 
 where :math:`a_i` is the density of entry i (an operation on an edge) as the best of its edge, :math:`A_i` its tail
-above x, and :math:`\Phi_e` the probability that all of edge e lies below x.
+above x, and :math:`F_e` the probability that all of edge e lies below x.
 """
 
 from __future__ import annotations
@@ -19,13 +19,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.order_statistics import (
-    AT_ONCE,
-    certain_least,
-    log_pdf_cdf,
-    log_tail_integral,
-    quadrature,
-)
+from balenas_plugin.bayes.laws import Law, joined
+from balenas_plugin.bayes.order_statistics import AT_ONCE, log_tail_integral, quadrature
+from balenas_plugin.bayes.ranking import Listed
 
 Entry = tuple[int, int]
 """(edge, operation): one operation on one incoming edge of a node."""
@@ -42,33 +38,29 @@ class StrongestEdges:
     Which edge is the stronger does not matter: an outcome is a tuple of (edge, operation) in edge order.
 
     Args:
-        means: one tensor of shape (K,) per edge: the logits of the operations that may be chosen.
-        stds: the same for the standard deviations.
+        edges: the law of each edge's scores, of the operations that may be chosen.
         n: number of edges kept; at most the number of edges.
     """
 
-    def __init__(self, means: Sequence[Tensor], stds: Sequence[Tensor], n: int) -> None:
-        means = [m.detach().double().cpu() for m in means]
-        stds = [s.detach().double().cpu() for s in stds]
+    def __init__(self, edges: Sequence[Law], n: int) -> None:
+        possible = [(e, law.kept.nonzero().flatten()) for e, law in enumerate(edges) if law.kept.any()]
+        laws = [edges[e][kept] for e, kept in possible]
         self._n = n
-        self._sizes = [len(m) for m in means]
-        self._entries = [(e, o) for e, size in enumerate(self._sizes) for o in range(size)]
+        self._sizes = [len(law) for law in laws]
+        self._entries = [(e, o) for e, kept in possible for o in kept.tolist()]
         self._place = {entry: i for i, entry in enumerate(self._entries)}
         self._known: dict[tuple[int, ...], float] = {}
-        self._edge = torch.tensor([e for e, _ in self._entries])
-        least = torch.stack([certain_least(m, s).max() for m, s in zip(means, stds, strict=True)])
+        self._edge = torch.arange(len(laws)).repeat_interleave(torch.tensor(self._sizes))
+        least = torch.stack([law.least().max() for law in laws])
         lowest = least.clamp_min(least.topk(n).values[-1])[self._edge]
-        x, self._log_weight = quadrature(torch.cat(means), torch.cat(stds), lowest)
+        x, self._log_weight = quadrature(joined(laws), lowest)
         at, above, below = [], [], []
-        for mean, std in zip(means, stds, strict=True):
-            log_pdf, log_cdf = log_pdf_cdf(x, mean, std)
-            best = log_pdf + (log_cdf.sum(0) - log_cdf)
+        for law in laws:
+            log_below = law.log_below(x)
+            best = law.log_density(x) + (log_below.sum(0) - log_below)
             at.append(best)
-            if len(mean) == 1:
-                above.append(log_pdf_cdf(-x, -mean, std)[1])
-            else:
-                above.append(log_tail_integral(best, self._log_weight))
-            below.append(log_cdf.sum(0))
+            above.append(law.log_above(x) if len(law) == 1 else log_tail_integral(best, self._log_weight))
+            below.append(log_below.sum(0))
         self._above = torch.cat(above).clamp_min(_IMPOSSIBLE)  # (entries, Q)
         self._below = torch.stack(below)  # (edges, Q)
         hazard = (torch.cat(at) - self._above).exp().clamp_max(-_IMPOSSIBLE)
@@ -165,3 +157,20 @@ class StrongestEdges:
             weakest = (kept @ self._hazard).log()
             found.append(torch.logsumexp(kept @ self._above + left @ self._below + weakest + self._log_weight, -1))
         return torch.cat(found)
+
+
+def counted_edges(edges: Sequence[Tensor], n: int) -> Listed:
+    """Return outcome -> log of its share among draws: for scores of edges that are not independent.
+
+    Args:
+        edges: drawn scores of each edge's operations, shape (draws, K).
+        n: number of edges kept.
+    """
+    strength, operation = (torch.stack(each, -1) for each in zip(*(scores.max(-1) for scores in edges), strict=True))
+    kept = strength.topk(n).indices.sort(-1).values
+    outcomes = torch.stack([kept, operation.gather(-1, kept)], -1)
+    different, counts = torch.unique(outcomes, dim=0, return_counts=True)
+    shares = (counts.double() / len(outcomes)).log().tolist()
+    return Listed(
+        (tuple(map(tuple, entries)), value) for entries, value in zip(different.tolist(), shares, strict=True)
+    )

@@ -74,7 +74,7 @@ class VAdam(torch.optim.Optimizer):
         self.noise = noise
         defaults = {
             "lr": lr,
-            "betas": tuple(betas),
+            "betas": tuple(betas) if isinstance(betas, list) else betas,
             "prior_precision": prior_precision,
             "initial_precision": initial_precision,
             "dataset_size": dataset_size,

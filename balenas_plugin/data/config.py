@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from balenas_plugin.data.augment import AUGMENTATIONS
+from pydantic import Field
+
 from balenas_plugin.data.sources import SOURCES
-from balenas_plugin.errors import OptionError, nearest, quoted
-from balenas_plugin.validation import MAX_WORKERS, require_seed
+from balenas_plugin.errors import OptionError
+from balenas_plugin.options import MAX_WORKERS, OneOf, PositiveInt, Seed, options
 
-_MIN_IMAGE_SIZE, _MAX_IMAGE_SIZE = 4, 4096  # the networks halve the resolution twice
+_Place = Annotated[str | os.PathLike[str], Field(json_schema_extra={"errorMessage": "the path of a folder"})]
 
 
+@options("data")
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Say which images to search on, and how to split, size and augment them.
@@ -43,66 +46,27 @@ class DataConfig:
         OptionError: an option has a wrong name, type or value.
     """
 
-    name: str = "digits"
-    root: str | os.PathLike[str] | None = None
-    image_size: int | None = None
-    batch_size: int = 64
-    train_fraction: float = 0.5
-    augment: str | None = None
-    num_workers: int = 0
-    on_device: bool | str = "auto"
+    name: Annotated[str, OneOf(lambda: SOURCES)] = "digits"
+    root: _Place | None = None
+    image_size: Annotated[int, Field(ge=4, le=4096)] | None = None  # the networks halve the resolution twice
+    batch_size: PositiveInt = 64
+    train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    augment: Literal["none", "crop", "crop_flip"] | None = None
+    num_workers: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = 0
+    on_device: bool | Literal["auto"] = "auto"
     download: bool = False
-    seed: int = 0
-    limit: int | None = None
+    seed: Seed = 0
+    limit: Annotated[int, Field(ge=2)] | None = None
 
     def __post_init__(self) -> None:
-        _require_word("name", self.name, tuple(SOURCES))
-        _require_whole("image_size", self.image_size, least=_MIN_IMAGE_SIZE, most=_MAX_IMAGE_SIZE, optional=True)
-        _require_whole("batch_size", self.batch_size, least=1)
-        _require_whole("num_workers", self.num_workers, least=0, most=MAX_WORKERS)
-        require_seed("data option seed", self.seed)
-        _require_whole("limit", self.limit, least=2, optional=True)
-        if self.augment is not None:
-            _require_word("augment", self.augment, AUGMENTATIONS)
-        fraction = self.train_fraction
-        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
-            raise OptionError(
-                f"data option train_fraction is {quoted(fraction)}; allowed is a number between 0 and 1, both "
-                "excluded: 0.5 gives half of the training images to the weights and half to the architecture"
-            )
-        if self.on_device != "auto" and not isinstance(self.on_device, bool):
-            raise OptionError(f"data option on_device is {quoted(self.on_device)}; allowed: auto, true, false")
         if self.on_device is True and self.num_workers:
             raise OptionError(
-                "data option on_device is true, and then there are no loader processes: set num_workers to 0, or "
-                "on_device to false"
+                "data.on_device is true, and then there are no loader processes: set data.num_workers to 0, or "
+                "data.on_device to false"
             )
-        if not isinstance(self.download, bool):
-            raise OptionError(f"data option download is {quoted(self.download)}; allowed: true, false")
-        if self.root is not None and (not isinstance(self.root, str | os.PathLike) or self.root == ""):
-            raise OptionError(f"data option root is {quoted(self.root)}; give the path of a folder, or leave it out")
+        if self.root == "":
+            raise OptionError("data.root must be the path of a folder, got ''; or leave it out")
         if self.root is None and self.name == "folder":
-            raise OptionError(
-                "data set 'folder' needs the option root: a folder that holds one folder of images per class"
-            )
+            raise OptionError("data set folder needs the option data.root: it holds one folder of images per class")
         if self.root is not None:
             object.__setattr__(self, "root", os.fspath(self.root))  # a string, for JSON and YAML
-
-
-def _require_word(option: str, given: object, allowed: tuple[str, ...]) -> None:
-    if given not in allowed:
-        raise OptionError(
-            f"data option {option} is {quoted(given)}; allowed: {', '.join(allowed)}{nearest(str(given), allowed)}"
-        )
-
-
-def _require_whole(option: str, given: object, *, least: int, most: int | None = None, optional: bool = False) -> None:
-    if optional and given is None:
-        return
-    default = ", or nothing for the default" if optional else ""
-    if isinstance(given, bool) or not isinstance(given, int) or given < least:
-        raise OptionError(
-            f"data option {option} is {quoted(given)}; allowed is a whole number of at least {least}{default}"
-        )
-    if most is not None and given > most:
-        raise OptionError(f"data option {option} is {quoted(given)}; allowed is at most {most}{default}")

@@ -13,7 +13,7 @@ from balenas_plugin.data.config import DataConfig
 from balenas_plugin.data.image_set import ImageSet
 from balenas_plugin.data.image_task import ImageTask
 from balenas_plugin.data.images import ImageSource
-from balenas_plugin.data.sources import SOURCES
+from balenas_plugin.data.sources import read_source
 from balenas_plugin.errors import DataError, OptionError
 
 
@@ -70,10 +70,10 @@ def load_search_data(config: DataConfig) -> SearchData:
         DataError: the data set is missing, unreadable or not of the expected form.
         MissingDependencyError: the package that a data set comes from is not installed.
     """
-    source = SOURCES[config.name](config, train=True)
+    source = read_source(config.name, vars(config), train=True)
     if source.num_weight_images is not None and config.train_fraction != 0.5:
         raise OptionError(
-            f"data option train_fraction is {config.train_fraction}, but {config.root} says itself which images train "
+            f"data.train_fraction is {config.train_fraction}, but {config.root} says itself which images train "
             "the weights (train) and which the architecture (val): leave the option out, or take the folder val away"
         )
     weight_rows, architecture_rows = split_rows(
@@ -122,7 +122,7 @@ def load_test_data(config: DataConfig) -> ImageSet:
         DataError: the data set is missing, unreadable or not of the expected form.
         MissingDependencyError: the package that a data set comes from is not installed.
     """
-    source = SOURCES[config.name](config, train=False)
+    source = read_source(config.name, vars(config), train=False)
     if not len(source.labels):
         raise DataError(f"data set {config.name!r} holds no test images")
     return _image_set(source, torch.arange(len(source.labels)), augmentation="none")
@@ -141,7 +141,7 @@ def split_rows(
         OptionError: `limit` exceeds `num_images`, or a half would be empty.
     """
     if limit is not None and limit > num_images:
-        raise OptionError(f"data option limit is {limit}, but there are only {num_images} training images; lower it")
+        raise OptionError(f"data.limit is {limit}, but there are only {num_images} training images; lower it")
     rows = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))[:limit]
     if num_weight_images is None:
         num_weight = round(train_fraction * len(rows))
@@ -150,7 +150,7 @@ def split_rows(
         halves = rows[rows < num_weight_images], rows[rows >= num_weight_images]
     if not all(len(half) for half in halves):
         raise OptionError(
-            f"data option train_fraction {train_fraction} of {len(rows)} training images leaves one half empty: give "
+            f"data.train_fraction {train_fraction} of {len(rows)} training images leaves one half empty: give "
             "more images (limit), or a fraction nearer to 0.5"
         )
     return halves

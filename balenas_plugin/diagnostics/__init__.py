@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from balenas_plugin.diagnostics.alarms import Alarm, alarms_of, eigenvalue_growth, stop_reason
-from balenas_plugin.diagnostics.cells import CellEdge, cells_of, depth, width
+from balenas_plugin.diagnostics.cells import depth, width
 from balenas_plugin.diagnostics.curvature import Curvature, measure_curvature
 from balenas_plugin.diagnostics.diagnostics_options import DiagnosticsOptions
 from balenas_plugin.diagnostics.log_file import DiagnosticsLog, past_posterior, read_log
 from balenas_plugin.diagnostics.operations import kind_of, parameter_free_share, skip_ratio
 from balenas_plugin.diagnostics.summary import SearchState, summarise
-from balenas_plugin.diagnostics.uncertainty import Belief, choice_entropy, draw_outcomes
+from balenas_plugin.diagnostics.uncertainty import choice_entropy, draw_outcomes, probabilities
 
 __all__ = [
     "Alarm",
-    "Belief",
-    "CellEdge",
     "Curvature",
     "DiagnosticsLog",
     "DiagnosticsOptions",
     "SearchState",
     "alarms_of",
-    "cells_of",
     "choice_entropy",
     "depth",
     "draw_outcomes",
@@ -29,6 +26,7 @@ __all__ = [
     "measure_curvature",
     "parameter_free_share",
     "past_posterior",
+    "probabilities",
     "read_log",
     "skip_ratio",
     "stop_reason",

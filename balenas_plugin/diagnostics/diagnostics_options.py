@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from balenas_plugin.errors import OptionError
-from balenas_plugin.validation import require_keys, require_positive, require_whole, require_word
+from balenas_plugin.options import Positive, options, read_options
 
-STOP_RULES = ("never", "eigenvalue", "entropy")
-CURVATURES = ("auto", "exact", "lanczos", "off")
 _MOST = 10_000
 """Of draws, batches and epochs: more take hours each time that is measured."""
 
+_Count = Annotated[int, Field(ge=1, le=_MOST)]
+_Curvature = Literal["auto", "exact", "lanczos", "off"]
 
+
+def _word_of(given: Any) -> Any:
+    """Return `given`, or the word that YAML 1.1 reads as true or false."""
+    return ("auto" if given else "off") if isinstance(given, bool) else given
+
+
+@options("diagnostics")
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticsOptions:
     """What is watched during a search, and when it stops early. None of it changes the search before it stops.
@@ -39,33 +47,17 @@ class DiagnosticsOptions:
     """
 
     enabled: bool = True
-    curvature: str = "auto"
-    curvature_every_n_epochs: int = 5
-    curvature_batches: int = 1
-    draws: int = 100
+    curvature: Annotated[_Curvature, BeforeValidator(_word_of)] = "auto"
+    curvature_every_n_epochs: _Count = 5
+    curvature_batches: _Count = 1
+    draws: Annotated[int, Field(ge=0, le=_MOST)] = 100
     validate: bool = True
-    stop_by: str = "never"
-    window: int = 5
-    factor: float = 1.3
-    entropy_threshold: float = 0.1
+    stop_by: Literal["never", "eigenvalue", "entropy"] = "never"
+    window: _Count = 5
+    factor: Positive = 1.3
+    entropy_threshold: Positive = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("enabled", "validate"):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"diagnostics.{name} must be true or false, got {getattr(self, name)!r}")
-        if isinstance(self.curvature, bool):  # YAML 1.1 reads `off` as false, and `on` as true
-            object.__setattr__(self, "curvature", "auto" if self.curvature else "off")
-        require_word("diagnostics.curvature", self.curvature, CURVATURES)
-        require_word("diagnostics.stop_by", self.stop_by, STOP_RULES)
-        for name, least in (
-            ("curvature_every_n_epochs", 1),
-            ("curvature_batches", 1),
-            ("draws", 0),
-            ("window", 1),
-        ):
-            require_whole(f"diagnostics.{name}", getattr(self, name), least=least, most=_MOST)
-        for name in ("factor", "entropy_threshold"):
-            require_positive(f"diagnostics.{name}", getattr(self, name))
         if self.stop_by == "eigenvalue" and not (self.enabled and self.curvature != "off"):
             raise OptionError(
                 "diagnostics.stop_by is eigenvalue, so the curvature must be measured: set diagnostics.enabled to true "
@@ -81,12 +73,14 @@ class DiagnosticsOptions:
         Raises:
             OptionError: an option is unknown or refused.
         """
-        if isinstance(given, cls):
-            return given
-        if isinstance(given, bool):
-            return cls(enabled=given)
-        if not isinstance(given, Mapping):
-            raise OptionError(f"diagnostics must be a mapping of options, or true or false, got {given!r}")
-        require_keys("diagnostics", given, [field.name for field in fields(cls)])
-        options: dict[str, Any] = dict(given)
-        return cls(**options)
+        return read_options(cls, _flag_alone(given))
+
+
+def _flag_alone(given: Any) -> Any:
+    return {"enabled": given} if isinstance(given, bool) else given
+
+
+DiagnosticsSection = Annotated[
+    DiagnosticsOptions, BeforeValidator(_flag_alone, json_schema_input_type=DiagnosticsOptions | bool)
+]
+"""The section of a config: the options, or true or false alone."""

@@ -7,6 +7,7 @@ First line::
 
     format, version     "balenas-diagnostics", 1
     strategy            name of the search module's class
+    distribution        name of what is learned; "softmax" of NNI's own strategies
     choices             label -> names of the candidates
     kinds               label -> kind of each candidate: none, skip, parameter-free, parametric
     options             of the diagnostics
@@ -15,12 +16,14 @@ First line::
 Every other line (a key is left out where there is nothing to say)::
 
     epoch               from 0
-    val_acc             validation accuracy of the supernet, 0 to 1: at the mean (BaLeNAS), at the softmax (DARTS,
-                        GumbelDARTS), of the strongest path (Proxyless), of random paths (RandomOneShot)
-    logits, precision   label -> numbers: posterior mean in logits, 1/sigma^2 in 1/logit^2 (BaLeNAS only)
-    probabilities       label -> winning probability of each candidate (softmax where there is no posterior)
-    entropy             of the posterior, nats (BaLeNAS only)
-    sigma               {"mean", "least", "most"} over all logits (BaLeNAS only)
+    val_acc             validation accuracy of the supernet, 0 to 1: at the mean of the distribution, or as NNI's own
+                        strategies compute: of the strongest path (Proxyless), of random paths (RandomOneShot)
+    logits              label -> numbers that discretisation ranks by: the posterior mean, the logits of DARTS, ...
+    precision, ...      label -> the other parameters of the scores' law (see `bayes.laws`): of Gaussian logits their
+                        1/sigma^2, in 1/logit^2; of a Dirichlet its concentration
+    probabilities       label -> winning probability of each candidate (softmax of NNI's own strategies)
+    entropy             in nats: differential of Gaussians and Dirichlets, else that of the choices
+    sigma               {"mean", "least", "most"} over all logits, of Gaussians
     choice_entropy      of the choices, as a share of its maximum: 1 undecided, 0 decided
     architecture        the current one: label -> choice;  notation: the space's own names of it
     skip_ratio, parameter_free_share    of its operations
@@ -131,20 +134,40 @@ def past_posterior(path: Path, epoch: int, *, like: Posterior) -> Posterior:
             f"there is no {path}, where the posterior of each epoch is kept: the search was made with `diagnostics: "
             "false`, so only its last epoch can be exported (leave out --epoch)"
         )
-    records = {
-        record["epoch"]: record for record in read_log(path).records if "logits" in record and "precision" in record
-    }
+    columns = law_columns(like)
+    needed = {"logits", "probabilities", *columns}  # there are no probabilities of what is not finite
+    records = {record["epoch"]: record for record in read_log(path).records if needed <= record.keys()}
     if epoch not in records:
         raise OptionError(f"{path} has no epoch {epoch}; there are {_listed(list(records)) or 'none'}")
-    numbers = [records[epoch][key] for key in ("logits", "precision")]
     try:
-        mean, precision = (
-            {label: torch.tensor(values, dtype=like.mean[label].dtype) for label, values in by_label.items()}
-            for by_label in numbers
-        )
-        return Posterior(mean, precision, like.choices)
+        return _posterior_of(records[epoch], like)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise FileFormatError(f"{path}: epoch {epoch} has no posterior that can be used: {error}") from error
+
+
+def law_columns(posterior: Posterior) -> dict[str, dict[str, torch.Tensor]]:
+    """Return what a record keeps of the laws besides the scores: name of the parameter -> label -> shape (K,)."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for label, law in posterior.laws.items():
+        for name, values in law.parameters().items():
+            found.setdefault(name, {})[label] = values
+    return {
+        name: by_label
+        for name, by_label in found.items()
+        if not all(_equal(values, posterior.scores[label]) for label, values in by_label.items())
+    }
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def _posterior_of(record: Mapping[str, Any], like: Posterior) -> Posterior:
+    labels = {}
+    for label, law in like.laws.items():
+        columns = {name: record.get(name, record["logits"])[label] for name in law.parameters()}
+        labels[label] = {"choices": like.choices[label], "scores": record["logits"][label], **columns}
+    return Posterior.from_document({**like.to_document(), "labels": labels})
 
 
 def _listed(epochs: Sequence[int]) -> str:

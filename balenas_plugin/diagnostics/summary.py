@@ -1,10 +1,9 @@
-"""The figures of one epoch that follow from a belief alone: no data, no weights, no framework."""
+"""The figures of one epoch that follow from what was learned alone: no data, no weights, no framework."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,10 +11,11 @@ import torch
 from balenas_plugin.bayes.decisions import Decision, Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.ranking import Outcome
-from balenas_plugin.diagnostics.cells import cells_of, depth, width
-from balenas_plugin.diagnostics.log_file import plain
+from balenas_plugin.diagnostics.cells import depth, width
+from balenas_plugin.diagnostics.log_file import law_columns, plain
 from balenas_plugin.diagnostics.operations import Kinds, chosen_kinds, parameter_free_share, skip_ratio
-from balenas_plugin.diagnostics.uncertainty import Belief, choice_entropy, draw_outcomes
+from balenas_plugin.diagnostics.uncertainty import choice_entropy, draw_outcomes, probabilities
+from balenas_plugin.search_spaces import CellEdge, cells_of
 
 Truths = Callable[[Sequence[Sample]], Mapping[str, Any] | None]
 """Samples -> {"unseen_by_search", "table", "accuracy": data set -> one percent a sample}, or None without a table."""
@@ -26,35 +26,32 @@ class SearchState:
     """What a search has learned by now.
 
     Args:
-        belief: over the choices.
-        decisions: that make up an architecture, over the labels of `belief`.
+        posterior: what was learned of the choices.
+        decisions: that make up an architecture, over the labels of `posterior`.
         choices: label -> names of the candidates.
         kinds: of the candidates that are operations.
-        has_argmax: whether the largest logits are the architecture found; random sampling has none.
+        has_argmax: whether the largest scores are the architecture found; random sampling has none.
         notations: of an architecture in the space's own terms.
+        cells: of an architecture, as graphs.
     """
 
-    belief: Belief
+    posterior: Posterior
     decisions: Sequence[Decision]
     choices: Mapping[str, Sequence[str]]
     kinds: Kinds = field(default_factory=dict)
     has_argmax: bool = True
     notations: Callable[[Sample], Mapping[str, str]] = lambda sample: {}
+    cells: Callable[[Sample], Mapping[str, Sequence[CellEdge]]] = cells_of
 
     def outcomes(self) -> tuple[Outcome, ...]:
-        """Return what the largest logits decide."""
-        return tuple(decision.choose(self.belief.logits) for decision in self.decisions)
-
-    @cached_property
-    def _posterior(self) -> Posterior:
-        """What decisions ask for the order of a cell node's operations; its precisions do not matter there."""
-        return Posterior(self.belief.logits, {k: torch.ones_like(v) for k, v in self.belief.logits.items()})
+        """Return what the largest scores decide."""
+        return tuple(decision.choose(self.posterior.scores) for decision in self.decisions)
 
     def sample(self, outcomes: Sequence[Outcome]) -> Sample:
         """Return an architecture as a mapping."""
         sample: Sample = {}
         for decision, outcome in zip(self.decisions, outcomes, strict=True):
-            sample.update(decision.to_sample(outcome, self._posterior))
+            sample.update(decision.to_sample(outcome, self.posterior))
         return sample
 
 
@@ -67,20 +64,21 @@ def summarise(state: SearchState, *, draws: int, seed: int, truths: Truths = lam
         seed: of the draws.
         truths: looks architectures up in a table; whatever it knows, the search does not see it.
     """
-    belief = state.belief
-    broken = [f"logits of {label}" for label, logits in belief.logits.items() if not torch.isfinite(logits).all()]
-    record: dict[str, Any] = {"logits": _lists(belief.logits)} if state.has_argmax else {}
-    if belief.precision is not None:
-        record["precision"] = _lists(belief.precision)
+    posterior = state.posterior
+    scores = posterior.scores
+    broken = [f"logits of {label}" for label, values in scores.items() if not (values < torch.inf).all()]
+    record: dict[str, Any] = {"logits": _lists(scores)} if state.has_argmax else {}
+    record |= {name: _lists(values) for name, values in law_columns(posterior).items()}
     if broken:
         return {**record, "not_finite": broken}
-    probabilities = belief.of_candidates(state.decisions).probabilities()
-    record["probabilities"] = plain({label: p.tolist() for label, p in probabilities.items()}, digits=6)
-    if belief.precision is not None:
-        sigma = torch.cat([p.double().rsqrt() for p in belief.precision.values()])
-        spread = {"mean": float(sigma.mean()), "least": float(sigma.min()), "most": float(sigma.max())}
-        record.update(entropy=plain(belief.entropy()), sigma=plain(spread))
-    record["choice_entropy"] = plain(choice_entropy(probabilities))
+    wins = probabilities(posterior, state.decisions)
+    record["probabilities"] = plain({label: p.tolist() for label, p in wins.items()}, digits=6)
+    record["entropy"] = plain(posterior.entropy())
+    spreads = [law.to(torch.float64).spread() for law in posterior.laws.values()]
+    for name in spreads[0]:
+        values = torch.cat([spread[name] for spread in spreads])
+        record[name] = plain({"mean": float(values.mean()), "least": float(values.min()), "most": float(values.max())})
+    record["choice_entropy"] = plain(choice_entropy(wins))
     if state.has_argmax:
         record.update(_architecture(state, truths))
     if draws:
@@ -92,7 +90,7 @@ def _architecture(state: SearchState, truths: Truths) -> dict[str, Any]:
     outcomes = state.outcomes()
     sample = state.sample(outcomes)
     entry = {"architecture": sample, "notation": dict(state.notations(sample)), **_shape(state, outcomes, sample)}
-    cells = {name: {"depth": depth(edges), "width": width(edges)} for name, edges in cells_of(sample).items()}
+    cells = {name: {"depth": depth(edges), "width": width(edges)} for name, edges in state.cells(sample).items()}
     if cells:
         entry["cells"] = plain(cells)
     truth = truths([sample])
@@ -103,7 +101,7 @@ def _architecture(state: SearchState, truths: Truths) -> dict[str, Any]:
 
 
 def _draws(state: SearchState, count: int, seed: int, truths: Truths) -> dict[str, Any]:
-    drawn = draw_outcomes(state.belief, state.decisions, count=count, seed=seed)
+    drawn = draw_outcomes(state.posterior, state.decisions, count=count, seed=seed)
     distinct = {outcomes: state.sample(outcomes) for outcomes in dict.fromkeys(drawn)}
     shapes = {outcomes: _shape(state, outcomes, sample) for outcomes, sample in distinct.items()}
     entry: dict[str, Any] = {"count": count, "distinct": len(distinct)}
@@ -122,7 +120,7 @@ def _draws(state: SearchState, count: int, seed: int, truths: Truths) -> dict[st
 def _shape(state: SearchState, outcomes: Sequence[Outcome], sample: Sample) -> dict[str, float | None]:
     """Return the shares of kinds, and depth and width averaged over cells, of one architecture."""
     kinds = chosen_kinds(state.decisions, outcomes, state.kinds)
-    cells = list(cells_of(sample).values())
+    cells = list(state.cells(sample).values())
     return {
         "skip_ratio": plain(skip_ratio(kinds)),
         "parameter_free_share": plain(parameter_free_share(kinds)),

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from balenas_plugin.bayes.decisions import Decision
+from balenas_plugin.bayes.laws import GumbelLaw, Law
 from balenas_plugin.bayes.noise import SeededNoise
+from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import OptionError
+from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt
 
 Weights = Mapping[str, Tensor]
 """label -> mixing weights of a pass, shape (K,), not negative, adding up to 1."""
@@ -29,6 +34,8 @@ class Draw:
         outputs: label -> what gradients go back through, shape (K,).
         values: label -> the weights themselves where they differ from `outputs` (a one-hot draw); else `outputs`.
         chosen: label -> index of the only candidate that has to be computed; empty where all are.
+        others: how candidates that are not computed take part, see `mixed_ops.drawn_path`; None leaves it
+            to the mixed operation.
         logits: label -> what a module that reads the parameter itself must find there, shape (K,); empty where that is
             the parameter as it is.
     """
@@ -40,11 +47,12 @@ class Draw:
         *,
         values: Weights | None = None,
         chosen: Mapping[str, int] | None = None,
+        others: str | None = None,
         logits: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._parameters, self.outputs = parameters, outputs
         self.weights = {label: w.detach().requires_grad_() for label, w in (values or outputs).items()}
-        self.chosen = dict(chosen or {})
+        self.chosen, self.others = dict(chosen or {}), others
         self.logits = {label: a.detach() for label, a in (logits or {}).items()}
         self.direct: Weights = {}
         """label -> gradient in the logits, of what reads the parameter itself."""
@@ -73,8 +81,9 @@ class Distribution(ABC):
     Args:
         parameters: label -> the tensor that holds its parameters, shape (K,); draws go through them in sorted order.
         num_mc_samples: M, draws an update.
-        optimizer: makes the optimizer of the parameters.
-        noise: standard normal noise; its state is saved.
+        lr, betas, weight_decay: of Adam, which learns the parameters.
+        optimizer: makes another optimizer of them.
+        seed: of the noise.
 
     A member defines `draw`, and overrides what it knows better. `mask` holds what `keep` has left.
     """
@@ -88,14 +97,26 @@ class Distribution(ABC):
     has_logits: ClassVar[bool] = False
     """Whether its draws are of logits, which can be written where a module reads the parameter itself."""
 
+    is_random: ClassVar[bool] = True
+    """Whether it draws at all."""
+
+    draws_one: ClassVar[bool] = False
+    """Whether its draws compute one candidate a label."""
+
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
         *,
-        num_mc_samples: int = 1,
+        num_mc_samples: PositiveInt = 1,
+        lr: Positive = 3e-4,
+        betas: Betas = (0.5, 0.999),
+        weight_decay: NonNegative = 1e-3,
         optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
         seed: int = 0,
     ) -> None:
+        def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
+            return torch.optim.Adam(parameters, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
+
         self.parameters = {label: parameters[label] for label in sorted(parameters)}
         self.mask = {label: torch.ones_like(p, dtype=torch.bool) for label, p in self.parameters.items()}
         self._reduced: set[str] = set()  # labels with a dropped choice; to ask a mask on a GPU would wait for the GPU
@@ -120,15 +141,15 @@ class Distribution(ABC):
 
     def mean(self) -> Draw:
         """Return the mean weights: what validation sees."""
-        with torch.no_grad():
-            return Draw({}, {label: self.masked(label, self.mean_weights(p)) for label, p in self.parameters.items()})
+        leaves = self._leaves()
+        return Draw(leaves, {label: self.masked(label, self.mean_weights(p)) for label, p in leaves.items()})
 
     def masked(self, label: str, weights: Tensor) -> Tensor:
         """Return weights with those of dropped choices at 0, adding up to 1 again."""
         if label not in self._reduced:
             return weights
         kept = torch.where(self.mask[label], weights, 0)
-        return kept / kept.sum()
+        return kept / kept.sum(-1, keepdim=True)
 
     def draws(self) -> Iterable[Draw]:
         """Yield the M draws of an update."""
@@ -175,6 +196,13 @@ class Distribution(ABC):
     def new_epoch(self, epoch: int, epochs: int) -> None:  # noqa: B027  # most have no schedule
         """Say which epoch of how many begins, from 0: for temperatures and other schedules."""
 
+    def set_dataset_size(self, size: int | None) -> None:  # noqa: B027  # most do not need it
+        """Say how many examples the mean validation loss is of; None if nobody knows."""
+
+    def clear_difference(self) -> float | None:
+        """Return by how much parameters must differ to make a clear difference; None if a step can have any length."""
+        return 1.0
+
     def keep(self, label: str, indices: Sequence[int]) -> None:
         """Drop all other choices of a label for good: their weights are 0, and what is left adds up to 1.
 
@@ -205,13 +233,68 @@ class Distribution(ABC):
         """Return label -> what discretisation ranks the choices by, shape (K,); dropped choices have -inf."""
         return {label: p.detach().masked_fill(~self.mask[label], -torch.inf) for label, p in self.parameters.items()}
 
+    def laws(self) -> dict[str, Law]:
+        """Return label -> law of the scores whose largest wins in a draw; dropped choices have the location -inf.
+
+        By default each choice is as probable as draws show (`counted_probabilities`). A member that knows the law of
+        its draws says it here: probabilities are then exact, and sets of choices as probable as its draws make them.
+        """
+        log_p = {label: p.log() for label, p in self.counted_probabilities().items()}
+        scores = self.scores()
+        return {k: GumbelLaw((log_p[k].to(s.device) + s.double().logsumexp(-1)).to(s.dtype)) for k, s in scores.items()}
+
+    def posterior(
+        self, choices: Mapping[str, Sequence[str]] | None = None, decisions: Sequence[Decision] | None = None
+    ) -> Posterior:
+        """Return what has been learned by now, as a copy on the CPU.
+
+        Args:
+            choices: label -> names of the candidates; their numbers by default.
+            decisions: how the space makes an architecture of scores; one choice per label by default.
+        """
+        laws = {label: law.to("cpu") for label, law in self.laws().items()}
+        scores = {label: values.cpu() for label, values in self.scores().items()}
+        return Posterior.of(laws, kind=self.name, scores=scores, choices=choices, decisions=decisions)
+
     def log_probabilities(self) -> dict[str, Tensor]:
-        """Return label -> log P(each choice), shape (K,), float64, in nats; by default of the softmax of the scores."""
-        return {label: s.double().log_softmax(-1) for label, s in self.scores().items()}
+        """Return label -> log P(each choice), shape (K,), float64, in nats."""
+        return {label: law.log_win_probability() for label, law in self.laws().items()}
 
     def entropy(self) -> float:
-        """Return the entropy of the choices in nats, summed over the labels."""
-        return float(sum(torch.special.entr(p.exp()).sum() for p in self.log_probabilities().values()))
+        """Return the entropy in nats, summed over the labels: see `Posterior.entropy`."""
+        return sum(law.entropy() for law in self.laws().values())
+
+    def counted_probabilities(self) -> dict[str, Tensor]:
+        """Return label -> share of draws in which each choice has the largest weight, shape (K,), float64.
+
+        16,384 draws (1,024 of a `draw` that cannot make them at once), the same each time; those that the search
+        makes are as without them. Half a draw is added to each choice that was not dropped, so that none is impossible.
+        """
+        counts = {label: mask.double().cpu() / 2 for label, mask in self.mask.items()}
+        noise, self.noise = self.noise, SeededNoise(0)
+        devices = {p.device for p in self.parameters.values() if p.device.type == "cuda"}
+        try:
+            with torch.no_grad(), torch.random.fork_rng(list(devices)):  # of a member that draws with torch's own
+                torch.manual_seed(0)
+                for label, winners in self._counted_winners().items():
+                    counts[label] += torch.bincount(winners.cpu(), minlength=len(counts[label]))
+        finally:
+            self.noise = noise
+        return {label: n / n.sum() for label, n in counts.items()}
+
+    def _counted_winners(self) -> dict[str, Tensor]:
+        """Return label -> which choice wins in each draw; drawn at once, if `draw` can, else one after the other."""
+        many = {label: p.detach().expand(_COUNTED, -1) for label, p in self.parameters.items()}
+        with suppress(IndexError, RuntimeError, TypeError, ValueError):
+            weights = self.draw(many).weights
+            if all(w.shape == many[label].shape and _on_simplex(w) for label, w in weights.items()):
+                return {label: w.argmax(-1) for label, w in weights.items()}
+        draws = [self.sample().weights for _ in range(_COUNTED_ONE_BY_ONE)]
+        return {label: torch.stack([draw[label].argmax() for draw in draws]) for label in self.parameters}
+
+    def metrics(self) -> dict[str, float]:
+        """Return what is logged of it: see `Posterior.metrics`."""
+        return self.posterior().metrics()
 
     # -- resume -------------------------------------------------------------------------------------------------------
 
@@ -231,6 +314,8 @@ class Distribution(ABC):
         self._find_reduced()
 
 
-def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
-    """Return the architecture optimizer of DARTS and its relatives."""
-    return torch.optim.Adam(parameters, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
+_COUNTED, _COUNTED_ONE_BY_ONE = 16_384, 1_024
+
+
+def _on_simplex(weights: Tensor) -> bool:
+    return bool(((weights.sum(-1) - 1).abs() < 1e-3).all())

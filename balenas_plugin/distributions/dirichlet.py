@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from balenas_plugin.bayes.laws import Law, LogGammaLaw
 from balenas_plugin.distributions._distribution import Distribution, Draw
-from balenas_plugin.errors import OptionError, nearest
+from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt, checked
 
-ANCHORS = ("l2", "kl", "none")
+Anchor = Literal["l2", "kl", "none"]
 
 
 class Dirichlet(Distribution):
@@ -26,8 +27,6 @@ class Dirichlet(Distribution):
         anchor: what holds beta near 1: "l2", weight decay of eta (the reference's default); "kl", the divergence from
             Dir(1) a label, added to the loss; or "none".
         anchor_scale: its factor.
-        lr, betas: of Adam.
-        options: of every distribution.
 
     Source: Chen et al. 2021, "DrNAS: Dirichlet Neural Architecture Search".
     """
@@ -39,19 +38,21 @@ class Dirichlet(Distribution):
         self,
         parameters: Mapping[str, Tensor],
         *,
-        anchor: str = "l2",
-        anchor_scale: float = 1e-3,
-        lr: float = 3e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        **options: Any,
+        anchor: Anchor = "l2",
+        anchor_scale: NonNegative = 1e-3,
+        num_mc_samples: PositiveInt = 1,
+        lr: Positive = 3e-4,
+        betas: Betas = (0.5, 0.999),
+        seed: int = 0,
     ) -> None:
-        if anchor not in ANCHORS:
-            raise OptionError(f"anchor must be one of {', '.join(ANCHORS)}, got {anchor!r}{nearest(anchor, ANCHORS)}")
-        decay = anchor_scale if anchor == "l2" else 0.0
+        checked("anchor", anchor, Anchor)
         super().__init__(
             parameters,
-            optimizer=lambda etas: torch.optim.Adam(etas, lr=lr, betas=betas, weight_decay=decay),
-            **options,
+            num_mc_samples=num_mc_samples,
+            lr=lr,
+            betas=betas,
+            weight_decay=anchor_scale if anchor == "l2" else 0.0,
+            seed=seed,
         )
         self.divergence_scale = anchor_scale if anchor == "kl" else 0.0
 
@@ -84,23 +85,14 @@ class Dirichlet(Distribution):
         super().keep(label, indices)
         self.parameters[label].masked_fill_(~self.mask[label], 0.0)
 
-    def log_probabilities(self) -> dict[str, Tensor]:
-        """Return label -> log P(each choice has the largest weight), shape (K,), float64 (by quadrature)."""
-        found = {}
-        for label, eta in self.parameters.items():
-            kept = self.mask[label].cpu()
-            found[label] = torch.full(eta.shape, -torch.inf, dtype=torch.float64)
-            found[label][kept] = log_largest_probability(concentration(eta.detach().double().cpu()[kept]))
-        return found
+    def scores(self) -> dict[str, Tensor]:
+        """Return the log softmax of eta, by which the reference ranks the edges of a node as well."""
+        return {label: eta.log_softmax(-1) for label, eta in super().scores().items()}
 
-    def entropy(self) -> float:
-        """Return the differential entropy of the weights in nats, summed over the labels."""
-        total = 0.0
-        for label, eta in self.parameters.items():
-            beta = concentration(eta.detach()[self.mask[label]])
-            if len(beta) > 1:
-                total += float(torch.distributions.Dirichlet(beta).entropy())
-        return total
+    def laws(self) -> dict[str, Law]:
+        """Return that of the log weights."""
+        betas = {label: concentration(eta.detach()) for label, eta in self.parameters.items()}
+        return {label: LogGammaLaw(beta.masked_fill(~self.mask[label], 0)) for label, beta in betas.items()}
 
 
 def concentration(eta: Tensor) -> Tensor:
@@ -133,32 +125,3 @@ class _PathwiseDirichlet(torch.autograd.Function):
         beta, sample = ctx.saved_tensors
         slope = torch._dirichlet_grad(sample, beta, beta.sum().expand_as(beta))
         return slope * (gradient - (sample * gradient).sum()), None
-
-
-def log_largest_probability(beta: Tensor) -> Tensor:
-    r"""Return log P(A_k is the largest), shape (K,), for A ~ Dir(beta), float64.
-
-    A is proportional to independent :math:`X_k \sim \Gamma(\beta_k, 1)`, so this is
-    :math:`\int f_k(x) \prod_{j \ne k} F_j(x)\,dx`, by the trapezoidal rule in log x, which converges exponentially.
-    """
-    largest, total = float(beta.max()), float(beta.sum())
-    start = math.log(min(float(beta.min()), 1.0)) - 45 / total - 5
-    end = math.log(largest + 12 * math.sqrt(largest) + 60)
-    step = 0.2 / max(1.0, math.sqrt(largest))
-    t = torch.arange(start, end, step, dtype=torch.float64)
-    log_density = beta[:, None] * t - t.exp() - torch.lgamma(beta)[:, None]  # of log x
-    log_below = _log_gamma_cdf(beta[:, None], t)
-    log_win = torch.logsumexp(log_density + log_below.sum(0) - log_below, -1)
-    return log_win - torch.logsumexp(log_win, 0)
-
-
-def _log_gamma_cdf(beta: Tensor, t: Tensor) -> Tensor:
-    """Return log P(X <= e^t) for X ~ Gamma(beta, 1), shape (K, Q); by its series where it is tiny."""
-    x = t.exp().expand(len(beta), -1)
-    value = torch.special.gammainc(beta.expand_as(x), x)
-    term = series = torch.ones_like(x)
-    for n in range(1, 80):
-        term = term * x / (beta + n)
-        series = series + term
-    tiny = beta * t - x - torch.lgamma(beta + 1) + series.log()
-    return torch.where(value > 1e-30, value.clamp_min(1e-300).log(), tiny)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.order_statistics import log_win_probability
-from balenas_plugin.bayes.posterior import gaussian_entropy
+from balenas_plugin.bayes.laws import Law, NormalLaw
 from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.errors import EvaluatorError
+from balenas_plugin.options import Betas, Positive, PositiveInt
 
 
 class Gaussian(Distribution):
@@ -19,10 +19,15 @@ class Gaussian(Distribution):
 
     Args:
         parameters: label -> mean mu, shape (K,), in logits.
-        num_mc_samples: M, draws an update.
+        num_mc_samples: M, draws an update (Table 5).
         antithetic: draw in pairs mirrored at the mean.
+        update: "vadam", or "newton" for the literal Eq. (17)-(18).
+        lr: learning rate of the means, in logits a step.
+        betas: moment decays of VAdam; with "newton" the first is the momentum.
+        prior_precision: delta, precision of the prior, in 1/logit^2.
+        initial_precision: precision before the first step; 1 means sigma = 1 logit.
+        dataset_size: N. None: the number of examples that the mean validation loss is of.
         seed: of the noise.
-        options: of `VAdam`: lr, betas, prior_precision, initial_precision, dataset_size, update.
 
     Source: Zhang et al. 2022, "BaLeNAS", Eq. (5), (17), (18), Algorithm 1.
     """
@@ -37,19 +42,55 @@ class Gaussian(Distribution):
         self,
         parameters: Mapping[str, Tensor],
         *,
-        num_mc_samples: int = 1,
+        num_mc_samples: PositiveInt = 1,
         antithetic: bool = False,
+        update: Literal["vadam", "newton"] = "vadam",
+        lr: Positive = 3e-4,
+        betas: Betas = (0.5, 0.999),
+        prior_precision: Positive = 1.0,
+        initial_precision: Positive = 1.0,
+        dataset_size: Positive | None = None,
         seed: int = 0,
-        **options: Any,
     ) -> None:
+        self._learns_size = dataset_size is None
         super().__init__(
             parameters,
             num_mc_samples=num_mc_samples,
             seed=seed,
             optimizer=lambda means: VAdam(
-                means, num_mc_samples=num_mc_samples, antithetic=antithetic, noise=self.noise, **options
+                means,
+                lr=lr,
+                betas=betas,
+                prior_precision=prior_precision,
+                initial_precision=initial_precision,
+                dataset_size=1 if dataset_size is None else dataset_size,
+                num_mc_samples=num_mc_samples,
+                update=update,
+                antithetic=antithetic,
+                noise=self.noise,
             ),
         )
+
+    def set_dataset_size(self, size: int | None) -> None:
+        """Learn N, unless it was given.
+
+        Raises:
+            EvaluatorError: nobody knows it.
+            OptionError: it has changed after the first step.
+        """
+        if not self._learns_size:
+            return
+        if size is None:
+            raise EvaluatorError(
+                "the validation loader has no length, so the number N of its examples is unknown: pass dataset_size"
+            )
+        if size != self.optimizer.dataset_size:
+            self.optimizer.set_dataset_size(size)
+
+    def clear_difference(self) -> float | None:
+        """Return sigma before the first step, in logits; None with Newton's form."""
+        (group,) = self.optimizer.param_groups
+        return float(group["initial_precision"] ** -0.5) if group["update"] == "vadam" else None
 
     def draw(self, parameters: Mapping[str, Tensor]) -> Draw:
         """Return the softmax of a draw of the logits."""
@@ -86,17 +127,6 @@ class Gaussian(Distribution):
                 sums[parameter] = (sum(each[1:], start=each[0]), sum((g * g for g in each[1:]), start=each[0] ** 2))
         self.optimizer.apply(sums, len(gradients))
 
-    def log_probabilities(self) -> dict[str, Tensor]:
-        """Return label -> log P(each choice has the largest logit), shape (K,), float64 (exact, by quadrature)."""
-        return {label: self._log_win(label, mu.detach()) for label, mu in self.parameters.items()}
-
-    def _log_win(self, label: str, mu: Tensor) -> Tensor:
-        kept = self.mask[label].cpu()
-        result = torch.full(mu.shape, -torch.inf, dtype=torch.float64)
-        std = self.precision(label).detach().rsqrt().cpu()
-        result[kept] = log_win_probability(mu.cpu()[kept], std[kept])
-        return result
-
-    def entropy(self) -> float:
-        """Return the differential entropy of the logits in nats: the sum of log(2 pi e sigma^2) / 2 of those kept."""
-        return gaussian_entropy(self.precision(label).detach()[kept] for label, kept in self.mask.items())
+    def laws(self) -> dict[str, Law]:
+        """Return that of the logits."""
+        return {label: NormalLaw(mean, self.precision(label).detach()) for label, mean in self.scores().items()}

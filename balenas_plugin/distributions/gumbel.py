@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from balenas_plugin.bayes.laws import GumbelLaw, Law
 from balenas_plugin.distributions._distribution import Distribution, Draw
 from balenas_plugin.errors import OptionError
+from balenas_plugin.mixed_ops.drawn_path import Others
+from balenas_plugin.options import Positive, checked
 
 _MOST_REDRAWS = 1000
+
+Temperature = Positive | tuple[Positive, Positive]
 
 
 class GumbelSoftmax(Distribution):
@@ -35,15 +40,14 @@ class GumbelSoftmax(Distribution):
         self,
         parameters: Mapping[str, Tensor],
         *,
-        temperature: float | Sequence[float] = (1.0, 0.33),
+        temperature: Temperature = (1.0, 0.33),
         reaches_last: bool = True,
         **options: Any,
     ) -> None:
-        ends = [temperature] * 2 if isinstance(temperature, int | float) else list(temperature)
-        if len(ends) != 2 or not all(isinstance(t, int | float) and t > 0 for t in ends):
-            raise OptionError(f"temperature must be a positive number, or the first and the last, got {temperature!r}")
+        ends = checked("temperature", temperature, Temperature)
+        first, last = ends if isinstance(ends, tuple) else (ends, ends)
         super().__init__(parameters, **options)
-        self.temperatures = (float(ends[0]), float(ends[1]))
+        self.temperatures = (float(first), float(last))
         self.temperature = self.temperatures[0]
         self._reaches_last = reaches_last
 
@@ -61,7 +65,7 @@ class GumbelSoftmax(Distribution):
                 label: ((a.log_softmax(-1) + gumbels[label]) / self.temperature).softmax(-1)
                 for label, a in kept.items()
             }
-            if all(torch.isfinite(x).all() for x in (*gumbels.values(), *relaxed.values())):
+            if torch.cat([*gumbels.values(), *relaxed.values()]).isfinite().all():
                 return self.of_relaxed(parameters, relaxed)
         raise OptionError(f"Gumbel noise at temperature {self.temperature:g} gives no finite weights: raise it")
 
@@ -73,23 +77,45 @@ class GumbelSoftmax(Distribution):
         """Return -log(Exp(1)) noise of the shape, dtype and device of `like`."""
         return -self.noise.exponential(like).log()
 
+    def laws(self) -> dict[str, Law]:
+        """Return that of the logits with noise, whose largest wins at any temperature."""
+        return {label: GumbelLaw(logits) for label, logits in self.scores().items()}
+
 
 class HardGumbelSoftmax(GumbelSoftmax):
     r"""Compute one drawn operation a label: weights are one-hot, gradients those of the relaxed sample.
+
+    Args:
+        parameters: label -> logits alpha, shape (K,).
+        temperature: as of `GumbelSoftmax`.
+        others: how the operations that are not drawn take part, see `drawn_path`: "scalar" or "none"; None: as in the
+            reference's search of the space, "scalar" in a choice among layers, "none" in cells of the DARTS kind.
+        options: of every distribution.
 
     Source: Dong and Yang 2019, "Searching for a Robust Neural Architecture in Four GPU Hours" (GDAS).
     """
 
     name = "hard-gumbel"
+    draws_one = True
     source = "Dong and Yang 2019"
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], *, temperature: float | Sequence[float] = (10.0, 0.1), **options: Any
+        self,
+        parameters: Mapping[str, Tensor],
+        *,
+        temperature: Temperature = (10.0, 0.1),
+        others: Others | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(parameters, temperature=temperature, **options)
+        self.others = others
 
     def of_relaxed(self, parameters: Mapping[str, Tensor], relaxed: Mapping[str, Tensor]) -> Draw:
         """Return the largest entry of each relaxed sample as one-hot weights."""
-        chosen = {label: int(p.argmax()) for label, p in relaxed.items()}
-        values = {label: torch.zeros_like(p).index_fill(0, p.argmax(), 1.0) for label, p in relaxed.items()}
-        return Draw(parameters, relaxed, values=values, chosen=chosen)
+        largest = torch.stack([p.argmax() for p in relaxed.values()])  # a GPU is waited for once
+        values = {
+            label: torch.zeros_like(p).index_fill(0, k, 1.0)
+            for (label, p), k in zip(relaxed.items(), largest, strict=True)
+        }
+        chosen = dict(zip(relaxed, largest.tolist(), strict=True))
+        return Draw(parameters, relaxed, values=values, chosen=chosen, others=self.others)

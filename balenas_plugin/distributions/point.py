@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from balenas_plugin.bayes.laws import GumbelLaw, Law
 from balenas_plugin.distributions._distribution import Distribution, Draw
 
 
@@ -19,8 +20,13 @@ class Point(Distribution):
 
     name = "point"
     has_logits = True
+    is_random = False
     source = "Liu et al. 2019"
 
     def draw(self, parameters: Mapping[str, Tensor]) -> Draw:
         """Return the softmax of the logits."""
         return Draw(parameters, {label: self.masked(label, a.softmax(-1)) for label, a in parameters.items()})
+
+    def laws(self) -> dict[str, Law]:
+        """Return what chooses with the mixing weights as probabilities."""
+        return {label: GumbelLaw(logits) for label, logits in self.scores().items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -40,13 +40,26 @@ class Contribution:
     ready: list[Tensor] = field(default_factory=list)
     terms: list[Tensor] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
+    numbers: list[Tensor] = field(default_factory=list)
+    """Of shape (), added to every element."""
 
 
-def combine(contributions: Sequence[Contribution]) -> Tensor:
-    """Return the sum of all contributions to a node, accumulated without stacking; there must be one."""
+def combine(contributions: Sequence[Contribution], zeros: Callable[[], Tensor] | None = None) -> Tensor:
+    """Return the sum of all contributions to a node, accumulated without stacking.
+
+    Args:
+        contributions: each of one shape.
+        zeros: returns the node if nothing contributes to it.
+    """
     ready = [tensor for contribution in contributions for tensor in contribution.ready]
     terms = [term for contribution in contributions for term in contribution.terms]
     weights = [weight for contribution in contributions for weight in contribution.weights]
+    numbers = [number for contribution in contributions for number in contribution.numbers]
+    if not terms and not ready:
+        assert zeros is not None, "nothing contributes to a node of unknown shape"
+        ready.append(zeros())
+    if numbers:
+        ready.append(torch.stack(numbers).sum())
     if terms:
         total = weighted_sum(torch.stack(weights), terms)
     elif len(ready) > 1:
@@ -67,20 +80,28 @@ class Fan:
     one signature run side by side (`Lanes`). What is not understood is called as it is.
 
     Args:
-        branches: all of them; their order is that of the weights.
+        branches: all of them; their order is that of the weights, and those to one target follow each other.
         unwrap: see `read_chain`.
+        chains: what `read_chain` returned for each, if that is known.
     """
 
-    def __init__(self, branches: Sequence[Branch], unwrap: Mapping[type[nn.Module], Unwrap] | None = None) -> None:
+    def __init__(
+        self,
+        branches: Sequence[Branch],
+        unwrap: Mapping[type[nn.Module], Unwrap] | None = None,
+        chains: Sequence[Chain | Zero | Opaque] | None = None,
+    ) -> None:
         self.branches = tuple(branches)
+        self._read = [read_chain(b.operation, unwrap) for b in branches] if chains is None else chains
         self.called: dict[int, Opaque] = {}
         """Branches whose operation is called as it is."""
         self.zeros: list[int] = []
+        self._towards: dict[int, list[int]] = {}
         self._shared: dict[tuple[object, ...], list[int]] = {}
         self._chains: dict[int, Chain] = {}
         lanes: dict[tuple[object, ...], list[int]] = {}
-        for k, branch in enumerate(self.branches):
-            chain = read_chain(branch.operation, unwrap)
+        for k, chain in enumerate(self._read):
+            self._towards.setdefault(self.branches[k].target, []).append(k)
             if isinstance(chain, Zero):
                 self.zeros.append(k)
                 continue
@@ -96,15 +117,18 @@ class Fan:
         """Whether anything is left out, shared or run side by side."""
         return len(self.called) < len(self.branches)
 
-    def __call__(self, x: Tensor, weights: Tensor) -> dict[int, Contribution]:
+    def __call__(self, x: Tensor, weights: Sequence[Tensor]) -> dict[int, Contribution]:
         """Return target -> contribution; a target that only zeros lead to is missing.
 
         Args:
             x: the tensor, (N, C, H, W) if any chain has layers.
-            weights: mixing weights in the order of the branches, shape (number of branches,).
+            weights: mixing weights of each target, in the order of the targets; a weight behind those of the branches
+                is that of choosing none of them.
         """
         found: dict[int, Contribution] = {}
-        each = weights.unbind()
+        counts = map(len, self._towards.values())
+        of_branches = [w if len(w) == n else w[:n] for w, n in zip(weights, counts, strict=True)]
+        each = (of_branches[0] if len(of_branches) == 1 else torch.cat(of_branches)).unbind()
 
         def add(k: int, term: Tensor) -> None:
             contribution = found.setdefault(self.branches[k].target, Contribution())
@@ -135,6 +159,28 @@ class Fan:
             add(k, self._call(self.branches[k], x, found))
         return found
 
+    def drawn(
+        self, x: Tensor, weights: Sequence[Tensor], chosen: Sequence[int], others: str
+    ) -> dict[int, Contribution]:
+        """Return what `__call__` does, of the drawn branch to each target alone.
+
+        Args:
+            x: the tensor.
+            weights: one-hot mixing weights of each target, in the order of the targets.
+            chosen: which of a target's branches is drawn; behind the last one: none of them.
+            others: see `drawn_path`.
+        """
+        edges = list(zip(self._towards.items(), weights, chosen, strict=True))
+        picked = {branches[k]: w[k : k + 1] for (_, branches), w, k in edges if k < len(branches)}
+        found: dict[int, Contribution] = {}
+        if picked:
+            fan = Fan([self.branches[k] for k in picked], chains=[self._read[k] for k in picked])
+            found = fan(x, list(picked.values()))
+        for (target, _), w, k in edges:
+            if others == "scalar" and w.requires_grad:
+                found.setdefault(target, Contribution()).numbers.append(w.sum() - w[k])
+        return found
+
     def _call(self, branch: Branch, x: Tensor, found: Mapping[int, Contribution]) -> Tensor:
         """Return what an operation that is not understood does; it must be what `departing` has seen of it."""
         watched = not torch.compiler.is_compiling() and not x.is_inference()
@@ -153,14 +199,13 @@ class Fan:
         return result
 
 
-def departing(fans: Sequence[Fan], sources: Sequence[Tensor]) -> str | None:
+def departing(fans: Sequence[Fan], nodes: dict[int, Tensor]) -> str | None:
     """Call all operations as they are, one by one; return why their results may not be computed together, if any.
 
     Args:
-        fans: the fan of each node but the last; the first ones leave the sources.
-        sources: the nodes that are given; each is copied before it is used.
+        fans: the fan of each node but the last.
+        nodes: those that are given, each of which is copied before it is used; the others are added.
     """
-    nodes = dict(enumerate(sources))
     for source, fan in enumerate(fans):
         x = nodes[source].clone()
         for branch in fan.branches:

@@ -9,20 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
 
+import torch
+from pydantic import Field
 from torch import Tensor
 
-from balenas_plugin.bayes.architect import FINITE_DIFFERENCES, VirtualStep, frozen, second_order_gradient
+from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gradient
 from balenas_plugin.distributions import Distribution, Draw, Weights
-from balenas_plugin.validation import require_whole, require_word
+from balenas_plugin.errors import OptionError
+from balenas_plugin.options import NonNegativeInt, PositiveInt, options
 
-FIRST = ("architecture", "weights")
-ORDERS = ("first", "second")
-WEIGHT_STEPS = ("mean", "sample")
-CLIPPED_WITH = ("weights", "architecture", "stale-architecture")
+FirstStep = Literal["architecture", "weights"]
+GradientOrder = Literal["first", "second"]
+FiniteDifference = Literal["central", "one-sided"]
+WeightStep = Literal["mean", "sample"]
+ClippedWith = Literal["weights", "architecture", "stale-architecture"]
+Levels = Annotated[int, Field(ge=1, le=2)]
 
 
+@options()
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """Which level is updated when, and by which gradient.
@@ -34,6 +40,7 @@ class Order:
         finite_difference: of the second order, see `second_order_gradient`.
         weight_step: train the weights at the "mean" of the distribution, or at a "sample".
         warmup_epochs: epochs at the start without architecture steps.
+        levels: 2, a batch for each level; or 1, both levels from one draw on the training batch, as in SNAS.
         clip_with: what counts when the gradient of the network's weights is clipped by its norm: the "weights" alone,
             or also the gradient of the "architecture" in the weight step, as in some references; "stale-architecture"
             adds that of the last architecture step to it, as GDAS's reference does.
@@ -42,22 +49,18 @@ class Order:
         OptionError: an option has a wrong type or is out of range.
     """
 
-    first: str = "architecture"
-    architecture_every: int = 1
-    order: str = "first"
-    finite_difference: str = "central"
-    weight_step: str = "mean"
-    warmup_epochs: int = 0
-    clip_with: str = "weights"
+    first: FirstStep = "architecture"
+    architecture_every: PositiveInt = 1
+    order: GradientOrder = "first"
+    finite_difference: FiniteDifference = "central"
+    weight_step: WeightStep = "mean"
+    warmup_epochs: NonNegativeInt = 0
+    levels: Levels = 2
+    clip_with: ClippedWith = "weights"
 
     def __post_init__(self) -> None:
-        require_word("first", self.first, FIRST)
-        require_word("order", self.order, ORDERS)
-        require_word("finite_difference", self.finite_difference, FINITE_DIFFERENCES)
-        require_word("weight_step", self.weight_step, WEIGHT_STEPS)
-        require_word("clip_with", self.clip_with, CLIPPED_WITH)
-        require_whole("architecture_every", self.architecture_every, least=1)
-        require_whole("warmup_epochs", self.warmup_epochs, least=0)
+        if self.levels == 1 and (self.order, self.first, self.architecture_every) != ("first", "architecture", 1):
+            raise OptionError("levels: 1 has one step for both, so order, first and architecture_every say nothing")
 
 
 class SkippedStep(Exception):  # noqa: N818  # it is no error
@@ -108,6 +111,10 @@ class Search:
     """
 
     def __init__(self, distribution: Distribution, order: Order) -> None:
+        if distribution.draws_one and order.order == "second":
+            raise OptionError(f"{distribution.name} computes one candidate a draw, so it has no second order")
+        if order.levels == 1 and distribution.num_mc_samples > 1:
+            raise OptionError("levels: 1 has one draw for both levels, so num_mc_samples must be 1")
         self.distribution, self.order = distribution, order
 
     def iteration(self, host: Host, *, epoch: int, index: int) -> tuple[Tensor | None, Tensor | None]:
@@ -119,6 +126,8 @@ class Search:
             index: of the iteration in its epoch, from 0.
         """
         searches = epoch >= self.order.warmup_epochs and (index + 1) % self.order.architecture_every == 0
+        if self.order.levels == 1 and searches:
+            return self.joint_step(host)
         if self.order.first == "weights":
             train_loss = self.weight_step(host)
             return train_loss, self.architecture_step(host) if searches else None
@@ -140,7 +149,8 @@ class Search:
                         for parameter in parameters:
                             parameter.grad = None
                         loss = host.validation_loss(k)
-                        loss.backward()  # not `grad`: a reentrant checkpoint forbids it
+                        if loss.requires_grad or not draw.chosen:  # zeros alone may have been drawn
+                            loss.backward()  # type: ignore[no-untyped-call]  # `grad` forbids reentrant checkpoints
                         found = host.average([x.grad for x in inputs])
                 else:
                     found, loss = second_order_gradient(
@@ -154,7 +164,7 @@ class Search:
                     )
             labels = list(draw.weights)
             draw.direct = _present(labels, found[len(labels) :])
-            return loss.detach(), _present(labels, found[: len(labels)])
+            return loss.detach(), _in_the_weights(draw, found)
 
         try:
             return self.distribution.update(evaluate)
@@ -172,6 +182,23 @@ class Search:
         with host.mixing(draw):
             return host.step_weights(lambda: self._architecture_gradients(draw))
 
+    def joint_step(self, host: Host) -> tuple[Tensor | None, Tensor | None]:
+        """Update weights and distribution from one draw and one training batch; return the loss of each."""
+        host.begin()
+
+        def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
+            with host.mixing(draw):
+                loss = host.step_weights(list)
+            if loss is None:
+                raise SkippedStep
+            return loss, _in_the_weights(draw, host.average([w.grad for w in draw.weights.values()]))
+
+        try:
+            loss = self.distribution.update(evaluate)
+        except SkippedStep:
+            return None, None
+        return loss, loss
+
     def _architecture_gradients(self, draw: Draw) -> list[Tensor]:
         """Return the gradients of the distribution's parameters that a weight step's backward pass left."""
         found = draw.pull_back({label: w.grad for label, w in draw.weights.items() if w.grad is not None})
@@ -183,3 +210,10 @@ class Search:
 
 def _present(labels: Sequence[str], gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:
     return {label: g for label, g in zip(labels, gradients, strict=True) if g is not None}
+
+
+def _in_the_weights(draw: Draw, found: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    """Return label -> gradient in the weights; of what a drawn path does not reach, 0, as in a sum over all."""
+    labels = list(draw.weights)
+    unreached = {label: torch.zeros_like(draw.weights[label]) for label in draw.chosen}
+    return {**unreached, **_present(labels, found[: len(labels)])}

@@ -25,6 +25,8 @@ class MixingWeights(nn.Module):
         self._mean_weights = mean_weights
         self._used: dict[Tensor, Tensor] = {}
         self._chosen: dict[Tensor, int] = {}
+        self.others: str | None = None
+        """How candidates that the current draw does not compute take part, if it says so (see `drawn_path`)."""
 
     def forward(self, parameter: Tensor) -> Tensor:
         """Return the weights of a label, shape (K,)."""
@@ -33,18 +35,24 @@ class MixingWeights(nn.Module):
 
     def chosen(self, parameter: Tensor) -> int | None:
         """Return the only candidate that the current draw computes; None if all are."""
-        return self._chosen.get(parameter)
+        return self._chosen.get(parameter) if self._chosen else None
 
     @contextmanager
     def using(self, draw: Draw, parameters: Mapping[str, Tensor]) -> Iterator[None]:
         """Let all mixed modules use the weights of a draw inside the block."""
-        before = self._used, self._chosen
+        before = self._used, self._chosen, self.others
         self._used = {parameters[label]: weights for label, weights in draw.weights.items()}
         self._chosen = {parameters[label]: index for label, index in draw.chosen.items()}
+        self.others = draw.others
         try:
             yield
         finally:
-            self._used, self._chosen = before
+            self._used, self._chosen, self.others = before
+
+    @property
+    def draws_paths(self) -> bool:
+        """Whether the current draw leaves candidates out."""
+        return bool(self._chosen)
 
     def used_tensors(self) -> list[Tensor]:
         """Return the weights of the current draw; none outside of one."""

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from balenas_plugin.errors import OptionError
+from pydantic import BeforeValidator, Field
+
+from balenas_plugin.options import MAX_WORKERS, OneOf, Positive, Seed, checked, options
 from balenas_plugin.proxies import get_proxy, list_proxies
 from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY
-from balenas_plugin.validation import (
-    MAX_WORKERS,
-    require_flag,
-    require_keys,
-    require_positive,
-    require_seed,
-    require_whole,
-    require_word,
-)
 
-CANDIDATES = ("sample", "enumerate")
-_MOST = 1_000_000
+_Count = Annotated[int, Field(ge=1, le=1_000_000)]
 """Of whatever is counted in a selection: more take days."""
 
+_Proxy = Annotated[str, OneOf(lambda: (*list_proxies(), SUPERNET_ACCURACY))]
 
+
+@options(called="selection")
 @dataclass(frozen=True, kw_only=True)
 class ProxySelection:
     """How to select architectures from a posterior; the defaults are the paper's BaLeNAS-TF (Table 4).
@@ -46,33 +41,19 @@ class ProxySelection:
         OptionError: an option has a wrong type or is out of range.
     """
 
-    n: int = 100
-    proxy: str | Sequence[str] = "synflow"
-    candidates: str = "sample"
+    n: _Count = 100
+    proxy: _Proxy | Annotated[Sequence[_Proxy], Field(min_length=1)] = "synflow"
+    candidates: Literal["sample", "enumerate"] = "sample"
     include_probability: bool = False
-    seeds: int = 1
-    seed: int = 0
-    images: int = 1000
-    batch_norm_batches: int = 8
-    max_params: float | None = None
-    max_flops: float | None = None
-    workers: int = 1
+    seeds: _Count = 1
+    seed: Seed = 0
+    images: _Count = 1000
+    batch_norm_batches: _Count = 8
+    max_params: Positive | None = None
+    max_flops: Positive | None = None
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
 
     def __post_init__(self) -> None:
-        for name in ("n", "seeds", "images", "batch_norm_batches"):
-            require_whole(name, getattr(self, name), least=1, most=_MOST)
-        require_whole("workers", self.workers, least=1, most=MAX_WORKERS)
-        require_seed("seed", self.seed)
-        require_word("candidates", self.candidates, CANDIDATES)
-        require_flag("include_probability", self.include_probability)
-        for name in ("max_params", "max_flops"):
-            if getattr(self, name) is not None:
-                require_positive(name, getattr(self, name))
-        if not isinstance(self.proxy, Sequence) or not self.proxies:
-            raise OptionError(f"proxy must be a name, or a list of at least one name, got {self.proxy!r}")
-        known = (*list_proxies(), SUPERNET_ACCURACY)
-        for name in self.proxies:
-            require_word("proxy", name, known)
         for name in self.zero_cost_proxies:
             get_proxy(name)  # the package that offers it may be broken
 
@@ -103,17 +84,7 @@ class ProxySelection:
         Raises:
             OptionError: a name or an option is unknown or refused.
         """
-        if given is None or isinstance(given, cls):
-            return given
-        if isinstance(given, str):
-            return named_selection(given)
-        if not isinstance(given, dict):
-            raise OptionError(
-                f"selection must be one of {', '.join(NAMED_SELECTIONS)}, a ProxySelection, a dict of its options or "
-                f"None, got {given!r}"
-            )
-        require_keys("selection", given, [field.name for field in fields(cls)])
-        return cls(**given)
+        return checked("selection", given, Selection)
 
 
 NAMED_SELECTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -132,5 +103,17 @@ def named_selection(name: str) -> ProxySelection:
     Raises:
         OptionError: there is none of that name.
     """
-    require_word("selection", name, tuple(NAMED_SELECTIONS))
+    checked("selection", name, _NAME)
     return ProxySelection(**NAMED_SELECTIONS[name])
+
+
+def _by_name(given: Any) -> Any:
+    return NAMED_SELECTIONS.get(given, given) if isinstance(given, str) else given
+
+
+_NAME = Annotated[str, OneOf(lambda: NAMED_SELECTIONS)]
+
+Selection = Annotated[
+    ProxySelection | None, BeforeValidator(_by_name, json_schema_input_type=_NAME | ProxySelection | None)
+]
+"""An option that takes a selection, its options, or its name."""

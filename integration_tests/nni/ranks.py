@@ -101,8 +101,8 @@ def known(strategy: BaLeNAS) -> dict[str, Any]:
     trainer = module.trainer
     return {
         "weights": {name: value.detach().clone() for name, value in strategy.supernet.state_dict().items()},
-        "vadam": module.vadam.state_dict(),
-        "dataset_size": module.vadam.dataset_size,
+        "vadam": module.distribution.optimizer.state_dict(),
+        "dataset_size": module.distribution.optimizer.dataset_size,
         "metrics": {name: value.detach().clone() for name, value in trainer.callback_metrics.items()},
         "models": [model.sample for model in strategy.list_models(limit=4)],
         "next_random": torch.rand(1),
@@ -128,7 +128,10 @@ def ranked(devices: int, folder: Path) -> dict[str, Any]:
         evaluator(devices, folder, epochs=1, precision=32, **_float_loaders(devices)),
         selection=ProxySelection(n=8, proxy="grad_norm"),
     )
-    return {"ranking": [(r.choices, r.scores) for r in strategy.rank()], "example": strategy.oneshot_module.example()}
+    return {
+        "ranking": [(r.choices, r.scores) for r in strategy.rank()],
+        "example": strategy.oneshot_module.example.pair(),
+    }
 
 
 def _float_loaders(devices: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from nni.nas.space import RawFormatModelSpace
 from torch.utils.data import Dataset, TensorDataset
 
 from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
+from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 
 from .spaces import CLASSES, VECTOR
 
@@ -84,14 +84,16 @@ def search(space: ModelSpace, evaluator: Any, **options: Any) -> BaLeNAS:
     return strategy
 
 
-def set_posterior(module: BaLeNASModule, seed: int) -> None:
+def set_posterior(module: DistributionModule, seed: int) -> None:
     """Give the module a posterior with very different means and sigmas, as after a long search."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for alpha in module.arch_parameters():
             alpha.copy_(torch.randn(alpha.shape, generator=generator))
             precision = torch.rand(alpha.shape, generator=generator) * 5 + 1
-            module.vadam.state[alpha]["s"].copy_((precision - 1) / module.vadam.dataset_size)
+            module.distribution.optimizer.state[alpha]["s"].copy_(
+                (precision - 1) / module.distribution.optimizer.dataset_size
+            )
 
 
 class Spy:

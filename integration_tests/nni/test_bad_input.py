@@ -38,8 +38,8 @@ def test_repr():
         ("arc_learning_rate", 0, "positive number, got 0"),
         ("arc_learning_rate", "0.1", "positive number, got '0.1'"),
         ("arc_learning_rate", float("nan"), "positive number, got nan"),
-        ("betas", 0.9, r"two numbers in \[0, 1\), got 0.9"),
-        ("betas", (0.9, 1.0), r"two numbers in \[0, 1\), got \(0.9, 1.0\)"),
+        ("betas", 0.9, r"2 numbers in \[0, 1\), got 0.9"),
+        ("betas", (0.9, 1.0), r"2 numbers in \[0, 1\), got \(0.9, 1.0\)"),
         ("prior_precision", -1.0, "positive number, got -1.0"),
         ("initial_precision", None, "positive number, got None"),
         ("dataset_size", 0, "positive number, got 0"),
@@ -171,7 +171,7 @@ def test_validation_set_of_unknown_size_needs_dataset_size(tmp_path):
     with pytest.raises(EvaluatorError, match="number N of its examples is unknown: pass dataset_size"):
         search(Layers(), classification(tmp_path, **data))
     strategy = search(Layers(), classification(tmp_path, **data), dataset_size=16, validate_every_n_epochs=0)
-    assert strategy.oneshot_module.vadam.dataset_size == 16
+    assert strategy.oneshot_module.distribution.optimizer.dataset_size == 16
 
 
 def test_validation_on_a_set_of_unknown_size(tmp_path):

@@ -10,8 +10,8 @@ from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import Tensor, nn
 
 from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni.one_shot import compilation
-from balenas_plugin.adapters.nni.one_shot.compilation import CompiledForward
+from balenas_plugin.adapters.nni.supernets import compilation
+from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
 from balenas_plugin.errors import OptionError
 
 from .searches import classification, loaders, search

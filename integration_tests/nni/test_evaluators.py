@@ -90,7 +90,7 @@ def test_regression(order, tmp_path):
     )
     strategy = search(Layers(), evaluator, order=order)
     assert {"train_loss", "train_mse", "val_loss", "val_mse"} <= set(strategy.oneshot_module.trainer.callback_metrics)
-    assert {state["step"] for state in strategy.oneshot_module.vadam.state.values()} == {2}
+    assert {state["step"] for state in strategy.oneshot_module.distribution.optimizer.state.values()} == {2}
 
 
 @pytest.mark.parametrize("order", ["first", "second"])
@@ -101,14 +101,16 @@ def test_own_module_with_a_schedule(as_dict, order, tmp_path):
     strategy = search(Layers(), evaluator, order=order)
     assert own.rates == pytest.approx([0.1, 0.01, 0.001])
     assert "val_agreement" in strategy.oneshot_module.trainer.callback_metrics
-    assert strategy.oneshot_module.vadam.param_groups[0]["lr"] == 3e-4  # the schedule is the weights' alone
+    assert (
+        strategy.oneshot_module.distribution.optimizer.param_groups[0]["lr"] == 3e-4
+    )  # the schedule is the weights' alone
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW])
 @pytest.mark.parametrize("order", ["first", "second"])
 def test_other_weight_optimizers(order, optimizer, tmp_path):
     strategy = search(Layers(), classification(tmp_path, optimizer=optimizer, learning_rate=0.01), order=order)
-    assert {state["step"] for state in strategy.oneshot_module.vadam.state.values()} == {2}
+    assert {state["step"] for state in strategy.oneshot_module.distribution.optimizer.state.values()} == {2}
 
 
 def test_datamodule(tmp_path):
@@ -118,7 +120,7 @@ def test_datamodule(tmp_path):
     Spy(strategy, lambda batch: seen.append(is_training(batch)))
     strategy.run()
     assert seen == [False, True] * 4
-    assert strategy.oneshot_module.vadam.dataset_size == 32
+    assert strategy.oneshot_module.distribution.optimizer.dataset_size == 32
     assert "val_acc" in strategy.oneshot_module.trainer.callback_metrics
 
 
@@ -128,7 +130,7 @@ def test_longer_training_data_walks_the_validation_data_again(tmp_path):
     Spy(strategy, lambda batch: seen.append(is_training(batch)))
     strategy.run()
     assert seen == [False, True] * 5
-    assert strategy.oneshot_module.vadam.dataset_size == 16
+    assert strategy.oneshot_module.distribution.optimizer.dataset_size == 16
 
 
 def test_gradient_clipping_bounds_the_weight_step(tmp_path):

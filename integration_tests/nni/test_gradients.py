@@ -16,7 +16,7 @@ from nni.nas.profiler import ExpressionProfiler
 from nni.nas.profiler.pytorch.flops import FlopsProfiler
 from torch import Tensor
 
-from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
+from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 
 from .searches import Spy, classification, prepare, search
 from .spaces import Layers, LinearValues
@@ -45,7 +45,7 @@ class Search:
 
     start: Named
     looks: list[Look]
-    module: BaLeNASModule
+    module: DistributionModule
 
 
 def record(folder: Path, **options: Any) -> Search:

@@ -111,7 +111,9 @@ def test_a_trainer_that_searched_trains_as_a_new_one(tmp_path):
         strategy = searched(evaluator)
         assert evaluator.trainer.current_epoch == 2
         assert stopping.stopped_epoch == 1
-        assert {state["step"] for state in strategy.oneshot_module.vadam.state.values()} == {2 * TRAIN_BATCHES}
+        assert {state["step"] for state in strategy.oneshot_module.distribution.optimizer.state.values()} == {
+            2 * TRAIN_BATCHES
+        }
     model = next(iter(strategy.list_models()))
     evaluator.trainer.fit_loop.max_epochs = 5
     model.evaluator.evaluate(model.executable_model())
@@ -143,7 +145,7 @@ def test_a_search_with_a_trainer_that_has_trained_before(tmp_path):
     evaluator = Lightning(Task(), trainer(tmp_path), **in_order())
     evaluator.evaluate(Searched().freeze({"other": 0}))
     strategy = searched(evaluator)
-    assert {state["step"] for state in strategy.oneshot_module.vadam.state.values()} == {TRAIN_BATCHES}
+    assert {state["step"] for state in strategy.oneshot_module.distribution.optimizer.state.values()} == {TRAIN_BATCHES}
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning
 
+from balenas_plugin import BaLeNAS
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import follow
-from balenas_plugin.adapters.nni.strategies.second_order_darts import SecondOrderDartsModule
 
 from .plain import DRAWS, TRAIN_BATCHES, Task, in_order, plain_fit, searched, trainer
 
@@ -163,7 +163,7 @@ def test_a_hook_that_lightning_takes_alone_is_followed():
         def configure_sharded_model(self) -> None: ...
 
     task = Sharded()
-    module = SecondOrderDartsModule(task)
+    module = BaLeNAS().configure_oneshot_module(task)
     assert module.configure_sharded_model == task.configure_sharded_model
     follow(module)  # once is enough
     assert module.configure_sharded_model == task.configure_sharded_model

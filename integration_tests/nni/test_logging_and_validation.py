@@ -21,8 +21,7 @@ from nni.nas.strategy import DARTS
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 
-from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni.strategies.second_order_darts import SecondOrderDARTS
+from balenas_plugin import BaLeNAS, SecondOrderDARTS
 
 from .searches import (
     QUIET,

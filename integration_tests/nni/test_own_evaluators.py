@@ -40,7 +40,7 @@ def test_both_halves_the_validation_and_a_ranking_see_transferred_batches(tmp_pa
     task = Zeroed()
     strategy = searched(Lightning(task, trainer(tmp_path), **in_order()), selection="supernet")
     assert task.seen == {("train", 0.0), ("val", 0.0)}
-    assert float(strategy.oneshot_module.example()[0].abs().max()) == 0
+    assert float(strategy.oneshot_module.example.pair()[0].abs().max()) == 0
     (images, _), *_ = strategy._trained_supernet(None).architecture_batches(8, seed=0)
     assert float(images.abs().max()) == 0
 
@@ -97,7 +97,9 @@ def test_several_validation_loaders_are_all_validated_on(tmp_path):
     options = {**data, "val_dataloaders": [data["val_dataloaders"], other]}
     strategy = searched(Lightning(task, trainer(tmp_path, num_sanity_val_steps=0), **options))
     assert task.seen == [0, 0, 1]
-    assert strategy.oneshot_module.vadam.dataset_size == 16  # the first one's, on which the architecture is learned
+    assert (
+        strategy.oneshot_module.distribution.optimizer.dataset_size == 16
+    )  # the first one's, on which the architecture is learned
     with pytest.raises(EvaluatorError, match=r"2 val_dataloaders, but Task.validation_step takes no dataloader_idx"):
         searched(Lightning(Task(), trainer(tmp_path), **options))
 
@@ -186,7 +188,7 @@ def test_modules_that_only_plain_lightning_can_serve(task, message, tmp_path):
 
 def test_a_network_in_a_reentrant_checkpoint_is_searched(tmp_path):
     strategy = searched(Lightning(Reentrant(), trainer(tmp_path), **in_order()))
-    assert {state["step"] for state in strategy.oneshot_module.vadam.state.values()} == {3}
+    assert {state["step"] for state in strategy.oneshot_module.distribution.optimizer.state.values()} == {3}
 
 
 def test_loaders_that_are_combined_already(tmp_path):

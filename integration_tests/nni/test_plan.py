@@ -38,7 +38,7 @@ def test_a_script_is_told_the_plan_and_the_time_and_finds_the_same(capsys, monke
     assert list(lines) == ["data", "supernet", "plan", "reach", "expected"]
     assert lines["data"] == "80 examples train the weights, 64 the architecture"
     assert lines["plan"] == "2 epochs of 10 iterations, 20 in all; M = 2 draws in each"
-    assert lines["reach"].startswith("20 architecture steps x rate 0.1: a logit can move by 2; its sigma is 1")
+    assert lines["reach"].startswith("20 architecture steps x rate 0.1: a logit can move by 2; 1 makes a clear")
     assert re.fullmatch(r"about \d+ s to go, until \d\d:\d\d; memory so far [\d.]+ GB", lines["expected"])
 
 
@@ -48,7 +48,9 @@ def test_a_search_that_cannot_decide_is_warned_of_the_warm_up_counted(capsys, tm
     lines = lines_of(capsys)
     assert lines["images"] == "many"
     assert lines["plan"].endswith("; epochs 1 to 2 train the weights alone")
-    assert lines["reach"].startswith("2 architecture steps x rate 0.0003: a logit can move by 0.0006; its sigma is 0.5")
+    assert lines["reach"].startswith(
+        "2 architecture steps x rate 0.0003: a logit can move by 0.0006; 0.5 makes a clear"
+    )
     assert lines["warning"] == ("that decides nothing: set arc_learning_rate to 0.5 or more, or search for more epochs")
 
 
@@ -60,8 +62,9 @@ def state(*, epoch: int, warmup: int, draws: int = 3, batches: int = 9) -> tuple
         check_val_every_n_epoch=1,
         num_val_batches=[batches],
     )
-    module = plan.BaLeNASModule.__new__(plan.BaLeNASModule)
-    object.__setattr__(module, "options", SimpleNamespace(num_mc_samples=draws, mc_batches="full", order="first"))
+    module = plan.DistributionModule.__new__(plan.DistributionModule)
+    object.__setattr__(module, "options", SimpleNamespace(levels=2, mc_batches="full", order="first"))
+    object.__setattr__(module, "_distribution", SimpleNamespace(num_mc_samples=draws))
     object.__setattr__(module, "warmup_epochs", warmup)
     return trainer, module
 

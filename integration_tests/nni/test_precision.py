@@ -24,7 +24,7 @@ def test_bf16_mixed_keeps_the_posterior_in_float32(order, tmp_path):
     assert noises == {torch.float32}
     for alpha in module.arch_parameters():
         assert alpha.dtype == torch.float32
-        for name, value in module.vadam.state[alpha].items():
+        for name, value in module.distribution.optimizer.state[alpha].items():
             assert name == "step" or value.dtype == torch.float32, name
     assert all(value.dtype == torch.float32 for value in strategy.supernet.state_dict().values())
     assert all((precision > 1).any() for precision in strategy.posterior.precision.values())

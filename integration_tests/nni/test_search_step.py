@@ -11,7 +11,7 @@ from nni.nas.evaluator.pytorch import DataLoader
 from torch import Tensor
 from torch.utils.data import RandomSampler, Subset, SubsetRandomSampler
 
-from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
+from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 
 from .searches import VAL_MARK, Spy, classification, is_training, loaders, prepare, random_data, search
 from .spaces import Layers, SharedCells
@@ -32,12 +32,12 @@ class Look:
     mixing_needs_grad: bool
 
 
-def weights_of(module: BaLeNASModule) -> dict[str, torch.nn.Parameter]:
+def weights_of(module: DistributionModule) -> dict[str, torch.nn.Parameter]:
     alphas = {id(alpha) for alpha in module.arch_parameters()}
     return {name: p for name, p in module.training_module.named_parameters() if id(p) not in alphas}
 
 
-def mixing_of(module: BaLeNASModule) -> dict[str, Tensor]:
+def mixing_of(module: DistributionModule) -> dict[str, Tensor]:
     """Return label -> the weights that its mixed modules use now."""
     return {label: module.mixing(alpha) for label, alpha in module.named_arch_parameters().items()}
 
@@ -173,7 +173,7 @@ def test_modules_mix_with_the_mean_again_when_the_training_step_raises(failing, 
     if order == "second" or failing == 2:  # in the architecture step: the posterior is as it was
         assert equal(copies(module.named_arch_parameters()), before)
     else:
-        steps = [module.vadam.state[alpha]["step"] for alpha in module.arch_parameters()]
+        steps = [module.distribution.optimizer.state[alpha]["step"] for alpha in module.arch_parameters()]
         assert steps == [1] * len(steps)
         assert all((alpha - before[name]).abs().max() < 0.01 for name, alpha in module.named_arch_parameters().items())
     assert equal(copies(weights_of(module)), weights)
@@ -193,7 +193,7 @@ def test_warm_up_trains_weights_and_leaves_the_posterior(tmp_path):
     assert all(equal(look.means, start) for look in warm_up)
     assert not equal(warm_up[0].weights, warm_up[-1].weights)
     assert [look.training for look in rest] == [False, False, False, True] * 2
-    assert {state["step"] for state in module.vadam.state.values()} == {2}
+    assert {state["step"] for state in module.distribution.optimizer.state.values()} == {2}
 
 
 def test_a_search_that_only_warms_up_keeps_the_initial_posterior(tmp_path):
@@ -212,7 +212,9 @@ def test_a_search_that_only_warms_up_keeps_the_initial_posterior(tmp_path):
 def test_newton_update_runs_and_shrinks_sigma(tmp_path):
     strategy = search(Layers(), classification(tmp_path), update="newton", arc_learning_rate=0.01)
     module = strategy.oneshot_module
-    assert all({"s", "previous_mu"} <= set(module.vadam.state[alpha]) for alpha in module.arch_parameters())
+    assert all(
+        {"s", "previous_mu"} <= set(module.distribution.optimizer.state[alpha]) for alpha in module.arch_parameters()
+    )
     assert all((p >= 1).all() and (p > 1).any() for p in strategy.posterior.precision.values())
 
 
@@ -222,14 +224,14 @@ def test_weight_optimizer_holds_all_weights_and_no_alpha(tmp_path):
     weight_optimizer, vadam = module.trainer.optimizers
     held = {id(p) for group in weight_optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in weights_of(module).values()}
-    assert vadam is module.vadam
+    assert vadam is module.distribution.optimizer
     in_vadam = [id(p) for group in vadam.param_groups for p in group["params"]]
     assert in_vadam == [id(alpha) for alpha in module.named_arch_parameters().values()]
 
 
 def dataset_size_of(tmp_path: Any, val_loader: Any, **options: Any) -> float:
     evaluator = classification(tmp_path, train_dataloaders=loaders()["train_dataloaders"], val_dataloaders=val_loader)
-    return search(Layers(), evaluator, num_mc_samples=1, **options).oneshot_module.vadam.dataset_size
+    return search(Layers(), evaluator, num_mc_samples=1, **options).oneshot_module.distribution.optimizer.dataset_size
 
 
 VALIDATION = random_data(24, mark=VAL_MARK)
@@ -257,5 +259,5 @@ def test_initial_sigma_does_not_depend_on_the_dataset_size(tmp_path):
     warm_up = classification(tmp_path, max_epochs=2, max_steps=2)
     strategy = search(Layers(), warm_up, warmup_epochs=1, initial_precision=2.0, prior_precision=0.5)
     module = strategy.oneshot_module
-    assert module.vadam.dataset_size == 16
+    assert module.distribution.optimizer.dataset_size == 16
     assert all(torch.allclose(p, torch.tensor(2.0)) for p in strategy.posterior.precision.values())

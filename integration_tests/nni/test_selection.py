@@ -173,6 +173,6 @@ def test_a_network_in_float64_of_inputs_in_float32(tmp_path):
 
 def test_proxies_look_at_the_validation_data(tmp_path):
     strategy = search(Layers(), classification(tmp_path), selection={"n": 4, "proxy": "snip"})
-    inputs, targets = strategy.oneshot_module.example()
+    inputs, targets = strategy.oneshot_module.example.pair()
     assert len(inputs) == len(targets) == 8
     assert (inputs[:, 0] == -1).all()  # the mark of the validation data

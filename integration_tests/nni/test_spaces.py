@@ -58,7 +58,7 @@ def network(sample: dict[str, Any]) -> Hashable:
 
 
 def test_search_moves_the_posterior(found):
-    steps = {state["step"] for state in found.strategy.oneshot_module.vadam.state.values()}
+    steps = {state["step"] for state in found.strategy.oneshot_module.distribution.optimizer.state.values()}
     assert steps == {2}
 
 

@@ -11,7 +11,7 @@ from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import RawFormatModelSpace
 
-from balenas_plugin.adapters.nni.strategies.second_order_darts import SecondOrderDARTS
+from balenas_plugin import SecondOrderDARTS
 from balenas_plugin.errors import EvaluatorError
 
 from .plain import TRAIN_BATCHES, Head, Searched, Task, in_order, plain_fit, searched, trainer
@@ -72,7 +72,9 @@ def test_weights_and_learning_rates_are_those_of_plain_lightning(optimizers_of, 
     assert len(plain.rates) == 3 * (5 if ends_at is None else ends_at)
     for name, value in network.state_dict().items():
         assert torch.allclose(strategy.supernet.state_dict()[name], value, atol=1e-6), name
-    assert {state["step"] for state in strategy.oneshot_module.vadam.state.values()} == {len(plain.rates)}
+    assert {state["step"] for state in strategy.oneshot_module.distribution.optimizer.state.values()} == {
+        len(plain.rates)
+    }
 
 
 def test_a_metric_that_is_never_logged_is_named(tmp_path):
@@ -109,5 +111,5 @@ class Skips(Task):
 def test_a_step_without_a_loss_is_left_out(tmp_path):
     strategy = searched(Lightning(Skips(), trainer(tmp_path), **in_order()), num_mc_samples=1)
     assert strategy.oneshot_module.trainer.global_step == TRAIN_BATCHES  # as Lightning counts them
-    assert {state["step"] for state in strategy.oneshot_module.vadam.state.values()} == {TRAIN_BATCHES}
+    assert {state["step"] for state in strategy.oneshot_module.distribution.optimizer.state.values()} == {TRAIN_BATCHES}
     assert torch.equal(strategy.supernet.head.weight, Head().head.weight)  # the second of each two trains the weights

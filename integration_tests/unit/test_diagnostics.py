@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balenas_plugin.bayes.decisions import CellNode, OneOf, TopSet
+from balenas_plugin.bayes.laws import GumbelLaw, LogGammaLaw
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.second_derivatives.lanczos import (
     hessian_product,
@@ -22,21 +23,20 @@ from balenas_plugin.bayes.second_derivatives.lanczos import (
     lanczos_largest_eigenvalue,
 )
 from balenas_plugin.diagnostics import (
-    Belief,
     SearchState,
-    cells_of,
     choice_entropy,
     depth,
     draw_outcomes,
     kind_of,
     measure_curvature,
     parameter_free_share,
+    probabilities,
     skip_ratio,
     summarise,
     width,
 )
 from balenas_plugin.diagnostics.operations import chosen_kinds
-from balenas_plugin.search_spaces import nasbench201
+from balenas_plugin.search_spaces import cells_of, nasbench201
 
 # -- curvature --------------------------------------------------------------------------------------------------------
 
@@ -155,11 +155,15 @@ def test_an_alpha_that_the_loss_does_not_see_has_no_curvature():
 # -- uncertainty ------------------------------------------------------------------------------------------------------
 
 
-def gaussian(seed: int = 0, **shapes: int) -> Belief:
+def gaussian(seed: int = 0, **shapes: int) -> Posterior:
     generator = torch.Generator().manual_seed(seed)
     logits = {label: torch.randn(n, generator=generator) for label, n in shapes.items()}
     precision = {label: 0.5 + 3 * torch.rand(n, generator=generator) for label, n in shapes.items()}
-    return Belief(logits=logits, precision=precision)
+    return Posterior(logits, precision)
+
+
+def softmax(**logits: torch.Tensor) -> Posterior:
+    return Posterior.of({label: GumbelLaw(values) for label, values in logits.items()}, kind="softmax")
 
 
 def test_choice_entropy_closed_forms():
@@ -174,55 +178,33 @@ def test_choice_entropy_closed_forms():
     assert choice_entropy({"only": torch.ones(1)}) == 0.0
 
 
-def test_entropy_of_a_posterior_is_a_sum_of_logarithms():
-    belief = Belief(logits={"a": torch.zeros(3)}, precision={"a": torch.tensor([1.0, 4.0, 25.0])})
-    expected = 1.5 * math.log(2 * math.pi * math.e) - math.log(2) - math.log(5)
-    assert belief.entropy() == pytest.approx(expected)
-    assert Belief(logits={"a": torch.zeros(3)}).entropy() is None
-
-
-def test_winning_probabilities_against_monte_carlo_and_the_case_of_two():
-    belief = gaussian(a=5, b=2)
-    probabilities = belief.probabilities()
-    draws = 200_000
-    for label, mean in belief.logits.items():
-        noise = torch.randn(draws, len(mean), generator=torch.Generator().manual_seed(1))
-        winners = (mean + noise * belief.precision[label].rsqrt()).argmax(-1)
-        shares = torch.bincount(winners, minlength=len(mean)) / draws
-        error = (probabilities[label] * (1 - probabilities[label]) / draws).sqrt()
-        assert ((shares - probabilities[label]).abs() < 5 * error + 1e-9).all()
-    mean, variance = belief.logits["b"].double(), belief.precision["b"].double().reciprocal()
-    closed = torch.special.ndtr((mean[0] - mean[1]) / variance.sum().sqrt())
-    assert float(probabilities["b"][0]) == pytest.approx(float(closed), rel=1e-6)
-
-
-def test_draws_follow_the_probabilities_with_and_without_a_posterior():
+def test_draws_follow_the_probabilities():
     decisions = [OneOf("a", ("x", "y", "z"))]
-    for belief in (gaussian(seed=4, a=3), Belief(logits={"a": torch.tensor([0.5, -1.0, 0.2])})):
-        drawn = torch.tensor([o[0] for o in draw_outcomes(belief, decisions, count=4000, seed=0)])
+    dirichlet = Posterior.of({"a": LogGammaLaw(torch.tensor([0.5, 2.0, 1.0]))}, kind="dirichlet")
+    for posterior in (gaussian(seed=4, a=3), softmax(a=torch.tensor([0.5, -1.0, 0.2])), dirichlet):
+        drawn = torch.tensor([o[0] for o in draw_outcomes(posterior, decisions, count=4000, seed=0)])
         shares = torch.bincount(drawn, minlength=3) / 4000
-        expected = belief.probabilities()["a"]
+        expected = probabilities(posterior, decisions)["a"]
         assert ((shares - expected).abs() < 5 * (expected * (1 - expected) / 4000).sqrt()).all()
 
 
 def test_the_logit_of_edges_that_are_not_chosen_is_no_candidate():
     node = CellNode("cell", 2, ("cell/2_0", "cell/2_1"), 2, ("conv", "skip"))
     logits = {"cell/2_0": torch.tensor([0.0, 0.0, 9.0]), "cell/2_1": torch.zeros(3), "other": torch.zeros(3)}
-    for precision in (None, {label: torch.ones(3) for label in logits}):
-        belief = Belief(logits=logits, precision=precision).of_candidates([node, OneOf("other", (1, 2, 3))])
-        probabilities = belief.probabilities()
-        assert probabilities["cell/2_0"].tolist() == pytest.approx([0.5, 0.5])
-        assert probabilities["other"].tolist() == pytest.approx([1 / 3] * 3)
+    for posterior in (softmax(**logits), Posterior(logits, {label: torch.ones(3) for label in logits})):
+        found = probabilities(posterior, [node, OneOf("other", (1, 2, 3))])
+        assert found["cell/2_0"].tolist() == pytest.approx([0.5, 0.5])
+        assert found["other"].tolist() == pytest.approx([1 / 3] * 3)
 
 
 def test_draws_have_a_generator_of_their_own():
-    belief, decisions = gaussian(a=4, b=4), [OneOf("a", tuple("wxyz")), TopSet("b", 2)]
+    posterior, decisions = gaussian(a=4, b=4), [OneOf("a", tuple("wxyz")), TopSet("b", 2)]
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = draw_outcomes(belief, decisions, count=20, seed=5)
+    first = draw_outcomes(posterior, decisions, count=20, seed=5)
     assert torch.equal(torch.get_rng_state(), before)
-    assert draw_outcomes(belief, decisions, count=20, seed=5) == first
-    assert draw_outcomes(belief, decisions, count=20, seed=6) != first
+    assert draw_outcomes(posterior, decisions, count=20, seed=5) == first
+    assert draw_outcomes(posterior, decisions, count=20, seed=6) != first
 
 
 # -- operations and cells ---------------------------------------------------------------------------------------------
@@ -311,12 +293,12 @@ def test_cells_in_the_notation_of_nni_cells():
 # -- the record of an epoch -------------------------------------------------------------------------------------------
 
 
-def nasbench_state(belief: Belief) -> SearchState:
+def nasbench_state(posterior: Posterior) -> SearchState:
     names = ("none", "skip_connect", "conv_1x1", "conv_3x3", "avg_pool_3x3")
     kinds = ["none", "skip", "parametric", "parametric", "parameter-free"]
     labels = list(nasbench201.to_nni((0,) * 6))
     return SearchState(
-        belief=belief,
+        posterior=posterior,
         decisions=[OneOf(label, names) for label in labels],
         choices=dict.fromkeys(labels, names),
         kinds=dict.fromkeys(labels, kinds),
@@ -324,17 +306,18 @@ def nasbench_state(belief: Belief) -> SearchState:
     )
 
 
-def nasbench_belief(indices: tuple[int, ...], *, precision: float | None) -> Belief:
+def nasbench_posterior(indices: tuple[int, ...], *, precision: float | None) -> Posterior:
     labels = list(nasbench201.to_nni(indices))
     logits = {k: F.one_hot(torch.tensor(i), 5).float() * 4 for k, i in zip(labels, indices, strict=True)}
-    spread = None if precision is None else {k: torch.full((5,), precision) for k in labels}
-    return Belief(logits=logits, precision=spread)
+    if precision is None:
+        return softmax(**logits)
+    return Posterior(logits, {k: torch.full((5,), precision) for k in labels})
 
 
 def test_the_record_of_a_certain_posterior():
     indices = (1, 1, 3, 0, 4, 3)
     truths = {"unseen_by_search": True, "table": "t", "accuracy": {"cifar10": [90.0]}}
-    state = nasbench_state(nasbench_belief(indices, precision=1e4))
+    state = nasbench_state(nasbench_posterior(indices, precision=1e4))
     record = summarise(state, draws=10, seed=0, truths=lambda samples: truths if len(samples) == 1 else None)
     assert record["notation"]["nasbench201"] == nasbench201.format_string(indices)
     assert record["skip_ratio"] == pytest.approx(2 / 6)
@@ -347,16 +330,16 @@ def test_the_record_of_a_certain_posterior():
     assert record["sigma"] == {"mean": 0.01, "least": 0.01, "most": 0.01}
 
 
-def test_the_record_of_a_strategy_without_a_posterior():
-    record = summarise(nasbench_state(nasbench_belief((3,) * 6, precision=None)), draws=5, seed=0)
-    assert "precision" not in record
-    assert "entropy" not in record
-    expected = math.exp(4) / (math.exp(4) + 4)
-    assert record["probabilities"]["cell/0_1"][3] == pytest.approx(expected, rel=1e-5)
+def test_the_record_of_a_softmax():
+    record = summarise(nasbench_state(nasbench_posterior((3,) * 6, precision=None)), draws=5, seed=0)
+    assert not {"precision", "sigma", "log_odds"} & record.keys()
+    p, rest = (x / (math.exp(4) + 4) for x in (math.exp(4), 1))
+    assert record["probabilities"]["cell/0_1"][3] == pytest.approx(p, rel=1e-5)
+    assert record["entropy"] == pytest.approx(-6 * (p * math.log(p) + 4 * rest * math.log(rest)), rel=1e-5)
 
 
 def test_a_strategy_that_learns_nothing_has_no_logits():
-    state = replace(nasbench_state(nasbench_belief((3,) * 6, precision=None)), has_argmax=False)
+    state = replace(nasbench_state(nasbench_posterior((3,) * 6, precision=None)), has_argmax=False)
     record = summarise(state, draws=5, seed=0)
     assert "logits" not in record
     assert "architecture" not in record
@@ -374,9 +357,9 @@ def test_numpys_values_of_a_choice_become_pythons():
 
 
 def test_a_logit_that_is_not_finite_is_told_and_nothing_else_is_computed():
-    belief = nasbench_belief((3,) * 6, precision=1.0)
-    belief.logits["cell/0_2"][1] = math.nan
-    record = summarise(nasbench_state(belief), draws=5, seed=0)
+    posterior = nasbench_posterior((3,) * 6, precision=1.0)
+    posterior.scores["cell/0_2"][1] = math.nan
+    record = summarise(nasbench_state(posterior), draws=5, seed=0)
     assert record["not_finite"] == ["logits of cell/0_2"]
     assert record["logits"]["cell/0_2"][1] is None
     assert "probabilities" not in record

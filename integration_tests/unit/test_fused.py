@@ -82,7 +82,8 @@ def reference(branches: list[Branch], x: Tensor, weights: Tensor) -> dict[int, T
 
 
 def through_fan(branches: list[Branch], x: Tensor, weights: Tensor) -> dict[int, Tensor]:
-    return {target: combine([found]) for target, found in Fan(branches, UNWRAP)(x, weights).items()}
+    of_targets = weights.chunk(len({branch.target for branch in branches}))
+    return {target: combine([found]) for target, found in Fan(branches, UNWRAP)(x, of_targets).items()}
 
 
 def run(how, names: list[str], targets: int, *, dtype: torch.dtype, channels_last: bool, training: bool):
@@ -181,14 +182,14 @@ def test_zeros_are_not_called_and_equal_pooling_runs_once() -> None:
 
     x = torch.randn(2, CHANNELS, 5, 5)
     branches = [Branch(operation, target) for target in (1, 2) for operation in (Counted(), nn.MaxPool2d(3, 1, 1))]
-    found = Fan(branches, {Counted: lambda module: Zero()})(x, torch.ones(4))
+    found = Fan(branches, {Counted: lambda module: Zero()})(x, [torch.ones(2)] * 2)
     assert calls == []
     assert found[1].terms[0] is found[2].terms[0]
 
 
 def test_an_identity_is_its_input_itself() -> None:
     x = torch.randn(2, CHANNELS, 5, 5)
-    assert Fan([Branch(nn.Identity(), 0)])(x, torch.ones(1))[0].terms[0] is x
+    assert Fan([Branch(nn.Identity(), 0)])(x, [torch.ones(1)])[0].terms[0] is x
 
 
 @pytest.mark.parametrize(

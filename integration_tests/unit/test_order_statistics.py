@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from balenas_plugin.bayes import strongest
-from balenas_plugin.bayes.order_statistics import log_win_probability, quadrature
+from balenas_plugin.bayes.laws import NormalLaw
+from balenas_plugin.bayes.order_statistics import quadrature
 from balenas_plugin.bayes.strongest import StrongestEdges
 
 vectors = st.integers(2, 6).flatmap(
@@ -26,6 +27,18 @@ vectors = st.integers(2, 6).flatmap(
 
 def double(values):
     return torch.tensor(values, dtype=torch.float64)
+
+
+def normal(mean, std):
+    return NormalLaw(mean.double(), std.double() ** -2)
+
+
+def log_win_probability(mean, std):
+    return normal(mean, std).log_win_probability()
+
+
+def strongest_edges(means, stds, n):
+    return StrongestEdges([normal(mean, std) for mean, std in zip(means, stds, strict=True)], n)
 
 
 @settings(max_examples=60, deadline=None)
@@ -70,7 +83,7 @@ def draws(mean, std, n=400_000, seed=0):
 
 def top_sets(mean, std, n):
     """Return the sets of the n largest: edges with one operation each."""
-    return StrongestEdges(double(mean).split(1), double(std).split(1), n)
+    return strongest_edges(double(mean).split(1), double(std).split(1), n)
 
 
 def within_sampling_error(count, n, probability):
@@ -113,7 +126,7 @@ def test_node_probability_agrees_with_monte_carlo(n):
     x = draws([m for edge in means for m in edge], [s for edge in stds for s in edge]).reshape(-1, 3, 2)
     best, operation = x.max(2)
     edges = best.topk(n, dim=1).indices.sort(1).values
-    found = dict(StrongestEdges([double(m) for m in means], [double(s) for s in stds], n).best_first())
+    found = dict(strongest_edges([double(m) for m in means], [double(s) for s in stds], n).best_first())
     assert sum(map(math.exp, found.values())) == pytest.approx(1.0, abs=1e-12)
     assert len(found) == math.comb(3, n) * 2**n
     for entries, log_probability in found.items():
@@ -125,7 +138,7 @@ def test_node_probability_agrees_with_monte_carlo(n):
 
 def test_node_that_keeps_every_edge_is_a_product_of_winners():
     means, stds = [double([0.3, -0.1]), double([0.0, 0.5])], [double([1.0, 0.3]), double([0.8, 0.05])]
-    found = dict(StrongestEdges(means, stds, 2).best_first())
+    found = dict(strongest_edges(means, stds, 2).best_first())
     wins = [log_win_probability(m, s) for m, s in zip(means, stds, strict=True)]
     for entries, log_probability in found.items():
         assert log_probability == pytest.approx(sum(float(wins[e][o]) for e, o in entries), abs=1e-12)
@@ -145,7 +158,7 @@ def rows_of(quantities):
 
 def test_many_choices_have_the_probabilities_of_quadrature_with_every_ones_own_segments(monkeypatch):
     found = [log_win_probability(mean, std) for _, mean, std in rows_of(100)]
-    monkeypatch.setattr("balenas_plugin.bayes.order_statistics._WITH_ENDS_OF_THEIR_OWN", 100)
+    monkeypatch.setattr("balenas_plugin.bayes.laws.normal._WITH_ENDS_OF_THEIR_OWN", 100)
     for (name, mean, std), many in zip(rows_of(100), found, strict=True):
         few = log_win_probability(mean, std)
         torch.testing.assert_close(many.exp(), few.exp(), rtol=0, atol=1e-13, msg=name)
@@ -156,7 +169,7 @@ def test_many_choices_have_the_probabilities_of_quadrature_with_every_ones_own_s
 @pytest.mark.parametrize("count", [2000, 5000])
 def test_thousands_of_choices_take_few_nodes_and_little_memory(count):
     for name, mean, std in rows_of(count):
-        assert len(quadrature(mean, std)[0]) < 5000, name
+        assert len(quadrature(normal(mean, std))[0]) < 5000, name
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = log_win_probability(mean, std)
     assert found.exp().sum().item() == pytest.approx(1, abs=1e-12)
@@ -215,9 +228,9 @@ def test_sets_come_in_order_without_a_complete_list(seed, monkeypatch):
     std = 10 ** (3 * torch.rand(9, generator=generator) - 2)
     node = [torch.split(mean, 3), torch.split(std, 3), 2]
     for arguments in ((mean.split(1), std.split(1), 4), node):
-        complete = list(StrongestEdges(*arguments).best_first())
+        complete = list(strongest_edges(*arguments).best_first())
         monkeypatch.setattr(strongest, "_LISTED", 0)
-        found = list(StrongestEdges(*arguments).best_first())
+        found = list(strongest_edges(*arguments).best_first())
         monkeypatch.undo()
         assert dict(found) == pytest.approx(dict(complete), rel=1e-12)
         assert [value for _, value in found[:60]] == pytest.approx([value for _, value in complete[:60]], rel=1e-12)
@@ -231,7 +244,7 @@ def test_two_camps_of_which_one_needs_the_other_left_out():
 
 
 def test_what_no_node_chooses_is_impossible():
-    node = StrongestEdges([torch.zeros(2), torch.zeros(2)], [torch.ones(2), torch.ones(2)], 2)
+    node = strongest_edges([torch.zeros(2), torch.zeros(2)], [torch.ones(2), torch.ones(2)], 2)
     assert node.log_probability(((0, 1), (1, 0))) == pytest.approx(math.log(0.25))
     assert node.log_probability(((1, 0), (0, 1))) == pytest.approx(math.log(0.25))
     for outcome in (((0, 0), (0, 1)), ((0, 0),), ((0, 0), (1, 2))):

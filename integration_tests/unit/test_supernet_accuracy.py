@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.errors import OptionError, SpaceError
-from balenas_plugin.search_spaces import from_nni
-from balenas_plugin.selection import NasBench201Space, ProxySelection, rank
+from balenas_plugin.search_spaces.nasbench201 import NasBench201Space, from_nni
+from balenas_plugin.selection import ProxySelection, rank
 from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, named_selection
 from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY, SupernetAccuracy, estimate_batch_norm
 
@@ -241,8 +241,8 @@ def test_synflow_is_the_papers_and_the_default() -> None:
     ("options", "message"),
     [
         ({"proxy": "supernet_acuracy"}, "did you mean 'supernet_accuracy'"),
-        ({"proxy": []}, "at least one name"),
-        ({"proxy": 3}, "must be a name"),
+        ({"proxy": []}, "a list of at least 1, got"),
+        ({"proxy": 3}, "must be one of"),
         ({"images": 0}, "images must be a whole number"),
         ({"batch_norm_batches": 1.5}, "batch_norm_batches must be a whole number"),
         ({"include_probability": "yes"}, "include_probability must be true or false"),

@@ -10,7 +10,7 @@ import pytest
 import requests
 import yaml
 
-from balenas_plugin.adapters.nni.run.trial import as_overrides
+from balenas_plugin.adapters.nni.trial import as_overrides
 from balenas_plugin.config import load_config
 
 from .programs import Experiment, Program, free_port, manager_of, processes_of, until
@@ -24,7 +24,7 @@ EXPERIMENT: dict[str, Any] = {
         "strategy.num_mc_samples": {"_type": "choice", "_value": [0, 1]},
         "strategy.order": {"_type": "choice", "_value": ["first"]},
     },
-    "trialCommand": f"python -m balenas_plugin.adapters.nni.run.trial tiny.yml --set evaluator.epochs={EPOCHS}",
+    "trialCommand": f"python -m balenas_plugin.adapters.nni.trial tiny.yml --set evaluator.epochs={EPOCHS}",
     "trialCodeDirectory": ".",
     "trialConcurrency": 2,
     "maxTrialNumber": 2,

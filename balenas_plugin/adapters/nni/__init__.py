@@ -1,4 +1,4 @@
-"""BaLeNAS inside Microsoft NNI."""
+"""One-shot strategies inside Microsoft NNI."""
 
 # Must come before any other import from nni.nas: if NNI's one-shot package is imported first, nni.nas.strategy catches
 # its own circular import and leaves placeholders in the place of DARTS and the others.
@@ -7,9 +7,22 @@ import warnings
 with warnings.catch_warnings():  # NNI warns about every class of a torch newer than itself
     warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module")
     import nni.nas.strategy  # noqa: F401
+    from nni.nas.execution import TrainingServiceExecutionEngine
 
     from balenas_plugin.adapters.nni.callbacks.diagnostics_callback import Diagnostics
     from balenas_plugin.adapters.nni.callbacks.plan import SearchPlan
-    from balenas_plugin.adapters.nni.strategies.strategy import BaLeNAS
+    from balenas_plugin.adapters.nni.strategies.of_presets import strategy_of
+    from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 
-__all__ = ["BaLeNAS", "Diagnostics", "SearchPlan"]
+BaLeNAS = strategy_of("BaLeNAS")
+
+
+def _search_in_trials(strategy: DistributionStrategy, engine: TrainingServiceExecutionEngine) -> object:
+    from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials
+
+    return SearchInTrials(strategy, engine)
+
+
+DistributionStrategy.search_in_trials = staticmethod(_search_in_trials)
+
+__all__ = ["BaLeNAS", "Diagnostics", "DistributionStrategy", "SearchPlan", "strategy_of"]

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from balenas_plugin.data.images import ImageSource
 from balenas_plugin.data.sources.cifar import read_cifar10, read_cifar100
 from balenas_plugin.data.sources.cifar_parquet import read_cifar10_parquet
 from balenas_plugin.data.sources.digits import read_digits
 from balenas_plugin.data.sources.folder import read_folder
 
-if TYPE_CHECKING:
-    from balenas_plugin.data.config import DataConfig
-    from balenas_plugin.data.images import ImageSource
-
-
-class ReadSource(Protocol):
-    """How a data set is read."""
-
-    def __call__(self, config: DataConfig, *, train: bool) -> ImageSource:
-        """Read the training images (`train`), or the test images."""
-        ...
-
-
-SOURCES: dict[str, ReadSource] = {
+SOURCES: dict[str, Callable[..., ImageSource]] = {
     "digits": read_digits,
     "cifar10": read_cifar10,
     "cifar100": read_cifar100,
     "cifar10_parquet": read_cifar10_parquet,
     "folder": read_folder,
 }
+"""Each is called with `train`, whether to read the training or the test images, and with its options by name."""
+
+
+def read_source(name: str, options: Mapping[str, Any], *, train: bool) -> ImageSource:
+    """Read a data set with those of the options that it takes."""
+    read = SOURCES[name]
+    own = inspect.signature(read).parameters
+    return read(train=train, **{key: value for key, value in options.items() if key in own})

@@ -23,20 +23,18 @@ from balenas_plugin.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from balenas_plugin.data.config import DataConfig
-
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _SIDE = 32
 _COLUMNS = "`image` (binary, JPEG) and `label` (a whole number, 0..9)"
 
 
-def read_cifar10_parquet(config: DataConfig, *, train: bool) -> ImageSource:
+def read_cifar10_parquet(*, train: bool, root: str | None = None, image_size: int | None = None) -> ImageSource:
     """Read the labels of cifar10_train_jpeg.parquet or cifar10_test_jpeg.parquet; decode the rows asked for.
 
     Raises:
         DataError: the file is absent, is not parquet, has other columns or labels, or an image cannot be decoded.
     """
-    path = data_folder(config) / f"cifar10_{'train' if train else 'test'}_jpeg.parquet"
+    path = data_folder(root, name="cifar10_parquet") / f"cifar10_{'train' if train else 'test'}_jpeg.parquet"
     table = _read_table(path)
     labels = torch.from_numpy(table["label"].to_numpy().astype(np.int64))
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(CLASS_NAMES)):
@@ -47,7 +45,7 @@ def read_cifar10_parquet(config: DataConfig, *, train: bool) -> ImageSource:
         mean=CIFAR10_MEAN,
         std=CIFAR10_STD,
         augmentation="crop_flip",
-        read=lambda rows: MemoryImages(resize(_decode(table, rows, path), config.image_size)),
+        read=lambda rows: MemoryImages(resize(_decode(table, rows, path), image_size)),
     )
 
 
@@ -57,7 +55,7 @@ def _read_table(path: Path) -> pa.Table:
 
     if not path.is_file():
         raise DataError(
-            f"there is no file {path}: set the data option root, or the environment variable {ENVIRONMENT_VARIABLE}, "
+            f"there is no file {path}: set data.root, or the environment variable {ENVIRONMENT_VARIABLE}, "
             "to the folder that holds it"
         )
     try:

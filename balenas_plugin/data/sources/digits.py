@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from balenas_plugin.data.images import ImageSource, MemoryImages, resize
 from balenas_plugin.errors import MissingDependencyError
-
-if TYPE_CHECKING:
-    from balenas_plugin.data.config import DataConfig
 
 # scikit-learn names no test set. The last 297 images are held out by position, so that they never enter a search,
 # whatever its seed; each digit occurs among them 27 to 33 times.
@@ -22,7 +17,7 @@ MEAN = (0.3052, 0.3052, 0.3052)
 STD = (0.3749, 0.3749, 0.3749)
 
 
-def read_digits(config: DataConfig, *, train: bool) -> ImageSource:
+def read_digits(*, train: bool, image_size: int | None = None) -> ImageSource:
     """Read the digits, grey repeated to three channels.
 
     Raises:
@@ -40,7 +35,7 @@ def read_digits(config: DataConfig, *, train: bool) -> ImageSource:
     part = slice(None, NUM_TRAINING_IMAGES) if train else slice(NUM_TRAINING_IMAGES, None)
     ink = torch.from_numpy(bunch.images[part])  # float64, (n, 8, 8), 0..16
     grey = (ink * (255 / _GREY_LEVELS)).round().to(torch.uint8)
-    pixels = resize(grey[:, None].expand(-1, 3, -1, -1), config.image_size)
+    pixels = resize(grey[:, None].expand(-1, 3, -1, -1), image_size)
     return ImageSource(
         labels=torch.from_numpy(bunch.target[part]).to(torch.int64),
         class_names=tuple(str(name) for name in bunch.target_names),

@@ -11,7 +11,6 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,9 +22,6 @@ from balenas_plugin.data.sources.folder_layout import Part, find_parts
 from balenas_plugin.data.square import central_square
 from balenas_plugin.errors import DataError, OptionError
 from balenas_plugin.files import expanded, open_regular
-
-if TYPE_CHECKING:
-    from balenas_plugin.data.config import DataConfig
 
 DEFAULT_IMAGE_SIZE = 32
 
@@ -41,8 +37,8 @@ UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.Decompressio
 """What Pillow raises for a file that it cannot decode."""
 
 
-def read_folder(config: DataConfig, *, train: bool) -> ImageSource:
-    """List the images of `config.root`: those of the search, or those of its folder test/.
+def read_folder(*, train: bool, root: str, image_size: int | None = None) -> ImageSource:
+    """List the images of `root`: those of the search, or those of its folder test/.
 
     With a folder val/, its images train the architecture and those of train/ the weights.
 
@@ -50,16 +46,16 @@ def read_folder(config: DataConfig, *, train: bool) -> ImageSource:
         DataError: the folder is absent, or its layout is not one of those that `find_parts` knows.
         OptionError: test images are asked for, and there is no folder of them.
     """
-    root = expanded(config.root or "")
-    found = find_parts(root)
+    folder = expanded(root)
+    found = find_parts(folder)
     if not train and "test" not in found:
         raise OptionError(
-            f"data set 'folder' has no test images in {root}: put them by class into {root / 'test'}, beside the "
+            f"data set 'folder' has no test images in {folder}: put them by class into {folder / 'test'}, beside the "
             "folder train, or take one of the data sets with a test set"
         )
     parts = [found[name] for name in (("all", "train", "val") if train else ("test",)) if name in found]
     paths = [path for part in parts for path in part.paths]
-    size = config.image_size or DEFAULT_IMAGE_SIZE
+    size = image_size or DEFAULT_IMAGE_SIZE
     return ImageSource(
         labels=torch.tensor([label for part in parts for label in part.labels], dtype=torch.int64),
         class_names=parts[0].class_names,
@@ -68,7 +64,7 @@ def read_folder(config: DataConfig, *, train: bool) -> ImageSource:
         augmentation="crop_flip",
         read=lambda rows: ImageFiles([paths[row] for row in rows.tolist()], image_size=size),
         num_weight_images=len(found["train"].paths) if train and "val" in found else None,
-        details=_details(root, found, parts),
+        details=_details(folder, found, parts),
     )
 
 

@@ -51,7 +51,7 @@ def find_parts(root: Path) -> dict[str, Part]:
         DataError: the layout is none of these, or could be two of them.
     """
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}: set the data option root to a folder with one folder per class")
+        raise DataError(f"there is no folder {root}: set data.root to a folder with one folder per class")
     top = _Listing.of(root)
     split_of = {name: split for split, names in _SPLITS.items() for name in top.folders if name.lower() in names}
     if not split_of:

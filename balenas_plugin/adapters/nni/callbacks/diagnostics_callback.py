@@ -17,7 +17,7 @@ from tqdm import tqdm
 from balenas_plugin.adapters.nni.callbacks.learned import header_of, search_state
 from balenas_plugin.adapters.nni.callbacks.probing import accuracy_at, curvature_of
 from balenas_plugin.adapters.nni.callbacks.search_callback import SearchCallback
-from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
+from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.diagnostics import DiagnosticsOptions, SearchState, alarms_of, stop_reason, summarise
 from balenas_plugin.diagnostics.log_file import append_record, as_written, plain, write_log
@@ -37,7 +37,7 @@ class Diagnostics(SearchCallback):
         path: of the file; an older one there is replaced when training starts.
         options: `DiagnosticsOptions`, or a dict of them.
         seed: of the draws and of whatever else is random in the measurements.
-        table: NAS-Bench-201's, for the ground truth; None looks in the folder that BALENAS_DATA names.
+        table: of the space's benchmark, for the ground truth; None looks in the folder that BALENAS_DATA names.
     """
 
     def __init__(
@@ -122,7 +122,8 @@ class Diagnostics(SearchCallback):
             record.update(self._curvature(trainer, module))
         records = [*self.records, record]
         warmup = int(getattr(module, "warmup_epochs", 0))
-        alarms = alarms_of(records, self.options, warmup_epochs=warmup)
+        learned = isinstance(module, DistributionModule)
+        alarms = alarms_of(records, self.options, warmup_epochs=warmup, has_posterior=learned)
         if alarms:
             record["alarms"] = [alarm.to_dict() for alarm in alarms]
         reason = stop_reason(records, self.options, warmup_epochs=warmup)
@@ -177,7 +178,7 @@ class Diagnostics(SearchCallback):
         metrics = trainer.callback_metrics
         if self._validated and "val_acc" in metrics:
             return {"val_acc": plain(float(metrics["val_acc"]))}
-        measurable = isinstance(module, DartsLightningModule) and not isinstance(module, BaLeNASModule)
+        measurable = isinstance(module, DartsLightningModule) and not isinstance(module, DistributionModule)
         if self._validated or not measurable or not self.options.validate:
             return {}
         try:

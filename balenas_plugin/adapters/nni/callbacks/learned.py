@@ -1,4 +1,4 @@
-"""What any of NNI's one-shot searches, or BaLeNAS, has learned by now, as the diagnostics see it."""
+"""What any one-shot search, of this package or NNI's own, has learned by now, as the diagnostics see it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMix
 from nni.nas.oneshot.pytorch.supermodule.sampling import PathSamplingCell
 from torch import Tensor, nn
 
-from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
-from balenas_plugin.adapters.nni.supernets.found_model import notations
+from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.adapters.nni.supernets.parameters import (
     architecture_parameters,
     choice_names,
@@ -24,30 +23,35 @@ from balenas_plugin.adapters.nni.supernets.parameters import (
 )
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.bayes.decisions import Decision, OneOf, TopSet
-from balenas_plugin.diagnostics import Belief, SearchState, kind_of
-from balenas_plugin.diagnostics.operations import PARAMETRIC
+from balenas_plugin.bayes.laws import GumbelLaw
+from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.diagnostics import SearchState, kind_of
+from balenas_plugin.search_spaces import PARAMETRIC, space_of
 
 
 def search_state(module: BaseOneShotLightningModule) -> SearchState | None:
     """Return what the search has learned, or None if it says nothing (ENAS before its first sample).
 
-    BaLeNAS gives its posterior, NNI's differentiable strategies their logits, ENAS its controller's probabilities (as
-    if its choices were independent), random sampling equal ones.
+    A search that learns a distribution says it, NNI's own differentiable strategies have logits, ENAS its controller's
+    probabilities (as if its choices were independent), random sampling equal ones.
     """
     space = module.model
     alphas = architecture_parameters(space)
     if not alphas:
         return _sampling_state(module, space)
-    precision = None
-    if isinstance(module, BaLeNASModule):
-        precision = {label: module.vadam.precision(alpha).detach().cpu() for label, alpha in alphas.items()}
     return SearchState(
-        belief=Belief(logits={k: alpha.detach().cpu() for k, alpha in alphas.items()}, precision=precision),
+        posterior=module.distribution.posterior() if isinstance(module, DistributionModule) else _softmax(alphas),
         decisions=decisions_of(space),
         choices=choice_names(space),
         kinds=_operation_kinds(space, {id(alpha): label for label, alpha in alphas.items()}),
-        notations=lambda sample: notations(space, sample),
+        notations=space_of(space).notations,
+        cells=space_of(space).cells,
     )
+
+
+def _softmax(logits: Mapping[str, Tensor]) -> Posterior:
+    """Return what chooses with the softmax of logits as probabilities."""
+    return Posterior.of({label: GumbelLaw(a.detach().cpu().clone()) for label, a in logits.items()}, kind="softmax")
 
 
 def _sampling_state(module: BaseOneShotLightningModule, space: nn.Module) -> SearchState | None:
@@ -73,12 +77,13 @@ def _sampling_state(module: BaseOneShotLightningModule, space: nn.Module) -> Sea
     if not decisions:
         return None
     return SearchState(
-        belief=Belief(logits=logits),
+        posterior=_softmax(logits),
         decisions=decisions,
         choices=choices,
         kinds=_operation_kinds(space, {}),
         has_argmax=controller is not None,
-        notations=lambda sample: notations(space, sample),
+        notations=space_of(space).notations,
+        cells=space_of(space).cells,
     )
 
 
@@ -93,9 +98,9 @@ def _operation_kinds(space: nn.Module, labels: Mapping[int, str]) -> dict[str, l
     for name, module in supernet_modules(space):
         for label, named in _candidates(module, name, labels).items():
             candidates.setdefault(label, []).append(named)
-    found = {}
+    found, known = {}, space_of(space).kinds
     for label, places in candidates.items():
-        kinds = [_kind([place[k] for place in places]) for k in range(len(places[0]))]
+        kinds = [known.get(places[0][k][0]) or _kind([place[k] for place in places]) for k in range(len(places[0]))]
         if PARAMETRIC in kinds:  # otherwise it chooses an activation, or the like
             found[label] = kinds
     return found
@@ -138,6 +143,7 @@ def header_of(state: SearchState, module: Any) -> dict[str, Any]:
     """Return what the diagnostics' first line says of the search."""
     return {
         "strategy": type(module).__name__.removesuffix("LightningModule").removesuffix("Module"),
+        "distribution": state.posterior.kind,
         "choices": {label: list(names) for label, names in state.choices.items()},
         "kinds": {label: list(kinds) for label, kinds in state.kinds.items()},
     }

@@ -16,9 +16,8 @@ from torch.nn.parameter import is_lazy
 from tqdm import tqdm
 
 from balenas_plugin.adapters.nni.callbacks.search_callback import SearchCallback
-from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
+from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples
-from balenas_plugin.adapters.nni.strategies.second_order_darts import SecondOrderDartsModule
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.machine import peak_memory
 
@@ -132,8 +131,8 @@ def _plan(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> str:
         text = "until it is stopped"
     else:
         text = f"{trainer.max_epochs} epochs of {per_epoch:,} iterations, {trainer.max_epochs * per_epoch:,} in all"
-    if isinstance(module, BaLeNASModule):
-        draws = module.options.num_mc_samples
+    if isinstance(module, DistributionModule):
+        draws = module.distribution.num_mc_samples
         text += f"; M = {draws} {'draw' if draws == 1 else 'draws'} in each"
     if warmup:
         text += f"; {'epoch 1 trains' if warmup == 1 else f'epochs 1 to {warmup} train'} the weights alone"
@@ -143,12 +142,11 @@ def _plan(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> str:
 def _reach(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> dict[str, str]:
     """Return how far a logit can move: Adam's steps, and VAdam's, are hardly longer than the rate."""
     per_epoch, rate = _iterations(trainer), getattr(module, "arc_learning_rate", None)
-    options = module.options if isinstance(module, BaLeNASModule) else None
-    if per_epoch is None or rate is None or (options is not None and options.update != "vadam"):
+    unit = module.distribution.clear_difference() if isinstance(module, DistributionModule) else 1.0
+    if per_epoch is None or rate is None or unit is None:
         return {}
     steps = (trainer.max_epochs - _warmup(module)) * per_epoch
-    unit = 1.0 if options is None else options.initial_precision**-0.5
-    measure = "two that differ by 1 differ clearly" if options is None else f"its sigma is {unit:g} at the start"
+    measure = f"{unit:g} makes a clear difference"
     distance = f"{steps:,} architecture steps x rate {rate:g}: a logit can move by {steps * rate:.2g}"
     lines = {"reach": f"{distance}; {measure}"}
     if steps * rate < _TOO_LITTLE * unit:
@@ -185,10 +183,12 @@ def _remaining(trainer: pl.Trainer, module: pl.LightningModule, seconds: float) 
 
 def _gradients(module: pl.LightningModule) -> int:
     """Return how many gradients an architecture step takes, each about as dear as a weight step."""
-    if isinstance(module, BaLeNASModule):
-        whole = 1 if module.options.mc_batches == "split" else module.options.num_mc_samples
-        return whole * (_SECOND_ORDER if module.options.order == "second" else 1)
-    return _SECOND_ORDER if isinstance(module, SecondOrderDartsModule) else 1
+    if not isinstance(module, DistributionModule):
+        return 1
+    if module.options.levels == 1:
+        return 0
+    draws = 1 if module.options.mc_batches == "split" else module.distribution.num_mc_samples
+    return draws * (_SECOND_ORDER if module.options.order == "second" else 1)
 
 
 def _expected(seconds: float, device: torch.device, *, guessed: bool) -> str:

@@ -9,7 +9,6 @@ The composition is NNI's::
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
@@ -21,19 +20,24 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
-from balenas_plugin.adapters.nni.one_shot.compilation import CompiledForward
 from balenas_plugin.adapters.nni.one_shot.distributed import Ranks, without_reducer
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
+from balenas_plugin.adapters.nni.one_shot.example_batch import ExampleBatch
+from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples
 from balenas_plugin.adapters.nni.one_shot.losses import NoLossError
 from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.one_shot.metrics import Metrics, silent_loss, try_validation
 from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
-from balenas_plugin.adapters.nni.strategies.search_options import SearchOptions
-from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
+from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions
+from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
+from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
+from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
-from balenas_plugin.distributions import Distribution
-from balenas_plugin.errors import EvaluatorError, NonFiniteLossError, SpaceError
+from balenas_plugin.distributions import ChosenDistribution, Distribution
+from balenas_plugin.errors import EvaluatorError, FileFormatError, NonFiniteLossError, SpaceError
+from balenas_plugin.restoring import restored
 from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
 
@@ -41,14 +45,24 @@ from balenas_plugin.search.mixing import MixingWeights, mixing_of
 class DistributionModule(SearchModule):
     """Searches by Algorithm 1; the batch is ``{"train": ..., "val": ...}`` as in NNI's DARTS.
 
-    A subclass says which distribution is learned.
-
     Args:
         training_module: the evaluator's module.
         options: of the search.
+        chosen: makes what is learned.
+        method: what the search is called.
     """
 
-    def __init__(self, training_module: LightningModule, options: SearchOptions) -> None:
+    STATE = "balenas_distribution"
+    """Key in a checkpoint of the state of the distribution."""
+
+    def __init__(
+        self,
+        training_module: LightningModule,
+        options: SearchOptions,
+        chosen: ChosenDistribution,
+        *,
+        method: str = "DistributionStrategy",
+    ) -> None:
         super().__init__(
             training_module,
             arc_learning_rate=options.arc_learning_rate,
@@ -57,26 +71,24 @@ class DistributionModule(SearchModule):
             warmup_epochs=options.warmup_epochs,
             penalty=options.penalty,
         )
-        self.options = options
+        self.options, self.method = options, method
+        self.example = ExampleBatch()
         self.read_directly: dict[str, nn.Parameter] = {}
         """Label -> parameter that a module of the user's reads itself, in the place of asking for mixing weights."""
         self.network_weights: list[nn.Parameter] = []
-        self.on_example: Callable[[], None] | None = None
         self.ranks = Ranks()
+        self._chosen = chosen
         self._distribution: Distribution | None = None
+        self._restored: Mapping[str, Any] | None = None
+        self._adopted: Posterior | None = None
         self._search: Search | None = None
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
-        self._example: Any = None
         self._compiled: CompiledForward | None = None
         self._searched: list[nn.Module] = []  # in a list, so that it is no submodule twice
         self._mixing: list[MixingWeights] | None = None
 
     # -- what is learned ----------------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def make_distribution(self, parameters: Mapping[str, nn.Parameter], *, seed: int) -> Distribution:
-        """Return the distribution over the labels' parameters, shape (K,) each."""
 
     @property
     def distribution(self) -> Distribution:
@@ -85,17 +97,44 @@ class DistributionModule(SearchModule):
             raise EvaluatorError("the search has not started, so there is no posterior yet: run the experiment first")
         return self._distribution
 
-    def distribution_metrics(self) -> dict[str, float]:
-        """Return what is logged of the distribution every `log_prob_every_n_step` steps."""
-        return {}
+    def posterior(self) -> Posterior:
+        """Return what is learned as it is now (a copy)."""
+        if self._adopted is not None:
+            return self._adopted
+        return self.distribution.posterior(choice_names(self._space()), decisions_of(self._space()))
+
+    def adopt(self, posterior: Posterior, example: Any = None) -> None:
+        """Take the place of the module of a search that ran in another process.
+
+        Args:
+            posterior: that it learned.
+            example: the batch that proxies look at.
+        """
+        self._adopted = posterior
+        self.example.batch = example
+        with torch.no_grad():
+            for label, alpha in self.named_arch_parameters().items():
+                alpha.copy_(posterior.scores[label])
+
+    def export(self) -> dict[str, Any]:
+        """Return what NNI's rules make of the scores that the distribution ranks by."""
+        if self._distribution is None:
+            return dict(super().export())
+        alphas, scores = self.named_arch_parameters(), self.distribution.scores()
+        with restored(list(alphas.values())), torch.no_grad():
+            for label, alpha in alphas.items():
+                alpha.copy_(scores[label])
+            return dict(super().export())
 
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
         """Create the distribution over the alphas; its noise has a generator of its own."""
         parameters = self.named_arch_parameters()
         if not parameters:
             raise SpaceError("the model space has no choices, so there is nothing to search")
-        seed = self.ranks.first(int(torch.randint(2**62, ()).item()))
-        self._distribution = self.make_distribution(parameters, seed=seed)
+        seed = self.ranks.first(int(torch.randint(2**62, ()).item())) if self._chosen.kind.is_random else 0
+        self._distribution = self._chosen(parameters, seed=seed)
+        if self._restored is not None:
+            self._distribution.load_state_dict(self._restored)
         self._search = Search(self._distribution, self.options.update_order())
         return self._distribution.optimizer
 
@@ -137,9 +176,8 @@ class DistributionModule(SearchModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
-        if self.on_example is not None and self._example is None:
-            self._example = self.ranks.first(batch["val"])
-            self.on_example()
+        if self.example.on_first is not None and self.example.batch is None:
+            self.example.offer(self.ranks.first(batch["val"]))
         first = batch_idx < _FIRST_BATCHES and self.trainer.current_epoch == 0
         with self._forward(batch_idx), data_examined(batch, cure=_CURE, first=first):
             return self._iteration(batch, batch_idx)
@@ -162,7 +200,7 @@ class DistributionModule(SearchModule):
             self.log("mu_step", torch.stack(moved).sum().sqrt(), on_step=True, on_epoch=True)
         if batch_idx % self.log_prob_every_n_step == 0:
             self.log_probs(self.export_probs())
-            self.log_dict(self.distribution_metrics())
+            self.log_dict(self.distribution.metrics())
         return host.outputs
 
     def _read_directly(self) -> dict[str, nn.Parameter]:
@@ -250,7 +288,11 @@ class DistributionModule(SearchModule):
 
     def _try_batch(self, batch: dict[str, Any]) -> None:
         with suppress(NoLossError):
-            self.silent_loss(batch["val"], 0)
+            try:
+                with torch.no_grad():  # all candidates run, which a search that draws one has no memory for
+                    self.silent_loss(batch["val"], 0)
+            except Exception:  # a training_step that takes gradients itself, or a failure, which then comes again
+                self.silent_loss(batch["val"], 0)
 
     def setup(self, stage: str) -> Any:
         """Learn how many processes search together."""
@@ -289,9 +331,38 @@ class DistributionModule(SearchModule):
                 self.options.compile_mode,
                 keeps_gradients=self.options.order == "second",
                 tell=self.trainer.is_global_zero,
-                mixing=self.mixing.used_tensors,
+                mixing=self.mixing,
             )
         return super().on_train_start()
+
+    def on_train_epoch_start(self) -> Any:
+        """Tell the distribution the epoch, and the size of data that may be loaded anew for each."""
+        self.distribution.set_dataset_size(number_of_examples(self.trainer.train_dataloader["val"]))
+        self.distribution.new_epoch(self.trainer.current_epoch, self.trainer.max_epochs or -1)
+        return super().on_train_epoch_start()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the distribution's state, and the batch that proxies look at."""
+        super().on_save_checkpoint(checkpoint)
+        self.example.save(checkpoint)
+        checkpoint[self.STATE] = {"name": self.distribution.name, **self.distribution.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back what `on_save_checkpoint` kept.
+
+        Raises:
+            FileFormatError: the checkpoint is of a search for another distribution.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self.example.load(checkpoint)
+        state = checkpoint.get(self.STATE)
+        learned = _BEFORE if state is None else state["name"]
+        if learned != self._chosen.name:
+            raise FileFormatError(
+                f"the checkpoint is of a search that learns the distribution {learned!r}, or of an older version; "
+                f"{self.method} learns {self._chosen.name!r}. Start the search anew."
+            )
+        self._restored = state
 
     def on_train_epoch_end(self) -> Any:
         """Stop before the checkpoint is replaced if the epoch's last step broke the weights."""
@@ -315,5 +386,7 @@ class DistributionModule(SearchModule):
 
 
 _FIRST_BATCHES = 2  # in which NaN is looked for, whatever the loss
+
+_BEFORE = "gaussian"  # checkpoints that do not name their distribution are of BaLeNAS, whose optimizer holds all
 
 _CURE = "Lower the learning rate of the weights or arc_learning_rate, or clip gradients (gradient_clip_val)."

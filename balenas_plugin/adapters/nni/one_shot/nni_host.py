@@ -4,32 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from balenas_plugin.adapters.nni.one_shot.loaders import split_batch
 from balenas_plugin.adapters.nni.one_shot.losses import NoLossError, loss_of
-from balenas_plugin.adapters.nni.one_shot.virtual_step import virtual_step
 from balenas_plugin.bayes.architect import VirtualStep
 from balenas_plugin.distributions import Draw
+from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.restoring import restored
-
-if TYPE_CHECKING:
-    from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 
 
 class NniHost:
     """The supernet and the batches of one iteration (a `Host`).
 
     Args:
-        module: of the search.
+        module: the `DistributionModule` of the search.
         batch: ``{"train": ..., "val": ...}``.
         batch_idx: its number in the epoch.
     """
 
-    def __init__(self, module: DistributionModule, batch: dict[str, Any], batch_idx: int) -> None:
+    def __init__(self, module: Any, batch: dict[str, Any], batch_idx: int) -> None:
         self.module, self.batch, self.batch_idx = module, batch, batch_idx
         self.outputs: Any = None
         """What the evaluator's training_step returned in the weight step."""
@@ -97,3 +94,34 @@ class NniHost:
         parameters = self.module.distribution.parameters.values()
         like = [*parameters, *parameters, *self.network_weights][: len(gradients)]
         return self.module.ranks.present_averages(gradients, like)
+
+
+def virtual_step(optimizers: Sequence[torch.optim.Optimizer], weights: Sequence[Tensor]) -> VirtualStep:
+    """Return the weight optimizer's next step as one of SGD; its momentum counts if it has one.
+
+    Args:
+        optimizers: of the weights; there must be one.
+        weights: in the order in which the step is wanted.
+
+    Raises:
+        EvaluatorError: there are several optimizers, or one with several learning rates.
+    """
+    if len(optimizers) != 1:
+        raise EvaluatorError(
+            f'order="second" unrolls one step of the weight optimizer, but the evaluator has {len(optimizers)}. '
+            'Use one, or order="first".'
+        )
+    (optimizer,) = optimizers
+    groups = optimizer.param_groups
+    for name in ("lr", "momentum", "weight_decay"):
+        if len({group.get(name, 0.0) for group in groups}) > 1:
+            raise EvaluatorError(
+                f'order="second" unrolls one weight step with one {name}, but the parameter groups of the '
+                f'evaluator\'s optimizer have several. Use one, or order="first".'
+            )
+    return VirtualStep(
+        lr=groups[0]["lr"],
+        momentum=groups[0].get("momentum", 0.0),
+        weight_decay=groups[0].get("weight_decay", 0.0),
+        momentum_buffers=[optimizer.state[w].get("momentum_buffer") for w in weights],
+    )

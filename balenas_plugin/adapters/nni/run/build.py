@@ -8,9 +8,9 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import nni.nas.hub.pytorch
 import pytorch_lightning as pl
@@ -21,13 +21,15 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from balenas_plugin.adapters.nni.run.classification import ClassificationModule
-from balenas_plugin.adapters.nni.run.construct import construct, written_init
 from balenas_plugin.adapters.nni.run.image_loaders import search_loaders
+from balenas_plugin.adapters.nni.strategies.construct import construct, written_init
+from balenas_plugin.adapters.nni.strategies.nni_strategies import is_nnis
 from balenas_plugin.config import EvaluatorConfig, SearchConfig
 from balenas_plugin.data import DeviceLoader, SearchData
-from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, first_line, nearest, quoted
+from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, first_line, nearest
+from balenas_plugin.options import given_options, joined_options, signature_options
 from balenas_plugin.run_folder import RunFolder
-from balenas_plugin.validation import require_keys
+from balenas_plugin.search_spaces import find_space, list_spaces
 
 _TRAINER_OURS = {
     "max_epochs": "say evaluator.epochs",
@@ -46,7 +48,7 @@ _UNFIT_OPTIMIZERS = ("LBFGS", "SparseAdam")
 
 
 def build_space(options: Mapping[str, Any], *, num_classes: int) -> ModelSpace:
-    """Return a model space of NNI's hub by its name, or the user's own by "module:Class".
+    """Return the supernet of a search space, a model space of NNI's hub, or the user's own by "module:Class".
 
     The number of classes is filled in where the space takes it as `num_labels` and the config does not give it.
 
@@ -58,7 +60,9 @@ def build_space(options: Mapping[str, Any], *, num_classes: int) -> ModelSpace:
     space_class = _space_class(options["name"])
     if "num_labels" in inspect.signature(written_init(space_class)).parameters and "num_labels" not in arguments:
         arguments["num_labels"] = num_classes
-    return construct(f"space {options['name']}", space_class, arguments)
+    called = f"space {options['name']}"
+    own = signature_options(written_init(space_class), "space", called=called)
+    return construct(called, space_class, given_options(own, arguments))
 
 
 def require_importable_elsewhere(name: str) -> None:
@@ -86,7 +90,8 @@ def require_importable_elsewhere(name: str) -> None:
 
 
 def _space_class(name: str) -> type[ModelSpace]:
-    module_name, colon, class_name = name.partition(":")
+    space = find_space(name)
+    module_name, colon, class_name = (name if space is None else space.supernet).partition(":")
     if colon:
         if "" not in sys.path:
             sys.path.insert(0, "")  # a module in the working directory, as `python -m` would find it
@@ -105,8 +110,8 @@ def _space_class(name: str) -> type[ModelSpace]:
         }
         if name not in hub:
             raise OptionError(
-                f"space {name!r} is unknown{nearest(name, hub)} Spaces of NNI's hub: {', '.join(sorted(hub))}; "
-                "your own: module:Class"
+                f"space {name!r} is unknown{nearest(name, [*list_spaces(), *hub])} Spaces: {', '.join(list_spaces())}. "
+                f"Spaces of NNI's hub: {', '.join(sorted(hub))}; your own: module:Class"
             )
         found = hub[name]
     if not (inspect.isclass(found) and issubclass(found, ModelSpace)):
@@ -124,28 +129,28 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
     for name, instead in _TRAINER_OURS.items():
         if name in evaluator.trainer:
             raise OptionError(f"evaluator.{name} is set by the run itself: {instead}")
-    if config.strategy["name"] == "BaLeNAS" and "check_val_every_n_epoch" in evaluator.trainer:
-        raise OptionError("evaluator.check_val_every_n_epoch is set by BaLeNAS: say strategy.validate_every_n_epochs")
-    require_keys("evaluator", evaluator.trainer, _trainer_options())
+    if not is_nnis(config.strategy["name"]) and "check_val_every_n_epoch" in evaluator.trainer:
+        raise OptionError(
+            "evaluator.check_val_every_n_epoch is set by the strategy: say strategy.validate_every_n_epochs"
+        )
+    given = given_options(evaluator_options(), evaluator.trainer)
     for name in ("limit_train_batches", "val_check_interval"):
         if evaluator.trainer.get(name) == 0:
             raise OptionError(f"evaluator.{name} must be more than 0, got {evaluator.trainer[name]!r}; or leave it out")
     make_optimizer = _optimizer_factory(evaluator.optimizer)
     module = ClassificationModule(
         make_optimizer=make_optimizer,
-        schedule=dict(evaluator.schedule),
+        schedule=asdict(evaluator.schedule),
         num_classes=data.num_classes,
     )
-    given = {name: value for name, value in evaluator.trainer.items() if name != "enable_progress_bar"}  # see run.py
-    _require_types(given)
-    defaults = inspect.signature(pl.Trainer.__init__).parameters
-    trainer = construct("evaluator", _trainer(evaluator, folder, callbacks), given, inherited=defaults)
+    given.pop("enable_progress_bar", None)  # see run.py
+    trainer = construct("evaluator", _trainer(evaluator, folder, callbacks), given)
     _require_startable(trainer)
     _require_a_step(make_optimizer, trainer.strategy.root_device)
-    if trainer.world_size > 1 and config.strategy["name"] != "BaLeNAS":
+    if trainer.world_size > 1 and is_nnis(config.strategy["name"]):
         raise OptionError(
             f"evaluator.devices: strategy {config.strategy['name']} searches on one device, got {trainer.world_size} "
-            "of them; only BaLeNAS keeps one architecture over several"
+            "of them; strategies of this package keep one architecture over several"
         )
     weight_loader, architecture_loader = search_loaders(
         config.data, data, seed=config.seed, device=trainer.strategy.root_device, tell=trainer.is_global_zero
@@ -170,27 +175,15 @@ def _trainer(evaluator: EvaluatorConfig, folder: RunFolder, callbacks: list[Any]
     return lambda **given: Trainer(**{**own, **given})
 
 
-def _trainer_options() -> tuple[str, ...]:
-    own = ("epochs", "optimizer", "schedule", "logger")
-    lightning = (name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self")
-    return (*own, *(name for name in lightning if name not in own and name not in _TRAINER_OURS))
+def evaluator_options() -> type[Any]:
+    """Return the options of the section `evaluator`: its own, and Lightning's for its Trainer."""
+    trainer = signature_options(pl.Trainer, without=_TRAINER_OURS)
+    return joined_options("Evaluator", EvaluatorConfig, trainer, where="evaluator", without=("trainer",))
 
 
-def _require_types(options: Mapping[str, Any]) -> None:
-    """Check the options that Lightning's own annotations give classes for: it takes any value and fails later."""
-    hints = get_type_hints(pl.Trainer.__init__)
-    for name, value in options.items():
-        types = tuple(get_origin(t) or t for t in get_args(hints[name]) or (hints[name],))
-        if all(inspect.isclass(t) for t in types):
-            fits = isinstance(value, types) or (float in types and isinstance(value, int))
-            if not fits:
-                wanted = " or ".join("nothing" if t is NoneType else t.__name__ for t in types)
-                raise OptionError(f"evaluator.{name} must be {wanted}, got {quoted(value)}")
-
-
-def _optimizer_factory(options: Mapping[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
-    arguments = {key: value for key, value in options.items() if key != "name"}
-    classes = {
+def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
+    """Return the optimizers that can train the weights, by name."""
+    return {
         name: value
         for name, value in vars(torch.optim).items()
         if inspect.isclass(value)
@@ -198,14 +191,27 @@ def _optimizer_factory(options: Mapping[str, Any]) -> Callable[[Any], torch.opti
         and value is not torch.optim.Optimizer
         and name not in _UNFIT_OPTIMIZERS
     }
+
+
+def optimizer_options(optimizer: type[torch.optim.Optimizer]) -> type[Any]:
+    """Return the options of one of `optimizers`."""
+    where = "evaluator.optimizer"
+    return signature_options(optimizer, where, called=f"{where} {optimizer.__name__}", without=("params",))
+
+
+def _optimizer_factory(options: Mapping[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
+    arguments = {key: value for key, value in options.items() if key != "name"}
+    classes = optimizers()
     if options["name"] not in classes:
         raise OptionError(
             f"evaluator.optimizer {options['name']!r} is unknown{nearest(options['name'], classes)} Optimizers of "
             f"torch.optim: {', '.join(sorted(classes))}"
         )
 
+    checked = given_options(optimizer_options(classes[options["name"]]), arguments)
+
     def make(parameters: Any) -> torch.optim.Optimizer:
-        return construct("evaluator.optimizer", classes[options["name"]], arguments, parameters)
+        return construct("evaluator.optimizer", classes[options["name"]], checked, parameters)
 
     make([torch.zeros(1, requires_grad=True)])  # refuse bad options now, not when training starts
     return make

@@ -28,12 +28,11 @@ from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, r
 from balenas_plugin.adapters.nni.callbacks.diagnostics_callback import Diagnostics
 from balenas_plugin.adapters.nni.callbacks.plan import SearchPlan
 from balenas_plugin.adapters.nni.callbacks.search_callback import History, Progress
+from balenas_plugin.adapters.nni.one_shot.search_options import require_search_epochs
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy, with_defaults
-from balenas_plugin.adapters.nni.strategies.search_options import require_search_epochs
-from balenas_plugin.adapters.nni.strategies.strategy import BaLeNAS
-from balenas_plugin.adapters.nni.supernets.found_model import notations
-from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, exported
+from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
+from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
 from balenas_plugin.bayes.decisions import Architectures, Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.benchmarks import find_table
@@ -45,6 +44,7 @@ from balenas_plugin.errors import DataError, OptionError
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder, other_run, run_identity
 from balenas_plugin.run_folder.location import FOLDER_VARIABLE, helps_another
+from balenas_plugin.search_spaces import space_of
 from balenas_plugin.selection.candidates import tell_fewer
 
 Record = dict[str, Any]
@@ -121,7 +121,7 @@ def run_search(
             _run_experiment(space, evaluator, strategy, folder)
             records = list(architecture_records(strategy, space, config.top_k))
             folder.write_architectures(records)
-            if isinstance(strategy, BaLeNAS):
+            if isinstance(strategy, DistributionStrategy):
                 strategy.posterior.save(folder.posterior)
                 entries["log_probability_of_a_guess"] = _log_probability_of_a_guess(strategy, records[0]["choices"])
                 entries["mixed_modules"] = strategy.fusion_report()
@@ -181,38 +181,36 @@ def _run_experiment(space: ModelSpace, evaluator: Any, strategy: OneShotStrategy
 
 def _describe(strategy: OneShotStrategy, space: ModelSpace, folder: RunFolder) -> dict[str, Any]:
     """Save the posterior of this epoch, and return the history's columns that only the strategy knows."""
-    if not isinstance(strategy, BaLeNAS):
+    if not isinstance(strategy, DistributionStrategy):
         sample = exported(strategy.oneshot_module)
         return {"architecture": _name(space, sample)}
     posterior = strategy.posterior
     posterior.save(folder.posterior)
-    metrics = strategy.oneshot_module.distribution_metrics()
     best = next(strategy.iterate_samples())
     return {
-        "entropy": metrics["entropy"],
-        "sigma": metrics["sigma"],
+        **{name: value for name, value in posterior.metrics().items() if "/" not in name},  # not those of each label
         "architecture": _name(space, best.sample),
         "log_probability": best.log_probability,
     }
 
 
 def _name(space: ModelSpace, sample: dict[str, Any]) -> str:
-    return next(iter(notations(space, sample).values()), json.dumps(sample, sort_keys=True))
+    return next(iter(space_of(space).notations(sample).values()), json.dumps(sample, sort_keys=True))
 
 
 def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterator[Record]:
     """Yield what is known of the best architectures that a strategy has found, the best first."""
-    if not isinstance(strategy, BaLeNAS):
+    if not isinstance(strategy, DistributionStrategy):
         sample = exported(strategy.oneshot_module)
         yield {"rank": 1, "choices": sample, **_notation_and_truth(space, sample)}
         return
-    sigma = _sigmas(strategy.posterior)
+    spread = _spread(strategy.posterior)
     if strategy.selection is not None:
         best = strategy.rank(progress=True)[:top_k]
         tell_fewer(len(best), top_k, strategy.selection)
         for ranked in best:
             record = {"chosen_by": ", ".join(strategy.selection.proxies), **ranked.to_dict()}
-            yield {**record, **_notation_and_truth(space, ranked.choices), "sigma": sigma}
+            yield {**record, **_notation_and_truth(space, ranked.choices), **spread}
         return
     rank = 0
     for rank, found in enumerate(islice(strategy.iterate_samples(), top_k), start=1):
@@ -224,31 +222,31 @@ def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: in
             "choices": found.sample,
             **_notation_and_truth(space, found.sample),
             "winning_probability": {label: math.exp(value) for label, value in found.decisions.items()},
-            "sigma": sigma,
+            **spread,
         }
     tell_fewer(rank, top_k, None)
 
 
-def _log_probability_of_a_guess(strategy: BaLeNAS, sample: Sample) -> float | None:
-    """Return the log-probability in nats of an architecture while all logits are alike; None if it is not known."""
+def _log_probability_of_a_guess(strategy: DistributionStrategy, sample: Sample) -> float | None:
+    """Return the log-probability in nats of an architecture while all scores are alike; None if it is not known."""
     known = strategy.posterior
-    alike = {label: torch.ones_like(mean) for label, mean in known.mean.items()}
-    guess = Architectures(decisions_of(strategy.supernet), Posterior(alike, alike, known.choices)).describe(sample)
+    alike = {label: torch.ones(len(law)) for label, law in known.laws.items()}
+    guess = Architectures(known.decisions, Posterior(alike, alike, known.choices)).describe(sample)
     return guess.log_probability if math.isfinite(guess.log_probability) else None
 
 
 def _notation_and_truth(space: ModelSpace, sample: dict[str, Any]) -> Record:
     """Return the space's notation and, where a benchmark is at hand, what it knows (the search has not seen it)."""
-    notation = notations(space, sample)
+    notation = space_of(space).notations(sample)
     truth = ground_truth_of(notation)
     return {"notation": notation} if truth is None else {"notation": notation, "ground_truth": truth}
 
 
-def _sigmas(posterior: Posterior) -> dict[str, dict[str, float]]:
-    """Return label -> choice -> sigma in logits."""
+def _spread(posterior: Posterior) -> dict[str, dict[str, dict[str, float]]]:
+    """Return what is shown besides probabilities: name (sigma, in logits) -> label -> choice -> value."""
     return {
-        label: dict(zip(posterior.choices[label], sigma.tolist(), strict=True))
-        for label, sigma in posterior.std.items()
+        name: {k: dict(zip(posterior.choices[k], values.tolist(), strict=True)) for k, values in by_label.items()}
+        for name, by_label in posterior.spread().items()
     }
 
 

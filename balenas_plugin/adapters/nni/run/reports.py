@@ -17,7 +17,7 @@ import requests
 from nni.runtime.trial_command_channel import get_default_trial_command_channel
 
 from balenas_plugin.adapters.nni.callbacks.search_callback import averaged_metrics
-from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
+from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.errors import ManagerLostError
 from balenas_plugin.ground_truth import headline
 
@@ -110,9 +110,9 @@ class EpochReports(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the epoch."""
         metrics = averaged_metrics(trainer.callback_metrics)
-        if isinstance(pl_module, BaLeNASModule):
-            posterior = pl_module.distribution_metrics()
-            metrics |= {name: posterior[name] for name in ("entropy", "sigma")}
+        if isinstance(pl_module, DistributionModule):
+            learned = pl_module.distribution.metrics()
+            metrics |= {name: value for name, value in learned.items() if "/" not in name}
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self.last = {"default": self._default(finite), **finite}
         self.epoch = trainer.current_epoch

@@ -14,7 +14,8 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from pytorch_lightning.loops import _FitLoop, _TrainingEpochLoop
 
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import TRANSFERS, architecture_loader, require_contract
-from balenas_plugin.adapters.nni.strategies.search_options import require_clipping_once
+from balenas_plugin.adapters.nni.one_shot.search_options import require_clipping_once
+from balenas_plugin.adapters.nni.supernets.drawn import drawing_hooks
 from balenas_plugin.distributions import Distribution
 from balenas_plugin.search.mixing import MixingWeights
 
@@ -119,13 +120,19 @@ def _copied(value: Any) -> Any:
 class SearchStrategy(DARTS):
     """NNI's `DARTS`, whose supernet asks one object for its mixing weights, and which gives the evaluator back."""
 
+    distribution: type[Distribution]
+
     def configure_softmax(self) -> MixingWeights:
         """Return what all mixed modules of the supernet ask for their weights (NNI calls this for each of them)."""
         return self._mixing
 
+    def default_mutation_hooks(self) -> list[Any]:
+        """Return NNI's hooks, behind those whose modules compute a drawn candidate alone."""
+        return [*drawing_hooks(), *super().default_mutation_hooks()]
+
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         """Turn the model space into a supernet in place."""
-        self._mixing = MixingWeights(Distribution.mean_weights)
+        self._mixing = MixingWeights(self.distribution.mean_weights)
         return super().mutate_model(model)
 
     _kept: AbstractContextManager[None] = nullcontext()

@@ -1,10 +1,8 @@
-"""One-shot strategies by name: BaLeNAS, and NNI's own made to follow the seed and to refuse in one clear sentence."""
+"""One-shot strategies by name: ours, and NNI's own, made to follow the seed and to refuse in one clear sentence."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import nni.mutable.mutable
@@ -21,27 +19,18 @@ from nni.nas.oneshot.pytorch.strategy import (  # nni.nas.strategy holds placeho
     RandomOneShot,
 )
 
-from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
-from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
-from balenas_plugin.adapters.nni.run.construct import construct
-from balenas_plugin.adapters.nni.strategies.second_order_darts import SecondOrderDARTS
-from balenas_plugin.adapters.nni.strategies.strategy import BaLeNAS
-from balenas_plugin.adapters.nni.supernets.fused import fusing_hooks
+from balenas_plugin.adapters.nni.strategies.construct import construct
+from balenas_plugin.adapters.nni.strategies.of_presets import strategy_class
+from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, supernet_modules
 from balenas_plugin.errors import BalenasError, MissingDependencyError, OptionError, SpaceError, nearest, quoted
-from balenas_plugin.validation import MAX_FLOAT, require_flag, require_whole
+from balenas_plugin.options import MAX_FLOAT, default_options, given_options, signature_options
+from balenas_plugin.presets import list_presets
 
-STRATEGIES: dict[str, type[OneShotStrategy]] = {
-    "BaLeNAS": BaLeNAS,
-    "SecondOrderDARTS": SecondOrderDARTS,
-    **{strategy.__name__: strategy for strategy in (DARTS, GumbelDARTS, Proxyless, RandomOneShot, ENAS)},
-}
+NNIS: dict[str, type[OneShotStrategy]] = {s.__name__: s for s in (DARTS, GumbelDARTS, Proxyless, RandomOneShot, ENAS)}
+"""NNI's own one-shot strategies, which a config calls ``nni.DARTS`` and so on."""
 
-FUSIBLE = ("DARTS", "GumbelDARTS", "SecondOrderDARTS")
-"""NNI's strategies whose supernet is a weighted sum, which is computed as fast as BaLeNAS's: equal to rounding.
-
-A comparison of methods then compares the methods, not the kernels. ``fused: false, channels_last: false`` is NNI's own.
-"""
+_OWN = DistributionStrategy.__name__
 
 _ENAS_DEFAULTS = {"reward_metric_name": "val_acc"}
 """What our evaluator needs other than NNI has it."""
@@ -50,46 +39,69 @@ _PYTHON_OBJECTS = ("mutation_hooks", "filter", "policy_fn", "penalty")
 """Options that take objects, which no config can hold."""
 
 
+def list_strategies() -> list[str]:
+    """Return the names of all strategies that a config can give."""
+    return [*list_presets(), _OWN, *(f"nni.{name}" for name in NNIS)]
+
+
+def full_name(name: str) -> str:
+    """Return the name of a strategy; NNI's that no preset shadows may be called without ``nni.`` before them.
+
+    Raises:
+        OptionError: there is no such strategy.
+    """
+    known = list_strategies()
+    if name not in known and f"nni.{name}" in known:
+        return f"nni.{name}"
+    if name not in known:
+        raise OptionError(f"strategy {quoted(name)} is unknown{nearest(name, known)} Strategies: {', '.join(known)}")
+    return name
+
+
+def is_nnis(name: str) -> bool:
+    """Return whether a strategy is one of NNI's own.
+
+    Raises:
+        OptionError: there is no such strategy.
+    """
+    return full_name(name).startswith("nni.")
+
+
 def build_strategy(options: Mapping[str, Any]) -> OneShotStrategy:
-    """Return `BaLeNAS` or one of NNI's one-shot strategies by name.
+    """Return a strategy by name: a preset of ours, `DistributionStrategy`, or one of NNI's own.
 
     Raises:
         OptionError: the name or an option is unknown or refused.
         MissingDependencyError: ENAS is asked for without tianshou.
     """
-    name = options["name"]
-    if name not in STRATEGIES:
-        raise OptionError(
-            f"strategy {name!r} is unknown{nearest(name, STRATEGIES)} Strategies: {', '.join(STRATEGIES)}"
-        )
+    name = full_name(options["name"])
     arguments = {key: value for key, value in options.items() if key != "name"}
     for key in arguments:
-        if key in _PYTHON_OBJECTS:
+        if key in _PYTHON_OBJECTS and not (key == "penalty" and not name.startswith("nni.")):
             raise OptionError(
                 f"strategy option {key!r} takes a Python object, so only a script can give it, not a config"
             )
+    if not name.startswith("nni."):
+        strategy = strategy_class(name)(**arguments)
+        _refuse_clearly(strategy, name)
+        return strategy
+    return _build_nnis(name.removeprefix("nni."), arguments)
+
+
+def _build_nnis(name: str, arguments: dict[str, Any]) -> OneShotStrategy:
     if name == "ENAS":
         if not has_tianshou:
             raise MissingDependencyError(
-                "strategy ENAS needs a package that is not installed: pip install 'tianshou<0.5'"
+                "strategy nni.ENAS needs a package that is not installed: pip install 'tianshou<0.5'"
             )
         arguments = {**_ENAS_DEFAULTS, **arguments}
-    if name == "GumbelDARTS" and "temperature" in arguments:
-        arguments["temperature"] = _temperature(arguments["temperature"])
-    fused, channels_last = _acceleration(arguments) if name in FUSIBLE else (False, False)
-    strategy = construct(
-        f"strategy {name}", STRATEGIES[name], arguments, inherited=_inherited_options(STRATEGIES[name])
-    )
-    if fused:
-        strategy.extra_mutation_hooks = fusing_hooks()
-    if not isinstance(strategy, BaLeNAS):
-        _require_sound(name, arguments)
-        _keep_channels_last(strategy, channels_last)
-        nni.mutable.mutable.RandomState = _seeded_random_state
-        _order_by_label(strategy)
-        if name == "ENAS":
-            _mark_batches(strategy)
-    _refuse_clearly(strategy, name)
+    strategy = construct(f"strategy nni.{name}", NNIS[name], given_options(_nnis_options(name), arguments))
+    _require_sound(f"nni.{name}", arguments)
+    nni.mutable.mutable.RandomState = _seeded_random_state
+    _order_by_label(strategy)
+    if name == "ENAS":
+        _mark_batches(strategy)
+    _refuse_clearly(strategy, f"nni.{name}")
     return strategy
 
 
@@ -97,74 +109,45 @@ def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a strategy's options with the defaults of all others that a config can give filled in.
 
     Raises:
-        KeyError: there is no strategy of that name.
+        OptionError: there is no strategy of that name.
     """
-    name = options["name"]
+    name = full_name(options["name"])
     defaults = {
-        key: parameter.default
-        for key, parameter in _inherited_options(STRATEGIES[name]).items()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        and parameter.default is not parameter.empty
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in default_options(strategy_options(name, options.get("distribution"))).items()
+        if key not in _PYTHON_OBJECTS
     }
-    if name in FUSIBLE:
-        defaults |= {"fused": True, "channels_last": None}
-    if name == "ENAS":
+    if name == "nni.ENAS":
         defaults |= _ENAS_DEFAULTS
-    return {"name": name, **defaults, **options}
+    return {**defaults, **options, "name": name}
 
 
-def _acceleration(arguments: dict[str, Any]) -> tuple[bool, bool | None]:
-    """Take `fused` and `channels_last` out of the options; they mean what they mean for `BaLeNAS`."""
-    fused, channels_last = arguments.pop("fused", True), arguments.pop("channels_last", None)
-    require_flag("fused", fused)
-    if channels_last is not None:
-        require_flag("channels_last", channels_last)
-    return fused, channels_last
+def strategy_options(name: str, distribution: Any = None) -> type[Any]:
+    """Return the options class of a strategy: all that a config can give it.
+
+    Args:
+        name: in full.
+        distribution: of the strategy that has none of its own.
+
+    Raises:
+        OptionError: there is no strategy, or distribution, of that name.
+    """
+    if name.startswith("nni."):
+        return _nnis_options(name.removeprefix("nni."))
+    return strategy_class(name).options_class(distribution)
 
 
-def _keep_channels_last(strategy: OneShotStrategy, given: bool | None) -> None:
-    """Give the search module the callback that puts its images into channels-last memory."""
-    configure = strategy.configure_oneshot_module
-
-    def configured(training_module: Any) -> Any:
-        module = configure(training_module)
-        if isinstance(module, DistributionModule):  # it has the callback
-            module.options = replace(module.options, channels_last=given)
-            return module
-        network, callbacks = module.training_module, module.configure_callbacks
-        channels_last = ChannelsLast(network, given, lambda batch: [lambda: network(batch["train"][0])])
-        module.configure_callbacks = lambda: [*callbacks(), channels_last]
-        return module
-
-    strategy.configure_oneshot_module = configured
+def _nnis_options(name: str) -> type[Any]:
+    without = ("model_space", "engine", *_PYTHON_OBJECTS)
+    return signature_options(NNIS[name], "strategy", called=f"strategy nni.{name}", without=without)
 
 
 def _require_sound(name: str, arguments: Mapping[str, Any]) -> None:
-    if "log_prob_every_n_step" in arguments:
-        require_whole(f"strategy {name}: log_prob_every_n_step", arguments["log_prob_every_n_step"], least=1)
+    if arguments.get("log_prob_every_n_step") == 0:
+        raise OptionError("strategy.log_prob_every_n_step must be a whole number of at least 1, got 0")
     for key, value in arguments.items():
         if isinstance(value, int | float) and not 0 <= value <= MAX_FLOAT:  # NaN neither
-            raise OptionError(f"strategy {name}: {key} must be at least 0, got {quoted(value)}")
-
-
-def _inherited_options(strategy_class: type) -> dict[str, inspect.Parameter]:
-    """Return the keyword options of the base classes, which NNI passes through **kwargs."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in strategy_class.__mro__:
-        if base is not object and "__init__" in vars(base):
-            for name, parameter in inspect.signature(base.__init__).parameters.items():
-                if name not in ("self", "model_space", "engine", *_PYTHON_OBJECTS):
-                    found.setdefault(name, parameter)
-    return found
-
-
-def _temperature(given: Any) -> Any:
-    """Return the annealing of GumbelDARTS as NNI wants it: a float, or a tuple of two."""
-    if isinstance(given, list | tuple) and len(given) == 2 and all(isinstance(t, int | float) for t in given):
-        return float(given[0]), float(given[1])
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        return float(given)
-    raise OptionError(f"strategy GumbelDARTS: temperature must be a number or [first, last], got {given!r}")
+            raise OptionError(f"strategy.{key} must be at least 0, got {quoted(value)}")
 
 
 def _seeded_random_state() -> np.random.RandomState:

@@ -28,13 +28,13 @@ def require_supported(trainer: pl.Trainer) -> None:
     strategy = trainer.strategy
     if isinstance(strategy, ParallelStrategy) and not isinstance(strategy, DDPStrategy):
         raise EvaluatorError(
-            f'BaLeNAS runs on several devices with strategy="ddp", got {type(strategy).__name__}: the posterior and '
+            f'a search runs on several devices with strategy="ddp", got {type(strategy).__name__}: the posterior and '
             "the weights are whole in every process"
         )
     start = getattr(strategy, "_start_method", "popen")
     if isinstance(strategy, DDPStrategy) and start != "popen":
         raise EvaluatorError(
-            f'BaLeNAS runs on several devices with strategy="ddp", got the variant that starts processes by {start}: '
+            f'a search runs on several devices with strategy="ddp", got the variant that starts processes by {start}: '
             "those end with the training, and the posterior with them"
         )
 

@@ -1,4 +1,4 @@
-"""`BaLeNAS`: the one-shot strategy for NNI's `NasExperiment`."""
+"""The one-shot strategy for NNI's `NasExperiment` that learns a distribution, whichever it is."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import copy
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
+import torch
 from nni.nas.evaluator.pytorch import Lightning, LightningModule
 from nni.nas.execution import ExecutionEngine, TrainingServiceExecutionEngine
 from nni.nas.nn.pytorch import ModelSpace
@@ -16,17 +17,17 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.callbacks.probing import as_searched
-from balenas_plugin.adapters.nni.one_shot.balenas_module import BaLeNASModule
+from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples, require_a_batch
-from balenas_plugin.adapters.nni.strategies.kept_evaluator import SearchStrategy
-from balenas_plugin.adapters.nni.strategies.process_guard import ProcessGuard, require_supported
-from balenas_plugin.adapters.nni.strategies.rankable import require_rankable
-from balenas_plugin.adapters.nni.strategies.search_options import (
+from balenas_plugin.adapters.nni.one_shot.search_options import (
     OPTION_NAMES,
     SearchOptions,
     require_search_epochs,
     validation_interval,
 )
+from balenas_plugin.adapters.nni.strategies.kept_evaluator import SearchStrategy
+from balenas_plugin.adapters.nni.strategies.process_guard import ProcessGuard, require_supported
+from balenas_plugin.adapters.nni.strategies.rankable import require_rankable
 from balenas_plugin.adapters.nni.strategies.working_files import out_of_working_directory, output_folder
 from balenas_plugin.adapters.nni.supernets.by_position import positions_of
 from balenas_plugin.adapters.nni.supernets.found_model import FoundModel, exporter_space
@@ -36,148 +37,131 @@ from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_o
 from balenas_plugin.adapters.nni.supernets.trained_supernet import TrainedSupernet
 from balenas_plugin.bayes.decisions import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
-from balenas_plugin.errors import OptionError, SpaceError, nearest
-from balenas_plugin.selection import ProxySelection, RankedArchitecture, Space, rank
+from balenas_plugin.distributions import (
+    ChosenDistribution,
+    Distribution,
+    distribution_options,
+    get_distribution,
+    list_distributions,
+)
+from balenas_plugin.errors import OptionError, SpaceError, quoted
+from balenas_plugin.options import given_options, joined_options
+from balenas_plugin.presets import Preset
+from balenas_plugin.search import Search
+from balenas_plugin.search_spaces import SearchSpace
+from balenas_plugin.selection import ProxySelection, RankedArchitecture, rank
 from balenas_plugin.selection.candidates import tell_fewer
-from balenas_plugin.validation import require_whole
-
-if TYPE_CHECKING:
-    from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials, TrainedCandidate
-    from balenas_plugin.adapters.nni.web.recipes import Recipe
 
 
-class BaLeNAS(SearchStrategy):
-    r"""Learn a distribution over architectures: Bayesian learning for neural architecture search.
+class DistributionStrategy(SearchStrategy):
+    """Learn a distribution over mixing weights: Algorithm 1, for every method that is made of its parts.
 
-    Every architecture parameter alpha has a Gaussian posterior. In each iteration the architecture step draws alphas,
-    takes the gradient of the validation loss at each, and updates mean and precision with VAdam (Algorithm 1); the
-    weight step trains the network on a training batch. Usable wherever NNI's `DARTS` is, with the same model spaces.
+    In each iteration the architecture step draws mixing weights, takes the gradient of the validation loss at each
+    draw, and updates the distribution; the weight step trains the network on a training batch. Usable wherever NNI's
+    `DARTS` is, with the same model spaces. `BaLeNAS`, `DARTS`, `DrNAS`, `GDAS`, `SNAS` and the other presets are
+    strategies of this kind with options of their own.
 
     Args:
-        num_mc_samples: M, draws per architecture step (Table 5).
-        mc_batches: "full" shows the whole validation batch to each of the M draws; "split" shows each draw its own M-th
-            part, so that a step costs what it does at M = 1. A batch of less than 2 M examples is not split.
-        antithetic: draw in pairs mirrored at the mean.
-        order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
-        finite_difference: for order "second": "central" as in the reference, or "one-sided" with one evaluation less.
-        update: "vadam", or "newton" for the literal Eq. (17)-(18).
-        arc_learning_rate: learning rate of the means, in logits per step.
-        betas: moment decays of VAdam; with "newton" the first is the momentum.
-        prior_precision: delta, precision of the prior, in 1/logit^2.
-        initial_precision: precision before the first step; 1 means sigma = 1 logit.
-        dataset_size: N. None: the number of examples in the validation loader.
-        weight_step_alpha: "mean", or "sample" to train the weights at a draw from the posterior.
-        warmup_epochs: epochs at the start without architecture steps.
-        gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
-        penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments.
-        log_prob_every_n_step: log probabilities, sigmas and the entropy every so many steps.
-        validate_every_n_epochs: validate at the mean every so many epochs; 1: the trainer's number; 0 never validates.
-        fused: compute the candidates of mixed operations together where they are understood (see `fusion_report`).
-        channels_last: keep image tensors in channels-last memory. None: on a CPU and where a GPU computes in 16 bits,
-            if the network allows it.
-        compile: run the network's forward and backward through torch.compile: True, or a mode of it ("reduce-overhead"
-            and "max-autotune" capture CUDA graphs on a GPU). What cannot be compiled runs as it is, after a message.
-        selection: how `list_models` ranks what was found: "synflow" for the paper's BaLeNAS-TF, another of
-            `NAMED_SELECTIONS`, a `ProxySelection` (or a dict of its options); None for the posterior's own order.
-        candidate_trials: in an experiment with NNI's training-service engine, and so with its web page, the search is a
-            trial; so many of the best architectures it finds then become trials of their own.
-        candidate_epochs: train each of them so long, from scratch (`trained` has the results); 0 only reports what the
-            search knows of them.
-        **kwargs: `mutation_hooks`, and whatever else NNI's one-shot strategies take.
+        distribution: name of what is learned, or a class; a preset has its own.
+        mutation_hooks: as in NNI's one-shot strategies.
+        **options: those of every search, see `SearchOptions`, and those of the distribution, such as
+            ``num_mc_samples``, ``betas`` and, for "gaussian", ``prior_precision``; see `balenas_plugin.distributions`.
 
     Raises:
         OptionError: an option has a wrong type or is out of range.
-
-    Source: Zhang et al. 2022, "BaLeNAS: Differentiable Architecture Search via the Bayesian Learning Rule".
     """
+
+    preset: ClassVar[Preset | None] = None
+
+    search_in_trials: ClassVar[Callable[[DistributionStrategy, TrainingServiceExecutionEngine], Any]]
+    """Makes the search under NNI's training services, which makes strategies again in trials."""
 
     def __init__(
         self,
         *,
-        num_mc_samples: int = 3,
-        mc_batches: str = "full",
-        antithetic: bool = False,
-        order: str = "first",
-        finite_difference: str = "central",
-        update: str = "vadam",
-        arc_learning_rate: float = 3e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        prior_precision: float = 1.0,
-        initial_precision: float = 1.0,
-        dataset_size: float | None = None,
-        weight_step_alpha: str = "mean",
-        warmup_epochs: int = 0,
-        gradient_clip_val: float | None = None,
-        penalty: Any = None,
-        log_prob_every_n_step: int = 10,
-        validate_every_n_epochs: int = 1,
-        fused: bool = True,
-        channels_last: bool | None = None,
-        compile: bool | str = False,
-        selection: str | ProxySelection | dict[str, Any] | None = None,
-        candidate_trials: int = 10,
-        candidate_epochs: int = 0,
-        **kwargs: Any,
+        distribution: str | type[Distribution] | None = None,
+        mutation_hooks: list[Any] | None = None,
+        **options: Any,
     ) -> None:
-        others = ("mutation_hooks", "model_space", "engine")
-        own = (*OPTION_NAMES, "selection", "candidate_trials", "candidate_epochs")
-        for name in kwargs:
-            if name not in others:
-                raise OptionError(f"BaLeNAS has no option {name!r}{nearest(name, (*own, *others))}")
-        require_whole("candidate_trials", candidate_trials, least=0)
-        require_whole("candidate_epochs", candidate_epochs, least=0)
-        self.options = SearchOptions(
-            num_mc_samples=num_mc_samples,
-            mc_batches=mc_batches,
-            antithetic=antithetic,
-            order=order,
-            finite_difference=finite_difference,
-            update=update,
-            arc_learning_rate=arc_learning_rate,
-            betas=betas,
-            prior_precision=prior_precision,
-            initial_precision=initial_precision,
-            dataset_size=dataset_size,
-            weight_step_alpha=weight_step_alpha,
-            warmup_epochs=warmup_epochs,
-            gradient_clip_val=gradient_clip_val,
-            penalty=penalty,
-            log_prob_every_n_step=log_prob_every_n_step,
-            validate_every_n_epochs=validate_every_n_epochs,
-            fused=fused,
-            channels_last=channels_last,
-            compile=compile,
-        )
+        nnis = {key: options.pop(key) for key in ("model_space", "engine") if key in options}
+        self.distribution = self._distribution_class(distribution)
+        options = {
+            **(self.preset.options if self.preset is not None else {}),
+            **given_options(self.options_class(distribution), options),
+        }
+        self.options = SearchOptions(**{key: value for key, value in options.items() if key in OPTION_NAMES})
+        chosen = {key: value for key, value in options.items() if key not in OPTION_NAMES}
+        self.chosen = ChosenDistribution(self.distribution, chosen | {"lr": self.options.arc_learning_rate})
+        self._require_sound()
         super().__init__(
-            arc_learning_rate=arc_learning_rate,
-            gradient_clip_val=gradient_clip_val,
-            log_prob_every_n_step=log_prob_every_n_step,
-            warmup_epochs=warmup_epochs,
+            arc_learning_rate=self.options.arc_learning_rate,
+            gradient_clip_val=self.options.gradient_clip_val,
+            log_prob_every_n_step=self.options.log_prob_every_n_step,
+            warmup_epochs=self.options.warmup_epochs,
             penalty=self.options.penalty,
-            **kwargs,
+            mutation_hooks=mutation_hooks,
+            **nnis,
         )
-        self.selection = ProxySelection.of(selection)
-        self.candidate_trials = candidate_trials
-        self.candidate_epochs = candidate_epochs
-        self.recipe: Recipe | None = None
+        self.selection = self.options.selection
+        self.candidate_trials = self.options.candidate_trials
+        self.candidate_epochs = self.options.candidate_epochs
+        self.recipe: Any = None
         """How a trial makes the search anew; None: from a description of the space, the evaluator and the options."""
         self.ranked: list[RankedArchitecture] | None = None
         """The ranking of a search that ran in a trial."""
-        self.trained: dict[int, TrainedCandidate] = {}
+        self.trained: dict[int, Any] = {}
         """Rank -> what `candidate_epochs` of training gave, for the architectures that became trials."""
-        self._trials: SearchInTrials | None = None
+        self._trials: Any = None
         self._pristine: ModelSpace | None = None
         self._checkpoint: SearchCheckpoint | None = None
         self._guard = ProcessGuard()
         self._loaders: dict[str, Any] = {}
 
+    @classmethod
+    def options_class(cls, distribution: str | type[Distribution] | None = None) -> type[Any]:
+        """Return all options but the distribution: those of a search, and those of what it learns.
+
+        Raises:
+            OptionError: there is no such distribution.
+        """
+        own = distribution_options(cls._distribution_class(distribution))
+        changed = cls.preset.options if cls.preset is not None else {}
+        called = f"strategy {cls.__name__}"
+        return joined_options(
+            cls.__name__, SearchOptions, own, where="strategy", called=called, changed=changed, without=("lr",)
+        )
+
+    @classmethod
+    def _distribution_class(cls, given: str | type[Distribution] | None) -> type[Distribution]:
+        if cls.preset is None and given is None:
+            raise OptionError(
+                f"DistributionStrategy needs a distribution: one of {', '.join(list_distributions())}, or a class"
+            )
+        if cls.preset is not None and given not in (None, cls.preset.distribution):
+            raise OptionError(
+                f"{cls.preset.name} learns the distribution {cls.preset.distribution!r}, got {quoted(given)}: "
+                "DistributionStrategy takes any"
+            )
+        wanted = cls.preset.distribution if cls.preset is not None else given
+        return wanted if isinstance(wanted, type) and issubclass(wanted, Distribution) else get_distribution(wanted)
+
+    def _require_sound(self) -> None:
+        """Raise OptionError where the parts do not go together."""
+        Search(self.chosen({"": torch.zeros(2)}, seed=0), self.options.update_order())
+
+    def arguments(self) -> dict[str, Any]:
+        """Return all arguments that make an equal strategy."""
+        own = {key: value for key, value in self.chosen.options.items() if key != "lr"}
+        given = {} if self.preset is not None else {"distribution": self.distribution}
+        return {**given, **{key: getattr(self.options, key) for key in OPTION_NAMES}, **own}
+
     # -- what is searched ---------------------------------------------------------------------------------------------
 
-    def configure_oneshot_module(self, training_module: LightningModule) -> BaLeNASModule:
+    def configure_oneshot_module(self, training_module: LightningModule) -> DistributionModule:
         """Wrap the evaluator's module in the search module."""
-        module = BaLeNASModule(training_module, self.options)
+        module = DistributionModule(training_module, self.options, self.chosen, method=type(self).__name__)
         if self.selection is not None:
-            module.on_example = lambda: require_rankable(module, lambda: self._to_rank(self.selection))
+            module.example.on_first = lambda: require_rankable(module, lambda: self._to_rank(self.selection))
         return module
 
     def default_mutation_hooks(self) -> list[Any]:
@@ -189,9 +173,7 @@ class BaLeNAS(SearchStrategy):
         """Prepare the search: in this process with NNI's sequential engine, in a trial with its training services."""
         if not isinstance(engine, TrainingServiceExecutionEngine):
             return super()._initialize(model_space, engine)
-        from balenas_plugin.adapters.nni.web.in_trials import SearchInTrials
-
-        self._trials = SearchInTrials(self, engine)
+        self._trials = self.search_in_trials(self, engine)
         space = copy.deepcopy(self._trials.experiment.model_space)
         self._model_space = RawFormatModelSpace(space, self._trials.experiment.evaluator)
         evaluator = self.mutate_evaluator(self._trials.experiment.evaluator)
@@ -292,8 +274,9 @@ class BaLeNAS(SearchStrategy):
     @property
     def posterior(self) -> Posterior:
         """The posterior over the architecture parameters; available once the strategy has run."""
-        found = self._search_module().posterior()
-        return Posterior(found.mean, found.precision, found.choices, decisions_of(self.supernet))
+        module = self._search_module()
+        with module.holding(self.supernet):
+            return module.posterior()
 
     def iterate_samples(self) -> Iterator[RankedSample]:
         """Yield the argmax of mu, then all other networks from the most to the least probable.
@@ -348,12 +331,12 @@ class BaLeNAS(SearchStrategy):
 
     def _to_rank(self, selection: ProxySelection) -> dict[str, Any]:
         """Return what a ranking looks at, as its arguments."""
-        inputs, targets = self._search_module().example()
+        inputs, targets = self._search_module().example.pair()
         space = exporter_space(self._pristine, decisions_of(self.supernet), tuple(inputs.shape[1:]))
         supernet = self._trained_supernet(space) if selection.needs_supernet else None
         return {"space": space, "selection": selection, "inputs": inputs, "targets": targets, "supernet": supernet}
 
-    def _trained_supernet(self, space: Space) -> TrainedSupernet:
+    def _trained_supernet(self, space: SearchSpace) -> TrainedSupernet:
         if self._trials is not None:
             raise OptionError(
                 "the search ran in a trial, and the supernet's weights are there: give the selection to the strategy, "
@@ -369,9 +352,9 @@ class BaLeNAS(SearchStrategy):
             prepare=lambda batch: as_searched(batch, trainer),
         )
 
-    def _search_module(self) -> BaLeNASModule:
+    def _search_module(self) -> DistributionModule:
         module = self.oneshot_module
-        assert isinstance(module, BaLeNASModule)
+        assert isinstance(module, DistributionModule)
         return module
 
     # -- resume -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ weights are interchangeable; values are equal to rounding. What cannot be fused 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,11 +17,12 @@ from nni.nas.nn.pytorch.cell import preprocess_cell_inputs
 from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell, DifferentiableMixedLayer
 from torch import Tensor, nn
 
+from balenas_plugin.adapters.nni.supernets.drawn import DrawnCell, DrawnLayer, drawn_candidates
 from balenas_plugin.adapters.nni.supernets.fusion_plan import Plan, Planned, why_not_its_own
-from balenas_plugin.fused import Branch, Contribution, combine, departure
+from balenas_plugin.fused import Branch, Contribution, Fan, combine, departure
 
 
-class FusedMixedLayer(Planned, DifferentiableMixedLayer):
+class FusedMixedLayer(Planned, DrawnLayer):
     """A LayerChoice: zeros are not computed, an identity is not copied, results are added up without copies."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -27,8 +30,8 @@ class FusedMixedLayer(Planned, DifferentiableMixedLayer):
         plan = self.plan_for(args) if len(args) == 1 and not kwargs else None
         if plan is None:
             return super().forward(*args, **kwargs)
-        found = plan.fans[0](args[0], self._softmax(self._arch_alpha))
-        return combine(list(found.values()))
+        found = _mixed(plan.fans[0], args[0], [(self._softmax, self._arch_alpha)], self.others)
+        return combine(list(found.values()), partial(plan.zeros, 1, args[0].device))
 
     def _made_plan(self) -> Plan:
         branches = [Branch(self[name], 1, str(name)) for name in self.names]
@@ -62,10 +65,10 @@ class FusedNasBench201Cell(Planned, NasBench201Cell):
         received: list[list[Contribution]] = [[] for _ in range(self.num_tensors)]
         node = inputs
         for source, fan in enumerate(plan.fans):
-            weights = torch.cat([edge._softmax(edge._arch_alpha) for edge in self._edges_from(source)])
-            for target, contribution in fan(node, weights).items():
+            edges = [(edge._softmax, edge._arch_alpha) for edge in self._edges_from(source)]
+            for target, contribution in _mixed(fan, node, edges, DrawnLayer.others).items():
                 received[target].append(contribution)
-            node = combine(received[source + 1])
+            node = combine(received[source + 1], partial(plan.zeros, source + 1, inputs.device))
         return node
 
     def _made_plan(self) -> Plan:
@@ -73,7 +76,7 @@ class FusedNasBench201Cell(Planned, NasBench201Cell):
         sources = [self._edges_from(source) for source in range(self.num_tensors - 1)]
         edges = [edge for edges in sources for edge in edges]
         for edge in edges:  # a user's hook may have made others
-            mixed = next((kind for kind in (FusedMixedLayer, DifferentiableMixedLayer) if isinstance(edge, kind)), None)
+            mixed = next((kind for kind in _LAYERS if isinstance(edge, kind)), None)
             if mixed is None:
                 return Plan(self, NasBench201Cell, [], why=f"an edge is a {type(edge).__name__}")
             why = why or why_not_its_own(edge, DifferentiableMixedLayer) or departure(edge, mixed)
@@ -88,7 +91,10 @@ class FusedNasBench201Cell(Planned, NasBench201Cell):
         return [cast(Any, self.layers[target - 1])[source] for target in range(source + 1, self.num_tensors)]
 
 
-class FusedMixedCell(Planned, DifferentiableMixedCell):
+_LAYERS = (FusedMixedLayer, DrawnLayer, DifferentiableMixedLayer)
+
+
+class FusedMixedCell(Planned, DrawnCell):
     """NNI's supernet cell (DARTS, NASNet, AmoebaNet ...): all edges that leave a node are computed together."""
 
     def forward(self, *inputs: Any) -> Any:
@@ -101,10 +107,10 @@ class FusedMixedCell(Planned, DifferentiableMixedCell):
         received: list[list[Contribution]] = [[] for _ in range(self.num_predecessors + self.num_nodes)]
         for source, fan in enumerate(plan.fans):
             if source >= self.num_predecessors:
-                nodes.append(combine(received[source]))
-            for target, contribution in fan(nodes[source], self._weights_from(source)).items():
+                nodes.append(combine(received[source], partial(plan.zeros, source, nodes[0].device)))
+            for target, contribution in _mixed(fan, nodes[source], self._edges_from(source), self.others).items():
                 received[target].append(contribution)
-        nodes.append(combine(received[-1]))
+        nodes.append(combine(received[-1], partial(plan.zeros, len(nodes), nodes[0].device)))
         return self.postprocessor(torch.cat(nodes[self.num_predecessors :], self.concat_dim), processed)
 
     def _made_plan(self) -> Plan:
@@ -126,14 +132,24 @@ class FusedMixedCell(Planned, DifferentiableMixedCell):
     def _edge(self, source: int, target: int) -> nn.ModuleDict:
         return cast(nn.ModuleDict, cast(Any, self.ops[target - self.num_predecessors])[source])
 
-    def _weights_from(self, source: int) -> Tensor:
-        """Return the mixing weights in the order of the branches; the last of an edge, "not chosen", has no branch."""
-        return torch.cat(
-            [
-                self._softmax(self._arch_alpha[f"{self.label}/{target}_{source}"])[: len(self._edge(source, target))]
-                for target in self._targets_of(source)
-            ]
-        )
+    def _edges_from(self, source: int) -> list[tuple[nn.Module, Tensor]]:
+        """Return what mixes each edge that leaves a node, and its parameter."""
+        alphas = self._arch_alpha
+        return [(self._softmax, alphas[f"{self.label}/{target}_{source}"]) for target in self._targets_of(source)]
+
+
+def _mixed(fan: Fan, x: Tensor, edges: Sequence[tuple[nn.Module, Tensor]], others: str) -> dict[int, Contribution]:
+    """Return target -> contribution of the candidates that leave x: of all of them, or of the drawn ones alone.
+
+    Args:
+        fan: the candidates.
+        x: the node that they leave.
+        edges: for each target in their order, what mixes its candidates, and the parameter.
+        others: see `DrawnLayer`.
+    """
+    weights = [softmax(alpha) for softmax, alpha in edges]
+    drawn = drawn_candidates(edges, others)
+    return fan(x, weights) if drawn is None else fan.drawn(x, weights, *drawn)
 
 
 def keep_fixed(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:

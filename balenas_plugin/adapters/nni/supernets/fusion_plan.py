@@ -71,7 +71,8 @@ class Plan:
         """Why NNI computes the candidates whatever comes in, None if they can be computed together."""
         self._owner = owner
         self._children = owner._modules
-        self._tried: dict[object, str | None] = {}
+        self._tried: dict[object, tuple[str | None, dict[int, Tensor]]] = {}
+        self._nodes: Mapping[int, Tensor] = {}
         whole, called = list(inner), []
         for fan in self.fans:
             for k, branch in enumerate(fan.branches):
@@ -104,10 +105,16 @@ class Plan:
         if kind not in self._tried:
             with untouched(self._owner), torch.inference_mode(False), torch.no_grad():
                 try:
-                    self._tried[kind] = departing(self.fans, prepare([x.clone() for x in inputs]))
+                    nodes = dict(enumerate(prepare([x.clone() for x in inputs])))
+                    self._tried[kind] = departing(self.fans, nodes), {k: x.to("meta") for k, x in nodes.items()}
                 except Exception as error:  # whatever candidates raise; NNI's pass, which follows, raises it again
-                    self._tried[kind] = f"a candidate raised {type(error).__name__}"
-        return self._tried[kind]
+                    self._tried[kind] = f"a candidate raised {type(error).__name__}", {}
+        why, self._nodes = self._tried[kind]
+        return why
+
+    def zeros(self, node: int, device: torch.device) -> Tensor:
+        """Return zeros like a node on the inputs that `refuses` was asked about last."""
+        return torch.zeros_like(self._nodes[node], device=device)
 
     def __str__(self) -> str:
         if self.refusal is not None:

@@ -1,23 +1,22 @@
-"""`BaLeNAS` under NNI's training-service engine: the search as a trial, then what it found as trials."""
+"""A `DistributionStrategy` under NNI's training-service engine: the search as a trial, then what it found as trials."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from nni.nas.execution import TrainingServiceExecutionEngine
 
 from balenas_plugin.adapters.nni.callbacks.checkpoint import require_checkpoint
+from balenas_plugin.adapters.nni.one_shot.example_batch import ExampleBatch
+from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.web.found import Found
 from balenas_plugin.adapters.nni.web.recipes import ScriptedSearch, weights_file
 from balenas_plugin.adapters.nni.web.submission import Submission
 from balenas_plugin.adapters.nni.web.trials import CandidateTrial, SearchTrial
 from balenas_plugin.selection.candidates import tell_fewer
-
-if TYPE_CHECKING:
-    from balenas_plugin.adapters.nni.strategies.strategy import BaLeNAS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +44,16 @@ class SearchInTrials:
         engine: of the experiment.
     """
 
-    def __init__(self, strategy: BaLeNAS, engine: TrainingServiceExecutionEngine) -> None:
+    def __init__(self, strategy: DistributionStrategy, engine: TrainingServiceExecutionEngine) -> None:
         self.strategy = strategy
         self.submission = Submission(engine)
         self.experiment = self.submission.experiment
         self.recipe = strategy.recipe or ScriptedSearch.of(
-            self.experiment.model_space, self.experiment.evaluator, _options(strategy), folder=self.submission.folder
+            self.experiment.model_space,
+            self.experiment.evaluator,
+            type(strategy).__name__,
+            _options(strategy),
+            folder=self.submission.folder,
         )
 
     def run(self) -> None:
@@ -88,16 +91,13 @@ class SearchInTrials:
             require_checkpoint(path)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             module.load_state_dict(checkpoint["state_dict"])
-            example = checkpoint.get(module.EXAMPLE)
+            example = checkpoint.get(ExampleBatch.KEY)
         module.adopt(found.posterior, example)
         self.strategy.ranked = None if found.ranking is None else list(found.ranking)
 
 
-def _options(strategy: BaLeNAS) -> dict[str, Any]:
+def _options(strategy: DistributionStrategy) -> dict[str, Any]:
     """Return the strategy's arguments."""
-    options = {field.name: getattr(strategy.options, field.name) for field in fields(strategy.options)}
-    return options | {
-        "selection": None if strategy.selection is None else asdict(strategy.selection),
-        "mutation_hooks": list(strategy.extra_mutation_hooks),
-        "candidate_trials": strategy.candidate_trials,
-    }
+    selection = None if strategy.selection is None else asdict(strategy.selection)
+    hooks = list(strategy.extra_mutation_hooks)
+    return {**strategy.arguments(), "selection": selection, "mutation_hooks": hooks}

@@ -27,7 +27,7 @@ from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.run.config_run import architecture_records, run_search
 from balenas_plugin.adapters.nni.run.reports import EpochReports
-from balenas_plugin.adapters.nni.strategies.strategy import BaLeNAS
+from balenas_plugin.adapters.nni.strategies.of_presets import strategy_class
 from balenas_plugin.adapters.nni.web.description import Description, Rebuilding
 from balenas_plugin.adapters.nni.web.found import Found
 from balenas_plugin.bayes.posterior import Posterior
@@ -124,6 +124,7 @@ class ScriptedSearch:
 
     Args:
         space, evaluator, strategy: their descriptions; the strategy's is of its options.
+        method: name of the strategy.
         script: the script that holds some of their classes.
         paths: where Python looked for modules.
         threads: of torch; the last digits depend on it.
@@ -136,6 +137,7 @@ class ScriptedSearch:
     space: Any
     evaluator: Any
     strategy: Any
+    method: str
     script: str | None
     paths: Sequence[str]
     threads: int
@@ -146,14 +148,15 @@ class ScriptedSearch:
 
     @classmethod
     def of(
-        cls, space: ModelSpace, evaluator: Lightning, options: Mapping[str, Any], *, folder: Path | None
+        cls, space: ModelSpace, evaluator: Lightning, method: str, options: Mapping[str, Any], *, folder: Path | None
     ) -> ScriptedSearch:
         """Describe a search before anything of it is changed.
 
         Args:
             space: as the user made it.
             evaluator: likewise.
-            options: of the strategy.
+            method: name of the strategy.
+            options: of it.
             folder: which the trial can read and write too; None on another machine.
 
         Raises:
@@ -164,10 +167,11 @@ class ScriptedSearch:
         documents = {
             "space": description.describe(space, "the model space"),
             "evaluator": description.describe(evaluator, "the evaluator"),
-            "strategy": {name: description.describe(value, f"BaLeNAS({name}=...)") for name, value in options.items()},
+            "strategy": {name: description.describe(value, f"{method}({name}=...)") for name, value in options.items()},
         }
         recipe = cls(
             **documents,
+            method=method,
             script=description.script,
             paths=[str(Path(path).resolve()) for path in sys.path],
             threads=torch.get_num_threads(),
@@ -200,7 +204,8 @@ class ScriptedSearch:
         checkpoint = SearchCheckpoint(folder / "checkpoints", run={"recipe": recipe})
         evaluator.trainer.callbacks.extend([reports, checkpoint])
         rebuilding = self._rebuilding(start)
-        strategy = BaLeNAS(**{name: rebuilding.make(value) for name, value in self.strategy.items()})
+        options = {name: rebuilding.make(value) for name, value in self.strategy.items()}
+        strategy = strategy_class(self.method)(**options)
         if start is not None:
             space.load_state_dict(start["weights"])
             set_random_states(start["random"])

@@ -21,7 +21,7 @@ from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.run.config_run import quiet
 from balenas_plugin.adapters.nni.run.processes import end_experiment, manager_processes
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy
-from balenas_plugin.adapters.nni.strategies.strategy import BaLeNAS
+from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.web.guard import LOOPBACK, hosts
 from balenas_plugin.adapters.nni.web.in_trials import TrainedCandidate
 from balenas_plugin.adapters.nni.web.manager import (
@@ -179,10 +179,10 @@ def _experiment(config: SearchConfig, folder: RunFolder, concurrency: int, ident
     data = load_search_data(config.data)  # here only to refuse bad input before anything is started
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
-    if not isinstance(strategy, BaLeNAS):
+    if not isinstance(strategy, DistributionStrategy):
         raise OptionError(
-            f"balenas ui searches with BaLeNAS, got strategy {config.strategy['name']}. NNI's page shows any strategy "
-            "as a trial: see configs/nni."
+            f"balenas ui searches with strategies of this package, and {config.strategy['name']} is one of NNI's. The "
+            "page shows it as a trial: see configs/nni."
         )
     evaluator = build_evaluator(config, data, folder, [])
     if evaluator.trainer.world_size > 1:
@@ -191,7 +191,7 @@ def _experiment(config: SearchConfig, folder: RunFolder, concurrency: int, ident
             "`balenas search` uses several."
         )
     nni_config = NasExperimentConfig("ts", "raw", "local", trial_concurrency=concurrency)
-    nni_config.experiment_name = f"BaLeNAS {config.name}"
+    nni_config.experiment_name = f"{config.strategy['name']} {config.name}"
     nni_config.experiment_working_directory = folder.path / "nni"
     nni_config.log_level = "warning"
     nni_config._trial_command_params = {"envs": "PYTHONWARNINGS=ignore"}

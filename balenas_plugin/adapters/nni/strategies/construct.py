@@ -1,4 +1,4 @@
-"""Call a constructor with options from a config: unknown names, wrong types and refusals become one clear error."""
+"""Call a constructor with options from a config: what it refuses becomes one clear error."""
 
 from __future__ import annotations
 
@@ -9,38 +9,20 @@ from typing import Any
 import pytorch_lightning as pl
 
 from balenas_plugin.errors import BalenasError, OptionError, quoted
-from balenas_plugin.validation import require_keys
 
 
-def construct(
-    what: str,
-    factory: Callable[..., Any],
-    arguments: Mapping[str, Any],
-    *positional: Any,
-    inherited: Mapping[str, inspect.Parameter] | None = None,
-) -> Any:
+def construct(what: str, factory: Callable[..., Any], arguments: Mapping[str, Any], *positional: Any) -> Any:
     """Return ``factory(*positional, **arguments)``.
 
     Args:
         what: what is being made, for messages.
         factory: a class or function.
-        arguments: from the config.
+        arguments: from the config, checked.
         positional: not from the config.
-        inherited: further parameters, which `factory` takes through **kwargs; without them **kwargs takes anything.
 
     Raises:
-        OptionError: an option is unknown, of a wrong type, or refused.
+        OptionError: the arguments are refused.
     """
-    own = inspect.signature(written_init(factory)).parameters
-    parameters = {**(inherited or {}), **own}
-    if inherited is not None or all(p.kind is not p.VAR_KEYWORD for p in own.values()):
-        named = (n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
-        require_keys(what, arguments, [name for name in named if name not in ("self", "params")])
-    for name, value in arguments.items():
-        default = parameters[name].default if name in parameters else None
-        number = isinstance(default, int | float) and not isinstance(default, bool)
-        if number and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise OptionError(f"{what}: {name} must be a number, got {quoted(value)}")
     try:
         return factory(*positional, **arguments)
     except BalenasError:

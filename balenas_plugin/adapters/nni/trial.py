@@ -1,4 +1,4 @@
-"""A search as a trial of any NNI experiment: ``python -m balenas_plugin.adapters.nni.run.trial CONFIG.yml``.
+"""A search as a trial of any NNI experiment: ``python -m balenas_plugin.adapters.nni.trial CONFIG.yml``.
 
 NNI's parameters are options of the config by their dotted names (``strategy.num_mc_samples``), so a search space in
 an experiment's YAML file compares whatever `balenas search` can be told. After every epoch the trial reports the
@@ -75,7 +75,7 @@ def as_overrides(parameters: Mapping[str, Any]) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the trial; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m balenas_plugin.adapters.nni.run.trial", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m balenas_plugin.adapters.nni.trial", description=__doc__)
     parser.add_argument("config", type=Path, metavar="CONFIG.yml", help="what to search, on what, how (see configs/)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="A.B=VALUE", dest="overrides", help="override one option"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.supernets.fusion_plan import Planned
 from balenas_plugin.restoring import random_numbers_restored, restored
+from balenas_plugin.search.mixing import MixingWeights, mixing_of
 
 _logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ class CompiledForward:
         keeps_gradients: whether gradients of one pass are used after the next (second order): CUDA graphs would
             overwrite them.
         tell: whether to say what cannot be done; of several processes one does.
-        mixing: returns the mixing weights of the current pass, which its backward reaches besides the parameters.
+        mixing: has the mixing weights of the current pass, which its backward reaches besides the parameters. A pass
+            of drawn candidates alone is not compiled: the next one draws others.
     """
 
     def __init__(
@@ -42,10 +44,10 @@ class CompiledForward:
         *,
         keeps_gradients: bool = False,
         tell: bool = True,
-        mixing: Callable[[], list[Tensor]] = list,
+        mixing: MixingWeights | None = None,
     ) -> None:
         self._tell = tell
-        self._mixing = mixing
+        self._mixing = mixing or mixing_of(network)
         why = "this is not a GPU" if not _on_gpu(network) else 'order="second" keeps gradients over several passes'
         self.graphs = mode != "default" and _on_gpu(network) and not keeps_gradients
         if mode != "default" and not self.graphs and tell:
@@ -69,7 +71,9 @@ class CompiledForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's output."""
-        trained = sum(p.requires_grad for p in (*self._network.parameters(), *self._mixing()))
+        if self._mixing.draws_paths:
+            return self._eager(*args, **kwargs)
+        trained = sum(p.requires_grad for p in (*self._network.parameters(), *self._mixing.used_tensors()))
         plans = [m.plan() for m in self._network.modules() if isinstance(m, Planned)]  # new ones are not compiled
         mode = torch.is_grad_enabled(), *plans
         key = (self._network.training, mode, trained, *(_shape(value) for value in args))
@@ -91,7 +95,9 @@ class CompiledForward:
                 output = self._compiled(*args, **kwargs)
                 losses = [value.sum() for value in _tensors(output) if value.requires_grad]
                 if losses:
-                    trained = [p for p in (*self._network.parameters(), *self._mixing()) if p.requires_grad]
+                    trained = [
+                        p for p in (*self._network.parameters(), *self._mixing.used_tensors()) if p.requires_grad
+                    ]
                     torch.autograd.grad(losses, trained, allow_unused=True)
             except Exception as error:  # whatever the compiler's many parts raise
                 self._give_up(error)

@@ -1,0 +1,155 @@
+"""The options of a search that any distribution shares, validated once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
+
+from balenas_plugin.errors import OptionError
+from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, options
+from balenas_plugin.search import Order
+from balenas_plugin.search.algorithm import (
+    ClippedWith,
+    FiniteDifference,
+    FirstStep,
+    GradientOrder,
+    Levels,
+    WeightStep,
+)
+from balenas_plugin.selection.proxy_selection import Selection
+
+
+@options(called="the search")
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Options of a search, whatever distribution it learns.
+
+    Args:
+        first: "architecture" or "weights": which step an iteration begins with.
+        architecture_every: an architecture step every so many iterations.
+        levels: 2, a batch for each step; or 1, both from one draw on the training batch.
+        mc_batches: "full" shows the whole validation batch to each of the M draws; "split" shows each draw its own M-th
+            part, so that a step costs what it does at M = 1. A batch of less than 2 M examples is not split.
+        order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
+        finite_difference: for order "second": "central" as in the reference, or "one-sided" with one evaluation less.
+        arc_learning_rate: learning rate of the distribution, for logits in logits per step.
+        weight_step_alpha: "mean", or "sample" to train the weights at a draw.
+        warmup_epochs: epochs at the start without architecture steps.
+        gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
+        clip_with: which gradients count in that norm, see `balenas_plugin.search.Order`.
+        penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments.
+        log_prob_every_n_step: log probabilities and the entropy every so many steps.
+        validate_every_n_epochs: validate at the mean every so many epochs; 1: the trainer's number; 0 never validates.
+        fused: compute the candidates of mixed operations together where they are understood (see `fusion_report`).
+        channels_last: keep image tensors in channels-last memory. None: on a CPU and where a GPU computes in 16 bits,
+            if the network allows it.
+        compile: run the network's forward and backward through torch.compile: True, or a mode of it ("reduce-overhead"
+            and "max-autotune" capture CUDA graphs on a GPU). What cannot be compiled runs as it is, after a message.
+        selection: how `list_models` ranks what was found: "synflow" for the paper's BaLeNAS-TF, another of
+            `NAMED_SELECTIONS`, a `ProxySelection` (or a dict of its options); None for the order of probability.
+        candidate_trials: in an experiment with NNI's training-service engine, and so with its web page, the search is a
+            trial; so many of the best architectures it finds then become trials of their own.
+        candidate_epochs: train each of them so long, from scratch (`trained` has the results); 0 only reports what the
+            search knows of them.
+
+    Raises:
+        OptionError: an option has a wrong type or is out of range.
+    """
+
+    mc_batches: Literal["full", "split"] = "full"
+    first: FirstStep = "architecture"
+    architecture_every: PositiveInt = 1
+    levels: Levels = 2
+    order: GradientOrder = "first"
+    finite_difference: FiniteDifference = "central"
+    weight_step_alpha: WeightStep = "mean"
+    warmup_epochs: NonNegativeInt = 0
+    arc_learning_rate: Positive = 3e-4
+    gradient_clip_val: Positive | None = None
+    clip_with: ClippedWith = "weights"
+    penalty: Mapping[str, Any] | ExpectationProfilerPenalty | None = None
+    log_prob_every_n_step: PositiveInt = 10
+    validate_every_n_epochs: NonNegativeInt = 1
+    fused: bool = True
+    channels_last: bool | None = None
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
+    selection: Selection = None
+    candidate_trials: NonNegativeInt = 10
+    candidate_epochs: NonNegativeInt = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "penalty", _penalty(self.penalty))
+        self.update_order()
+        if self.levels == 1 and self.penalty is not None:
+            raise OptionError("a penalty is part of the architecture step, and levels: 1 has none of its own")
+
+    @property
+    def compile_mode(self) -> str | None:
+        """One of torch.compile's modes, or None not to compile."""
+        return ("default" if self.compile else None) if isinstance(self.compile, bool) else self.compile
+
+    def update_order(self) -> Order:
+        """Return which level is updated when, for Algorithm 1."""
+        return Order(
+            first=self.first,
+            architecture_every=self.architecture_every,
+            levels=self.levels,
+            order=self.order,
+            finite_difference=self.finite_difference,
+            weight_step=self.weight_step_alpha,
+            warmup_epochs=self.warmup_epochs,
+            clip_with=self.clip_with,
+        )
+
+
+def require_search_epochs(warmup_epochs: float, epochs: int | None) -> None:
+    """Raise OptionError unless epochs are left to search in after the warm-up; None or -1 epochs never end."""
+    if epochs is not None and 0 < epochs <= warmup_epochs:
+        raise OptionError(
+            f"warmup_epochs must be less than the number of epochs, {epochs}, or nothing is searched; got "
+            f"{warmup_epochs}. Lower it, or search for more epochs."
+        )
+
+
+def require_clipping_once(gradient_clip_val: float | None, trainer: Any) -> None:
+    """Raise OptionError if the strategy and the trainer clip gradients at different values."""
+    if gradient_clip_val is not None and trainer.gradient_clip_val not in (None, gradient_clip_val):
+        raise OptionError(
+            f"the strategy has gradient_clip_val={gradient_clip_val}, but the trainer {trainer.gradient_clip_val}: "
+            "give one of them"
+        )
+
+
+def validation_interval(options: SearchOptions, trainer: Any) -> int | None:
+    """Return every how many epochs to validate: the strategy's number or the trainer's, whichever is not 1.
+
+    None: the trainer counts batches over all epochs (val_check_interval).
+
+    Raises:
+        OptionError: they contradict each other.
+    """
+    own, trainers = options.validate_every_n_epochs, trainer.check_val_every_n_epoch
+    if own == 1:
+        return trainers
+    if trainers not in (1, own):
+        raise OptionError(
+            f"the strategy has validate_every_n_epochs={own}, but the trainer check_val_every_n_epoch={trainers}: give "
+            "one of them"
+        )
+    return own
+
+
+OPTION_NAMES = tuple(field.name for field in fields(SearchOptions))
+
+
+def _penalty(given: Any) -> ExpectationProfilerPenalty | None:
+    """Return NNI's penalty, made of a dict of its arguments if need be."""
+    if isinstance(given, dict):
+        try:
+            return ExpectationProfilerPenalty(**given)
+        except TypeError as error:
+            raise OptionError(f"penalty does not fit NNI's ExpectationProfilerPenalty: {error}") from error
+    return given
