@@ -18,6 +18,7 @@ from balenas_plugin.diagnostics.diagnostics_options import DiagnosticsOptions, D
 from balenas_plugin.errors import OptionError, quoted
 from balenas_plugin.files import read_text
 from balenas_plugin.options import NonNegative, PositiveInt, Schema, Seed, declared_options, read_options
+from balenas_plugin.search_spaces import DEFAULT_SPACE
 
 DEFAULT_OPTIMIZER = {"name": "SGD", "lr": 0.025, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 
@@ -71,7 +72,7 @@ class Schedule:
     min_lr: NonNegative = 0.0
 
 
-_Space = Annotated[Mapping[str, Any], Part({"name": "NasBench201"})]
+_Space = Annotated[Mapping[str, Any], Part({"name": DEFAULT_SPACE})]
 _Strategy = Annotated[Mapping[str, Any], Part({"name": "BaLeNAS"})]
 _Optimizer = Annotated[Mapping[str, Any], Part(DEFAULT_OPTIMIZER)]
 _Schedule = Annotated[
@@ -142,7 +143,7 @@ class SearchConfig:
 
     name: _Name
     seed: Seed = 0
-    space: _Space = field(default_factory=lambda: {"name": "NasBench201"})
+    space: _Space = field(default_factory=lambda: {"name": DEFAULT_SPACE})
     data: DataConfig = field(default_factory=DataConfig)
     strategy: Annotated[Mapping[str, Any], Part({"name": "BaLeNAS"})] = field(
         default_factory=lambda: {"name": "BaLeNAS"}

@@ -21,7 +21,7 @@ from torch import Tensor
 from balenas_plugin.bayes.conditional import Conditional, ConditionalOutcomes
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.ranking import Listed, Outcome, Outcomes, Translated, iterate_best_first
-from balenas_plugin.bayes.strongest import StrongestEdges
+from balenas_plugin.bayes.strongest import StrongestEdges, counted_edges
 
 if TYPE_CHECKING:
     from balenas_plugin.bayes.laws import Law
@@ -159,8 +159,9 @@ class CellNode:
     def outcomes(self, posterior: Posterior) -> Outcomes:
         """Return the tuples of (input, operation index) with their log-probabilities."""
         laws = [posterior.laws[label][: len(self.op_names)] for label in self.labels]
-        comparable = laws[0].comparable or len(laws) == self.num_ops  # if all edges are kept, none are compared
-        if self.num_ops <= len(laws) and comparable:
+        if self.num_ops < len(laws) and not laws[0].comparable:
+            return counted_edges(self._logits(posterior.draws(self.labels, _DRAWS)), self.num_ops)
+        if self.num_ops <= len(laws):  # if all edges are kept, none are compared
             return StrongestEdges(laws, self.num_ops)
         if len(laws) == 1 and self.num_ops <= len(self.op_names):
             sets = _top_sets(laws[0], self.num_ops)
@@ -188,7 +189,7 @@ class CellNode:
 
     def _logits(self, by_label: Logits) -> list[Tensor]:
         # NNI's cells have one more logit, "edge not chosen", which its export (and so this) never takes
-        return [by_label[label][: len(self.op_names)] for label in self.labels]
+        return [by_label[label][..., : len(self.op_names)] for label in self.labels]
 
 
 def counted_outcomes(decision: Decision, posterior: Posterior) -> Listed:

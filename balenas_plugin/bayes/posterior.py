@@ -18,6 +18,7 @@ from torch import Tensor
 
 from balenas_plugin.bayes.decisions import Architectures, Decision, OneOf
 from balenas_plugin.bayes.laws import Law, NormalLaw, law_named
+from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.errors import FileFormatError, SpaceError, nearest
 from balenas_plugin.files import read_text, write_text_atomically
 
@@ -219,6 +220,12 @@ class Posterior:
             noise: returns standard normal noise of a tensor's shape; called once per label, in label order.
         """
         return {label: law.at_noise(noise(law.location)) for label, law in self.laws.items()}
+
+    def draws(self, labels: Sequence[str], count: int) -> dict[str, Tensor]:
+        """Return the scores of some labels in many draws, shape (count, K) each: the same every time."""
+        noise = SeededNoise(0)
+        locations = {label: self.laws[label].location for label in labels}
+        return {k: self.laws[k].at_noise(noise(at.new_empty(count, len(at)))) for k, at in locations.items()}
 
     def entropy(self) -> float:
         """Return the entropy in nats, summed over the labels.

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from balenas_plugin.bayes.laws import Law, joined
 from balenas_plugin.bayes.order_statistics import AT_ONCE, log_tail_integral, quadrature
+from balenas_plugin.bayes.ranking import Listed
 
 Entry = tuple[int, int]
 """(edge, operation): one operation on one incoming edge of a node."""
@@ -156,3 +157,20 @@ class StrongestEdges:
             weakest = (kept @ self._hazard).log()
             found.append(torch.logsumexp(kept @ self._above + left @ self._below + weakest + self._log_weight, -1))
         return torch.cat(found)
+
+
+def counted_edges(edges: Sequence[Tensor], n: int) -> Listed:
+    """Return outcome -> log of its share among draws: for scores of edges that are not independent.
+
+    Args:
+        edges: drawn scores of each edge's operations, shape (draws, K).
+        n: number of edges kept.
+    """
+    strength, operation = (torch.stack(each, -1) for each in zip(*(scores.max(-1) for scores in edges), strict=True))
+    kept = strength.topk(n).indices.sort(-1).values
+    outcomes = torch.stack([kept, operation.gather(-1, kept)], -1)
+    different, counts = torch.unique(outcomes, dim=0, return_counts=True)
+    shares = (counts.double() / len(outcomes)).log().tolist()
+    return Listed(
+        (tuple(map(tuple, entries)), value) for entries, value in zip(different.tolist(), shares, strict=True)
+    )

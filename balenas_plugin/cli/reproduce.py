@@ -62,7 +62,7 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
     reproduce.add_argument(
         "--jobs", type=int, metavar="J", help="searches at a time (as many as fit the cores; at paper scale 1)"
     )
-    reproduce.add_argument("--table", type=Path, help="NAS-Bench-201 ground truth (default: in BALENAS_DATA)")
+    reproduce.add_argument("--table", type=Path, help="ground truth (default: in BALENAS_DATA)")
     reproduce.add_argument("--resume", action="store_true", help="go on with the searches that are in --output")
     reproduce.set_defaults(run_command=_reproduce)
 

@@ -42,7 +42,7 @@ def _ui(options: argparse.Namespace) -> int:
 
     checked("--concurrency", options.concurrency, PositiveInt)
     if options.config is not None:
-        require_config(options.config)
+        options.config = require_config(options.config)
     from balenas_plugin.config import load_config
     from balenas_plugin.run_folder.location import new_run_folder, resumed_run_folder
     from balenas_plugin.signals import stopped_by_signals

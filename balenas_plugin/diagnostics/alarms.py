@@ -32,18 +32,21 @@ class Alarm:
         return asdict(self)
 
 
-def alarms_of(records: Sequence[Record], options: DiagnosticsOptions, *, warmup_epochs: int = 0) -> list[Alarm]:
+def alarms_of(
+    records: Sequence[Record], options: DiagnosticsOptions, *, warmup_epochs: int = 0, has_posterior: bool = False
+) -> list[Alarm]:
     """Return the alarms that hold after the last of `records`.
 
     Args:
         records: of all epochs so far, in order.
         options: for the rule on the eigenvalue.
         warmup_epochs: at the start, in which logits are not meant to move.
+        has_posterior: whether that of an earlier epoch can be exported.
     """
     searched = _after(warmup_epochs, records)
     found = [
         _not_finite(records[-1]),
-        _skips(searched),
+        _skips(searched, has_posterior),
         _rising(searched, options),
         _standing_still(searched, options.window),
     ]
@@ -101,13 +104,13 @@ def _not_finite(record: Record) -> Alarm | None:
     )
 
 
-def _skips(records: Sequence[Record]) -> Alarm | None:
+def _skips(records: Sequence[Record], has_posterior: bool) -> Alarm | None:
     ratios = [record.get("skip_ratio") for record in records[-2:]]  # of one epoch alone, it may be chance
     if len(ratios) < 2 or any(ratio is None or ratio <= MAX_SKIP_RATIO for ratio in ratios):
         return None
     ratio = ratios[-1]
     earlier = " An earlier epoch may hold a better architecture"
-    earlier += ": balenas export RUN_DIR --epoch N." if "precision" in records[-1] else "."
+    earlier += ": balenas export RUN_DIR --epoch N." if has_posterior else "."
     return Alarm(
         kind="skips",
         message=f"{ratio:.0%} of the chosen operations are skip connections: the search is collapsing. Networks with "

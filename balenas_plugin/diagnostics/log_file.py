@@ -7,6 +7,7 @@ First line::
 
     format, version     "balenas-diagnostics", 1
     strategy            name of the search module's class
+    distribution        name of what is learned; "softmax" of NNI's own strategies
     choices             label -> names of the candidates
     kinds               label -> kind of each candidate: none, skip, parameter-free, parametric
     options             of the diagnostics

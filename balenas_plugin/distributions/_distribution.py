@@ -34,7 +34,7 @@ class Draw:
         outputs: label -> what gradients go back through, shape (K,).
         values: label -> the weights themselves where they differ from `outputs` (a one-hot draw); else `outputs`.
         chosen: label -> index of the only candidate that has to be computed; empty where all are.
-        others: how candidates that are not computed take part, a word of `mixed_ops.drawn_path.Others`; None leaves it
+        others: how candidates that are not computed take part, see `mixed_ops.drawn_path`; None leaves it
             to the mixed operation.
         logits: label -> what a module that reads the parameter itself must find there, shape (K,); empty where that is
             the parameter as it is.
@@ -141,8 +141,8 @@ class Distribution(ABC):
 
     def mean(self) -> Draw:
         """Return the mean weights: what validation sees."""
-        with torch.no_grad():
-            return Draw({}, {label: self.masked(label, self.mean_weights(p)) for label, p in self.parameters.items()})
+        leaves = self._leaves()
+        return Draw(leaves, {label: self.masked(label, self.mean_weights(p)) for label, p in leaves.items()})
 
     def masked(self, label: str, weights: Tensor) -> Tensor:
         """Return weights with those of dropped choices at 0, adding up to 1 again."""
@@ -239,8 +239,9 @@ class Distribution(ABC):
         By default each choice is as probable as draws show (`counted_probabilities`). A member that knows the law of
         its draws says it here: probabilities are then exact, and sets of choices as probable as its draws make them.
         """
-        total = {label: scores.double().logsumexp(-1) for label, scores in self.scores().items()}
-        return {label: GumbelLaw(p.log() + total[label].cpu()) for label, p in self.counted_probabilities().items()}
+        log_p = {label: p.log() for label, p in self.counted_probabilities().items()}
+        scores = self.scores()
+        return {k: GumbelLaw((log_p[k].to(s.device) + s.double().logsumexp(-1)).to(s.dtype)) for k, s in scores.items()}
 
     def posterior(
         self, choices: Mapping[str, Sequence[str]] | None = None, decisions: Sequence[Decision] | None = None
@@ -266,7 +267,7 @@ class Distribution(ABC):
     def counted_probabilities(self) -> dict[str, Tensor]:
         """Return label -> share of draws in which each choice has the largest weight, shape (K,), float64.
 
-        16,384 draws (2,048 of a `draw` that cannot make them at once), the same each time; those that the search
+        16,384 draws (1,024 of a `draw` that cannot make them at once), the same each time; those that the search
         makes are as without them. Half a draw is added to each choice that was not dropped, so that none is impossible.
         """
         counts = {label: mask.double().cpu() / 2 for label, mask in self.mask.items()}
@@ -313,7 +314,7 @@ class Distribution(ABC):
         self._find_reduced()
 
 
-_COUNTED, _COUNTED_ONE_BY_ONE = 16_384, 2_048
+_COUNTED, _COUNTED_ONE_BY_ONE = 16_384, 1_024
 
 
 def _on_simplex(weights: Tensor) -> bool:

@@ -224,7 +224,7 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
         yield "architecture", notation_of(found)
     probability = number(found.get("probability"))
     if probability is not None:
-        yield "its probability", f"{probability:.3g} under the posterior"
+        yield "its probability", f"{probability:.3g}, by what the search has learned"
     for dataset, name in _DATASETS.items():
         truth = number(at(found, ("ground_truth", "values", dataset, "test_accuracy")))
         rank = number(at(found, ("ground_truth", "rank", dataset)))

@@ -42,7 +42,7 @@ def probability_pictures(run: RunData) -> Iterator[Picture]:
 
 
 def logit_pictures(run: RunData) -> Iterator[Picture]:
-    """Yield one picture a choice: the posterior mean of each logit, within one sigma where there is a posterior."""
+    """Yield one picture a choice: what its candidates rank by, within one sigma where it is the mean of a Gaussian."""
     for label, names in choices_of(run):
         lines: list[Line] = []
         for k, name in enumerate(names):
@@ -61,10 +61,14 @@ def logit_pictures(run: RunData) -> Iterator[Picture]:
                 name=f"logits {label}",
                 title=label,
                 caption="",
-                alt=f"Logits of {label}, posterior mean and sigma. {_described(lines, '{:.2f}')}",
+                alt=f"Logits of {label}{_with_sigma(lines)}. {_described(lines, '{:.2f}')}",
                 draw=strip_chart(lines, unit="logit"),
                 size=(_SMALL[0], 0.9 + 0.55 * len(lines)),
             )
+
+
+def _with_sigma(lines: Sequence[Line]) -> str:
+    return ", mean and sigma" if any(line.low is not None for line in lines) else ""
 
 
 def choices_of(run: RunData) -> list[tuple[str, list[str]]]:
@@ -120,7 +124,7 @@ def _accuracy(run: RunData) -> Picture | None:
     return Picture(
         name="accuracy",
         title="Accuracy of the supernet",
-        caption="All candidates together, at the posterior mean. It says how well the supernet is trained, not how "
+        caption="All candidates together, by their mean weights. It says how well the supernet is trained, not how "
         "good the architecture is.",
         alt=_described(lines, "{:.1f} %"),
         draw=line_chart(lines, unit="percent"),

@@ -11,10 +11,10 @@ import torch
 
 from balenas_plugin.config import SearchConfig, read_yaml
 from balenas_plugin.errors import OptionError, nearest
+from balenas_plugin.files import CONFIGS
 from balenas_plugin.machine import room_for_searches
 from balenas_plugin.options import PositiveInt, declared_options, read_options
 
-FOLDER = Path(__file__).resolve().parents[1] / "configs" / "reproduce"
 SCALES = ("small", "paper")
 
 
@@ -87,7 +87,7 @@ def load_scale(name: str) -> Scale:
     Raises:
         OptionError: there is no such scale, or its file is malformed.
     """
-    path = FOLDER / f"{name}.yml" if name in SCALES else Path(name)
+    path = CONFIGS / "reproduce" / f"{name}.yml" if name in SCALES else Path(name)
     if name not in SCALES and path.suffix not in (".yml", ".yaml"):
         raise OptionError(
             f"--scale must be {' or '.join(SCALES)}, or a .yml file like theirs, got {name!r}{nearest(name, SCALES)}"

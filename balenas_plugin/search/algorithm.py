@@ -164,10 +164,7 @@ class Search:
                     )
             labels = list(draw.weights)
             draw.direct = _present(labels, found[len(labels) :])
-            gradients = _present(labels, found[: len(labels)])
-            for label in draw.chosen:  # of a sum with zeros for what was not computed
-                gradients.setdefault(label, torch.zeros_like(draw.weights[label]))
-            return loss.detach(), gradients
+            return loss.detach(), _in_the_weights(draw, found)
 
         try:
             return self.distribution.update(evaluate)
@@ -194,7 +191,7 @@ class Search:
                 loss = host.step_weights(list)
             if loss is None:
                 raise SkippedStep
-            return loss, _present(list(draw.weights), host.average([w.grad for w in draw.weights.values()]))
+            return loss, _in_the_weights(draw, host.average([w.grad for w in draw.weights.values()]))
 
         try:
             loss = self.distribution.update(evaluate)
@@ -213,3 +210,10 @@ class Search:
 
 def _present(labels: Sequence[str], gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:
     return {label: g for label, g in zip(labels, gradients, strict=True) if g is not None}
+
+
+def _in_the_weights(draw: Draw, found: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    """Return label -> gradient in the weights; of what a drawn path does not reach, 0, as in a sum over all."""
+    labels = list(draw.weights)
+    unreached = {label: torch.zeros_like(draw.weights[label]) for label in draw.chosen}
+    return {**unreached, **_present(labels, found[: len(labels)])}

@@ -17,12 +17,9 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMix
 from nni.nas.space import RawFormatModelSpace
 from torch import Tensor, nn
 
-from balenas_plugin import BaLeNAS
-from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
+from balenas_plugin import GDAS, BaLeNAS
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.distributions import Draw
-from balenas_plugin.distributions.gumbel import HardGumbelSoftmax
-from balenas_plugin.search import Order, Search
 from balenas_plugin.search.mixing import mixing_of
 
 from . import spaces
@@ -163,30 +160,10 @@ def candidates(model: nn.Module, draw: Draw) -> Iterator[tuple[nn.Module, bool]]
                         yield operation, draw.chosen[f"{module.label}/{target}_{source}"] == k
 
 
-class Drawing(BaLeNAS):
-    """A search with hard Gumbel draws, weights first."""
-
-    def configure_oneshot_module(self, training_module: Any) -> DistributionModule:
-        class Module(DistributionModule):
-            def make_distribution(self, parameters: Mapping[str, nn.Parameter], *, seed: int) -> HardGumbelSoftmax:
-                return HardGumbelSoftmax(parameters, seed=seed)
-
-        module = Module(training_module, self.options)
-        configure = module.configure_architecture_optimizers
-
-        def configured() -> torch.optim.Optimizer:
-            optimizer = configure()
-            module._search = Search(module.distribution, Order(first="weights", weight_step="sample"))
-            return optimizer
-
-        module.configure_architecture_optimizers = configured  # type: ignore[method-assign]
-        return module
-
-
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_search_draws_for_each_step_and_trains_what_is_drawn(fused: bool, tmp_path: Any) -> None:
     torch.manual_seed(0)
-    strategy = Drawing(fused=fused, num_mc_samples=1, validate_every_n_epochs=0, channels_last=False)
+    strategy = GDAS(fused=fused, validate_every_n_epochs=0, channels_last=False)
     evaluator = classification(tmp_path, max_epochs=1, **loaders(train=24, val=24, shape=IMAGE))
     strategy.initialize(
         RawFormatModelSpace(NasBench201(4, 1, num_labels=spaces.CLASSES), evaluator), SequentialExecutionEngine()

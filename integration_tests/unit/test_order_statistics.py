@@ -158,7 +158,7 @@ def rows_of(quantities):
 
 def test_many_choices_have_the_probabilities_of_quadrature_with_every_ones_own_segments(monkeypatch):
     found = [log_win_probability(mean, std) for _, mean, std in rows_of(100)]
-    monkeypatch.setattr("balenas_plugin.bayes.laws._WITH_ENDS_OF_THEIR_OWN", 100)
+    monkeypatch.setattr("balenas_plugin.bayes.laws.normal._WITH_ENDS_OF_THEIR_OWN", 100)
     for (name, mean, std), many in zip(rows_of(100), found, strict=True):
         few = log_win_probability(mean, std)
         torch.testing.assert_close(many.exp(), few.exp(), rtol=0, atol=1e-13, msg=name)

@@ -39,8 +39,8 @@ def test_draws_do_not_depend_on_the_order_of_labels():
 
 
 def test_draws_have_the_posterior_moments():
-    posterior, noise = example(torch.float64), SeededNoise(0)
-    draws = torch.stack([posterior.sample(noise)["b"] for _ in range(20_000)])
+    posterior = example(torch.float64)
+    draws = posterior.draws("b", 20_000)["b"]
     torch.testing.assert_close(draws.mean(0), posterior.mean["b"], atol=0.03, rtol=0)
     torch.testing.assert_close(draws.std(0), posterior.std["b"], atol=0.03, rtol=0)
 

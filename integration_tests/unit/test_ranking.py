@@ -12,12 +12,12 @@ import torch
 
 from balenas_plugin.bayes import Posterior, SeededNoise
 from balenas_plugin.bayes.decisions import Architectures
+from balenas_plugin.distributions import get_distribution, list_distributions
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.proxies import rank_value, score
-from balenas_plugin.search_spaces import build_network, from_nni, parse
-from balenas_plugin.search_spaces.nasbench201 import SharedWeights
+from balenas_plugin.search_spaces.nasbench201 import NasBench201Space, SharedWeights, build_network, from_nni, parse
 from balenas_plugin.search_spaces.nasbench201.synflow import log_synflow
-from balenas_plugin.selection import NasBench201Space, ProxySelection, rank
+from balenas_plugin.selection import ProxySelection, rank
 from balenas_plugin.signals import stopped_by_signals
 
 SPACE = NasBench201Space(channels=4, cells_per_stage=1, image_size=16)
@@ -45,6 +45,20 @@ def test_draws_are_discretised_deduplicated_and_counted():
     for r in ranked:
         assert r.log_probability == pytest.approx(architectures.describe(r.choices).log_probability)
         assert r.probability == pytest.approx(math.prod(r.winning_probability.values()), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", list_distributions())
+def test_candidates_of_every_distribution_are_ranked(name):
+    generator = torch.Generator().manual_seed(1)
+    parameters = {label: torch.randn(5, generator=generator) for label in example().labels}
+    posterior = get_distribution(name)(parameters).posterior()
+    drawn = rank(posterior, SPACE, ProxySelection(n=5, proxy="params"))
+    assert sum(r.times_drawn for r in drawn) == 5
+    enumerated = rank(posterior, SPACE, ProxySelection(n=5, proxy="params", candidates="enumerate"))
+    assert len(enumerated) == 5
+    for r in (*drawn, *enumerated):
+        assert r.log_probability == pytest.approx(sum(math.log(p) for p in r.winning_probability.values()), rel=1e-9)
+    assert max(r.log_probability for r in enumerated) >= max(r.log_probability for r in drawn)
 
 
 def test_enumerated_candidates_are_the_most_probable():

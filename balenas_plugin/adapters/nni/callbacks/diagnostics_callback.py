@@ -37,7 +37,7 @@ class Diagnostics(SearchCallback):
         path: of the file; an older one there is replaced when training starts.
         options: `DiagnosticsOptions`, or a dict of them.
         seed: of the draws and of whatever else is random in the measurements.
-        table: NAS-Bench-201's, for the ground truth; None looks in the folder that BALENAS_DATA names.
+        table: of the space's benchmark, for the ground truth; None looks in the folder that BALENAS_DATA names.
     """
 
     def __init__(
@@ -122,7 +122,8 @@ class Diagnostics(SearchCallback):
             record.update(self._curvature(trainer, module))
         records = [*self.records, record]
         warmup = int(getattr(module, "warmup_epochs", 0))
-        alarms = alarms_of(records, self.options, warmup_epochs=warmup)
+        learned = isinstance(module, DistributionModule)
+        alarms = alarms_of(records, self.options, warmup_epochs=warmup, has_posterior=learned)
         if alarms:
             record["alarms"] = [alarm.to_dict() for alarm in alarms]
         reason = stop_reason(records, self.options, warmup_epochs=warmup)

@@ -48,7 +48,8 @@ from balenas_plugin.errors import OptionError, SpaceError, quoted
 from balenas_plugin.options import given_options, joined_options, summary
 from balenas_plugin.presets import Preset
 from balenas_plugin.search import Search
-from balenas_plugin.selection import ProxySelection, RankedArchitecture, Space, rank
+from balenas_plugin.search_spaces import SearchSpace
+from balenas_plugin.selection import ProxySelection, RankedArchitecture, rank
 from balenas_plugin.selection.candidates import tell_fewer
 
 
@@ -340,7 +341,7 @@ class DistributionStrategy(SearchStrategy):
         supernet = self._trained_supernet(space) if selection.needs_supernet else None
         return {"space": space, "selection": selection, "inputs": inputs, "targets": targets, "supernet": supernet}
 
-    def _trained_supernet(self, space: Space) -> TrainedSupernet:
+    def _trained_supernet(self, space: SearchSpace) -> TrainedSupernet:
         if self._trials is not None:
             raise OptionError(
                 "the search ran in a trial, and the supernet's weights are there: give the selection to the strategy, "

@@ -31,6 +31,7 @@ from balenas_plugin.bayes.decisions import (
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.ranking import Listed, Outcome
 from balenas_plugin.restoring import restored
+from balenas_plugin.search_spaces import space_of
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,15 @@ def exported(module: BaseOneShotLightningModule) -> Sample:
 def decisions_of(model: nn.Module) -> list[Decision]:
     """Return the independent decisions of a supernet; a label that several modules share is decided once.
 
-    Decisions that depend on each other for whether they make a difference come as one.
+    Decisions that depend on each other for whether they make a difference come as one. A space that says itself how its
+    architecture parameters are discretised is asked.
     """
+    labels = {id(alpha): label for label, alpha in architecture_parameters(model).items()}
+    own_rule = space_of(model).decisions
+    if own_rule and {label for decision in own_rule for label in decision.labels} == set(labels.values()):
+        return list(own_rule)
     found: dict[tuple[str, ...], Decision] = {}
     keys: dict[nn.Module, list[tuple[str, ...]]] = {}
-    labels = {id(alpha): label for label, alpha in architecture_parameters(model).items()}
     for name, module in supernet_modules(model):
         own = labelled_alphas(module, name)
         unique = {local: labels[id(alpha)] for local, alpha in own.items()}
