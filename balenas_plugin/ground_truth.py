@@ -5,42 +5,62 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from balenas_plugin.benchmarks import RANKED_BY, Benchmark, find_table, open_benchmark
+from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.errors import BalenasError, DataError, OptionError
+from balenas_plugin.search_spaces import SearchSpace, space_of_notation
 
 _logger = logging.getLogger(__name__)
 
 
-def open_table(table: Path | None = None) -> Benchmark | None:
-    """Return the benchmark in a table, or None where no table is at hand.
+def open_table(space: SearchSpace, table: Path | None = None) -> Benchmark | None:
+    """Return the benchmark of a space in a table, or None where no table is at hand, or the space has no benchmark.
 
     Args:
-        table: the table or its folder. None looks in the folder that BALENAS_DATA names; a table there that cannot be
-            read ends no search, because nobody asked for it: it is named once, and left alone.
+        space: that the architectures are of.
+        table: the table or its folder. None looks where the benchmark's tables are kept (BALENAS_DATA); a table there
+            that cannot be read ends no search, because nobody asked for it: it is named once, and left alone.
 
     Raises:
         BalenasError: the `table` that is given is not there or cannot be read.
     """
-    if table is None:
-        return _table_at_hand(find_table())
-    return _benchmark(find_table(table))
+    if not space.ground_truth:
+        return None
+    path = import_module(space.ground_truth).find_table(table)
+    if path is None:
+        return None
+    return _table_at_hand(space.ground_truth, path) if table is None else _benchmark(space.ground_truth, path)
+
+
+def require_benchmark(space: SearchSpace, table: Path | None = None) -> Benchmark:
+    """Return the benchmark of a space in a table, or in the one at hand.
+
+    Raises:
+        OptionError: the space has no benchmark.
+        BalenasError: there is no table, or it cannot be read.
+    """
+    if not space.ground_truth:
+        raise OptionError(f"no benchmark holds the architectures of the space {space.name or 'that is searched'}")
+    benchmark: Benchmark = import_module(space.ground_truth).open_benchmark(table)
+    return benchmark
 
 
 @lru_cache(maxsize=4)
-def _table_at_hand(path: Path | None) -> Benchmark | None:
+def _table_at_hand(reader: str, path: Path) -> Benchmark | None:
     try:
-        return None if path is None else _benchmark(path)
+        return _benchmark(reader, path)
     except BalenasError as error:
         _logger.warning("No ground truth: %s", error)
         return None
 
 
 @lru_cache(maxsize=4)
-def _benchmark(path: Path | None) -> Benchmark:
-    return open_benchmark(path)
+def _benchmark(reader: str, path: Path) -> Benchmark:
+    benchmark: Benchmark = import_module(reader).open_benchmark(path)
+    return benchmark
 
 
 def ground_truth_of(notation: Mapping[str, str], table: Path | None = None) -> dict[str, Any] | None:
@@ -50,10 +70,11 @@ def ground_truth_of(notation: Mapping[str, str], table: Path | None = None) -> d
         notation: an architecture in the space's own notations.
         table: as in `open_table`.
     """
-    benchmark = open_table(table) if "nasbench201" in notation else None
-    if benchmark is None or notation["nasbench201"] not in benchmark.positions:
+    space = space_of_notation(notation)
+    benchmark = open_table(space, table)
+    if benchmark is None or notation[space.name] not in benchmark.positions:
         return None
-    return benchmark.describe(notation["nasbench201"]).to_dict()
+    return benchmark.describe(notation[space.name]).to_dict()
 
 
 def headline(record: Mapping[str, Any] | None) -> dict[str, float]:
@@ -68,20 +89,20 @@ def accuracies_of(notations: Sequence[Mapping[str, str]], table: Path | None = N
     """Return the test accuracies of many architectures, or None where no table is at hand.
 
     Args:
-        notations: architectures in the space's own notations.
+        notations: architectures of one space, in its own notations.
         table: as in `open_table`.
 
     Returns:
         {"unseen_by_search": True, "table": its name, "accuracy": data set -> one percent an architecture, None where
         the table does not know it}; a data set that the table lacks is left out.
     """
-    known = bool(notations) and all("nasbench201" in notation for notation in notations)
-    benchmark = open_table(table) if known else None
+    space = space_of_notation(notations[0]) if notations else SearchSpace()
+    benchmark = open_table(space, table)
     if benchmark is None:
         return None
     accuracy: dict[str, list[float | None]] = {}
-    for dataset, metric in RANKED_BY.items():
-        values = [_known(benchmark, notation["nasbench201"], dataset, metric) for notation in notations]
+    for dataset, metric in benchmark.ranked_by.items():
+        values = [_known(benchmark, notation[space.name], dataset, metric) for notation in notations]
         if metric == "test_accuracy" and any(value is not None for value in values):
             accuracy[dataset] = values
     return {"unseen_by_search": True, "table": benchmark.name, "accuracy": accuracy}

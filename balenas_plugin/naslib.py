@@ -1,10 +1,12 @@
-"""BaLeNAS for NASLib::
+"""The searches of this package for NASLib::
 
-    from balenas_plugin.naslib import BaLeNASOptimizer
+    from balenas_plugin.naslib import BaLeNASOptimizer, DistributionOptimizer
+
+    optimizer = DistributionOptimizer(config, preset="DrNAS")
 
 NASLib is found on Python's path or where BALENAS_NASLIB_PATH says; docs/naslib.md tells how to get it.
 """
 
-from balenas_plugin.adapters.naslib import BaLeNASOptimizer
+from balenas_plugin.adapters.naslib import BaLeNASOptimizer, DistributionOptimizer
 
-__all__ = ["BaLeNASOptimizer"]
+__all__ = ["BaLeNASOptimizer", "DistributionOptimizer"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+import logging
 import pkgutil
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -12,6 +13,8 @@ from typing import Generic, TypeVar
 from balenas_plugin.errors import OptionError, nearest
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 
 class Parts(Generic[T]):
@@ -54,6 +57,17 @@ class Parts(Generic[T]):
             OptionError: there is none of that name, or the package that offers it is broken.
         """
         return self._built_in[name] if name in self._built_in else self._third_party(name)
+
+    @functools.cached_property
+    def all(self) -> list[T]:
+        """All parts, this package's own first; those of other packages that are broken are left out, with a warning."""
+        found = list(self._built_in.values())
+        for entry in self._entry_points():
+            try:
+                found += [] if entry.name in self._built_in else [self._third_party(entry.name)]
+            except OptionError as error:
+                _logger.warning("%s", error)
+        return found
 
     @functools.cached_property
     def _built_in(self) -> dict[str, T]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from balenas_plugin.benchmarks.benchmark import Architecture, Benchmark, GroundTruth, canonical
+from balenas_plugin.benchmarks.benchmark import Benchmark, GroundTruth
+from balenas_plugin.benchmarks.column_benchmark import Architecture, ColumnBenchmark, canonical
 from balenas_plugin.benchmarks.measures import DATASETS, METRICS, RANKED_BY
 from balenas_plugin.benchmarks.official_api import OfficialApiBenchmark
 from balenas_plugin.benchmarks.official_file import ImportReport, import_official
@@ -15,6 +16,7 @@ __all__ = [
     "RANKED_BY",
     "Architecture",
     "Benchmark",
+    "ColumnBenchmark",
     "GroundTruth",
     "ImportReport",
     "OfficialApiBenchmark",

@@ -13,7 +13,7 @@ import bz2
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from balenas_plugin.benchmarks.benchmark import canonical
+from balenas_plugin.benchmarks.column_benchmark import canonical
 from balenas_plugin.benchmarks.pickles.plain_pickle import PlainReader
 from balenas_plugin.benchmarks.row_benchmark import RowBenchmark
 from balenas_plugin.benchmarks.trials import Row, reduce_architecture

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from balenas_plugin.benchmarks.benchmark import canonical
+from balenas_plugin.benchmarks.column_benchmark import canonical
 from balenas_plugin.benchmarks.row_benchmark import RowBenchmark
 from balenas_plugin.benchmarks.trials import Row, reduce_architecture
 from balenas_plugin.errors import OptionError

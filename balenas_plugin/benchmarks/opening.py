@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from balenas_plugin.benchmarks.benchmark import Benchmark
+from balenas_plugin.benchmarks.column_benchmark import ColumnBenchmark
 from balenas_plugin.benchmarks.mistaken_files import require_benchmark_kind
 from balenas_plugin.benchmarks.nats_folder import META_FILE, NatsFolderBenchmark
 from balenas_plugin.benchmarks.nni_database import SQLITE_START, read_nni_database
@@ -19,7 +19,7 @@ DATA_VARIABLE = "BALENAS_DATA"
 _PARQUET_START = b"PAR1"
 
 
-def _stream_official(path: Path) -> Benchmark:
+def _stream_official(path: Path) -> ColumnBenchmark:
     return benchmark_from_rows(read_official(path), name=path.name)
 
 
@@ -52,7 +52,7 @@ def find_table(path: str | os.PathLike[str] | None = None) -> Path | None:
     return None
 
 
-def open_benchmark(path: str | os.PathLike[str] | None = None, *, backend: str | None = None) -> Benchmark:
+def open_benchmark(path: str | os.PathLike[str] | None = None, *, backend: str | None = None) -> ColumnBenchmark:
     """Return NAS-Bench-201's ground truth from whatever is at `path`.
 
     Args:

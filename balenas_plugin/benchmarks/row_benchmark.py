@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 
-from balenas_plugin.benchmarks.benchmark import Benchmark
+from balenas_plugin.benchmarks.column_benchmark import ColumnBenchmark
 from balenas_plugin.benchmarks.measures import COLUMNS
 from balenas_plugin.benchmarks.trials import Row
 
 _PLACE = {column: place for place, column in enumerate(COLUMNS)}
 
 
-class RowBenchmark(Benchmark):
+class RowBenchmark(ColumnBenchmark):
     """A benchmark that knows how to read the row of one architecture; rows that were read are kept.
 
     Args:
@@ -51,7 +51,7 @@ class RowBenchmark(Benchmark):
         return self._positions
 
     def value(self, architecture: str, column: str) -> float:
-        """Return one number (see `Benchmark.value`)."""
+        """Return one number (see `ColumnBenchmark.value`)."""
         return float(self.row(architecture).values[_PLACE[column]])
 
     def index(self, architecture: str) -> int:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from balenas_plugin.benchmarks.benchmark import Benchmark, canonical
+from balenas_plugin.benchmarks.column_benchmark import ColumnBenchmark, canonical
 from balenas_plugin.benchmarks.measures import ACCURACY_COLUMNS, COLUMNS
 from balenas_plugin.benchmarks.trials import Row
 from balenas_plugin.errors import DataError, FileFormatError, SpaceError
@@ -43,7 +43,7 @@ _CANONICAL = re.compile(  # recognises in 1 us what takes 10 us to parse
 )
 
 
-class TableBenchmark(Benchmark):
+class TableBenchmark(ColumnBenchmark):
     """Ground truth held in memory as columns; a query takes about a microsecond.
 
     Args:
@@ -87,7 +87,7 @@ class TableBenchmark(Benchmark):
         return self._positions
 
     def value(self, architecture: str, column: str) -> float:
-        """Return one number (see `Benchmark.value`)."""
+        """Return one number (see `ColumnBenchmark.value`)."""
         return float(self._columns[column][self._positions[architecture]])
 
     def index(self, architecture: str) -> int | None:

@@ -1,30 +1,28 @@
-"""`balenas query` and `balenas benchmark`: ground truth of NAS-Bench-201."""
+"""`balenas query` and `balenas benchmark`: ground truth."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from balenas_plugin.cli.inputs import require_file, require_table
 
-_READ_AS = {
-    "index": "the number of an architecture in NAS-Bench-201",
-    "indices": "operation indices in the order of NAS-Bench-201's string",
-    "naslib": "NASLib's op_indices",
-    "nni": "a sample of NNI's space",
-}
+if TYPE_CHECKING:
+    from balenas_plugin.search_spaces import Reading, SearchSpace
 
 
 def add_benchmark(commands: Any, formatter: Any) -> None:
     """Add `balenas query` and `balenas benchmark import`."""
-    query = commands.add_parser("query", help="print all that NAS-Bench-201 knows of an architecture")
+    query = commands.add_parser("query", help="print all that a benchmark knows of an architecture")
     query.add_argument(
         "architecture",
         metavar="ARCH",
-        help="NAS-Bench-201's string, in quotes; or its index, six operation indices, or NNI's dict",
+        help="its string in the benchmark, in quotes; or its index, operation indices, or NNI's dict",
     )
+    query.add_argument("--space", metavar="NAME", help="that the architecture is of (found out)")
     query.add_argument(
         "--notation", metavar="NAME", help="string, index, indices, naslib (its op_indices) or nni (found out)"
     )
@@ -41,20 +39,18 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
 
 def _query(options: argparse.Namespace) -> int:
     require_table(options.table)
-    from balenas_plugin.benchmarks import open_benchmark
-    from balenas_plugin.search_spaces.nasbench201 import read_architecture
+    from balenas_plugin.ground_truth import require_benchmark
 
-    reading = read_architecture(options.architecture, notation=options.notation)
-    benchmark = open_benchmark(options.table)
-    architecture: Any = reading.indices if reading.index is None else benchmark.architecture(reading.index)
+    space, reading = _read(options.architecture, options.space, options.notation)
+    benchmark = require_benchmark(space, options.table)
+    architecture: Any = reading.sample if reading.index is None else benchmark.architecture(reading.index)
     truth = benchmark.describe(architecture).to_dict()
-    if reading.notation != "string":
-        print(f"balenas: read as {_READ_AS[reading.notation]}. {reading.remark}".rstrip(), file=sys.stderr)
+    if reading.read_as:
+        print(f"balenas: read as {reading.read_as}. {reading.remark}".rstrip(), file=sys.stderr)
     if options.dataset is not None:
-        from balenas_plugin.benchmarks import DATASETS
-        from balenas_plugin.validation import require_word
+        from balenas_plugin.options import OneOf, checked
 
-        require_word("--dataset", options.dataset, tuple(DATASETS))
+        checked("--dataset", options.dataset, Annotated[str, OneOf(lambda: tuple(benchmark.ranked_by))])
     print(truth["architecture"] if truth["index"] is None else f"{truth['architecture']}  (index {truth['index']})")
     for dataset, metrics in truth["values"].items():
         if options.dataset in (None, dataset):
@@ -66,6 +62,22 @@ def _query(options: argparse.Namespace) -> int:
                 print(f"  {'rank by ' + ranked_by:24}{truth['rank'][dataset]:12} of {truth['num_architectures']}")
                 print(f"  {'regret':24}{truth['regret'][dataset]:12.4f}")
     return 0
+
+
+def _read(text: str, name: str | None, notation: str | None) -> tuple[SearchSpace, Reading]:
+    """Return the first space that can read the architecture, the default one before others, and what it has read."""
+    from balenas_plugin.errors import SpaceError
+    from balenas_plugin.search_spaces import DEFAULT_SPACE, SPACES, get_space
+
+    first = get_space(name or DEFAULT_SPACE)
+    others = [space for space in SPACES.all if name is None and space is not first and space.ground_truth]
+    try:
+        return first, first.read(text, notation=notation)
+    except SpaceError:
+        for space in others:
+            with contextlib.suppress(SpaceError):
+                return space, space.read(text, notation=notation)
+        raise
 
 
 def _benchmark_import(options: argparse.Namespace) -> int:

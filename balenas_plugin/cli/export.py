@@ -87,7 +87,7 @@ def add_export(commands: Any, formatter: Any) -> None:
     export.add_argument("--max-params", type=float, metavar="P", help="leave out larger networks")
     export.add_argument("--max-flops", type=float, metavar="F", help="leave out costlier networks (per image)")
     export.add_argument("--workers", type=int, metavar="W", help="processes that score in parallel (1)")
-    export.add_argument("--table", type=Path, help="NAS-Bench-201 ground truth to add (default: in BALENAS_DATA)")
+    export.add_argument("--table", type=Path, help="ground truth to add (default: in BALENAS_DATA)")
     export.set_defaults(run_command=_export)
 
 
@@ -96,12 +96,13 @@ def _export(options: argparse.Namespace) -> int:
     require_table(options.table)
     from balenas_plugin.errors import OptionError
     from balenas_plugin.ground_truth import open_table
+    from balenas_plugin.options import PositiveInt, checked
     from balenas_plugin.run_folder import RunFolder
+    from balenas_plugin.search_spaces import DEFAULT_SPACE, find_space, get_space
     from balenas_plugin.selection.candidates import tell_fewer
     from balenas_plugin.selection.proxy_selection import ProxySelection, named_selection
-    from balenas_plugin.validation import require_whole
 
-    require_whole("--top", options.top, least=1)
+    checked("--top", options.top, PositiveInt)
     given = {field.name: getattr(options, field.name) for field in fields(ProxySelection)}
     selection = replace(
         named_selection(options.selection), **{name: value for name, value in given.items() if value is not None}
@@ -113,7 +114,8 @@ def _export(options: argparse.Namespace) -> int:
             f"--output {output} is the folder of a run, whose architectures.json would be lost. Choose another folder, "
             f"for example {output / 'export'}."
         )
-    open_table(options.table)  # as with onnx below: what is missing is told before the work
+    space = find_space(RunFolder(options.run).read_config().space["name"]) or get_space(DEFAULT_SPACE)
+    open_table(space, options.table)  # as with onnx below: what is missing is told before the work
     if "onnx" in formats:
         from balenas_plugin.export.onnx_file import require_onnx
 

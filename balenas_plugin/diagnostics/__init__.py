@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from balenas_plugin.diagnostics.alarms import Alarm, alarms_of, eigenvalue_growth, stop_reason
-from balenas_plugin.diagnostics.cells import CellEdge, cells_of, depth, width
+from balenas_plugin.diagnostics.cells import depth, width
 from balenas_plugin.diagnostics.curvature import Curvature, measure_curvature
 from balenas_plugin.diagnostics.diagnostics_options import DiagnosticsOptions
 from balenas_plugin.diagnostics.log_file import DiagnosticsLog, past_posterior, read_log
@@ -13,13 +13,11 @@ from balenas_plugin.diagnostics.uncertainty import choice_entropy, draw_outcomes
 
 __all__ = [
     "Alarm",
-    "CellEdge",
     "Curvature",
     "DiagnosticsLog",
     "DiagnosticsOptions",
     "SearchState",
     "alarms_of",
-    "cells_of",
     "choice_entropy",
     "depth",
     "draw_outcomes",

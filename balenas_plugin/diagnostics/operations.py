@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from balenas_plugin.bayes.decisions import CellNode, Decision, OneOf, active_decisions
 from balenas_plugin.bayes.ranking import Outcome
-
-NONE, SKIP, PARAMETER_FREE, PARAMETRIC = "none", "skip", "parameter-free", "parametric"
+from balenas_plugin.search_spaces import NONE, PARAMETER_FREE, PARAMETRIC, SKIP
 
 Kinds = Mapping[str, Sequence[str]]
 """label -> the kind of each of its candidates; labels that choose no operation (inputs, depths, widths) are absent."""

@@ -11,10 +11,11 @@ import torch
 from balenas_plugin.bayes.decisions import Decision, Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.ranking import Outcome
-from balenas_plugin.diagnostics.cells import cells_of, depth, width
+from balenas_plugin.diagnostics.cells import depth, width
 from balenas_plugin.diagnostics.log_file import law_columns, plain
 from balenas_plugin.diagnostics.operations import Kinds, chosen_kinds, parameter_free_share, skip_ratio
 from balenas_plugin.diagnostics.uncertainty import choice_entropy, draw_outcomes, probabilities
+from balenas_plugin.search_spaces import CellEdge, cells_of
 
 Truths = Callable[[Sequence[Sample]], Mapping[str, Any] | None]
 """Samples -> {"unseen_by_search", "table", "accuracy": data set -> one percent a sample}, or None without a table."""
@@ -31,6 +32,7 @@ class SearchState:
         kinds: of the candidates that are operations.
         has_argmax: whether the largest scores are the architecture found; random sampling has none.
         notations: of an architecture in the space's own terms.
+        cells: of an architecture, as graphs.
     """
 
     posterior: Posterior
@@ -39,6 +41,7 @@ class SearchState:
     kinds: Kinds = field(default_factory=dict)
     has_argmax: bool = True
     notations: Callable[[Sample], Mapping[str, str]] = lambda sample: {}
+    cells: Callable[[Sample], Mapping[str, Sequence[CellEdge]]] = cells_of
 
     def outcomes(self) -> tuple[Outcome, ...]:
         """Return what the largest scores decide."""
@@ -87,7 +90,7 @@ def _architecture(state: SearchState, truths: Truths) -> dict[str, Any]:
     outcomes = state.outcomes()
     sample = state.sample(outcomes)
     entry = {"architecture": sample, "notation": dict(state.notations(sample)), **_shape(state, outcomes, sample)}
-    cells = {name: {"depth": depth(edges), "width": width(edges)} for name, edges in cells_of(sample).items()}
+    cells = {name: {"depth": depth(edges), "width": width(edges)} for name, edges in state.cells(sample).items()}
     if cells:
         entry["cells"] = plain(cells)
     truth = truths([sample])
@@ -117,7 +120,7 @@ def _draws(state: SearchState, count: int, seed: int, truths: Truths) -> dict[st
 def _shape(state: SearchState, outcomes: Sequence[Outcome], sample: Sample) -> dict[str, float | None]:
     """Return the shares of kinds, and depth and width averaged over cells, of one architecture."""
     kinds = chosen_kinds(state.decisions, outcomes, state.kinds)
-    cells = list(cells_of(sample).values())
+    cells = list(state.cells(sample).values())
     return {
         "skip_ratio": plain(skip_ratio(kinds)),
         "parameter_free_share": plain(parameter_free_share(kinds)),

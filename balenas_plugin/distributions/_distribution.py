@@ -20,6 +20,7 @@ from balenas_plugin.bayes.laws import GumbelLaw, Law
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import OptionError
+from balenas_plugin.mixed_ops.drawn_path import Others
 from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt
 
 Weights = Mapping[str, Tensor]
@@ -47,7 +48,7 @@ class Draw:
         *,
         values: Weights | None = None,
         chosen: Mapping[str, int] | None = None,
-        others: str | None = None,
+        others: Others | None = None,
         logits: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._parameters, self.outputs = parameters, outputs
@@ -141,8 +142,8 @@ class Distribution(ABC):
 
     def mean(self) -> Draw:
         """Return the mean weights: what validation sees."""
-        with torch.no_grad():
-            return Draw({}, {label: self.masked(label, self.mean_weights(p)) for label, p in self.parameters.items()})
+        leaves = self._leaves()
+        return Draw(leaves, {label: self.masked(label, self.mean_weights(p)) for label, p in leaves.items()})
 
     def masked(self, label: str, weights: Tensor) -> Tensor:
         """Return weights with those of dropped choices at 0, adding up to 1 again."""

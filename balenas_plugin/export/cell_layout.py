@@ -26,7 +26,7 @@ _PADDING = 0.4
 
 
 @dataclass(frozen=True)
-class Edge:
+class DrawnEdge:
     """An edge of a cell.
 
     Args:
@@ -62,7 +62,7 @@ class Box:
 class Route:
     """The corners of one edge, and where its label stands (None: it has none), in inches."""
 
-    edge: Edge
+    edge: DrawnEdge
     points: tuple[tuple[float, float], ...]
     label: tuple[float, float] | None
 
@@ -77,7 +77,7 @@ class CellLayout:
     bottom: float
 
 
-def order_nodes(edges: Sequence[Edge]) -> list[Name]:
+def order_nodes(edges: Sequence[DrawnEdge]) -> list[Name]:
     """Return the nodes of `edges` so that every edge leads onwards: inputs first, then numbers in order.
 
     Raises:
@@ -98,7 +98,7 @@ def order_nodes(edges: Sequence[Edge]) -> list[Name]:
     return ordered
 
 
-def lay_out_cell(edges: Sequence[Edge], *, text_width: Callable[[str], float]) -> CellLayout:
+def lay_out_cell(edges: Sequence[DrawnEdge], *, text_width: Callable[[str], float]) -> CellLayout:
     """Return the layout of a cell.
 
     Args:
@@ -130,16 +130,16 @@ class _Bundle:
     `lane` is 0 for a straight edge, 1, 2, ... above the nodes and -1, -2, ... below them.
     """
 
-    edges: tuple[Edge, ...]
+    edges: tuple[DrawnEdge, ...]
     start: int
     end: int
     lane: int
 
 
-def _assign_lanes(edges: Sequence[Edge], place: dict[Name, int]) -> list[_Bundle]:
+def _assign_lanes(edges: Sequence[DrawnEdge], place: dict[Name, int]) -> list[_Bundle]:
     """Return the edges with their lanes, the shortest first, so that longer ones come to lie further out."""
-    wires: dict[tuple[Name, str], list[Edge]] = defaultdict(list)
-    groups: list[list[Edge]] = []
+    wires: dict[tuple[Name, str], list[DrawnEdge]] = defaultdict(list)
+    groups: list[list[DrawnEdge]] = []
     for edge in edges:
         if edge.probability is not None:
             groups.append([edge])
@@ -160,7 +160,7 @@ def _assign_lanes(edges: Sequence[Edge], place: dict[Name, int]) -> list[_Bundle
     return bundles
 
 
-def _span(group: Sequence[Edge], place: dict[Name, int]) -> tuple[int, int, int]:
+def _span(group: Sequence[DrawnEdge], place: dict[Name, int]) -> tuple[int, int, int]:
     """Return the length of a group of edges, where it starts and where it ends."""
     start, end = min(place[edge.source] for edge in group), place[group[0].target]
     return end - start, start, end
@@ -181,7 +181,7 @@ def _ports(name: Name, bundles: Sequence[_Bundle], place: dict[Name, int]) -> di
 
 
 def _route(
-    edge: Edge,
+    edge: DrawnEdge,
     bundle: _Bundle,
     boxes: Sequence[Box],
     place: dict[Name, int],

@@ -25,13 +25,13 @@ from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextToPath
 
 from balenas_plugin.errors import OptionError, SpaceError
-from balenas_plugin.export.cell_layout import NODE_HEIGHT, Box, CellLayout, Edge, Route, lay_out_cell
+from balenas_plugin.export.cell_layout import NODE_HEIGHT, Box, CellLayout, DrawnEdge, Route, lay_out_cell
 from balenas_plugin.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Choice", "Edge", "draw_architecture", "draw_choices"]
+__all__ = ["Choice", "DrawnEdge", "draw_architecture", "draw_choices"]
 
 _POINTS = 72.0
 _SIZE, _TITLE_SIZE, _NOTE_SIZE = 9.0, 11.0, 7.5
@@ -53,7 +53,7 @@ class Choice:
     probability: float
 
 
-def draw_architecture(path: Path, edges: Sequence[Edge], *, title: str) -> Path:
+def draw_architecture(path: Path, edges: Sequence[DrawnEdge], *, title: str) -> Path:
     """Draw a cell: one arrow an edge with its operation and the probability that the operation wins.
 
     Args:

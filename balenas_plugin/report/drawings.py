@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from balenas_plugin.diagnostics import CellEdge, cells_of
 from balenas_plugin.errors import SpaceError
-from balenas_plugin.export.drawing import Choice, Edge, draw_architecture, draw_choices
+from balenas_plugin.export.drawing import Choice, DrawnEdge, draw_architecture, draw_choices
 from balenas_plugin.report.reading import NOT_KNOWN, RunData, at, in_one_line, number, numbers, shortened
+from balenas_plugin.search_spaces import CellEdge, cells_of, space_of_notation
+from balenas_plugin.selection import RankedArchitecture
+
+Cells = Mapping[str, Sequence[CellEdge]]
 
 _MAX_CHOICES = 60
 
@@ -41,12 +45,12 @@ class Drawing:
 
 def drawings_of(run: RunData) -> list[Drawing]:
     """Return the drawings of a run's first architecture; none if it has none that can be drawn."""
-    sample, probabilities = _architecture(run)
+    sample, all_cells, probabilities = _architecture(run)
     if not sample:
         return []
     found = []
     try:
-        small = [(name, edges) for name, edges in cells_of(sample).items() if len(edges) <= _MAX_EDGES]
+        small = [(name, edges) for name, edges in all_cells.items() if len(edges) <= _MAX_EDGES]
         cells = dict(small[:_MAX_CELLS])
         for name, edges in cells.items():
             found.append(_draw_cell(shortened(name, 40), edges, probabilities))
@@ -60,8 +64,8 @@ def drawings_of(run: RunData) -> list[Drawing]:
     return found
 
 
-def _architecture(run: RunData) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return the sample, and label -> probability that what it chooses wins."""
+def _architecture(run: RunData) -> tuple[dict[str, Any], Cells, dict[str, float]]:
+    """Return the sample, its cells, and label -> probability that what it chooses wins."""
     if run.architectures:
         record: Mapping[str, Any] = run.architectures[0]
         sample = record["choices"]
@@ -70,8 +74,10 @@ def _architecture(run: RunData) -> tuple[dict[str, Any], dict[str, float]]:
         record = run.records[-1] if run.records else {}
         sample, known = record.get("architecture"), None
     if not isinstance(sample, dict):
-        return {}, {}
-    edges = {edge.label: edge for cell in cells_of(sample).values() for edge in cell}
+        return {}, {}, {}
+    notation = record.get("notation")
+    cells = space_of_notation(notation if isinstance(notation, dict) else ()).cells(sample)
+    edges = {edge.label: edge for cell in cells.values() for edge in cell}
     probabilities = {}
     for label, chosen in sample.items():
         value = _learned(run, label, chosen)
@@ -82,7 +88,7 @@ def _architecture(run: RunData) -> tuple[dict[str, Any], dict[str, float]]:
             value = _winning(known, label)
         if value is not None and 0 <= value <= 1 + 1e-6:
             probabilities[label] = min(value, 1.0)
-    return sample, probabilities
+    return sample, cells, probabilities
 
 
 def _winning(by_decision: Mapping[str, object], label: str) -> float | None:
@@ -111,9 +117,32 @@ def _input_label(edge: CellEdge) -> str:
     return f"{cell}/{entry.replace('op_', 'input_', 1)}"
 
 
-def _draw_cell(name: str, cell: list[CellEdge], probabilities: Mapping[str, float]) -> Drawing:
+def draw_found(folder: Path, name: str, found: RankedArchitecture, *, title: str) -> list[Path]:
+    """Draw the cells of an architecture, each in a file; one bar a choice where the space has no notation or no cell.
+
+    Returns:
+        The files in `folder`: `name`.svg, or `name`-CELL.svg where there are several cells.
+    """
+    space = space_of_notation(found.notation)
+    cells = space.cells(found.choices) if found.notation else {}
+    known = {label: _winning(found.winning_probability, label) for label in found.choices}
+    if not cells:
+        choices = [Choice(label, str(found.choices[label]), p) for label, p in known.items() if p is not None]
+        return [draw_choices(folder / f"{name}.svg", choices, title=title)]
+    files = []
+    for cell, edges in cells.items():
+        part = "-" + re.sub("[^A-Za-z0-9]+", "-", cell) if len(cells) > 1 else ""
+        drawn = [
+            DrawnEdge(e.source, e.target, space.drawn_names.get(e.operation, e.operation), known.get(e.label))
+            for e in edges
+        ]
+        files.append(draw_architecture(folder / f"{name}{part}.svg", drawn, title=title))
+    return files
+
+
+def _draw_cell(name: str, cell: Sequence[CellEdge], probabilities: Mapping[str, float]) -> Drawing:
     edges = [
-        Edge(
+        DrawnEdge(
             source=edge.source,
             target=edge.target,
             operation=shortened(edge.operation, 30),
@@ -162,7 +191,7 @@ def notation_of(record: Mapping[str, Any]) -> str:
 
 
 def _written(sample: Mapping[str, Any]) -> str:
-    """Return a sample in the manner of NAS-Bench-201: cells as |operation~input|, a plus sign between nodes."""
+    """Return a sample of a space without notation: cells as |operation~input|, a plus sign between nodes."""
     cells, parts = cells_of(sample), []
     labels = {label for cell in cells.values() for edge in cell for label in (edge.label, _input_label(edge))}
     for name, cell in cells.items():

@@ -13,6 +13,7 @@ from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.errors import OptionError
 from balenas_plugin.report.reading import at, number
+from balenas_plugin.search_spaces import DEFAULT_SPACE, SearchSpace, find_space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Quantity:
         digits: after the point, in tables.
         keys: where a line of diagnostics.jsonl holds it.
         factor: from the file's unit to this one.
-        looked_up: the file holds an architecture there, whose test error on CIFAR-10 the benchmark tells.
+        looked_up: the file holds an architecture's notations there, whose test error on CIFAR-10 the benchmark tells.
         curvature: it is measured in some epochs only, as `diagnostics.curvature` and its kin say.
         bounds: that it cannot leave, nor its band in a chart; None for none.
     """
@@ -48,9 +49,9 @@ class Quantity:
         """
         found = at(record, self.keys)
         if self.looked_up:
-            if benchmark is None or not isinstance(found, str):
+            if benchmark is None or not isinstance(found, Mapping) or not isinstance(found.get(benchmark.space), str):
                 return None
-            return 100 - benchmark.query(found, "cifar10", "test_accuracy")
+            return 100 - benchmark.query(found[benchmark.space], "cifar10", "test_accuracy")
         value = number(found)
         return None if value is None else self.factor * value
 
@@ -114,12 +115,16 @@ class Figure:
                     f"ends before the curvature is measured: set diagnostics.curvature_every_n_epochs to {epochs} at "
                     f"most, got {options.curvature_every_n_epochs}"
                 )
-            elif self.quantity.looked_up and config.space["name"] != "NasBench201":
-                problem = (
-                    f"searches the space {config.space['name']}, which the benchmark does not hold: NasBench201 does"
-                )
+            elif self.quantity.looked_up and not space_of_config(config).ground_truth:
+                name = config.space["name"]
+                problem = f"searches the space {name}, which no benchmark holds; {DEFAULT_SPACE} has one"
             if problem is not None:
                 raise OptionError(f"{self.name} cannot be drawn: search {config.name} of the scale {problem}")
+
+
+def space_of_config(config: SearchConfig) -> SearchSpace:
+    """Return the space that a config searches."""
+    return find_space(config.space["name"]) or SearchSpace()
 
 
 def values_of(
@@ -134,7 +139,7 @@ TEST_ERROR = Quantity(
     name="test error on CIFAR-10 in percent",
     unit="test error, percent",
     digits=2,
-    keys=("notation", "nasbench201"),
+    keys=("notation",),
     looked_up=True,
     bounds=(0.0, 100.0),
 )

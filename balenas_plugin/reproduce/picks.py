@@ -20,8 +20,8 @@ from balenas_plugin.reproduce.scales import ProxyNetworks
 from balenas_plugin.reproduce.scores import ScoreFile
 from balenas_plugin.reproduce.searches import Search
 from balenas_plugin.run_folder import RunFolder
-from balenas_plugin.search_spaces.nasbench201 import OPERATIONS
-from balenas_plugin.selection import NasBench201Space, ProxySelection
+from balenas_plugin.search_spaces import get_space
+from balenas_plugin.selection import ProxySelection
 from balenas_plugin.selection.candidates import Candidate, candidates_of, drawn_candidates
 from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS
 from balenas_plugin.selection.ranking import best_first
@@ -72,7 +72,7 @@ class Picker:
         self.supernet_of = supernet_of
         self.workers = workers
         self._data = data
-        self.space = NasBench201Space(
+        self.space = get_space(benchmark.space).sized(
             channels=networks.channels, cells_per_stage=networks.cells_per_stage, image_size=networks.image_size
         )
 
@@ -94,7 +94,7 @@ class Picker:
     def _chosen(self, row: Row, search: Search | None, seed: int) -> list[str]:
         pick = row.pick
         if search is not None and pick.rule == "argmax":
-            return [search.folder.read_architectures()[0]["notation"]["nasbench201"]]
+            return [search.folder.read_architectures()[0]["notation"][self.space.name]]
         posterior = self._uniform() if search is None else Posterior.load(search.folder.posterior)
         architectures = Architectures(self.space.decisions, posterior)
         if pick.rule in ("draws", "oracle"):
@@ -145,13 +145,12 @@ class Picker:
         return self.benchmark.query(architecture, *COLUMNS["cifar10-valid"])
 
     def _notation(self, sample: Sample) -> str:
-        return self.space.notations(sample)["nasbench201"]
+        return self.space.notations(sample)[self.space.name]
 
     def _uniform(self) -> Posterior:
         """Return a distribution under which every architecture is as probable as any other."""
-        labels = [label for decision in self.space.decisions for label in decision.labels]
-        size = len(OPERATIONS)
-        return Posterior({label: torch.zeros(size) for label in labels}, {label: torch.ones(size) for label in labels})
+        mean = {label: torch.zeros(len(values)) for label, values in self.space.choices.items()}
+        return Posterior(mean, {label: torch.ones_like(zeros) for label, zeros in mean.items()})
 
     @cached_property
     def _batch(self) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from balenas_plugin import __version__
-from balenas_plugin.benchmarks import Benchmark, open_benchmark
+from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.errors import OptionError, SearchFailedError, nearest
+from balenas_plugin.ground_truth import require_benchmark
 from balenas_plugin.reproduce.charts import Chart
 from balenas_plugin.reproduce.experiments import EXPERIMENTS, Experiment
-from balenas_plugin.reproduce.figures import FIGURES, Figure, values_of
+from balenas_plugin.reproduce.figures import FIGURES, Figure, space_of_config, values_of
 from balenas_plugin.reproduce.picks import Picker, SupernetOf
 from balenas_plugin.reproduce.scales import Scale
 from balenas_plugin.reproduce.searches import Search, run_searches, searches_of
@@ -83,7 +84,7 @@ def reproduce(
         scale: how large.
         seeds: of the searches.
         output: where to search and write.
-        table: NAS-Bench-201's ground truth; None: in the folder that BALENAS_DATA names.
+        table: the ground truth; None: in the folder that BALENAS_DATA names.
         jobs: searches at a time.
         supernet_of: opens the supernet of a finished search, for tables that select by its accuracy.
         name: of the files, without ending; None: the experiment's.
@@ -116,9 +117,9 @@ def _tabulate(
     jobs: int,
     supernet_of: SupernetOf,
 ) -> tuple[Table, SearchFailedError | None]:
-    benchmark = open_benchmark(table)  # first: without it the searches would be for nothing
-    finished, failure = _search(_configs(experiment, scale, seeds), output, jobs=jobs)
     config = scale.config(next(iter(scale.searches)), seeds[0])
+    benchmark = require_benchmark(space_of_config(config), table)  # without it the searches would be for nothing
+    finished, failure = _search(_configs(experiment, scale, seeds), output, jobs=jobs)
     picker = Picker(
         output / "scores", benchmark, scale.proxy_networks, config.data, supernet_of=supernet_of, workers=jobs
     )
@@ -138,7 +139,7 @@ def _draw(
 ) -> tuple[Chart, SearchFailedError | None]:
     configs = _configs(figure, scale, seeds)
     figure.require_measured(configs)
-    benchmark = open_benchmark(table) if figure.quantity.looked_up else None
+    benchmark = require_benchmark(space_of_config(configs[0]), table) if figure.quantity.looked_up else None
     finished, failure = _search(configs, output, jobs=jobs)
     logs = {key: read_log(search.folder.diagnostics) for key, search in finished.items()}
     results = {

@@ -1,7 +1,6 @@
 """From a posterior to ranked architectures."""
 
-from balenas_plugin.selection.networks import NasBench201Space, Space
 from balenas_plugin.selection.proxy_selection import ProxySelection
 from balenas_plugin.selection.ranking import RankedArchitecture, rank
 
-__all__ = ["NasBench201Space", "ProxySelection", "RankedArchitecture", "Space", "rank"]
+__all__ = ["ProxySelection", "RankedArchitecture", "rank"]

@@ -13,8 +13,8 @@ from torch import Tensor
 from balenas_plugin.bayes.decisions import Architectures, Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import SpaceError
+from balenas_plugin.search_spaces import SearchSpace
 from balenas_plugin.selection.candidates import Candidate, candidates_of
-from balenas_plugin.selection.networks import Space
 from balenas_plugin.selection.proxy_selection import ProxySelection
 from balenas_plugin.selection.scoring import score_candidates
 from balenas_plugin.selection.supernet_accuracy import Supernet
@@ -75,7 +75,7 @@ class RankedArchitecture:
 
 def rank(
     posterior: Posterior,
-    space: Space,
+    space: SearchSpace,
     selection: ProxySelection | None = None,
     *,
     inputs: Tensor | None = None,
@@ -133,7 +133,7 @@ def rank(
     ]
 
 
-def _require_same_space(posterior: Posterior, space: Space) -> None:
+def _require_same_space(posterior: Posterior, space: SearchSpace) -> None:
     wanted = {label for decision in space.decisions for label in decision.labels}
     if wanted != set(posterior.labels):
         missing, extra = sorted(wanted - set(posterior.labels)), sorted(set(posterior.labels) - wanted)

@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from balenas_plugin.bayes.decisions import RankedSample, Sample
 from balenas_plugin.errors import OptionError, SpaceError
+from balenas_plugin.options import MAX_FLOAT
 from balenas_plugin.proxies import list_proxies, rank_value, score
+from balenas_plugin.search_spaces import Networks, SearchSpace
 from balenas_plugin.selection.candidates import Candidate
-from balenas_plugin.selection.networks import Networks, Space
 from balenas_plugin.selection.proxy_selection import ProxySelection
 from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY, Supernet, SupernetAccuracy
-from balenas_plugin.validation import MAX_FLOAT
 
 Result = TypeVar("Result")
 
@@ -153,7 +153,7 @@ def _does_not_run(error: Exception) -> SpaceError:
 
 def require_scorable(
     sample: Sample,
-    space: Space,
+    space: SearchSpace,
     selection: ProxySelection,
     *,
     inputs: Tensor,
@@ -181,7 +181,7 @@ def require_scorable(
 
 def score_candidates(
     candidates: Sequence[Candidate],
-    space: Space,
+    space: SearchSpace,
     selection: ProxySelection,
     *,
     inputs: Tensor,

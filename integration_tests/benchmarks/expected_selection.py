@@ -29,8 +29,7 @@ from balenas_plugin.bayes import Posterior
 from balenas_plugin.benchmarks import open_benchmark
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.run_folder import RunFolder
-from balenas_plugin.search_spaces.nasbench201 import EDGES, OPERATIONS, format_string, to_nni
-from balenas_plugin.selection import NasBench201Space
+from balenas_plugin.search_spaces.nasbench201 import EDGES, OPERATIONS, NasBench201Space, format_string, to_nni
 
 KEYS = ("logits", "precision")  # in a line of diagnostics.jsonl
 COLUMN = ("cifar10-valid", "valid_accuracy")

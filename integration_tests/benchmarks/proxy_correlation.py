@@ -19,8 +19,7 @@ from tqdm import tqdm
 
 from balenas_plugin.benchmarks import open_benchmark
 from balenas_plugin.proxies import rank_value
-from balenas_plugin.search_spaces import format_string, to_nni
-from balenas_plugin.selection import NasBench201Space
+from balenas_plugin.search_spaces.nasbench201 import NasBench201Space, format_string, to_nni
 
 
 def main():

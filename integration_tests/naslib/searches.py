@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from naslib.search_spaces import NasBench201SearchSpace, NasBench301SearchSpace
 
-from balenas_plugin.naslib import BaLeNASOptimizer
+from balenas_plugin.naslib import DistributionOptimizer
+from balenas_plugin.presets import list_presets
 
+PRESETS = list_presets()
 SPACES = {"nb201": NasBench201SearchSpace, "nb301": NasBench301SearchSpace}
 
 
@@ -25,10 +27,12 @@ def config(**search: Any) -> Config:
     return Config(dataset="cifar10", seed=0, save="run", search=Config(options))
 
 
-def adapted(space: str = "nb201", *, seed: int = 0, **options: Any) -> BaLeNASOptimizer:
-    """Return an optimizer with a supernet that has not made a step; one draw a step unless told otherwise."""
+def adapted(
+    space: str = "nb201", *, preset: str | None = "BaLeNAS", seed: int = 0, **options: Any
+) -> DistributionOptimizer:
+    """Return an optimizer with a supernet that has not made a step; one draw a step and 3 epochs by default."""
     torch.manual_seed(seed)
-    optimizer = BaLeNASOptimizer(**{"num_mc_samples": 1, **options})
+    optimizer = DistributionOptimizer(preset=preset, **{"num_mc_samples": 1, "epochs": 3, **options})
     optimizer.adapt_search_space(SPACES[space](), "cifar10")
     optimizer.before_training()
     return optimizer
@@ -40,13 +44,13 @@ def batch(seed: int, size: int = 2, side: int = 32) -> tuple[torch.Tensor, torch
     return torch.randn(size, 3, side, side, generator=generator), torch.randint(10, (size,), generator=generator)
 
 
-def step(optimizer: BaLeNASOptimizer, seed: int = 1) -> Any:
+def step(optimizer: DistributionOptimizer, seed: int = 1) -> Any:
     """Make one step on two random batches: small images where the space's head allows them."""
-    side = 8 if "cell/0_1" in optimizer.posterior.labels else 32
+    side = 8 if "cell/0_1" in optimizer.distribution.parameters else 32
     return optimizer.step(batch(seed, side=side), batch(seed + 1000, side=side))
 
 
-def set_means(optimizer: BaLeNASOptimizer, seed: int) -> None:
+def set_means(optimizer: DistributionOptimizer, seed: int) -> None:
     """Give the posterior clearly different means."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

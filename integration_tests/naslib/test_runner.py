@@ -1,4 +1,4 @@
-"""`balenas naslib`: scripts of NASLib with BaLeNAS among their optimizers, and what is said where that cannot be."""
+"""`balenas naslib`: scripts of NASLib with our methods among their optimizers, and its messages where that fails."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from naslib import utils
 
-from balenas_plugin.adapters.naslib.optimizer_options import OPTION_NAMES, SearchOptions
-from balenas_plugin.adapters.naslib.runner import add_optimizer
+from balenas_plugin.adapters.naslib.optimizer_options import SEARCH_OPTIONS, SearchOptions, naslib_names
+from balenas_plugin.adapters.naslib.runner import add_optimizers, script_names
+from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import OptionError
-from balenas_plugin.naslib import BaLeNASOptimizer
+from balenas_plugin.naslib import BaLeNASOptimizer, DistributionOptimizer
+from balenas_plugin.presets import list_presets
 
 from ..cli.commands import Ended, balenas  # noqa: TID252  (tests are in no package to name)
 from .test_resume import CONFIG, run
@@ -36,7 +38,7 @@ def refused(ended: Ended) -> str:
     return ended.errors[ended.errors.index("balenas: ") :]
 
 
-@pytest.mark.parametrize("optimizer", ["darts", "drnas", "gdas"])
+@pytest.mark.parametrize("optimizer", ["drnas", "gdas"])
 def test_the_others_run_beside_it(optimizer: str, tmp_path: Path) -> None:
     ended = run(tmp_path, "optimizer", optimizer, "search.epochs", "1")
     assert ended.code == 0, ended.errors
@@ -44,7 +46,7 @@ def test_the_others_run_beside_it(optimizer: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(REAL, reason="NASLib's runner needs its benchmark files and CIFAR-10; see docs/naslib.md")
-@pytest.mark.parametrize("optimizer", ["balenas", "darts"])
+@pytest.mark.parametrize("optimizer", ["balenas", "balenas-gdas"])
 def test_the_unmodified_runner(optimizer: str, tmp_path: Path) -> None:
     before = RUNNER.read_bytes()
     ended = launch(RUNNER, "optimizer", optimizer, folder=tmp_path)
@@ -54,24 +56,25 @@ def test_the_unmodified_runner(optimizer: str, tmp_path: Path) -> None:
     assert RUNNER.read_bytes() == before
 
 
-def test_runner_gets_the_entry() -> None:
+def test_runner_gets_the_entries() -> None:
     tree = ast.parse(RUNNER.read_text())
-    names = add_optimizer(tree, RUNNER)
-    assert names[-1] == "balenas"
-    assert {"darts", "drnas", "gdas"} < set(names)
-    assert "'balenas': _BaLeNASOptimizer(config)" in ast.unparse(tree)
+    names = add_optimizers(tree, RUNNER)
+    assert set(names) >= {"darts", "drnas", "gdas", *script_names()}
+    assert script_names()["balenas"] == "BaLeNAS"
+    assert "'balenas-drnas': _DistributionOptimizer(config, preset='DrNAS')" in ast.unparse(tree)
 
 
 def test_called_as_its_neighbours_are() -> None:
     tree = ast.parse("names = {'darts': DARTSOptimizer(**config.search), 'other': 1}\nspaces = {'a': Space()}")
-    assert add_optimizer(tree, Path("script.py")) == ["darts", "other", "balenas"]
-    assert "'balenas': _BaLeNASOptimizer(**config.search)" in ast.unparse(tree)
-    assert add_optimizer(tree, Path("script.py")) == ["darts", "other", "balenas"]  # not twice
+    names = ["darts", "other", *script_names()]
+    assert add_optimizers(tree, Path("script.py")) == names
+    assert "'balenas': _DistributionOptimizer(**config.search, preset='BaLeNAS')" in ast.unparse(tree)
+    assert add_optimizers(tree, Path("script.py")) == names  # not twice
 
 
 def test_script_without_a_dict() -> None:
     with pytest.raises(OptionError, match="has no dict of optimizers"):
-        add_optimizer(ast.parse("optimizer = DARTSOptimizer()"), Path("script.py"))
+        add_optimizers(ast.parse("optimizer = DARTSOptimizer()"), Path("script.py"))
 
 
 def test_missing_script(tmp_path: Path) -> None:
@@ -85,15 +88,16 @@ def test_not_python(tmp_path: Path) -> None:
 
 
 def test_unknown_optimizer(tmp_path: Path) -> None:
-    message = refused(run(tmp_path, "optimizer", "balenass"))
-    assert "knows no 'balenass'; did you mean 'balenas'? It knows darts, drnas, gdas, balenas" in message
+    message = refused(run(tmp_path, "optimizer", "balenas-drnass"))
+    assert "knows no 'balenas-drnass'; did you mean 'balenas-drnas'? It knows darts, drnas, gdas, balenas" in message
 
 
 def test_misspelled_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     message = refused(run(tmp_path, "search.num_mc_sample", "3"))
     assert "the config has no option 'num_mc_sample'; did you mean 'num_mc_samples'?" in message
     monkeypatch.setitem(CONFIG["search"], "num_mc_sample", 3)
-    assert "BaLeNASOptimizer has no option 'num_mc_sample'; did you mean 'num_mc" in refused(run(tmp_path))
+    assert "BaLeNAS has no option 'num_mc_sample'; did you mean 'num_mc_samples'?" in refused(run(tmp_path))
+    assert run(tmp_path, "optimizer", "darts", "search.epochs", "1").code == 0  # whose options they are not
 
 
 def test_missing_config(tmp_path: Path) -> None:
@@ -168,13 +172,28 @@ def test_our_configs_hold_valid_options(name: str) -> None:
     config = utils.load_config(CONFIGS / f"{name}.yml")
     optimizer = BaLeNASOptimizer(config)
     assert config["optimizer"] == "balenas"
-    assert optimizer.options == SearchOptions(data_size=25_000)  # the defaults, written out
-    assert set(OPTION_NAMES) - set(config["search"]) == {
+    assert optimizer.options == SearchOptions(data_size=25_000, epochs=50)  # the defaults, written out
+    assert optimizer._chosen.options.keys() == {
+        "num_mc_samples",
+        "update",
+        "lr",
+        "prior_precision",
+        "initial_precision",
+    }
+    assert all(DistributionOptimizer(config, preset=preset) for preset in list_presets())
+    assert {*SEARCH_OPTIONS, *naslib_names(Gaussian)} - set(config["search"]) == {
         "antithetic",
+        "architecture_every",
         "betas",
+        "clip_with",
         "dataset_size",
         "finite_difference",
+        "first",
+        "levels",
+        "num_mc_samples",
+        "order",
         "selection",
+        "weight_step_alpha",
     }
     assert config["save_arch_weights"] is False
     assert config["search"]["batch_size"] == 64

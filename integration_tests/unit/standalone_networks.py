@@ -12,7 +12,7 @@ from nni.nas.nn.pytorch import ModelSpace, MutableBatchNorm2d, MutableConv2d, Mu
 from nni.nas.space import model_context
 from torch import Tensor, nn
 
-from balenas_plugin.search_spaces import build_network, parse, to_nni
+from balenas_plugin.search_spaces.nasbench201 import build_network, parse, to_nni
 
 ARCHITECTURE = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|avg_pool_3x3~2|"
 IMAGES = (2, 3, 16, 16)

@@ -24,7 +24,6 @@ from balenas_plugin.bayes.second_derivatives.lanczos import (
 )
 from balenas_plugin.diagnostics import (
     SearchState,
-    cells_of,
     choice_entropy,
     depth,
     draw_outcomes,
@@ -37,7 +36,7 @@ from balenas_plugin.diagnostics import (
     width,
 )
 from balenas_plugin.diagnostics.operations import chosen_kinds
-from balenas_plugin.search_spaces import nasbench201
+from balenas_plugin.search_spaces import cells_of, nasbench201
 
 # -- curvature --------------------------------------------------------------------------------------------------------
 

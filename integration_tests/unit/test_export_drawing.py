@@ -15,26 +15,26 @@ from hypothesis import strategies as st
 
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.export.cell_layout import LANE, NODE_HEIGHT, CellLayout, lay_out_cell, order_nodes
-from balenas_plugin.export.drawing import Choice, Edge, draw_architecture, draw_choices
+from balenas_plugin.export.drawing import Choice, DrawnEdge, draw_architecture, draw_choices
 
 NASBENCH201 = (
-    Edge(0, 1, "nor_conv_3x3", 0.97),
-    Edge(0, 2, "none", 0.34),
-    Edge(1, 2, "skip_connect", 0.61),
-    Edge(0, 3, "nor_conv_3x3", 0.88),
-    Edge(1, 3, "avg_pool_3x3", 0.27),
-    Edge(2, 3, "nor_conv_1x1", 1.0),
+    DrawnEdge(0, 1, "nor_conv_3x3", 0.97),
+    DrawnEdge(0, 2, "none", 0.34),
+    DrawnEdge(1, 2, "skip_connect", 0.61),
+    DrawnEdge(0, 3, "nor_conv_3x3", 0.88),
+    DrawnEdge(1, 3, "avg_pool_3x3", 0.27),
+    DrawnEdge(2, 3, "nor_conv_1x1", 1.0),
 )
 DARTS = (
-    Edge("c_{k-2}", 0, "sep_conv_3x3", 0.91),
-    Edge("c_{k-1}", 0, "sep_conv_3x3", 0.83),
-    Edge("c_{k-2}", 1, "skip_connect", 0.55),
-    Edge("c_{k-1}", 1, "sep_conv_5x5", 0.42),
-    Edge("c_{k-1}", 2, "dil_conv_3x3", 0.31),
-    Edge(0, 2, "sep_conv_3x3", 0.66),
-    Edge(0, 3, "max_pool_3x3", 0.29),
-    Edge("c_{k-2}", 3, "skip_connect", 0.74),
-    *(Edge(node, "c_k", "concat", None) for node in range(4)),
+    DrawnEdge("c_{k-2}", 0, "sep_conv_3x3", 0.91),
+    DrawnEdge("c_{k-1}", 0, "sep_conv_3x3", 0.83),
+    DrawnEdge("c_{k-2}", 1, "skip_connect", 0.55),
+    DrawnEdge("c_{k-1}", 1, "sep_conv_5x5", 0.42),
+    DrawnEdge("c_{k-1}", 2, "dil_conv_3x3", 0.31),
+    DrawnEdge(0, 2, "sep_conv_3x3", 0.66),
+    DrawnEdge(0, 3, "max_pool_3x3", 0.29),
+    DrawnEdge("c_{k-2}", 3, "skip_connect", 0.74),
+    *(DrawnEdge(node, "c_k", "concat", None) for node in range(4)),
 )
 CHOICES = (Choice("layer0/kernel", "conv_3x3", 0.98), Choice("depth", "2", 0.5), Choice("width", "none", 0.0))
 SVG = "{http://www.w3.org/2000/svg}"
@@ -82,15 +82,15 @@ def check_readable(layout: CellLayout) -> None:
 
 
 @st.composite
-def cells(draw: st.DrawFn) -> list[Edge]:
+def cells(draw: st.DrawFn) -> list[DrawnEdge]:
     """Any acyclic graph on up to seven nodes, with parallel edges and wires to the last node."""
     pairs = st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(lambda pair: pair[0] < pair[1])
     operations = st.sampled_from(["none", "skip", "separable_convolution_7x7", ""])
     edges = [
-        Edge(source, target, draw(operations), draw(st.floats(0, 1)))
+        DrawnEdge(source, target, draw(operations), draw(st.floats(0, 1)))
         for source, target in draw(st.lists(pairs, min_size=1, max_size=14))
     ]
-    return [*edges, *(Edge(node, "out", "concat", None) for node in draw(st.sets(st.integers(0, 5))))]
+    return [*edges, *(DrawnEdge(node, "out", "concat", None) for node in draw(st.sets(st.integers(0, 5))))]
 
 
 @settings(max_examples=200, deadline=None)
@@ -119,7 +119,12 @@ def test_the_known_cells_are_readable_and_every_decision_has_a_label(edges):
 def test_nodes_stand_in_the_order_of_the_computation():
     assert order_nodes(NASBENCH201) == [0, 1, 2, 3]
     assert order_nodes(DARTS) == ["c_{k-2}", "c_{k-1}", 0, 1, 2, 3, "c_k"]
-    assert order_nodes([Edge(3, 10, "a", 1.0), Edge("in", 3, "a", 1.0), Edge("in", 2, "a", 1.0)]) == ["in", 2, 3, 10]
+    assert order_nodes([DrawnEdge(3, 10, "a", 1.0), DrawnEdge("in", 3, "a", 1.0), DrawnEdge("in", 2, "a", 1.0)]) == [
+        "in",
+        2,
+        3,
+        10,
+    ]
 
 
 @pytest.mark.parametrize("edges", [NASBENCH201, DARTS], ids=["nasbench201", "darts"])
@@ -147,7 +152,7 @@ def line_styles(text: str) -> list[dict[str, str]]:
 
 
 def test_probability_is_width_and_shade_and_no_connection_is_dashed(tmp_path):
-    edges = [Edge(0, 1, "a", 0.2), Edge(0, 2, "b", 0.9), Edge(1, 2, "none", 0.9)]
+    edges = [DrawnEdge(0, 1, "a", 0.2), DrawnEdge(0, 2, "b", 0.9), DrawnEdge(1, 2, "none", 0.9)]
     styles = line_styles(draw_architecture(tmp_path / "cell.svg", edges, title="").read_text())
     solid = [style for style in styles if "stroke-dasharray" not in style]
     dashed = [style for style in styles if "stroke-dasharray" in style]
@@ -216,10 +221,10 @@ def test_a_notation_is_broken_between_its_operations(tmp_path):
     ("edges", "message"),
     [
         ([], "without an edge"),
-        ([Edge(0, 1, "a", 1.0), Edge(1, 2, "a", 1.0), Edge(2, 1, "a", 1.0)], "circle.*: 1, 2$"),
-        ([Edge(1, 1, "a", 1.0)], "circle.*: 1$"),
-        ([Edge(0, 1, "a", 1.2)], r"edge 0 -> 1 is 1.2; it must be from 0 to 1"),
-        ([Edge(0, 1, "a", float("nan"))], r"edge 0 -> 1 is nan"),
+        ([DrawnEdge(0, 1, "a", 1.0), DrawnEdge(1, 2, "a", 1.0), DrawnEdge(2, 1, "a", 1.0)], "circle.*: 1, 2$"),
+        ([DrawnEdge(1, 1, "a", 1.0)], "circle.*: 1$"),
+        ([DrawnEdge(0, 1, "a", 1.2)], r"edge 0 -> 1 is 1.2; it must be from 0 to 1"),
+        ([DrawnEdge(0, 1, "a", float("nan"))], r"edge 0 -> 1 is nan"),
     ],
 )
 def test_a_cell_that_cannot_be_drawn_is_refused(edges, message, tmp_path):
@@ -230,7 +235,7 @@ def test_a_cell_that_cannot_be_drawn_is_refused(edges, message, tmp_path):
 
 @pytest.mark.parametrize(("probability", "text"), [(1 + 1e-9, "1.00"), (-1e-9, "0.00")])
 def test_a_probability_that_is_off_by_rounding_is_drawn(probability, text, tmp_path):
-    cell = draw_architecture(tmp_path / "cell.svg", [Edge(0, 1, "a", probability)], title="").read_text()
+    cell = draw_architecture(tmp_path / "cell.svg", [DrawnEdge(0, 1, "a", probability)], title="").read_text()
     bars = draw_choices(tmp_path / "bars.svg", [Choice("a", "b", probability)], title="").read_text()
     assert f"<!-- {text} -->" in cell
     assert f"<!-- {text}  b -->" in bars

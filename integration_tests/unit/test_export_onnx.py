@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from balenas_plugin.data import DataConfig, load_search_data
 from balenas_plugin.errors import MissingDependencyError, SpaceError
 from balenas_plugin.export.onnx_file import write_onnx
-from balenas_plugin.search_spaces import build_network, parse, to_nni
+from balenas_plugin.search_spaces.nasbench201 import build_network, parse, to_nni
 
 onnx = pytest.importorskip("onnx", reason="writing ONNX is optional: pip install '.[onnx]'")
 pytest.importorskip("onnxscript", reason="writing ONNX is optional: pip install '.[onnx]'")

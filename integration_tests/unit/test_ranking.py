@@ -15,10 +15,9 @@ from balenas_plugin.bayes.decisions import Architectures
 from balenas_plugin.distributions import get_distribution, list_distributions
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.proxies import rank_value, score
-from balenas_plugin.search_spaces import build_network, from_nni, parse
-from balenas_plugin.search_spaces.nasbench201 import SharedWeights
+from balenas_plugin.search_spaces.nasbench201 import NasBench201Space, SharedWeights, build_network, from_nni, parse
 from balenas_plugin.search_spaces.nasbench201.synflow import log_synflow
-from balenas_plugin.selection import NasBench201Space, ProxySelection, rank
+from balenas_plugin.selection import ProxySelection, rank
 from balenas_plugin.signals import stopped_by_signals
 
 SPACE = NasBench201Space(channels=4, cells_per_stage=1, image_size=16)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.errors import OptionError, SpaceError
-from balenas_plugin.search_spaces import from_nni
-from balenas_plugin.selection import NasBench201Space, ProxySelection, rank
+from balenas_plugin.search_spaces.nasbench201 import NasBench201Space, from_nni
+from balenas_plugin.selection import ProxySelection, rank
 from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, named_selection
 from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY, SupernetAccuracy, estimate_batch_norm
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from balenas_plugin.search_spaces.nasbench201.network import NasBench201Network, build_network
-from balenas_plugin.search_spaces.nasbench201.notation import (
+from .network import NasBench201Network, build_network
+from .notation import (
     EDGES,
     NODES,
     OPERATIONS,
@@ -15,17 +15,19 @@ from balenas_plugin.search_spaces.nasbench201.notation import (
     parse,
     to_nni,
 )
-from balenas_plugin.search_spaces.nasbench201.reading import Reading, from_naslib, read_architecture
-from balenas_plugin.search_spaces.nasbench201.shared_weights import SharedWeights
+from .reading import from_naslib, read_architecture
+from .search_space import NasBench201Space
+from .shared_weights import SharedWeights
 
 __all__ = [
     "EDGES",
     "NODES",
     "OPERATIONS",
+    "SPACE",
     "Edge",
     "Indices",
     "NasBench201Network",
-    "Reading",
+    "NasBench201Space",
     "SharedWeights",
     "build_network",
     "check_indices",
@@ -36,3 +38,5 @@ __all__ = [
     "read_architecture",
     "to_nni",
 ]
+
+SPACE = NasBench201Space()

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.errors import OptionError
-from balenas_plugin.search_spaces.nasbench201.notation import (
+
+from .notation import (
     EDGES,
     NODES,
     OPERATIONS,
@@ -27,7 +28,7 @@ from balenas_plugin.search_spaces.nasbench201.notation import (
     format_string,
     parse,
 )
-from balenas_plugin.search_spaces.nasbench201.operations import ResidualBlock, build_operation
+from .operations import ResidualBlock, build_operation
 
 
 def build_network(

@@ -8,7 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from balenas_plugin.errors import SpaceError, nearest
-from balenas_plugin.search_spaces.nasbench201.notation import OPERATIONS
+
+from .notation import OPERATIONS
 
 
 def relu_conv_bn(in_channels: int, out_channels: int, *, kernel_size: int, stride: int = 1) -> nn.Sequential:

@@ -19,11 +19,13 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from balenas_plugin.errors import SpaceError
-from balenas_plugin.search_spaces.nasbench201.notation import (
+from balenas_plugin.options import OneOf, checked
+from balenas_plugin.search_spaces import Reading
+
+from .notation import (
     EDGES,
     OPERATIONS,
     Edge,
@@ -34,9 +36,16 @@ from balenas_plugin.search_spaces.nasbench201.notation import (
     parse,
     to_nni,
 )
-from balenas_plugin.validation import require_word
 
-NOTATIONS = ("string", "index", "indices", "naslib", "nni")
+NOTATIONS = {
+    "string": "",
+    "index": "the number of an architecture in NAS-Bench-201",
+    "indices": "operation indices in the order of NAS-Bench-201's string",
+    "naslib": "NASLib's op_indices",
+    "nni": "a sample of NNI's space",
+}
+"""Notations, and what they are in words; nothing is said of the benchmark's own."""
+
 NUM_ARCHITECTURES = len(OPERATIONS) ** len(EDGES)
 
 NASLIB_OPERATIONS = ("skip_connect", "none", "nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")
@@ -57,23 +66,6 @@ _OTHER_NAMES = {
 _NAMES = {other: name for name, others in _OTHER_NAMES.items() for other in (name, *others)}
 
 
-@dataclass(frozen=True)
-class Reading:
-    """An architecture, and how its notation was understood.
-
-    Args:
-        notation: one of `NOTATIONS`.
-        indices: of its operations, one an edge of `EDGES`; None if it was given by its number.
-        index: its number in the benchmark, if it was given by that.
-        remark: what else the text could have meant, and how that is said; an empty text if nothing.
-    """
-
-    notation: str
-    indices: Indices | None = None
-    index: int | None = None
-    remark: str = ""
-
-
 def read_architecture(text: str, *, notation: str | None = None) -> Reading:
     """Return the architecture that `text` names.
 
@@ -86,13 +78,13 @@ def read_architecture(text: str, *, notation: str | None = None) -> Reading:
         OptionError: there is no such notation.
     """
     if notation is not None:
-        require_word("notation", notation, NOTATIONS)
+        checked("notation", notation, Annotated[str, OneOf(lambda: NOTATIONS)])
     text = text.strip().strip("\"'").strip()
     if len(text) > _LONGEST:
         raise SpaceError(f"an architecture of {len(text)} characters was given; none is that long")
     numbers = _numbers(text)
     if notation == "string" or (notation is None and ("~" in text or (numbers is None and text.startswith("|")))):
-        return Reading("string", indices=parse(_written_properly(text)))
+        return _reading("string", parse(_written_properly(text)))
     digits = text.isdecimal() and len(text) == len(EDGES) and int(text) >= NUM_ARCHITECTURES
     if notation == "index" or (notation is None and text.isdecimal() and not digits):
         return _by_number(text, numbers)
@@ -111,6 +103,10 @@ def from_naslib(op_indices: Sequence[int]) -> Indices:
     return tuple(OPERATIONS.index(NASLIB_OPERATIONS[operations[edge]]) for edge in EDGES)
 
 
+def _reading(notation: str, indices: Indices, remark: str = "") -> Reading:
+    return Reading(notation, sample=to_nni(indices), read_as=NOTATIONS[notation], remark=remark)
+
+
 def _numbers(text: str) -> list[int] | None:
     """Return the six or so numbers that a text consists of: "3,0,1", "[3 0 1]", "301004"; None if it is other text."""
     if not re.fullmatch(r"[\s\[\](),;|0-9-]+", text) or not any(character.isdecimal() for character in text):
@@ -126,7 +122,7 @@ def _by_number(text: str, digits: list[int] | None) -> Reading:
     remark = ""
     if digits is not None and len(digits) == len(EDGES) and max(digits) < len(OPERATIONS):
         remark = f"If it is six operation indices, write {','.join(map(str, digits))}."
-    return Reading("index", index=int(text), remark=remark)
+    return Reading("index", index=int(text), read_as=NOTATIONS["index"], remark=remark)
 
 
 def _by_numbers(numbers: Sequence[int], *, naslib: bool, told: bool) -> Reading:
@@ -134,9 +130,9 @@ def _by_numbers(numbers: Sequence[int], *, naslib: bool, told: bool) -> Reading:
         raise SpaceError(f"{len(numbers)} numbers were given; a cell has {len(EDGES)} edges")
     own, other = check_indices(numbers), from_naslib(numbers)
     if naslib:
-        return Reading("naslib", indices=other)
+        return _reading("naslib", other)
     remark = f"If it is NASLib's op_indices, it is {format_string(other)}: say --notation naslib."
-    return Reading("indices", indices=own, remark="" if told or own == other else remark)
+    return _reading("indices", own, remark="" if told or own == other else remark)
 
 
 def _literal(text: str) -> Any:
@@ -157,12 +153,12 @@ def _by_containers(found: Any, text: str, *, naslib: bool) -> Reading:
         labels = {edge: f"cell/{edge.source}_{edge.target}" for edge in EDGES}
         allowed = {label.removeprefix("cell/"): label for label in labels.values()}
         sample = {allowed.get(str(key), str(key)): _nni_name(value) for key, value in dict(inner).items()}
-        return Reading("nni", indices=from_nni(sample))
+        return _reading("nni", from_nni(sample))
     names = [name for name in _flattened(found) if isinstance(name, str)] if isinstance(found, list | tuple) else []
     if len(names) == len(EDGES) and all(name.lower() in _NAMES for name in names):
         edges = NASLIB_EDGES if naslib else EDGES
         by_edge = dict(zip(edges, (OPERATIONS.index(_NAMES[name.lower()]) for name in names), strict=True))
-        return Reading("naslib" if naslib else "indices", indices=tuple(by_edge[edge] for edge in EDGES))
+        return _reading("naslib" if naslib else "indices", tuple(by_edge[edge] for edge in EDGES))
     raise _unreadable(text)
 
 
@@ -180,7 +176,7 @@ def _flattened(value: Any, depth: int = 0) -> list[Any]:
     return [value]
 
 
-def _nni_name(value: object) -> object:
+def _nni_name(value: Any) -> Any:
     """Return an operation by NNI's name, whichever it is given by; what is none of them stays."""
     name = _NAMES.get(str(value).lower())
     return value if name is None else next(iter(to_nni((OPERATIONS.index(name),) * len(EDGES)).values()))

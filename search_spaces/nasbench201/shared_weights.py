@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from balenas_plugin.restoring import random_numbers_restored
-from balenas_plugin.search_spaces.nasbench201.network import Cell, NasBench201Network, build_network
-from balenas_plugin.search_spaces.nasbench201.notation import EDGES, OPERATIONS, Edge, Indices, check_indices
-from balenas_plugin.search_spaces.nasbench201.operations import build_operation
-from balenas_plugin.search_spaces.nasbench201.synflow import (
+
+from .network import Cell, NasBench201Network, build_network
+from .notation import EDGES, OPERATIONS, Edge, Indices, check_indices
+from .operations import build_operation
+from .synflow import (
     CellLayers,
     Layer,
     MultilinearLayers,

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from balenas_plugin.search_spaces.nasbench201.network import Cell, NasBench201Network
-from balenas_plugin.search_spaces.nasbench201.notation import EDGES, NODES, Edge
+from .network import Cell, NasBench201Network
+from .notation import EDGES, NODES, Edge
 
 Layer = Tensor | nn.Module
 """Absolute weights of a convolution, or a layer without any."""

@@ -1,4 +1,4 @@
-"""BaLeNAS inside NASLib.
+"""The searches of this package inside NASLib.
 
 Importing this package imports NASLib, which takes seconds, and says what to do where that fails.
 """
@@ -7,6 +7,6 @@ from balenas_plugin.adapters.naslib.compatibility import import_naslib
 
 import_naslib()  # before any module that imports NASLib by itself
 
-from balenas_plugin.adapters.naslib.optimizer import BaLeNASOptimizer  # noqa: E402
+from balenas_plugin.adapters.naslib.optimizer import BaLeNASOptimizer, DistributionOptimizer  # noqa: E402
 
-__all__ = ["BaLeNASOptimizer"]
+__all__ = ["BaLeNASOptimizer", "DistributionOptimizer"]

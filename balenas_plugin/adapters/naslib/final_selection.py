@@ -1,4 +1,4 @@
-"""NASLib's two benchmark spaces as the exporter sees them."""
+"""NASLib's two benchmark spaces: all that this adapter knows of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from balenas_plugin.adapters.naslib.graph_decisions import cell_decisions, edge_
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha
 from balenas_plugin.bayes.decisions import Decision, Sample
 from balenas_plugin.errors import OptionError
-from balenas_plugin.selection import NasBench201Space, Space
-from balenas_plugin.selection.networks import Networks, SeededNetworks, initialised_anew
+from balenas_plugin.mixed_ops.drawn_path import Others
+from balenas_plugin.search_spaces import SearchSpace, initialised_anew
+from balenas_plugin.search_spaces.nasbench201 import NasBench201Space
 
 _NB201_OPERATIONS = {
     "Identity": "skip_connect",
@@ -44,12 +45,24 @@ def common_notation(search_space: Any, alphas: Sequence[LabelledAlpha]) -> list[
     ]
 
 
+def decisions_of(search_space: Any, alphas: Sequence[LabelledAlpha]) -> Sequence[Decision] | None:
+    """Return how a space of NASLib makes an architecture of its alphas; None where that is not known."""
+    if isinstance(search_space, NasBench201SearchSpace):
+        return edge_decisions(alphas)
+    return cell_decisions(alphas) if isinstance(search_space, NasBench301SearchSpace) else None
+
+
+def published_others(search_space: Any) -> Others:
+    """Return how operations that are not drawn take part in GDAS's published search of a space (see `drawn_path`)."""
+    return "none" if isinstance(search_space, NasBench301SearchSpace) else "scalar"
+
+
 def exporter_space(
     search_space: Any,
     alphas: Sequence[LabelledAlpha],
     image_shape: tuple[int, int, int],
     discretise: Callable[[Sample], nn.Module],
-) -> Space:
+) -> SearchSpace:
     """Return the exporter's view of a search space.
 
     Args:
@@ -61,20 +74,21 @@ def exporter_space(
     Raises:
         OptionError: it is neither of the two benchmark spaces.
     """
+    decisions = decisions_of(search_space, alphas)
+    if decisions is None:
+        raise OptionError(
+            "selection works in NasBench201SearchSpace and NasBench301SearchSpace, not in "
+            f"{type(search_space).__name__}: leave it out to get the argmax"
+        )
     if isinstance(search_space, NasBench201SearchSpace):
-        return Nb201Space(search_space, alphas, image_shape)
-    if isinstance(search_space, NasBench301SearchSpace):
-        return Nb301Space(alphas, image_shape, discretise)
-    raise OptionError(
-        "selection works in NasBench201SearchSpace and NasBench301SearchSpace, not in "
-        f"{type(search_space).__name__}: leave it out to get the argmax of the mean"
-    )
+        return Nb201Space(search_space, decisions, image_shape)
+    return Nb301Space(decisions, image_shape, discretise)
 
 
 class Nb201Space(NasBench201Space):
     """NAS-Bench-201 with NASLib's order of operations; networks are built directly, with affine batch-norms."""
 
-    def __init__(self, search_space: Any, alphas: Sequence[LabelledAlpha], image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, search_space: Any, decisions: Sequence[Decision], image_shape: tuple[int, int, int]) -> None:
         cells = sum(hasattr(data.op, "edges") for _, _, data in search_space.edges(data=True))
         super().__init__(
             channels=search_space.channels[0],
@@ -82,30 +96,21 @@ class Nb201Space(NasBench201Space):
             num_classes=search_space.num_classes,
             image_size=image_shape[-1],
         )
-        self.decisions: Sequence[Decision] = edge_decisions(alphas)
+        self.decisions = decisions
 
 
-class Nb301Space:
+class Nb301Space(SearchSpace):
     """NAS-Bench-301, the DARTS space; networks are NASLib's own, initialised anew."""
 
     def __init__(
         self,
-        alphas: Sequence[LabelledAlpha],
+        decisions: Sequence[Decision],
         image_shape: tuple[int, int, int],
         discretise: Callable[[Sample], nn.Module],
     ) -> None:
-        self.decisions: Sequence[Decision] = cell_decisions(alphas)
-        self.image_shape = image_shape
+        self.decisions, self.image_shape = decisions, image_shape
         self._discretise = discretise
 
     def build(self, sample: Sample) -> nn.Module:
         """Return a freshly initialised network."""
         return initialised_anew(self._discretise(sample))
-
-    def notations(self, sample: Sample) -> dict[str, str]:
-        """Return no notation but the sample itself."""
-        return {}
-
-    def networks(self, seed: int) -> Networks:
-        """Return the networks as torch's generator initialises them after `seed`."""
-        return SeededNetworks(self, seed)

@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,10 +65,10 @@ class StrongestEdges:
 
     def outcomes(self, posterior: Posterior) -> Listed:
         """Return outcome -> log of its share among 20,000 seeded draws: the rule has no closed probability."""
-        mean = torch.stack([posterior.mean[label] for label in self.labels])
-        std = torch.stack([posterior.std[label] for label in self.labels])
-        noise = SeededNoise(0)(mean.new_empty(_DRAWS, *mean.shape))
-        counts = Counter(self._choose(mean + noise * std))
+        laws = [posterior.laws[label] for label in self.labels]
+        noise = SeededNoise(0)(laws[0].location.new_empty(_DRAWS, len(laws), len(self.choices)))
+        drawn = [law.at_noise(z) for law, z in zip(laws, noise.unbind(1), strict=True)]
+        counts = Counter(self._choose(torch.stack(drawn, 1)))
         return Listed({outcome: math.log(n / _DRAWS) for outcome, n in counts.items()})
 
     def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
@@ -94,12 +93,11 @@ class StrongestEdges:
         ]
 
 
-def one_hot_logits(sample: Sample, alphas: Sequence[LabelledAlpha]) -> list[Tensor]:
-    """Return logits, one tensor per alpha, from which NASLib's own discretisation makes the architecture `sample`."""
-    logits: list[Tensor] = []
+def one_hot_logits(sample: Sample, alphas: Sequence[LabelledAlpha]) -> dict[str, Tensor]:
+    """Return label -> logits from which NASLib's own discretisation makes the architecture `sample`."""
+    logits = {}
     for entry in alphas:
-        value: Any = torch.zeros_like(entry.alpha.detach())
+        logits[entry.label] = torch.zeros_like(entry.alpha.detach())
         if entry.label in sample:
-            value[entry.choices.index(sample[entry.label])] = 1
-        logits.append(value)
+            logits[entry.label][entry.choices.index(sample[entry.label])] = 1
     return logits

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from balenas_plugin.bayes.architect import VirtualStep
 from balenas_plugin.distributions import Draw
+from balenas_plugin.mixed_ops.drawn_path import Others, drawn_path
 from balenas_plugin.search.mixing import MixingWeights
 
 if TYPE_CHECKING:
-    from balenas_plugin.adapters.naslib.optimizer import BaLeNASOptimizer, Batch
+    from balenas_plugin.adapters.naslib.optimizer import Batch, DistributionOptimizer
 
 
 class AskingMixedOp(MixedOp):  # type: ignore[misc]
@@ -23,10 +24,23 @@ class AskingMixedOp(MixedOp):  # type: ignore[misc]
     Args:
         primitives: the operations.
 
-    `mixing` is what is asked for the weights; the optimizer sets one for all edges.
+    `mixing` is what is asked for the weights, and `others` says how operations not drawn take part (`drawn_path`), if
+    a draw does not; the optimizer sets both for all edges. Where a hook of NASLib's changes the weights, all operations
+    are computed.
     """
 
     mixing: MixingWeights
+    others: Others
+
+    def forward(self, x: Tensor, edge_data: Any) -> Tensor:
+        """Return the weighted sum; of a draw that computes one operation, that operation alone."""
+        chosen = self.mixing.chosen(edge_data.alpha)
+        if chosen is None or self.pre_process_hook or self.post_process_hook:
+            return super().forward(x, edge_data)
+        weights = self.get_weights(edge_data)
+        return drawn_path(
+            weights, chosen, lambda k: self.primitives[k](x, None), others=self.mixing.others or self.others
+        )
 
     def get_weights(self, edge_data: Any) -> Tensor:
         """Return the weights of an edge's alpha, shape (K,)."""
@@ -50,7 +64,7 @@ class NaslibHost:
         data_val: the same for the architecture.
     """
 
-    def __init__(self, optimizer: BaLeNASOptimizer, data_train: Batch, data_val: Batch) -> None:
+    def __init__(self, optimizer: DistributionOptimizer, data_train: Batch, data_val: Batch) -> None:
         self.optimizer, self.data_train, self.data_val = optimizer, data_train, data_val
         self.logits_val: list[Tensor] = []
         """Logits of the validation batch, one entry an evaluation."""
@@ -86,7 +100,9 @@ class NaslibHost:
         self.logits_train, loss = optimizer.evaluate(self.data_train, "training")
         loss.backward()
         if optimizer.grad_clip:
-            nn.utils.clip_grad_norm_(self.network_weights, optimizer.grad_clip)
+            found = [w.grad for w in optimizer.network_weights if w.grad is not None]
+            norm = nn.utils.get_total_norm([*found, *clipped_with()])
+            nn.utils.clip_grads_with_norm_(optimizer.network_weights, optimizer.grad_clip, norm)
         optimizer.op_optimizer.step()
         return loss
 

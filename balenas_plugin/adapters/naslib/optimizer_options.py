@@ -1,4 +1,4 @@
-"""The options of `BaLeNASOptimizer`, read from NASLib's `config.search` and validated once."""
+"""The options of our optimizers, read from NASLib's `config.search` and validated once."""
 
 from __future__ import annotations
 
@@ -7,111 +7,131 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from balenas_plugin.bayes.architect import FINITE_DIFFERENCES
-from balenas_plugin.bayes.vadam import validate_options
+import torch
+
+from balenas_plugin.distributions import ChosenDistribution, Distribution, distribution_options
 from balenas_plugin.errors import OptionError
-from balenas_plugin.search import Order
-from balenas_plugin.selection import ProxySelection
-from balenas_plugin.validation import require_flag, require_positive, require_whole, require_word
+from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
+from balenas_plugin.presets import Preset
+from balenas_plugin.search import Order, Search
+from balenas_plugin.search.algorithm import (
+    ClippedWith,
+    FiniteDifference,
+    FirstStep,
+    GradientOrder,
+    Levels,
+    WeightStep,
+)
+from balenas_plugin.selection.proxy_selection import Selection
 
-ORDERS = ("first", "second")
-WEIGHT_STEP_ALPHAS = ("mean", "sample")
-_FIRST_AUTHORS_N = 25_000
+_NASLIB_NAMES = {
+    "arc_learning_rate": "arch_learning_rate",
+    "lr": "arch_learning_rate",
+    "weight_decay": "arch_weight_decay",
+    "gradient_clip_val": "grad_clip",
+}
+"""Options of presets and distributions for which NASLib has another name."""
 
 
+@declared_options(called="the search")
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """Options of a search; where NASLib's config has a name for one, that is its name. See `BaLeNASOptimizer`.
+    """Options of a search, whatever distribution it learns; where NASLib's config has a name for one, that is its name.
+
+    Args:
+        first: which level is updated first, "architecture" or "weights".
+        architecture_every: an architecture step every so many iterations.
+        levels: 2, or 1 to learn the architecture on the training batch, together with the weights.
+        order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
+        unrolled: NASLib's name for the second order.
+        finite_difference: of the second order: "central", or "one-sided" for one evaluation less.
+        weight_step_alpha: train the weights at the "mean" of the distribution, or at a "sample".
+        warmup_epochs: epochs at the start without architecture steps.
+        clip_with: what counts in the norm that `grad_clip` limits, see `Order`.
+        arch_learning_rate: of the distribution's optimizer.
+        data_size: N for distributions that ask for it, if not given otherwise.
+        epochs: of the search, for distributions that change with them, such as GDAS's temperature.
+        selection: how `get_final_architecture` selects: "synflow" for the paper's BaLeNAS-TF, a `ProxySelection` (or a
+            dict of its options); None for the largest parameter of every edge, as NASLib discretises.
 
     Raises:
         OptionError: an option has a wrong type or is out of range, or two contradict each other.
     """
 
-    num_mc_samples: int = 3
-    antithetic: bool = False
-    order: str | None = None
+    first: FirstStep = "architecture"
+    architecture_every: PositiveInt = 1
+    levels: Levels = 2
+    order: GradientOrder | None = None
     unrolled: bool = False
-    finite_difference: str = "central"
-    update: str = "vadam"
-    arch_learning_rate: float = 3e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    prior_precision: float = 1.0
-    initial_precision: float = 1.0
-    dataset_size: float | None = None
-    data_size: float | None = None
-    weight_step_alpha: str = "mean"
-    warmup_epochs: int = 0
-    selection: str | ProxySelection | Mapping[str, Any] | None = None
+    finite_difference: FiniteDifference = "central"
+    weight_step_alpha: WeightStep = "mean"
+    warmup_epochs: NonNegativeInt = 0
+    clip_with: ClippedWith = "weights"
+    arch_learning_rate: Positive = 3e-4
+    data_size: Positive | None = None
+    epochs: PositiveInt | None = None
+    selection: Selection = None
 
     def __post_init__(self) -> None:
-        require_flag("unrolled", self.unrolled)
-        require_flag("antithetic", self.antithetic)
-        require_word("finite_difference", self.finite_difference, FINITE_DIFFERENCES)
-        order = ("second" if self.unrolled else "first") if self.order is None else self.order
-        require_word("order", order, ORDERS)
-        if self.unrolled and order == "first":
+        if self.unrolled and self.order == "first":
             raise OptionError("unrolled: true means order: second, but order is first; leave one of them out")
-        require_word("weight_step_alpha", self.weight_step_alpha, WEIGHT_STEP_ALPHAS)
-        require_whole("warmup_epochs", self.warmup_epochs, least=0)
-        for name in ("dataset_size", "data_size"):
-            if getattr(self, name) is not None:
-                require_positive(name, getattr(self, name))
-        require_positive("arch_learning_rate", self.arch_learning_rate)
-        given = dict(self.selection) if isinstance(self.selection, Mapping) else self.selection
-        object.__setattr__(self, "order", order)
-        selection = ProxySelection.of(given)
-        if selection is not None and selection.needs_supernet:
+        object.__setattr__(self, "order", self.order or ("second" if self.unrolled else "first"))
+        self.update_order()
+        if self.selection is not None and self.selection.needs_supernet:
             raise OptionError(
                 "selection: supernet_accuracy is for searches in NNI; NASLib does not hand its data to an optimizer. "
                 'Use a zero-cost proxy, e.g. selection="synflow"'
-            )
-        object.__setattr__(self, "selection", selection)
-        validate_options(self.vadam_options())
-        if self.antithetic and self.num_mc_samples < 2:
-            raise OptionError(
-                f"antithetic draws come in pairs: num_mc_samples must be at least 2, got {self.num_mc_samples}"
             )
 
     def update_order(self) -> Order:
         """Return which level is updated when, for Algorithm 1."""
         return Order(
-            order=str(self.order),
+            first=self.first,
+            architecture_every=self.architecture_every,
+            levels=self.levels,
+            order=self.order or "first",
             finite_difference=self.finite_difference,
             weight_step=self.weight_step_alpha,
             warmup_epochs=self.warmup_epochs,
+            clip_with=self.clip_with,
         )
 
-    def vadam_options(self) -> dict[str, Any]:
-        """Return the keyword arguments of `VAdam`."""
-        return {
-            "lr": self.arch_learning_rate,
-            "betas": tuple(self.betas) if isinstance(self.betas, list) else self.betas,
-            "prior_precision": self.prior_precision,
-            "initial_precision": self.initial_precision,
-            "dataset_size": self.dataset_size or self.data_size or _FIRST_AUTHORS_N,
-            "num_mc_samples": self.num_mc_samples,
-            "update": self.update,
-            "antithetic": self.antithetic,
-        }
+
+SEARCH_OPTIONS = tuple(field.name for field in fields(SearchOptions))
 
 
-OPTION_NAMES = tuple(field.name for field in fields(SearchOptions))
+def naslib_names(kind: type[Distribution]) -> dict[str, str]:
+    """Return NASLib's name -> our name of every option of a distribution."""
+    return {_NASLIB_NAMES.get(field.name, field.name): field.name for field in fields(distribution_options(kind))}
 
 
-def split_options(given: Mapping[str, Any], *, known: Collection[str]) -> tuple[SearchOptions, dict[str, Any]]:
-    """Return our options, and the rest for NASLib, whose config holds the options of all its optimizers.
+def read_options(
+    given: Mapping[str, Any], *, preset: Preset, kind: type[Distribution], known: Collection[str]
+) -> tuple[SearchOptions, ChosenDistribution, dict[str, Any]]:
+    """Return our options, the distribution, and the rest for NASLib, whose config holds options of all its optimizers.
 
     Args:
         given: `config.search`, or keyword arguments.
+        preset: the method; its options hold where nothing else is given.
+        kind: what it learns.
         known: names that NASLib itself uses.
 
     Raises:
         OptionError: an option is refused, or one that nobody knows looks like one of ours, misspelled.
     """
+    learned = naslib_names(kind)
+    ours = (*SEARCH_OPTIONS, *learned)
     for name in given:
-        if name not in OPTION_NAMES and name not in known:
-            near = difflib.get_close_matches(str(name), OPTION_NAMES, n=1, cutoff=0.8)
+        if name not in ours and name not in known:
+            near = difflib.get_close_matches(str(name), ours, n=1, cutoff=0.8)
             if near:
-                raise OptionError(f"BaLeNASOptimizer has no option {name!r}; did you mean {near[0]!r}?")
-    options = SearchOptions(**{name: value for name, value in given.items() if name in OPTION_NAMES})
-    return options, {name: value for name, value in given.items() if name not in OPTION_NAMES}
+                raise OptionError(f"{preset.name} has no option {name!r}; did you mean {near[0]!r}?")
+    merged = {_NASLIB_NAMES.get(name, name): value for name, value in preset.options.items()}
+    for name in merged:
+        if name not in ours and name not in _NASLIB_NAMES.values():
+            raise OptionError(f"{preset.name} has {name}, which searches in NASLib do not have: search with it in NNI")
+    merged |= given
+    search = SearchOptions(**{name: value for name, value in merged.items() if name in SEARCH_OPTIONS})
+    chosen = ChosenDistribution(kind, {own: merged[name] for name, own in learned.items() if name in merged})
+    Search(chosen({"": torch.zeros(2)}, seed=0), search.update_order())  # refuses parts that do not go together
+    return search, chosen, {name: value for name, value in merged.items() if name not in SEARCH_OPTIONS}

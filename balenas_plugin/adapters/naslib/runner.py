@@ -1,7 +1,8 @@
-"""`balenas naslib SCRIPT`: run one of NASLib's own scripts with BaLeNAS among its optimizers.
+"""`balenas naslib SCRIPT`: run one of NASLib's own scripts with the methods of this package among its optimizers.
 
 NASLib has no registry: each script makes a dict of optimizers and takes one by its name. The script is read, an entry
-for BaLeNAS, made as the script makes the others, is added to that dict in memory, and it is run as Python would run it.
+for each preset, made as the script makes the others, is added to that dict in memory, and it is run as Python would run
+it. `balenas` is BaLeNAS, `balenas-drnas` our DrNAS, beside NASLib's own `drnas`.
 """
 
 from __future__ import annotations
@@ -12,29 +13,36 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
 from naslib import optimizers
 
 from balenas_plugin.adapters.naslib.compatibility import bind_arguments, let_runners_resume, repair_for_runner
-from balenas_plugin.adapters.naslib.optimizer import BaLeNASOptimizer
-from balenas_plugin.adapters.naslib.optimizer_options import OPTION_NAMES
-from balenas_plugin.errors import DataError, OptionError, nearest
+from balenas_plugin.adapters.naslib.optimizer import DistributionOptimizer
+from balenas_plugin.adapters.naslib.optimizer_options import SEARCH_OPTIONS, naslib_names
+from balenas_plugin.distributions import get_distribution, list_distributions
+from balenas_plugin.errors import BalenasError, DataError, OptionError, nearest
+from balenas_plugin.presets import list_presets
 
-OPTIMIZER = "balenas"
-_CLASS = "_BaLeNASOptimizer"
+_CLASS = "_DistributionOptimizer"
 _BENCHMARKS, _PARSER = "get_dataset_api.py", "get_config_from_args"
 """Where NASLib opens benchmark files and reads the command line; what is wrong there is for the user to cure."""
 
 
+def script_names() -> dict[str, str]:
+    """Return the name of each preset in a script -> the preset's."""
+    return {"balenas" if name == "BaLeNAS" else f"balenas-{name.lower()}": name for name in list_presets()}
+
+
 def run_script(script: Path, arguments: Sequence[str]) -> None:
-    """Run a script of NASLib as ``python SCRIPT ARGUMENTS`` would, with BaLeNAS selectable as `balenas`.
+    """Run a script of NASLib as ``python SCRIPT ARGUMENTS`` would, with our presets selectable.
 
     Raises:
         OptionError: the script is missing, has no dict of optimizers, or lacks the one asked for.
         DataError: a file or a package of a benchmark is missing.
     """
     tree = _parse(script)
-    add_optimizer(tree, script)
+    add_optimizers(tree, script)
     code = compile(tree, str(script), "exec")
     sys.argv[0] = str(script)
     bind_arguments(list(arguments))
@@ -61,8 +69,8 @@ def _parse(script: Path) -> ast.Module:
         raise OptionError(f"{script} is not a Python script: {error}") from error
 
 
-def add_optimizer(tree: ast.Module, script: Path) -> list[str]:
-    """Add `balenas` to every dict of optimizers of a script, called as its neighbours are; return all their names.
+def add_optimizers(tree: ast.Module, script: Path) -> list[str]:
+    """Add our presets to every dict of optimizers of a script, called as its neighbours are; return all their names.
 
     Raises:
         OptionError: there is no such dict.
@@ -74,10 +82,13 @@ def add_optimizer(tree: ast.Module, script: Path) -> list[str]:
             if not calls:
                 continue
             found = [str(key.value) for key in node.keys if isinstance(key, ast.Constant)]
-            if OPTIMIZER not in found:
-                node.keys.append(ast.Constant(OPTIMIZER))
-                node.values.append(ast.Call(ast.Name(_CLASS, ast.Load()), calls[0].args, calls[0].keywords))
-                found.append(OPTIMIZER)
+            for name, preset in script_names().items():
+                if name not in found:
+                    chosen = ast.keyword("preset", ast.Constant(preset))
+                    call = ast.Call(ast.Name(_CLASS, ast.Load()), calls[0].args, [*calls[0].keywords, chosen])
+                    node.keys.append(ast.Constant(name))
+                    node.values.append(call)
+                    found.append(name)
             names += found
     if not names:
         raise OptionError(
@@ -102,7 +113,7 @@ def _is_optimizer(called: ast.expr) -> bool:
 def _execute(code: CodeType, script: Path) -> None:
     """Run the code as the main module, with the script's folder first on the path, as Python does."""
     module = ModuleType("__main__")
-    module.__dict__.update({"__file__": str(script), _CLASS: BaLeNASOptimizer})
+    module.__dict__.update({"__file__": str(script), _CLASS: _made})
     previous, path = sys.modules["__main__"], list(sys.path)
     sys.modules["__main__"] = module
     sys.path.insert(0, str(script.resolve().parent))
@@ -111,6 +122,24 @@ def _execute(code: CodeType, script: Path) -> None:
     finally:
         sys.path[:] = path
         sys.modules["__main__"] = previous
+
+
+def _made(*arguments: Any, **options: Any) -> Any:
+    """Return an optimizer; one that refuses its options says so when it is used: a script makes all, and uses one."""
+    try:
+        return DistributionOptimizer(*arguments, **options)
+    except BalenasError as error:
+        return _Refused(error)
+
+
+class _Refused:
+    """Raises an error when it is used."""
+
+    def __init__(self, error: BalenasError) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        raise self._error
 
 
 def _users_fault(error: Exception, script: Path, names: Sequence[str]) -> Exception | None:
@@ -122,8 +151,10 @@ def _users_fault(error: Exception, script: Path, names: Sequence[str]) -> Except
             f"{script} knows no {error.args[0]!r}{nearest(str(error.args[0]), names)} It knows {', '.join(names)}"
         )
     if isinstance(error, KeyError) and _PARSER in {frame.name for frame in frames}:
+        kinds = [get_distribution(name) for name in list_distributions()]
+        ours = [*SEARCH_OPTIONS, *(option for kind in kinds for option in naslib_names(kind))]
         return OptionError(
-            f"the config has no option {error.args[0]!r}{nearest(str(error.args[0]), OPTION_NAMES)} On the command "
+            f"the config has no option {error.args[0]!r}{nearest(str(error.args[0]), ours)} On the command "
             "line NASLib takes options that the config file has, so write others there."
         )
     if isinstance(error, (AssertionError, ImportError, OSError)) and _BENCHMARKS in {

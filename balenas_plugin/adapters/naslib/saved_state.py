@@ -1,36 +1,36 @@
 """The state of a search as a module of the graph, so that NASLib's checkpoints, which hold the graph alone, have it.
 
-Buffers hold the posterior and its noise: ``balenas.<label>.mu``, ``.precision``, ``.step``, the moments of VAdam, and
-``balenas.noise``. Besides them a state dict has what NASLib forgets: the state of the weights' optimizer, the
-learning-rate schedule and the random generators. With all of it a resumed search is the uninterrupted one, bit for bit.
-The first validation batch is kept as well: proxies look at it, also when a finished search is evaluated later.
+Under ``balenas.`` a state dict holds the distribution's parameters by label and all of its `state_dict`, and what
+NASLib forgets: the state of the weights' optimizer, the learning-rate schedule and the random generators. With all of
+it a resumed search is the uninterrupted one, bit for bit. The first validation batch is kept as well: proxies look at
+it, also when a finished search is evaluated later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from balenas_plugin.adapters.naslib.graphs import LabelledAlpha
-from balenas_plugin.bayes.vadam import VAdam
+from balenas_plugin.adapters.naslib.packed_state import packed, unpacked
+from balenas_plugin.distributions import Distribution
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.restoring import random_states, set_random_states
 
 NAME = "balenas"
 """Name of the module in the graph."""
 
-_WEIGHTS, _SCHEDULE, _RANDOM, _EXAMPLE = "weights.", "schedule.", "random.", "example."
+_MEANINGS = ("update", "dataset_size", "prior_precision")
+"""Options of an optimizer without which its state has no meaning; others, such as a learning rate, may change."""
 
 
 class SearchState(nn.Module):
     """Written when the graph's state dict is taken, put into effect when one is loaded.
 
     Args:
-        alphas: of the graph.
-        vadam: over them.
+        distribution: that is learned.
         weight_optimizer: of the graph's weights.
         scheduler: returns the schedule of its learning rate, or None while there is none.
 
@@ -39,21 +39,16 @@ class SearchState(nn.Module):
 
     def __init__(
         self,
-        alphas: Sequence[LabelledAlpha],
-        vadam: VAdam,
+        distribution: Distribution,
         weight_optimizer: torch.optim.Optimizer,
         scheduler: Callable[[], Any],
     ) -> None:
         super().__init__()
-        self._alphas = list(alphas)
-        self._vadam = vadam
+        self._distribution = distribution
         self._weight_optimizer = weight_optimizer
         self._scheduler = scheduler
         self._random: dict[str, Tensor] | None = None
         self.example: tuple[Tensor, Tensor] | None = None
-        for entry in self._alphas:
-            self.add_module(entry.label, nn.Module())
-        self._refresh()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         """Leave the search behind: NASLib copies the graph to make an architecture of it."""
@@ -70,94 +65,75 @@ class SearchState(nn.Module):
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
-    def _refresh(self) -> None:
-        group = self._vadam.param_groups[0]
-        for entry in self._alphas:
-            values = {"mu": entry.alpha.detach(), "precision": self._vadam.precision(entry.alpha)}
-            values |= {name: torch.as_tensor(value) for name, value in self._vadam.state[entry.alpha].items()}
-            holder = self.get_submodule(entry.label)
-            for name, value in values.items():
-                holder.register_buffer(name, value.clone())
-        for name in ("dataset_size", "prior_precision"):
-            self.register_buffer(name, torch.tensor(float(group[name]), dtype=torch.float64))
-        self.register_buffer("noise", self._vadam.state_dict()["noise"]["generator"])
-
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        self._refresh()
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for index, state in self._weight_optimizer.state_dict()["state"].items():
-            for name, value in state.items():
-                if isinstance(value, Tensor):
-                    destination[f"{prefix}{_WEIGHTS}{index}.{name}"] = value.detach()
         scheduler = self._scheduler()
+        state = {
+            "learned": self._distribution.name,
+            "parameters": self._distribution.parameters,
+            "distribution": self._distribution.state_dict(),
+            "weights": self._weight_optimizer.state_dict()["state"],
+            "schedule": None,
+            "random": random_states(),
+            "example": self.example,
+        }
         if scheduler is not None:
-            rates = torch.tensor(scheduler.get_last_lr(), dtype=torch.float64)
-            destination[f"{prefix}{_SCHEDULE}learning_rates"] = rates
-            destination[f"{prefix}{_SCHEDULE}last_epoch"] = torch.tensor(scheduler.last_epoch)
-        if self.example is not None:
-            destination[f"{prefix}{_EXAMPLE}inputs"], destination[f"{prefix}{_EXAMPLE}targets"] = self.example
-        for name, value in random_states().items():
-            destination[f"{prefix}{_RANDOM}{name}"] = value
+            state["schedule"] = {"epoch": scheduler.last_epoch, "learning_rates": scheduler.get_last_lr()}
+        destination.update({f"{prefix}{name}": tensor for name, tensor in packed(state).items()})
 
     # -- loading ------------------------------------------------------------------------------------------------------
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         found = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
-        self._require_same_search(found)
-        self._load_posterior(found)
-        self._load_weight_optimizer(_part(found, _WEIGHTS))
-        self._load_schedule(_part(found, _SCHEDULE))
-        self._random = _part(found, _RANDOM) or None
-        example = _part(found, _EXAMPLE)
-        if example:
-            self.example = (example["inputs"].cpu(), example["targets"].cpu())
-        self._refresh()
-
-    def _require_same_search(self, found: dict[str, Tensor]) -> None:
-        wanted = [name for name, _ in self.named_buffers()]
-        missing = [name for name in wanted if name not in found]
-        if missing:
-            what = "holds no posterior of BaLeNAS" if len(missing) == len(wanted) else f"lacks {', '.join(missing[:3])}"
+        state = unpacked(found)
+        if not state:
+            older = "noise" in found
             raise FileFormatError(
-                f"the checkpoint {what}, so the architecture would be a random one. Resume with the optimizer, the "
-                "search space and the option update with which it was written."
+                "the checkpoint is of an older version of this package: finish its search with that version"
+                if older
+                else "the checkpoint holds no distribution over architectures, so the architecture would be a random "
+                "one. Resume with the optimizer with which it was written."
             )
-        group = self._vadam.param_groups[0]
-        for name in ("dataset_size", "prior_precision"):
-            if float(found[name]) != float(group[name]):
-                raise OptionError(
-                    f"the checkpoint was written with {name} {float(found[name]):g}, and now it is {group[name]:g}: "
-                    "the posterior would not be the one learned. Resume with the former."
-                )
+        self._load_distribution(state)
+        own = self._weight_optimizer.state_dict()
+        self._weight_optimizer.load_state_dict({**own, "state": state["weights"]})
+        self._load_schedule(state["schedule"])
+        self._random = state["random"]
+        if state["example"] is not None:
+            images, classes = state["example"]
+            self.example = (images.cpu(), classes.cpu())
 
-    @torch.no_grad()
-    def _load_posterior(self, found: dict[str, Tensor]) -> None:
-        document = self._vadam.state_dict()
-        for index, entry in enumerate(self._alphas):
-            entry.alpha.copy_(found[f"{entry.label}.mu"])
-            state = self._vadam.state[entry.alpha]
-            loaded = {name: found[f"{entry.label}.{name}"] for name in state}
-            document["state"][index] = {**loaded, "step": int(loaded["step"])}
-        document["noise"] = {"generator": found["noise"]}
-        self._vadam.load_state_dict(document)
+    def _load_distribution(self, state: Mapping[str, Any]) -> None:
+        distribution, loaded = self._distribution, dict(state["distribution"])
+        if state["learned"] != distribution.name:
+            raise FileFormatError(
+                f"the checkpoint is of a search that learns the distribution {state['learned']!r}, and this one learns "
+                f"{distribution.name!r}. Resume with the optimizer with which it was written."
+            )
+        if state["parameters"].keys() != distribution.parameters.keys():
+            raise FileFormatError("the checkpoint is of another search space: resume in the one that was searched")
+        own = distribution.optimizer.state_dict()
+        _require_same_meaning(loaded["optimizer"]["param_groups"][0], own["param_groups"][0])
+        loaded["optimizer"] = {**own, "state": loaded["optimizer"]["state"]}  # options are those that are given now
+        with torch.no_grad():
+            for label, parameter in distribution.parameters.items():
+                parameter.copy_(state["parameters"][label])
+        distribution.load_state_dict(loaded)
 
-    def _load_weight_optimizer(self, found: dict[str, Tensor]) -> None:
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in found.items():
-            index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = value
-        self._weight_optimizer.load_state_dict({**self._weight_optimizer.state_dict(), "state": state})
-
-    def _load_schedule(self, found: dict[str, Tensor]) -> None:
+    def _load_schedule(self, found: Mapping[str, Any] | None) -> None:
         scheduler = self._scheduler()
         if scheduler is None or not found:
             return
-        rates, epoch = found["learning_rates"].tolist(), int(found["last_epoch"])
+        rates, epoch = found["learning_rates"], found["epoch"]
         own = scheduler.state_dict()
         scheduler.load_state_dict({**own, "last_epoch": epoch, "_step_count": epoch + 1, "_last_lr": rates})
         for group, rate in zip(self._weight_optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
 
-def _part(found: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
+def _require_same_meaning(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    for name in _MEANINGS:
+        if saved.get(name) != own.get(name):
+            raise OptionError(
+                f"the checkpoint was written with {name} {saved.get(name)}, and now it is {own.get(name)}: what was "
+                "learned would have another meaning. Resume with the former."
+            )

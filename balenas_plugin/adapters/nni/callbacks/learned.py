@@ -15,7 +15,6 @@ from nni.nas.oneshot.pytorch.supermodule.sampling import PathSamplingCell
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
-from balenas_plugin.adapters.nni.supernets.found_model import notations
 from balenas_plugin.adapters.nni.supernets.parameters import (
     architecture_parameters,
     choice_names,
@@ -27,7 +26,7 @@ from balenas_plugin.bayes.decisions import Decision, OneOf, TopSet
 from balenas_plugin.bayes.laws import GumbelLaw
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.diagnostics import SearchState, kind_of
-from balenas_plugin.diagnostics.operations import PARAMETRIC
+from balenas_plugin.search_spaces import PARAMETRIC, space_of
 
 
 def search_state(module: BaseOneShotLightningModule) -> SearchState | None:
@@ -45,7 +44,8 @@ def search_state(module: BaseOneShotLightningModule) -> SearchState | None:
         decisions=decisions_of(space),
         choices=choice_names(space),
         kinds=_operation_kinds(space, {id(alpha): label for label, alpha in alphas.items()}),
-        notations=lambda sample: notations(space, sample),
+        notations=space_of(space).notations,
+        cells=space_of(space).cells,
     )
 
 
@@ -82,7 +82,8 @@ def _sampling_state(module: BaseOneShotLightningModule, space: nn.Module) -> Sea
         choices=choices,
         kinds=_operation_kinds(space, {}),
         has_argmax=controller is not None,
-        notations=lambda sample: notations(space, sample),
+        notations=space_of(space).notations,
+        cells=space_of(space).cells,
     )
 
 
@@ -97,9 +98,9 @@ def _operation_kinds(space: nn.Module, labels: Mapping[int, str]) -> dict[str, l
     for name, module in supernet_modules(space):
         for label, named in _candidates(module, name, labels).items():
             candidates.setdefault(label, []).append(named)
-    found = {}
+    found, known = {}, space_of(space).kinds
     for label, places in candidates.items():
-        kinds = [_kind([place[k] for place in places]) for k in range(len(places[0]))]
+        kinds = [known.get(places[0][k][0]) or _kind([place[k] for place in places]) for k in range(len(places[0]))]
         if PARAMETRIC in kinds:  # otherwise it chooses an activation, or the like
             found[label] = kinds
     return found

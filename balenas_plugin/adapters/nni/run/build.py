@@ -26,9 +26,10 @@ from balenas_plugin.adapters.nni.strategies.construct import construct, written_
 from balenas_plugin.adapters.nni.strategies.nni_strategies import is_nnis
 from balenas_plugin.config import EvaluatorConfig, SearchConfig
 from balenas_plugin.data import DeviceLoader, SearchData
-from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest
+from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, first_line, nearest
 from balenas_plugin.options import given_options, joined_options, signature_options
 from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.search_spaces import find_space, list_spaces
 
 _TRAINER_OURS = {
     "max_epochs": "say evaluator.epochs",
@@ -47,7 +48,7 @@ _UNFIT_OPTIMIZERS = ("LBFGS", "SparseAdam")
 
 
 def build_space(options: Mapping[str, Any], *, num_classes: int) -> ModelSpace:
-    """Return a model space of NNI's hub by its name, or the user's own by "module:Class".
+    """Return the supernet of a search space, a model space of NNI's hub, or the user's own by "module:Class".
 
     The number of classes is filled in where the space takes it as `num_labels` and the config does not give it.
 
@@ -59,9 +60,19 @@ def build_space(options: Mapping[str, Any], *, num_classes: int) -> ModelSpace:
     space_class = _space_class(options["name"])
     if "num_labels" in inspect.signature(written_init(space_class)).parameters and "num_labels" not in arguments:
         arguments["num_labels"] = num_classes
-    called = f"space {options['name']}"
-    own = signature_options(written_init(space_class), "space", called=called)
-    return construct(called, space_class, given_options(own, arguments))
+    checked = given_options(space_options(options["name"], space_class), arguments)
+    return construct(f"space {options['name']}", space_class, checked)
+
+
+def space_options(name: str, space: type[ModelSpace]) -> type[Any]:
+    """Return the options of a space that a config calls `name`."""
+    return signature_options(written_init(space), "space", called=f"space {name}")
+
+
+def hub_spaces() -> dict[str, type[ModelSpace]]:
+    """Return the spaces of NNI's hub by name."""
+    found = vars(nni.nas.hub.pytorch).items()
+    return {name: value for name, value in found if inspect.isclass(value) and issubclass(value, ModelSpace)}
 
 
 def require_importable_elsewhere(name: str) -> None:
@@ -89,7 +100,8 @@ def require_importable_elsewhere(name: str) -> None:
 
 
 def _space_class(name: str) -> type[ModelSpace]:
-    module_name, colon, class_name = name.partition(":")
+    space = find_space(name)
+    module_name, colon, class_name = (name if space is None else space.supernet).partition(":")
     if colon:
         if "" not in sys.path:
             sys.path.insert(0, "")  # a module in the working directory, as `python -m` would find it
@@ -101,15 +113,11 @@ def _space_class(name: str) -> type[ModelSpace]:
                 "directory first."
             ) from error
     else:
-        hub = {
-            key: value
-            for key, value in vars(nni.nas.hub.pytorch).items()
-            if inspect.isclass(value) and issubclass(value, ModelSpace)
-        }
+        hub = hub_spaces()
         if name not in hub:
             raise OptionError(
-                f"space {name!r} is unknown{nearest(name, hub)} Spaces of NNI's hub: {', '.join(sorted(hub))}; "
-                "your own: module:Class"
+                f"space {name!r} is unknown{nearest(name, [*list_spaces(), *hub])} Spaces: {', '.join(list_spaces())}. "
+                f"Spaces of NNI's hub: {', '.join(sorted(hub))}; your own: module:Class"
             )
         found = hub[name]
     if not (inspect.isclass(found) and issubclass(found, ModelSpace)):
@@ -223,10 +231,9 @@ def _require_a_step(make: Callable[[Any], torch.optim.Optimizer], device: torch.
     try:
         optimizer.step()
     except Exception as error:  # whatever torch stumbles over
-        reason = str(error).strip().partition("\n")[0]
         raise OptionError(
-            f"evaluator.optimizer {type(optimizer).__name__} takes no step with its options ({type(error).__name__}: "
-            f"{reason}). Change or leave out the ones that are not its defaults."
+            f"evaluator.optimizer {type(optimizer).__name__} takes no step with its options "
+            f"({first_line(error)}). Change or leave out the ones that are not its defaults."
         ) from error
 
 

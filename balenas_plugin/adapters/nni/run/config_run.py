@@ -32,7 +32,6 @@ from balenas_plugin.adapters.nni.one_shot.search_options import require_search_e
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy, with_defaults
 from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
-from balenas_plugin.adapters.nni.supernets.found_model import notations
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
 from balenas_plugin.bayes.decisions import Architectures, Sample
 from balenas_plugin.bayes.posterior import Posterior
@@ -45,6 +44,7 @@ from balenas_plugin.errors import DataError, OptionError
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder, other_run, run_identity
 from balenas_plugin.run_folder.location import FOLDER_VARIABLE, helps_another
+from balenas_plugin.search_spaces import space_of
 from balenas_plugin.selection.candidates import tell_fewer
 
 Record = dict[str, Any]
@@ -195,7 +195,7 @@ def _describe(strategy: OneShotStrategy, space: ModelSpace, folder: RunFolder) -
 
 
 def _name(space: ModelSpace, sample: dict[str, Any]) -> str:
-    return next(iter(notations(space, sample).values()), json.dumps(sample, sort_keys=True))
+    return next(iter(space_of(space).notations(sample).values()), json.dumps(sample, sort_keys=True))
 
 
 def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterator[Record]:
@@ -237,7 +237,7 @@ def _log_probability_of_a_guess(strategy: DistributionStrategy, sample: Sample) 
 
 def _notation_and_truth(space: ModelSpace, sample: dict[str, Any]) -> Record:
     """Return the space's notation and, where a benchmark is at hand, what it knows (the search has not seen it)."""
-    notation = notations(space, sample)
+    notation = space_of(space).notations(sample)
     truth = ground_truth_of(notation)
     return {"notation": notation} if truth is None else {"notation": notation, "ground_truth": truth}
 

@@ -35,8 +35,8 @@ from balenas_plugin.errors import DataError, FileFormatError, OptionError
 from balenas_plugin.files import replaced_together, write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder, other_run
-from balenas_plugin.search_spaces import nasbench201
-from balenas_plugin.selection import ProxySelection, RankedArchitecture, Space, rank
+from balenas_plugin.search_spaces import SearchSpace
+from balenas_plugin.selection import ProxySelection, RankedArchitecture, rank
 from balenas_plugin.selection.supernet_accuracy import estimate_batch_norm
 
 _STATE_PREFIX = "training_module._model."
@@ -45,7 +45,7 @@ _STATE_PREFIX = "training_module._model."
 _BATCH_NORM_BATCHES = 8
 """Training batches for batch-norm's statistics in the networks that are written."""
 
-_EXPORTED = re.compile(r"architectures\.(json|csv)|architecture_\d{3,}\.(svg|py|pt|onnx)")
+_EXPORTED = re.compile(r"architectures\.(json|csv)|architecture_\d{3,}(\.(svg|py|pt|onnx)|-[A-Za-z0-9-]*\.svg)")
 """Names of the files of an export."""
 
 
@@ -112,7 +112,7 @@ class FinishedRun:
         batch = torch.stack(images), torch.tensor(labels)
         return cls(folder, config, data, model_space, supernet, posterior, batch, epoch)
 
-    def exporter_space(self) -> Space:
+    def exporter_space(self) -> SearchSpace:
         """Return the exporter's view of the space."""
         return exporter_space(self.model_space, decisions_of(self.supernet), tuple(self.batch[0].shape[1:]))
 
@@ -182,8 +182,9 @@ def _write(
     for found in ranked:
         name, title = f"architecture_{found.rank:03d}", next(iter(found.notation.values()), f"rank {found.rank}")
         if "svg" in formats:
-            written.append(output / f"{name}.svg")
-            _draw(written[-1], found, title)
+            from balenas_plugin.report.drawings import draw_found
+
+            written += draw_found(output, name, found, title=title)
         if supernet is None:
             continue
         network = supernet.network(found.choices)
@@ -228,38 +229,6 @@ def _csv(ranked: Sequence[RankedArchitecture]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _draw(path: Path, found: RankedArchitecture, title: str) -> None:
-    from balenas_plugin.export.drawing import Choice, Edge, draw_architecture, draw_choices
-
-    if "nasbench201" not in found.notation:
-        choices = [
-            Choice(label=label, value=str(value), probability=probability)
-            for label, value in found.choices.items()
-            if (probability := _winning(found.winning_probability, label)) is not None
-        ]
-        draw_choices(path, choices, title=title)
-        return
-    indices = nasbench201.parse(found.notation["nasbench201"])
-    probabilities = [found.winning_probability[label] for label in nasbench201.to_nni(indices)]
-    edges = [
-        Edge(source=edge.source, target=edge.target, operation=nasbench201.OPERATIONS[index], probability=probability)
-        for edge, index, probability in zip(nasbench201.EDGES, indices, probabilities, strict=True)
-    ]
-    draw_architecture(path, edges, title=title)
-
-
-def _winning(by_decision: Mapping[str, float], label: str) -> float | None:
-    """Return the probability of the decision that a label of a sample belongs to: its own, or its cell node's.
-
-    None for a choice that makes no difference.
-    """
-    if label in by_decision:
-        return by_decision[label]
-    cell, _, entry = label.rpartition("/")  # <cell>/op_<node>_<k> or <cell>/input_<node>_<k>
-    node = f"{cell}/{''.join(entry.split('_')[1:2])}_0"
-    return next((value for decision, value in by_decision.items() if decision.split("+")[0] == node), None)
 
 
 def _require_same_classes(folder: RunFolder, data: SearchData) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from nni.nas.hub.pytorch import NasBench201
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.space import RawFormatModelSpace
 from torch import nn
@@ -15,8 +14,7 @@ from torch import nn
 from balenas_plugin.adapters.nni.supernets.dataflow import without_unused
 from balenas_plugin.bayes.decisions import Decision, Sample
 from balenas_plugin.errors import SpaceError
-from balenas_plugin.search_spaces import nasbench201
-from balenas_plugin.selection.networks import NasBench201Space, Networks, SeededNetworks, Space, initialised_anew
+from balenas_plugin.search_spaces import SearchSpace, initialised_anew, space_of
 
 
 def completed(model_space: ModelSpace, sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,7 +37,7 @@ class FoundModel(RawFormatModelSpace):
         return copy.deepcopy(self.model_space.freeze(completed(self.model_space, self.sample)))
 
 
-class NniSpace:
+class NniSpace(SearchSpace):
     """Any NNI model space: networks come from the space's own `freeze`, with fresh weights.
 
     Args:
@@ -66,28 +64,16 @@ class NniSpace:
         return without_unused(initialised_anew(network), torch.ones(2, *self.image_shape))
 
     def notations(self, sample: Sample) -> dict[str, str]:
-        """Return no notation but the sample itself."""
-        return {}
-
-    def networks(self, seed: int) -> Networks:
-        """Return networks that are built one by one."""
-        return SeededNetworks(self, seed)
+        """Return the notations of a known space, whose networks only NNI can build, or none."""
+        return space_of(self.model_space).notations(sample)
 
 
-def exporter_space(model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, ...]) -> Space:
-    """Return the exporter's view of a model space that has not been mutated; NAS-Bench-201's is built without NNI."""
-    if type(model_space) is NasBench201 and image_shape[0] == 3 and image_shape[1] == image_shape[2]:
-        return NasBench201Space(
-            channels=model_space.channels,
-            cells_per_stage=model_space.num_modules,
-            num_classes=model_space.num_labels,
-            image_size=image_shape[1],
-        )
-    return NniSpace(model_space, decisions, image_shape)
+def exporter_space(model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, ...]) -> SearchSpace:
+    """Return the space of a model space that has not been mutated; its networks are built without NNI if they can be.
 
-
-def notations(model_space: ModelSpace, sample: Mapping[str, Any]) -> dict[str, str]:
-    """Return the space's own notations of a sample: name of the notation -> text."""
-    if isinstance(model_space, NasBench201):
-        return {"nasbench201": nasbench201.format_string(nasbench201.from_nni(sample))}
-    return {}
+    A subclass of a known model space may have other networks, so NNI builds those.
+    """
+    space, own = space_of(model_space), type(model_space)
+    known = space.supernet == f"{own.__module__}:{own.__qualname__}"
+    sized = space.like(model_space, image_shape) if known else None
+    return sized or NniSpace(model_space, decisions, image_shape)

@@ -20,7 +20,7 @@ from balenas_plugin.adapters.nni.supernets.found_model import completed
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.errors import EvaluatorError, SpaceError
 from balenas_plugin.restoring import random_numbers_restored
-from balenas_plugin.selection import Space
+from balenas_plugin.search_spaces import SearchSpace
 from balenas_plugin.selection.supernet_accuracy import Batch
 
 _WEIGHTS, _ARCHITECTURE = 0, 1  # the two halves
@@ -44,7 +44,7 @@ class TrainedSupernet:
     def __init__(
         self,
         supernet: ModelSpace,
-        space: Space,
+        space: SearchSpace,
         weight_loader: Any,
         architecture_loader: Any,
         *,
@@ -87,7 +87,7 @@ class TrainedSupernet:
         )
 
 
-def inherited_network(supernet: ModelSpace, space: Space, sample: Mapping[str, Any]) -> nn.Module:
+def inherited_network(supernet: ModelSpace, space: SearchSpace, sample: Mapping[str, Any]) -> nn.Module:
     """Return the frozen network with a copy of the supernet's weights.
 
     Raises:

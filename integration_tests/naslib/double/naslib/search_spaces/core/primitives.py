@@ -53,6 +53,7 @@ class MixedOp(AbstractPrimitive):
     def __init__(self, primitives):
         super().__init__()
         self.primitives = primitives
+        self.pre_process_hook = self.post_process_hook = None
         for index, primitive in enumerate(primitives):
             self.add_module(f"primitive{index}", primitive)
 
@@ -60,7 +61,11 @@ class MixedOp(AbstractPrimitive):
         return self.primitives
 
     def forward(self, x, edge_data):
-        return self.apply_weights(x, self.process_weights(self.get_weights(edge_data)))
+        weights = self.get_weights(edge_data)
+        weights = self.pre_process_hook(weights, edge_data) if self.pre_process_hook else weights
+        weights = self.process_weights(weights)
+        weights = self.post_process_hook(weights, edge_data) if self.post_process_hook else weights
+        return self.apply_weights(x, weights)
 
     def process_weights(self, weights):
         return torch.softmax(weights, dim=-1)

@@ -1,0 +1,138 @@
+"""The battery of the search spaces: what each says of itself agrees with its supernet and its own networks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from balenas_plugin import BaLeNAS, search_spaces
+from balenas_plugin.adapters.nni.run.build import build_space
+from balenas_plugin.adapters.nni.supernets.found_model import NniSpace, exporter_space
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
+from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, decisions_of_modules, exported
+from balenas_plugin.bayes.decisions import OneOf, Sample
+from balenas_plugin.errors import OptionError, SpaceError
+from balenas_plugin.export.drawing import DrawnEdge, draw_architecture
+from balenas_plugin.proxies import rank_value
+from balenas_plugin.search_spaces import SPACES, SearchSpace, find_space, get_space, list_spaces, space_of
+
+from .searches import classification, loaders, search
+from .spaces import CLASSES, Layers
+
+BATTERY: dict[str, dict[str, Any]] = {
+    "nasbench201": {"stem_out_channels": 2, "num_modules_per_stack": 1},
+    "chain": {"channels": 2},
+}
+"""Space -> options of its supernet that make it small."""
+
+SHAPE = (3, 16, 16)
+
+
+@pytest.fixture(autouse=True)
+def more_spaces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Find the toy spaces of the tests as if they were in search_spaces/."""
+
+    def forget() -> None:
+        for name in ("_built_in", "all"):
+            vars(SPACES).pop(name, None)
+
+    monkeypatch.setattr(search_spaces, "__path__", [*search_spaces.__path__, str(Path(__file__).parents[1] / "spaces")])
+    forget()
+    yield
+    forget()
+
+
+def samples(space: SearchSpace, count: int) -> list[Sample]:
+    """Return random architectures."""
+    rng = random.Random(0)
+    return [{label: rng.choice(list(values)) for label, values in space.choices.items()} for _ in range(count)]
+
+
+def test_every_space_of_the_package_is_in_the_battery() -> None:
+    assert set(list_spaces()) == set(BATTERY)
+
+
+@pytest.mark.parametrize("name", BATTERY)
+def test_a_space_says_of_its_supernet_what_is_true(name: str) -> None:
+    space, model = get_space(name), build_space({"name": name, **BATTERY[name]}, num_classes=5)
+    assert space_of(model) is space
+    assert get_space(space.supernet) is space
+    supernet = BaLeNAS().mutate_model(model)
+    assert space_of(supernet) is space
+    assert decisions_of(supernet) == decisions_of_modules(supernet) == list(space.decisions)
+    names = choice_names(supernet)
+    assert {label: tuple(map(str, values)) for label, values in space.choices.items()} == names
+    assert {operation for values in names.values() for operation in values} == set(space.kinds)
+
+
+@pytest.mark.parametrize("name", BATTERY)
+def test_architectures_are_written_read_and_drawn(name: str, tmp_path: Path) -> None:
+    space = get_space(name)
+    for sample in samples(space, 20):
+        text = space.notation(sample)
+        assert space.notations(sample) == {name: text}
+        assert space.read(text).sample == sample
+        assert space.read(text).read_as == ""
+        edges = [edge for cell in space.cells(sample).values() for edge in cell]
+        assert {edge.label: edge.operation for edge in edges}.items() <= sample.items()
+    assert space.cells({"of": "a damaged file", "nothing": None}) == {}
+    for cell in space.cells(sample).values():
+        drawn = [DrawnEdge(edge.source, edge.target, edge.operation, 0.5) for edge in cell]
+        draw_architecture(tmp_path / "cell.svg", drawn, title=text)
+    with pytest.raises(SpaceError):
+        space.read("no architecture at all")
+
+
+@pytest.mark.parametrize("name", BATTERY)
+def test_networks_of_a_space_are_those_of_its_supernet(name: str) -> None:
+    model = build_space({"name": name, **BATTERY[name]}, num_classes=5)
+    view = exporter_space(model, [], SHAPE)
+    networks, nni_networks = view.networks(3), NniSpace(model, [], SHAPE)
+    images = torch.ones(2, *SHAPE)
+    for sample in samples(view, 3):
+        network = networks.build(sample)
+        assert network(images).shape == (2, 5)
+        shapes = [sorted(tuple(p.shape) for p in net.parameters()) for net in (network, nni_networks.build(sample))]
+        assert shapes[0] == shapes[1]
+        again = networks.build(sample)
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+        fast = networks.fast_rank_value("synflow", sample)
+        if fast is not None:
+            assert fast == pytest.approx(rank_value("synflow", network, images[:1]), abs=1e-4)
+
+
+@dataclass(frozen=True)
+class SmallestOf(OneOf):
+    """A rule of a space of its own: the smallest logit wins."""
+
+    def choose(self, logits: Mapping[str, torch.Tensor]) -> int:
+        return int(logits[self.label].argmin())
+
+
+def test_a_space_may_discretise_by_its_own_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    space = get_space("chain")
+    rule = [SmallestOf(label, tuple(values)) for label, values in space.choices.items()]
+    monkeypatch.setattr(space, "decisions", rule, raising=False)
+    model = build_space({"name": "chain"}, num_classes=CLASSES)
+    strategy = search(model, classification(tmp_path, **loaders(shape=SHAPE)), num_mc_samples=1)
+    mean = {label: torch.tensor([0.3, -0.2, 0.1]) for label in space.choices}
+    with torch.no_grad():
+        for label, alpha in architecture_parameters(strategy.oneshot_module.model).items():
+            alpha.copy_(mean[label])
+    assert decisions_of(strategy.oneshot_module.model) == rule
+    assert exported(strategy.oneshot_module) == dict.fromkeys(space.choices, "pass")
+
+
+def test_an_unknown_space_has_the_default_answers() -> None:
+    space = space_of(Layers())
+    assert (space.name, space.notations({"op": "0"}), space.ground_truth, space.choices) == ("", {}, "", {})
+    assert [edge.target for edge in space.cells({"cell/0_1": "conv"})["cell"]] == [1]
+    with pytest.raises(OptionError, match=r"unknown space 'nasbench20'.*did you mean 'nasbench201'"):
+        get_space("nasbench20")
+    assert find_space("module:Class") is None
