@@ -45,8 +45,9 @@ class Part:
         return core_schema.no_info_plain_validator_function(self._read)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Schema:
-        options = {"type": "object", "properties": {"name": {"type": "string", "default": self.default["name"]}}}
-        return {"anyOf": [{"type": "string"}, options], "errorMessage": "a mapping with a name, e.g. {name: ...}"}
+        options = {"type": "object", "properties": {"name": {"type": "string"}}}
+        message = "a mapping with a name, e.g. {name: ...}"
+        return {"anyOf": [{"type": "string"}, options], "errorMessage": message, "default_name": self.default["name"]}
 
     def _read(self, given: Any) -> dict[str, Any]:
         if isinstance(given, Mapping):

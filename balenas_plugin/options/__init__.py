@@ -22,7 +22,7 @@ from balenas_plugin.options.declaration import (
     json_schema,
     read_options,
 )
-from balenas_plugin.options.docstrings import descriptions, documentation
+from balenas_plugin.options.docstrings import descriptions, documentation, summary
 from balenas_plugin.options.refusal import Schema
 from balenas_plugin.options.signatures import joined_options, signature_options
 
@@ -48,4 +48,5 @@ __all__ = [
     "json_schema",
     "read_options",
     "signature_options",
+    "summary",
 ]

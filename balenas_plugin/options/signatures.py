@@ -46,6 +46,7 @@ def signature_options(
 def joined_options(
     name: str,
     *parts: type[Any],
+    about: str = "",
     where: str = "",
     called: str = "",
     changed: Mapping[str, Any] | None = None,
@@ -56,6 +57,7 @@ def joined_options(
     Args:
         name: of the class.
         parts: options classes; where two have an option of one name, it is the first one's.
+        about: one line that describes it; that of the first part if nothing is given.
         where: as for `declared_options`.
         called: as for `declared_options`.
         changed: defaults in the place of the parts' own.
@@ -70,7 +72,7 @@ def joined_options(
                 default = _field(own.get(field.name, inspect.Parameter.empty))
                 found.setdefault(field.name, (field.name, field.type, default))
         described = descriptions(part.__doc__ or "") | described
-    return _made(name, list(found.values()), "", described, where, called)
+    return _made(name, list(found.values()), about or summary(parts[0]), described, where, called)
 
 
 def _made(
