@@ -70,6 +70,12 @@ _OF_PATHS = (
 _LONGEST_MESSAGE = 2000
 
 
+def first_line(error: BaseException) -> str:
+    """Return the type of `error` and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def input_problem(error: Exception) -> str | None:
     """Return what to tell the user of an error that the input has caused; None for a mistake of the program."""
     text = str(error)

@@ -20,6 +20,11 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_PACKAGE = Path(__file__).resolve().parent
+_TREE = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
+CONFIGS, SEARCH_SPACES = _TREE / "configs", _TREE / "search_spaces"
+"""This project's own folders: beside the package in a checkout, inside an installed one."""
+
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 MAX_TEXT = 64 * 2**20

@@ -1,7 +1,8 @@
 """The mathematics of BaLeNAS: torch and the standard library only.
 
-`vadam` learns the posterior and `posterior` holds it; `decisions`, `order_statistics` and `ranking` say which
-architectures are probable; `architect` and `hessian` differentiate the bilevel problem.
+`vadam` learns the Gaussian posterior; `posterior` holds what any search has learned, as `laws` of random scores;
+`decisions`, `order_statistics` and `ranking` say which architectures are probable; `architect` and `hessian`
+differentiate the bilevel problem.
 """
 
 from balenas_plugin.bayes.noise import SeededNoise

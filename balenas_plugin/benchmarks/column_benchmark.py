@@ -25,17 +25,20 @@ def canonical(architecture: Architecture) -> str:
     Raises:
         SpaceError: it is malformed; the message says where.
     """
+    indices: Sequence[int]
     if isinstance(architecture, str):
-        return format_string(parse(architecture.strip()))
-    if isinstance(architecture, Mapping):
-        return format_string(from_nni(architecture))
-    try:
-        indices = tuple(architecture)
-    except TypeError:
-        raise SpaceError(
-            f"an architecture is a string, six operation indices or an NNI sample, not {type(architecture).__name__}"
-        ) from None
-    return format_string(indices)
+        indices = parse(architecture.strip())
+    elif isinstance(architecture, Mapping):
+        indices = from_nni(architecture)
+    else:
+        try:
+            indices = tuple(architecture)
+        except TypeError:
+            kind = type(architecture).__name__
+            raise SpaceError(
+                f"an architecture is a string, six operation indices or an NNI sample, not {kind}"
+            ) from None
+    return str(format_string(indices))
 
 
 class ColumnBenchmark(Benchmark):

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from balenas_plugin.errors import OptionError, nearest
-from balenas_plugin.files import expanded
+from balenas_plugin.files import CONFIGS, expanded
 
 
 def require_file(path: Path, what: str) -> None:
@@ -34,12 +34,15 @@ def require_table(path: Path | None) -> None:
         raise OptionError(f"there is no table {path} ({problem}). Make one with `balenas benchmark import FILE`.")
 
 
-def require_config(path: Path) -> None:
-    """Raise unless `path` can be the YAML file of a search.
+def require_config(path: Path) -> Path:
+    """Return the YAML file of a search: at `path`, or shipped in configs/ under that name (without .yml).
 
     Raises:
         OptionError: there is no such file, or it is a script or a run's folder.
     """
+    shipped = CONFIGS / f"{path}.yml"
+    if _problem(expanded(path)) and shipped.is_file():
+        return shipped
     if not _problem(path / "manifest.json"):
         raise OptionError(
             f"{path} is the folder of a run, not a config. To go on with it: balenas search {path / 'config.yml'} "
@@ -51,6 +54,7 @@ def require_config(path: Path) -> None:
             f"{path} is a program, not a config. Run a script that makes a NasExperiment itself: `python {path}`; or "
             "write a YAML file whose `space: module:Class` names your model space: see configs/"
         )
+    return path
 
 
 def require_run(path: Path) -> None:

@@ -60,13 +60,13 @@ def add_run_options(command: Any) -> None:
 
 
 def _search(options: argparse.Namespace) -> int:
-    require_config(options.config)
+    path = require_config(options.config)
     from balenas_plugin.config import load_config
     from balenas_plugin.run_folder.location import helps_another, new_run_folder, resumed_run_folder, shared_run_folder
     from balenas_plugin.signals import end_with_parent
 
     end_with_parent()
-    config = load_config(options.config, options.overrides, seed=options.seed)
+    config = load_config(path, options.overrides, seed=options.seed)
     helps = helps_another(config)
     if helps:
         folder = shared_run_folder(options.output)

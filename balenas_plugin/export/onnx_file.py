@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.data.image_task import ImageTask
-from balenas_plugin.errors import MissingDependencyError, SpaceError
+from balenas_plugin.errors import MissingDependencyError, SpaceError, first_line
 from balenas_plugin.files import write_atomically
 from balenas_plugin.restoring import random_numbers_restored
 
@@ -80,8 +80,7 @@ def _reason(error: BaseException) -> str:
     """Return what went wrong first: the exporter wraps the error that explains in others that do not."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines() or ["no reason given"]
-    return lines[0].rstrip(".") if isinstance(error, _UnfitError) else f"{type(error).__name__}: {lines[0].rstrip('.')}"
+    return (str(error) if isinstance(error, _UnfitError) else first_line(error)).rstrip(".")
 
 
 def require_onnx() -> Any:

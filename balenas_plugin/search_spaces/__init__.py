@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from balenas_plugin.files import SEARCH_SPACES
 from balenas_plugin.parts import Parts
 from balenas_plugin.search_spaces._graph import CellEdge, cells_of
 from balenas_plugin.search_spaces._space import (
@@ -24,7 +25,6 @@ from balenas_plugin.search_spaces._space import (
     SeededNetworks,
     initialised_anew,
 )
-from balenas_plugin.shipped import SEARCH_SPACES
 
 __all__ = [
     "DEFAULT_SPACE",

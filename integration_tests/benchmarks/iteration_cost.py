@@ -4,19 +4,26 @@
     python integration_tests/benchmarks/iteration_cost.py --channels 16 --cells 5 --batch-size 16 --image-size 32
     python integration_tests/benchmarks/iteration_cost.py --scaling --json scaling.json
     python integration_tests/benchmarks/iteration_cost.py --device cuda --channels 16 --cells 5 --batch-size 64
+    python integration_tests/benchmarks/iteration_cost.py --against ../other-checkout --only DARTS "BaLeNAS M=1"
 
 Prints medians over all rounds, ratios to NNI's DARTS, and the floor: the floating-point operations of an iteration over
-the rate at which this machine computes the network's own 3x3 convolutions.
+the rate at which this machine computes the network's own 3x3 convolutions. With `--against`, prints the ratio to the
+package of another checkout instead, in CPU time: a process of each runs a round in turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 warnings.simplefilter("ignore")
@@ -31,15 +38,23 @@ from nni.nas.space import RawFormatModelSpace  # noqa: E402
 from torch.utils.data import TensorDataset  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from balenas_plugin import BaLeNAS  # noqa: E402
-from balenas_plugin.errors import MissingDependencyError  # noqa: E402
-
 BASELINE = "NNI DARTS"
 WARM_UP = 3
 
 
-def balenas(**options: Any) -> Callable[[], BaLeNAS]:
-    return lambda: BaLeNAS(**{"num_mc_samples": 1, "validate_every_n_epochs": 0, **options})
+def preset(name: str, **options: Any) -> Callable[[], Any]:
+    """Return what makes a strategy of the package, which is imported only then: `--against` chooses whose."""
+
+    def make() -> Any:
+        import balenas_plugin
+
+        return getattr(balenas_plugin, name)(**{"validate_every_n_epochs": 0, **options})
+
+    return make
+
+
+def balenas(**options: Any) -> Callable[[], Any]:
+    return preset("BaLeNAS", **{"num_mc_samples": 1, **options})
 
 
 AS_NNI_COMPUTES = {"fused": False, "channels_last": False}
@@ -47,6 +62,11 @@ AS_NNI_COMPUTES = {"fused": False, "channels_last": False}
 CANDIDATES: dict[str, Callable[[], Any]] = {
     BASELINE: nni.nas.strategy.DARTS,
     "NNI GumbelDARTS": nni.nas.strategy.GumbelDARTS,
+    "DARTS": preset("DARTS"),
+    "DrNAS": preset("DrNAS"),
+    "GumbelDARTS": preset("GumbelDARTS"),
+    "GDAS": preset("GDAS"),
+    "  GDAS not fused": preset("GDAS", fused=False),
     "BaLeNAS M=1": balenas(),
     "  not fused": balenas(fused=False),
     "  not channels-last": balenas(channels_last=False),
@@ -62,12 +82,14 @@ CANDIDATES: dict[str, Callable[[], Any]] = {
 }
 
 
-def search(strategy: Any, options: argparse.Namespace, iterations: int) -> list[float]:
+def search(
+    strategy: Any, options: argparse.Namespace, iterations: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """Search for some iterations; return the seconds of each but the first ones."""
     torch.manual_seed(0)
     images = torch.randn(options.batch_size * iterations, 3, options.image_size, options.image_size)
     loader = DataLoader(TensorDataset(images, torch.randint(0, 10, (len(images),))), batch_size=options.batch_size)
-    stopwatch = Stopwatch(min(WARM_UP, iterations - 2))
+    stopwatch = Stopwatch(min(WARM_UP, iterations - 2), clock)
     evaluator = Classification(
         train_dataloaders=loader,
         val_dataloaders=loader,
@@ -115,6 +137,8 @@ def naslib_is_comparable(options: argparse.Namespace) -> bool:
     """Return whether NASLib is importable and its supernet has the sizes asked for."""
     if (options.space, options.channels, options.cells) != ("NasBench201", 16, 5):
         return False
+    from balenas_plugin.errors import MissingDependencyError
+
     try:
         from balenas_plugin.naslib import BaLeNASOptimizer  # noqa: F401  (makes NASLib importable)
     except MissingDependencyError:
@@ -134,14 +158,64 @@ def flops_of_an_iteration(options: argparse.Namespace) -> float:
     return counts[1] - counts[0]
 
 
+def rows(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+    """Return the rows that are asked for."""
+    return {name: make for name, make in CANDIDATES.items() if not options.only or name.strip() in options.only}
+
+
+def start(root: Path, threads: int) -> None:
+    """Make this process, which is a worker, use the package in a checkout."""
+    sys.path.insert(0, str(root))
+    import balenas_plugin
+
+    found = Path(balenas_plugin.__file__).parents[1]
+    if found != root:
+        raise SystemExit(f"balenas_plugin was imported from {found}, not from {root}")
+    prepare(threads)
+
+
+def cpu_seconds(name: str, options: argparse.Namespace) -> list[float]:
+    """Return the CPU seconds of iterations of one row, in a worker; none if its package does not have it."""
+    try:
+        strategy = CANDIDATES[name]()
+    except AttributeError:
+        return []
+    return search(strategy, options, options.iterations, time.process_time)
+
+
+def against(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare with another checkout: rounds in turn, each in the process of its checkout."""
+    roots = [Path(__file__).resolve().parents[2], options.against.resolve()]
+    spawn = multiprocessing.get_context("spawn")
+    workers = [
+        ProcessPoolExecutor(1, mp_context=spawn, initializer=start, initargs=(root, options.threads)) for root in roots
+    ]
+    records = {}
+    print(f"{'CPU ms/iteration':34}{'this':>9}{'other':>9}{'ratio':>8}   of single rounds")
+    for name in rows(options):
+        seconds: list[list[list[float]]] = [[], []]
+        for number in range(options.rounds):
+            for side in (0, 1) if number % 2 == 0 else (1, 0):
+                seconds[side].append(workers[side].submit(cpu_seconds, name, options).result())
+        if not all(seconds[0] + seconds[1]):
+            print(f"{name:34}not in both")
+            continue
+        ours, theirs = (statistics.median(chain.from_iterable(of_side)) for of_side in seconds)
+        single = sorted(statistics.median(a) / statistics.median(b) for a, b in zip(*seconds, strict=True))
+        print(
+            f"{name:34}{1e3 * ours:9.1f}{1e3 * theirs:9.1f}{ours / theirs:8.3f}   {single[0]:.3f} to {single[-1]:.3f}"
+        )
+        records[name] = {"this": seconds[0], "other": seconds[1], "ratio": ours / theirs}
+    for worker in workers:
+        worker.shutdown()
+    return {"against": records}
+
+
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    chosen = {
-        name: make
-        for name, make in CANDIDATES.items()
-        if name == BASELINE or not options.only or name.strip() in options.only
-    }
+    chosen = {BASELINE: CANDIDATES[BASELINE], **rows(options)}
+    clock = time.process_time if options.cpu_time else time.perf_counter
     runs: dict[str, Callable[[int], list[float]]] = {
-        name: lambda iterations, make=make: search(make(), options, iterations) for name, make in chosen.items()
+        name: lambda iterations, make=make: search(make(), options, iterations, clock) for name, make in chosen.items()
     }
     if naslib_is_comparable(options):
         runs["NASLib DARTS"] = lambda iterations: naslib_darts(options, iterations)
@@ -205,6 +279,13 @@ def scale(options: argparse.Namespace) -> list[dict[str, Any]]:
     return records
 
 
+def prepare(threads: int) -> None:
+    """Be quiet, and compute on so many threads."""
+    torch.set_num_threads(threads)
+    for name in ("pytorch_lightning", "lightning", "lightning.pytorch", "nni"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", choices=("NasBench201", "DARTS"), default="NasBench201")
@@ -218,18 +299,18 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", default="32-true", help="of Lightning's trainer, e.g. bf16-mixed")
     parser.add_argument("--only", nargs="*", default=[], help="names of the table's rows, to leave out others")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time, on a busy machine")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout, to compare the rows with")
     parser.add_argument("--scaling", action="store_true", help="vary cells, channels, batch size and M instead")
     parser.add_argument("--json", help="write the numbers to this file too")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    for name in ("pytorch_lightning", "lightning", "lightning.pytorch", "nni"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
+    prepare(options.threads)
     size = f"{options.image_size}x{options.image_size}"
     print(f"{options.space}, C {options.channels}, N {options.cells}, batch {options.batch_size}, {size}", end=", ")
-    print(f"{options.device}, {options.threads} thread(s), torch {torch.__version__}")
-    result = {"scaling": scale(options)} if options.scaling else compare(options)
-    write_json(options.json, {"options": vars(options), "machine": machine(), **result})
+    print(f"{options.device}, {options.threads} thread(s), torch {torch.__version__}, load {machine()['load']:.1f}")
+    how = against if options.against else compare
+    result = {"scaling": scale(options)} if options.scaling else how(options)
+    write_json(options.json, {"options": {k: str(v) for k, v in vars(options).items()}, "machine": machine(), **result})
 
 
 if __name__ == "__main__":

@@ -19,16 +19,21 @@ import torch.nn.functional as F
 
 
 class Stopwatch(pl.Callback):
-    """Seconds of whole iterations, from the start of one batch to the start of the next, without the first ones."""
+    """Seconds of whole iterations, from the start of one batch to the start of the next, without the first ones.
 
-    def __init__(self, warm_up: int) -> None:
+    Args:
+        warm_up: how many are left out.
+        clock: returns seconds.
+    """
+
+    def __init__(self, warm_up: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.starts: list[float] = []
-        self.warm_up = warm_up
+        self.warm_up, self.clock = warm_up, clock
 
     def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
         if module.device.type == "cuda":
             torch.cuda.synchronize()
-        self.starts.append(time.perf_counter())
+        self.starts.append(self.clock())
 
     def seconds(self) -> list[float]:
         return [b - a for a, b in zip(self.starts[self.warm_up :], self.starts[self.warm_up + 1 :], strict=False)]

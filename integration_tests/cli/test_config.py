@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from balenas_plugin.cli import main
+from balenas_plugin.cli.inputs import require_config
 from balenas_plugin.config import SearchConfig, load_config
 from balenas_plugin.errors import OptionError
+from balenas_plugin.files import CONFIGS
 
 
 def config_of(text: str, tmp_path: Path, *overrides: str, **options: Any) -> SearchConfig:
@@ -58,6 +60,16 @@ evaluator:
 def test_the_resolved_config_is_the_same_config(tmp_path: Path) -> None:
     config = config_of("{strategy: {betas: [0.5, 0.99]}, evaluator: {deterministic: true}, seed: 3}", tmp_path)
     assert SearchConfig.from_dict(yaml.safe_load(config.to_yaml())).to_dict() == config.to_dict()
+
+
+def test_a_shipped_config_is_found_by_its_name_unless_a_file_is_called_so(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert require_config(Path("quickstart")) == CONFIGS / "quickstart.yml"
+    assert load_config(require_config(Path("quickstart"))).name == "quickstart"
+    Path("quickstart").write_text("{}")
+    assert require_config(Path("quickstart")) == Path("quickstart")
+    with pytest.raises(OptionError, match="cannot read the config quickstrt"):
+        require_config(Path("quickstrt"))
 
 
 def test_a_schedule_without_its_options_has_their_defaults(tmp_path: Path) -> None:

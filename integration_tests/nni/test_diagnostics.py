@@ -23,7 +23,7 @@ from balenas_plugin.adapters.nni.callbacks.learned import search_state
 from balenas_plugin.adapters.nni.one_shot.metrics import undisturbed
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.bayes.noise import SeededNoise
-from balenas_plugin.diagnostics import read_log
+from balenas_plugin.diagnostics import probabilities, read_log
 
 from . import spaces
 from .diagnosed import CLASSES, STRATEGIES, Space, run
@@ -166,7 +166,7 @@ def test_the_controller_of_enas_says_its_probabilities(tmp_path):
     assert search_state(module) is None
     module._generator.sample_logits = {"first": [0.7, 0.2, 0.1], "second": [0.4, 0.6]}
     state = search_state(module)
-    assert state.belief.probabilities()["first"].tolist() == pytest.approx([0.7, 0.2, 0.1])
+    assert probabilities(state.posterior, state.decisions)["first"].tolist() == pytest.approx([0.7, 0.2, 0.1])
     assert state.sample(state.outcomes()) == {"first": "linear", "second": "skip"}
 
 

@@ -18,9 +18,9 @@ LAZY = {"search_spaces/*/ground_truth.py", "search_spaces/*/supernet.py"}
 """Modules of a search space that it names, and that are imported when they are needed: above the rest of it."""
 
 LAYERS = (
-    {"errors", "machine", "restoring", "shipped"},
-    {"bounded_yaml", "files", "parts", "signals", "validation"},
-    {"options"},
+    {"errors", "machine", "restoring"},
+    {"bounded_yaml", "files", "options", "parts", "signals"},
+    {"validation"},
     {"bayes", "data", "fused", "mixed_ops"},
     {"search_spaces"},
     {"benchmarks", "diagnostics", "distributions", "export", "presets", "proxies"},
@@ -41,12 +41,6 @@ KNOWN_CIRCLES = {
     ("bayes.conditional", "bayes.decisions"),
     ("bayes.conditional", "bayes.posterior"),
     ("bayes.decisions", "bayes.posterior"),
-    ("data.sources", "data.config"),
-    ("data.sources.cifar", "data.config"),
-    ("data.sources.cifar_parquet", "data.config"),
-    ("data.sources.digits", "data.config"),
-    ("data.sources.folder", "data.config"),
-    ("data.sources.location", "data.config"),
     ("adapters.naslib.naslib_host", "adapters.naslib.optimizer"),
 }
 """Imports, (in, of), that close a circle of modules or of rooms and are on their way out."""

@@ -19,11 +19,11 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from balenas_plugin.errors import SpaceError
+from balenas_plugin.options import OneOf, checked
 from balenas_plugin.search_spaces import Reading
-from balenas_plugin.validation import require_word
 
 from .notation import (
     EDGES,
@@ -78,7 +78,7 @@ def read_architecture(text: str, *, notation: str | None = None) -> Reading:
         OptionError: there is no such notation.
     """
     if notation is not None:
-        require_word("notation", notation, tuple(NOTATIONS))
+        checked("notation", notation, Annotated[str, OneOf(lambda: NOTATIONS)])
     text = text.strip().strip("\"'").strip()
     if len(text) > _LONGEST:
         raise SpaceError(f"an architecture of {len(text)} characters was given; none is that long")
@@ -176,7 +176,7 @@ def _flattened(value: Any, depth: int = 0) -> list[Any]:
     return [value]
 
 
-def _nni_name(value: object) -> object:
+def _nni_name(value: Any) -> Any:
     """Return an operation by NNI's name, whichever it is given by; what is none of them stays."""
     name = _NAMES.get(str(value).lower())
     return value if name is None else next(iter(to_nni((OPERATIONS.index(name),) * len(EDGES)).values()))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from balenas_plugin.errors import first_line
 from balenas_plugin.export.standalone.expressions import NotExportableError
 
 RESERVED = ("self", "torch", "nn", "F", "Tensor", "operator", "math")
@@ -105,12 +106,6 @@ def record_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, Calls]:
 def training_batch(example: Tensor) -> Tensor:
     """Return `example` with at least two entries, which batch normalisation needs in training."""
     return example if len(example) > 1 else torch.cat([example, example])
-
-
-def first_line(error: Exception) -> str:
-    """Return the type of `error` and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _in_common(calls: list[Calls | None]) -> Calls | None:

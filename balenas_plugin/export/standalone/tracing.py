@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx, nn
 
-from balenas_plugin.export.standalone.calls import Argument, Calls, first_line, record_calls
+from balenas_plugin.errors import first_line
+from balenas_plugin.export.standalone.calls import Argument, Calls, record_calls
 from balenas_plugin.export.standalone.expressions import NotExportableError
 from balenas_plugin.export.standalone.layers import builtin_class
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from balenas_plugin.export.standalone.calls import first_line, training_batch
+from balenas_plugin.errors import first_line
+from balenas_plugin.export.standalone.calls import training_batch
 from balenas_plugin.export.standalone.expressions import NotExportableError
 
 TOLERANCE = 1e-6

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from balenas_plugin.data.image_task import ImageTask
-from balenas_plugin.errors import OptionError, SpaceError
+from balenas_plugin.errors import OptionError, SpaceError, first_line
 from balenas_plugin.export.standalone.blocks import BlockBuilder, find_tensor
-from balenas_plugin.export.standalone.calls import first_line
 from balenas_plugin.export.standalone.expressions import NotExportableError
 from balenas_plugin.export.standalone.forward import attribute_path, is_name
 from balenas_plugin.export.standalone.module_text import module_text

@@ -22,7 +22,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from balenas_plugin.adapters.nni.one_shot.distributed import Ranks
-from balenas_plugin.errors import BalenasError, FileFormatError, StorageError
+from balenas_plugin.errors import BalenasError, FileFormatError, StorageError, first_line
 from balenas_plugin.files import open_regular
 from balenas_plugin.restoring import random_states, set_random_states
 
@@ -97,9 +97,8 @@ class SearchCheckpoint(Checkpoint):
         frames = traceback.extract_tb(exception.__traceback__)
         restoring = any(frame.name in _RESTORING for frame in frames)
         if restoring and isinstance(exception, Exception) and not isinstance(exception, BalenasError):
-            reason = str(exception).strip().partition("\n")[0]
             raise FileFormatError(
-                f"the checkpoint {trainer.ckpt_path} is not of this search ({type(exception).__name__}: {reason}). Put "
+                f"the checkpoint {trainer.ckpt_path} is not of this search ({first_line(exception)}). Put "
                 "the right one back, or remove it to start the search anew."
             ) from exception
 

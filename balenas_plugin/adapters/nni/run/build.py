@@ -26,7 +26,7 @@ from balenas_plugin.adapters.nni.strategies.construct import construct, written_
 from balenas_plugin.adapters.nni.strategies.nni_strategies import is_nnis
 from balenas_plugin.config import EvaluatorConfig, SearchConfig
 from balenas_plugin.data import DeviceLoader, SearchData
-from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest
+from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, first_line, nearest
 from balenas_plugin.options import given_options, joined_options, signature_options
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces import find_space, list_spaces
@@ -60,9 +60,19 @@ def build_space(options: Mapping[str, Any], *, num_classes: int) -> ModelSpace:
     space_class = _space_class(options["name"])
     if "num_labels" in inspect.signature(written_init(space_class)).parameters and "num_labels" not in arguments:
         arguments["num_labels"] = num_classes
-    called = f"space {options['name']}"
-    own = signature_options(written_init(space_class), "space", called=called)
-    return construct(called, space_class, given_options(own, arguments))
+    checked = given_options(space_options(options["name"], space_class), arguments)
+    return construct(f"space {options['name']}", space_class, checked)
+
+
+def space_options(name: str, space: type[ModelSpace]) -> type[Any]:
+    """Return the options of a space that a config calls `name`."""
+    return signature_options(written_init(space), "space", called=f"space {name}")
+
+
+def hub_spaces() -> dict[str, type[ModelSpace]]:
+    """Return the spaces of NNI's hub by name."""
+    found = vars(nni.nas.hub.pytorch).items()
+    return {name: value for name, value in found if inspect.isclass(value) and issubclass(value, ModelSpace)}
 
 
 def require_importable_elsewhere(name: str) -> None:
@@ -103,11 +113,7 @@ def _space_class(name: str) -> type[ModelSpace]:
                 "directory first."
             ) from error
     else:
-        hub = {
-            key: value
-            for key, value in vars(nni.nas.hub.pytorch).items()
-            if inspect.isclass(value) and issubclass(value, ModelSpace)
-        }
+        hub = hub_spaces()
         if name not in hub:
             raise OptionError(
                 f"space {name!r} is unknown{nearest(name, [*list_spaces(), *hub])} Spaces: {', '.join(list_spaces())}. "
@@ -225,10 +231,9 @@ def _require_a_step(make: Callable[[Any], torch.optim.Optimizer], device: torch.
     try:
         optimizer.step()
     except Exception as error:  # whatever torch stumbles over
-        reason = str(error).strip().partition("\n")[0]
         raise OptionError(
-            f"evaluator.optimizer {type(optimizer).__name__} takes no step with its options ({type(error).__name__}: "
-            f"{reason}). Change or leave out the ones that are not its defaults."
+            f"evaluator.optimizer {type(optimizer).__name__} takes no step with its options "
+            f"({first_line(error)}). Change or leave out the ones that are not its defaults."
         ) from error
 
 

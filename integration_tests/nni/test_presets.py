@@ -1,0 +1,134 @@
+"""The contract of every preset inside NNI: it searches every kind of space, resumes exactly, and is asked alike."""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.space import RawFormatModelSpace
+from pytorch_lightning import Callback
+
+from balenas_plugin import Diagnostics, DistributionStrategy
+from balenas_plugin.adapters.nni import strategy_of
+from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint
+from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
+from balenas_plugin.diagnostics import read_log
+from balenas_plugin.errors import FileFormatError, OptionError
+from balenas_plugin.presets import list_presets
+
+from .searches import classification, loaders
+from .spaces import CASES, Layers
+
+OPTIONS: dict[str, dict[str, Any]] = {"BaLeNAS": {"num_mc_samples": 2}}
+"""Of single presets, besides a rate at which something is learned in a few steps."""
+
+every_preset = pytest.mark.parametrize("name", list_presets())
+
+
+class Killed(Exception):  # noqa: N818  # it stands for a signal
+    """A search was stopped in the middle of an epoch."""
+
+
+class Kill(Callback):
+    """Stops a search in its third epoch, between two steps."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 2 and batch_idx == 1:
+            raise Killed
+
+
+def run(
+    name: str, folder: Path, *, case: str = "layer_choice", epochs: int = 4, callbacks: Any = (), resume: bool = False
+) -> DistributionStrategy:
+    """Return a preset's strategy that has searched a space."""
+    torch.manual_seed(3)
+    evaluator = classification(
+        folder,
+        max_epochs=epochs,
+        callbacks=[*callbacks, SearchCheckpoint(folder / "checkpoints")],
+        **loaders(shape=CASES[case].shape),
+    )
+    strategy = strategy_of(name)(arc_learning_rate=0.1, **OPTIONS.get(name, {}))
+    strategy.initialize(RawFormatModelSpace(CASES[case].space(), evaluator), SequentialExecutionEngine())
+    if resume:
+        strategy.load_state_dict({"ckpt_path": str(folder / "checkpoints" / "last.ckpt")})
+    strategy.run()
+    return strategy
+
+
+@pytest.mark.parametrize("case", CASES)
+@every_preset
+def test_it_searches_every_kind_of_space(name, case, tmp_path):
+    strategy = run(name, tmp_path, case=case, epochs=1)
+    first = next(strategy.iterate_samples())
+    assert first.sample == exported(strategy.oneshot_module)
+    found = list(islice(strategy.iterate_samples(), 1000))
+    assert len(found) == CASES[case].size
+    assert math.isclose(sum(math.exp(ranked.log_probability) for ranked in found), 1, abs_tol=1e-3)
+    assert all(torch.isfinite(alpha).all() for alpha in strategy.oneshot_module.arch_parameters())
+
+
+@every_preset
+def test_a_killed_search_resumes_bit_for_bit(name, tmp_path):
+    whole = run(name, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(name, tmp_path / "killed", callbacks=[Kill()])
+    resumed = run(name, tmp_path / "killed", resume=True)
+    assert resumed.posterior.to_document() == whole.posterior.to_document()
+    expected = whole.supernet.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in resumed.supernet.state_dict().items())
+
+
+def test_a_checkpoint_of_another_distribution_is_refused(tmp_path):
+    run("DARTS", tmp_path, epochs=1)
+    with pytest.raises(FileFormatError, match=r"learns the distribution 'point'.* learns 'dirichlet'"):
+        run("DrNAS", tmp_path, resume=True)
+
+
+@every_preset
+def test_diagnostics_measure_it(name, tmp_path):
+    run(
+        name,
+        tmp_path,
+        epochs=1,
+        callbacks=[Diagnostics(tmp_path / "d.jsonl", {"curvature_every_n_epochs": 1, "draws": 9})],
+    )
+    (record,) = read_log(tmp_path / "d.jsonl").records
+    assert math.isfinite(record["eigenvalue"])
+    for probabilities in record["probabilities"].values():
+        assert sum(probabilities) == pytest.approx(1)
+
+
+@every_preset
+def test_selection_ranks_what_it_has_learned(name, tmp_path):
+    torch.manual_seed(3)
+    strategy = strategy_of(name)(selection={"proxy": "params", "candidates": "enumerate", "n": 3})
+    evaluator = classification(tmp_path)
+    strategy.initialize(RawFormatModelSpace(Layers(), evaluator), SequentialExecutionEngine())
+    strategy.run()
+    scores = [ranked.scores["params"] for ranked in strategy.rank()]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: strategy_of("GDAS")(order="second"), "computes one candidate a draw, so it has no second order"),
+        (lambda: strategy_of("SNAS")(num_mc_samples=2), "num_mc_samples must be 1"),
+        (lambda: strategy_of("SNAS")(order="second"), "levels: 1 has one step for both"),
+        (lambda: strategy_of("DrNAS")(distribution="point"), "DrNAS learns the distribution 'dirichlet', got 'point'"),
+        (lambda: DistributionStrategy(), "needs a distribution: one of dirichlet, gaussian"),
+        (lambda: DistributionStrategy(distribution="dirichlett"), "did you mean 'dirichlet'"),
+        (lambda: strategy_of("DrNAS")(prior_precision=1.0), "no option 'prior_precision'"),
+        (lambda: strategy_of("DARTZ"), "unknown preset 'DARTZ'"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(make, message):
+    with pytest.raises(OptionError, match=message):
+        make()
