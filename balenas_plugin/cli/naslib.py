@@ -12,7 +12,7 @@ from balenas_plugin.cli.inputs import require_file
 _EXAMPLES = """\
 examples:
   balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml
-  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer balenas-gdas seed 1
+  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer balenas-gdas
   balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml --resume
 
 NASLib is looked for on Python's path and where BALENAS_NASLIB_PATH says: docs/naslib.md.
