@@ -20,7 +20,6 @@ LAZY = {"search_spaces/*/ground_truth.py", "search_spaces/*/supernet.py"}
 LAYERS = (
     {"errors", "machine", "restoring"},
     {"bounded_yaml", "files", "options", "parts", "signals"},
-    {"validation"},
     {"bayes", "data", "fused", "mixed_ops"},
     {"search_spaces"},
     {"benchmarks", "diagnostics", "distributions", "export", "presets", "proxies"},

@@ -11,7 +11,7 @@ import torch
 
 from balenas_plugin.distributions import ChosenDistribution, Distribution, distribution_options
 from balenas_plugin.errors import OptionError
-from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, options
+from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
 from balenas_plugin.presets import Preset
 from balenas_plugin.search import Order, Search
 from balenas_plugin.search.algorithm import (
@@ -33,7 +33,7 @@ _NASLIB_NAMES = {
 """Options of presets and distributions for which NASLib has another name."""
 
 
-@options(called="the search")
+@declared_options(called="the search")
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """Options of a search, whatever distribution it learns; where NASLib's config has a name for one, that is its name.
