@@ -76,7 +76,8 @@ def options(where: str = "", *, called: str = "", open: bool = False) -> Callabl
     def decorate(cls: type[T]) -> type[T]:
         described = descriptions(cls.__doc__ or "")
         hints = typing.get_type_hints(cls, vars(sys.modules[cls.__module__]), include_extras=True)
-        for field in dataclasses.fields(cls):
+        declared: Any = cls  # a data class already
+        for field in dataclasses.fields(declared):
             field.type = _strict(hints[field.name])
             if field.name in described:
                 field.type = Annotated[field.type, Field(description=described[field.name])]

@@ -84,7 +84,8 @@ class ProxySelection:
         Raises:
             OptionError: a name or an option is unknown or refused.
         """
-        return checked("selection", given, Selection)
+        selection: ProxySelection | None = checked("selection", given, Selection)
+        return selection
 
 
 NAMED_SELECTIONS: Mapping[str, Mapping[str, Any]] = {

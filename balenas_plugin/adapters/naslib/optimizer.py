@@ -16,7 +16,7 @@ from balenas_plugin.adapters.naslib.compatibility import Repairs, logger
 from balenas_plugin.adapters.naslib.final_selection import common_notation, decisions_of, exporter_space
 from balenas_plugin.adapters.naslib.graph_decisions import one_hot_logits
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha, labelled_alphas
-from balenas_plugin.adapters.naslib.naslib_host import AskingMixedOp, NaslibHost
+from balenas_plugin.adapters.naslib.naslib_host import AskingMixedOp, Batch, NaslibHost
 from balenas_plugin.adapters.naslib.optimizer_options import read_options
 from balenas_plugin.adapters.naslib.saved_state import NAME, SearchState
 from balenas_plugin.bayes.decisions import Sample
@@ -30,8 +30,6 @@ from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights
 from balenas_plugin.search_spaces import SearchSpace
 from balenas_plugin.selection import ProxySelection, RankedArchitecture, rank
-
-Batch = tuple[Tensor, Tensor]
 
 _CURE = "Lower learning_rate or arch_learning_rate, or set grad_clip, and resume from the last checkpoint."
 _FIRST_AUTHORS_N = 25_000

@@ -35,7 +35,7 @@ from balenas_plugin.adapters.nni.supernets.fused import fusing_hooks, fusion_rep
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, supernet_modules
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, exported
 from balenas_plugin.adapters.nni.supernets.trained_supernet import TrainedSupernet
-from balenas_plugin.bayes.decisions import Architectures, RankedSample
+from balenas_plugin.bayes.architectures import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.distributions import (
     ChosenDistribution,
