@@ -17,7 +17,7 @@ from balenas_plugin.data import DataConfig
 from balenas_plugin.diagnostics.diagnostics_options import DiagnosticsOptions, DiagnosticsSection
 from balenas_plugin.errors import OptionError, quoted
 from balenas_plugin.files import read_text
-from balenas_plugin.options import NonNegative, PositiveInt, Schema, Seed, options, read_options
+from balenas_plugin.options import NonNegative, PositiveInt, Schema, Seed, declared_options, read_options
 from balenas_plugin.search_spaces import DEFAULT_SPACE
 
 DEFAULT_OPTIMIZER = {"name": "SGD", "lr": 0.025, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
@@ -45,8 +45,9 @@ class Part:
         return core_schema.no_info_plain_validator_function(self._read)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Schema:
-        options = {"type": "object", "properties": {"name": {"type": "string", "default": self.default["name"]}}}
-        return {"anyOf": [{"type": "string"}, options], "errorMessage": "a mapping with a name, e.g. {name: ...}"}
+        options = {"type": "object", "properties": {"name": {"type": "string"}}}
+        message = "a mapping with a name, e.g. {name: ...}"
+        return {"anyOf": [{"type": "string"}, options], "errorMessage": message, "default_name": self.default["name"]}
 
     def _read(self, given: Any) -> dict[str, Any]:
         if isinstance(given, Mapping):
@@ -57,7 +58,7 @@ class Part:
         return dict(whole)
 
 
-@options("evaluator.schedule")
+@declared_options("evaluator.schedule")
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How the learning rate of the weights falls over the epochs.
@@ -83,7 +84,7 @@ _Schedule = Annotated[
 ]
 
 
-@options("evaluator")
+@declared_options("evaluator")
 @dataclass(frozen=True, kw_only=True)
 class EvaluatorConfig:
     """How the supernet is trained.
@@ -122,7 +123,7 @@ _Name = Annotated[
 _Evaluator = Annotated[EvaluatorConfig, BeforeValidator(_evaluator)]
 
 
-@options(called="the config")
+@declared_options(called="the config")
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """A whole search.

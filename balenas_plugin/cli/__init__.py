@@ -15,6 +15,7 @@ from balenas_plugin.cli.naslib import add_naslib
 from balenas_plugin.cli.parser import Parser
 from balenas_plugin.cli.report import add_report
 from balenas_plugin.cli.reproduce import add_reproduce
+from balenas_plugin.cli.schema import add_schema
 from balenas_plugin.cli.search import add_search
 from balenas_plugin.cli.ui import add_ui
 from balenas_plugin.errors import input_problem
@@ -49,7 +50,8 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"balenas {__version__}")
     commands = parser.commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_search, add_ui, add_export, add_report, add_benchmark, add_reproduce, add_naslib, add_completion):
+    of_runs = (add_search, add_ui, add_export, add_report)
+    for add in (*of_runs, add_benchmark, add_reproduce, add_naslib, add_schema, add_completion):
         add(commands, formatter)
     parser.set_defaults(parser=parser)
     doctor = commands.add_parser("doctor", help="check the installation and name what is broken, with its cure")

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from balenas_plugin.cli.inputs import require_file, require_table
 
@@ -48,9 +48,9 @@ def _query(options: argparse.Namespace) -> int:
     if reading.read_as:
         print(f"balenas: read as {reading.read_as}. {reading.remark}".rstrip(), file=sys.stderr)
     if options.dataset is not None:
-        from balenas_plugin.validation import require_word
+        from balenas_plugin.options import OneOf, checked
 
-        require_word("--dataset", options.dataset, tuple(benchmark.ranked_by))
+        checked("--dataset", options.dataset, Annotated[str, OneOf(lambda: tuple(benchmark.ranked_by))])
     print(truth["architecture"] if truth["index"] is None else f"{truth['architecture']}  (index {truth['index']})")
     for dataset, metrics in truth["values"].items():
         if options.dataset in (None, dataset):

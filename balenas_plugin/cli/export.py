@@ -96,13 +96,13 @@ def _export(options: argparse.Namespace) -> int:
     require_table(options.table)
     from balenas_plugin.errors import OptionError
     from balenas_plugin.ground_truth import open_table
+    from balenas_plugin.options import PositiveInt, checked
     from balenas_plugin.run_folder import RunFolder
     from balenas_plugin.search_spaces import DEFAULT_SPACE, find_space, get_space
     from balenas_plugin.selection.candidates import tell_fewer
     from balenas_plugin.selection.proxy_selection import ProxySelection, named_selection
-    from balenas_plugin.validation import require_whole
 
-    require_whole("--top", options.top, least=1)
+    checked("--top", options.top, PositiveInt)
     given = {field.name: getattr(options, field.name) for field in fields(ProxySelection)}
     selection = replace(
         named_selection(options.selection), **{name: value for name, value in given.items() if value is not None}

@@ -72,13 +72,13 @@ def _reproduce(options: argparse.Namespace) -> int:
         require_file(Path(options.scale), "the scale")
     require_table(options.table)
     from balenas_plugin.errors import OptionError
+    from balenas_plugin.options import Workers, checked
     from balenas_plugin.reproduce.run import experiment_of, reproduce, seeds_of
     from balenas_plugin.reproduce.scales import load_scale
     from balenas_plugin.signals import stopped_by_signals
-    from balenas_plugin.validation import MAX_WORKERS, require_whole
 
     if options.jobs is not None:
-        require_whole("--jobs", options.jobs, least=1, most=MAX_WORKERS)
+        checked("--jobs", options.jobs, Workers)
     scale, seeds = load_scale(options.scale), seeds_of(options.seeds)
     experiment = experiment_of(options.experiment, options.methods)
     output = options.output or Path("reproduce") / scale.name

@@ -38,9 +38,9 @@ def add_ui(commands: Any, formatter: Any) -> None:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    from balenas_plugin.validation import require_whole
+    from balenas_plugin.options import PositiveInt, checked
 
-    require_whole("--concurrency", options.concurrency, least=1)
+    checked("--concurrency", options.concurrency, PositiveInt)
     config_path: Any = options.config and require_config(options.config)
     from balenas_plugin.config import load_config
     from balenas_plugin.run_folder.location import new_run_folder, resumed_run_folder

@@ -10,12 +10,12 @@ from pydantic import Field
 
 from balenas_plugin.data.sources import SOURCES
 from balenas_plugin.errors import OptionError
-from balenas_plugin.options import MAX_WORKERS, OneOf, PositiveInt, Seed, options
+from balenas_plugin.options import MAX_WORKERS, OneOf, PositiveInt, Seed, declared_options
 
 _Place = Annotated[str | os.PathLike[str], Field(json_schema_extra={"errorMessage": "the path of a folder"})]
 
 
-@options("data")
+@declared_options("data")
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Say which images to search on, and how to split, size and augment them.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from balenas_plugin.errors import OptionError
-from balenas_plugin.options import Positive, options, read_options
+from balenas_plugin.options import Positive, declared_options, read_options
 
 _MOST = 10_000
 """Of draws, batches and epochs: more take hours each time that is measured."""
@@ -22,7 +22,7 @@ def _word_of(given: Any) -> Any:
     return ("auto" if given else "off") if isinstance(given, bool) else given
 
 
-@options("diagnostics")
+@declared_options("diagnostics")
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticsOptions:
     """What is watched during a search, and when it stops early. None of it changes the search before it stops.

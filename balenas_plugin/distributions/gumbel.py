@@ -108,6 +108,8 @@ class HardGumbelSoftmax(GumbelSoftmax):
         **options: Any,
     ) -> None:
         super().__init__(parameters, temperature=temperature, **options)
+        if others is not None:
+            checked("others", others, Others)
         self.others = others
 
     def of_relaxed(self, parameters: Mapping[str, Tensor], relaxed: Mapping[str, Tensor]) -> Draw:

@@ -12,7 +12,7 @@ Others = Literal["scalar", "none"]
 """How the candidates not drawn take part: as the bare number of their weight, or not at all."""
 
 
-def drawn_path(weights: Tensor, chosen: int, run: Callable[[int], Any], *, others: Others = "scalar") -> Any:
+def drawn_path(weights: Tensor, chosen: int, run: Callable[[int], Any], *, others: str = "scalar") -> Any:
     """Return weights[chosen] times the result of the chosen candidate; the others are not computed.
 
     Args:

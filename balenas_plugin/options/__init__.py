@@ -1,8 +1,11 @@
-"""Options declared once: checked, described and listed, in Python, YAML and on the command line."""
+"""Options declared once: a dataclass, or a signature, is checked, described and listed from its declaration.
+
+Types and bounds are in the annotations, descriptions in the ``Args:`` of the docstring. Python, YAML, ``--set`` and
+editors (`json_schema`) use the same declaration, and every mistake becomes one `OptionError`.
+"""
 
 from balenas_plugin.options.declaration import (
     MAX_FLOAT,
-    MAX_SEED,
     MAX_WORKERS,
     Betas,
     NonNegative,
@@ -11,22 +14,20 @@ from balenas_plugin.options.declaration import (
     Positive,
     PositiveInt,
     Seed,
+    Workers,
     checked,
+    declared_options,
     default_options,
-    descriptions,
-    documentation,
     given_options,
-    joined_options,
     json_schema,
-    options,
     read_options,
-    signature_options,
 )
+from balenas_plugin.options.docstrings import descriptions, documentation, summary
 from balenas_plugin.options.refusal import Schema
+from balenas_plugin.options.signatures import joined_options, signature_options
 
 __all__ = [
     "MAX_FLOAT",
-    "MAX_SEED",
     "MAX_WORKERS",
     "Betas",
     "NonNegative",
@@ -36,14 +37,16 @@ __all__ = [
     "PositiveInt",
     "Schema",
     "Seed",
+    "Workers",
     "checked",
+    "declared_options",
     "default_options",
     "descriptions",
     "documentation",
     "given_options",
     "joined_options",
     "json_schema",
-    "options",
     "read_options",
     "signature_options",
+    "summary",
 ]

@@ -1,21 +1,14 @@
-"""Options declared once: a dataclass, or a signature, is checked, described and listed from its declaration.
-
-Types and bounds are in the annotations, descriptions in the ``Args:`` of the docstring. Python, YAML, ``--set`` and
-editors (`json_schema`) use the same declaration, and every mistake becomes one `OptionError`.
-"""
+"""Options classes: dataclasses whose fields are checked against their types, also when a file is read."""
 
 from __future__ import annotations
 
 import collections.abc
 import dataclasses
 import functools
-import inspect
 import os
-import re
 import sys
-import textwrap
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -24,9 +17,11 @@ from pydantic import ConfigDict, Field, Strict, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ArgsKwargs, core_schema
 
+from balenas_plugin.options.docstrings import descriptions, summary
 from balenas_plugin.options.refusal import Schema, refusal
 
 T = TypeVar("T")
+
 MAX_SEED = 2**32 - 1
 """NumPy's limit."""
 
@@ -42,6 +37,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Workers = Annotated[int, Field(ge=1, le=MAX_WORKERS)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +58,7 @@ class OneOf:
         return given
 
 
-def options(where: str = "", *, called: str = "", open: bool = False) -> Callable[[type[T]], type[T]]:
+def declared_options(where: str = "", *, called: str = "", open: bool = False) -> Callable[[type[T]], type[T]]:
     """Return a decorator that makes a keyword-only dataclass check its fields when it is made.
 
     A text is no number, nor is true or false. A list is taken for a tuple, and a mapping for nested options.
@@ -76,15 +72,14 @@ def options(where: str = "", *, called: str = "", open: bool = False) -> Callabl
     def decorate(cls: type[T]) -> type[T]:
         described = descriptions(cls.__doc__ or "")
         hints = typing.get_type_hints(cls, vars(sys.modules[cls.__module__]), include_extras=True)
-        declared: Any = cls  # a data class already
-        for field in dataclasses.fields(declared):
+        for field in dataclasses.fields(typing.cast(Any, cls)):
             field.type = _strict(hints[field.name])
             if field.name in described:
                 field.type = Annotated[field.type, Field(description=described[field.name])]
         cls.__pydantic_config__ = ConfigDict(  # type: ignore[attr-defined]
             extra="allow" if open else "forbid",
             arbitrary_types_allowed=True,
-            json_schema_extra={"description": _summary(cls)},
+            json_schema_extra={"description": summary(cls)},
         )
         cls.__options__ = (where, called or where or cls.__name__)  # type: ignore[attr-defined]
 
@@ -98,13 +93,19 @@ def options(where: str = "", *, called: str = "", open: bool = False) -> Callabl
     return decorate
 
 
-def read_options(cls: type[T], given: object) -> T:
+def read_options(cls: type[T], given: object, *, called: str = "") -> T:
     """Return options made of a mapping, or as they are.
+
+    Args:
+        cls: their class.
+        given: the mapping.
+        called: what messages call all of them, in the place of what the class does: the file that they are in.
 
     Raises:
         OptionError: it is no mapping, or an option is unknown, missing or refused.
     """
-    return _validated(cls, given, *cls.__options__)  # type: ignore[attr-defined,no-any-return]
+    where, usually = cls.__options__  # type: ignore[attr-defined]
+    return _validated(cls, given, where, called or usually)  # type: ignore[no-any-return]
 
 
 def checked(where: str, given: object, kind: Any) -> Any:
@@ -114,67 +115,6 @@ def checked(where: str, given: object, kind: Any) -> Any:
         OptionError: it is not of that type.
     """
     return _validated(_strict(kind), given, where, where)
-
-
-def signature_options(
-    factory: Callable[..., Any], where: str = "", *, called: str = "", without: Iterable[str] = ()
-) -> type[Any]:
-    """Return an options class of all that can be given to a class or function by keyword.
-
-    Where a class takes ``**kwargs``, it takes the options of its base classes; a function takes anything. A parameter
-    without a type is of the type of its default, if that is a number, a text or a flag.
-
-    Args:
-        factory: its docstring describes the options in ``Args:``.
-        where: as for `options`.
-        called: as for `options`.
-        without: parameters that are no options.
-    """
-    found: dict[str, tuple[str, Any, Any]] = {}
-    described: dict[str, str] = {}
-    open = True
-    for function, docstring in _functions(factory):
-        described = descriptions(docstring) | described
-        parameters = inspect.signature(function).parameters.values() if open else ()
-        hints = _hints(function)
-        for parameter in parameters:
-            if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-                hint = hints.get(parameter.name, _type_of(parameter.default))
-                found.setdefault(parameter.name, (parameter.name, hint, _field(parameter.default)))
-        open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    fields = [field for name, field in found.items() if name not in ("self", *without)]
-    name = getattr(factory, "__name__", where)
-    return _made(name, fields, _summary(factory), described, where, called, open=open and not inspect.isclass(factory))
-
-
-def joined_options(
-    name: str,
-    *parts: type[Any],
-    where: str = "",
-    called: str = "",
-    changed: Mapping[str, Any] | None = None,
-    without: Iterable[str] = (),
-) -> type[Any]:
-    """Return an options class with the options of several; checks of several options together stay with the parts.
-
-    Args:
-        name: of the class.
-        parts: options classes; where two have an option of one name, it is the first one's.
-        where: as for `options`.
-        called: as for `options`.
-        changed: defaults in the place of the parts' own.
-        without: options that are left out.
-    """
-    found: dict[str, tuple[str, Any, Any]] = {}
-    described: dict[str, str] = {}
-    for part in parts:
-        own = default_options(part) | dict(changed or {})
-        for field in dataclasses.fields(part):
-            if field.name not in without:
-                default = _field(own.get(field.name, inspect.Parameter.empty))
-                found.setdefault(field.name, (field.name, field.type, default))
-        described = descriptions(part.__doc__ or "") | described
-    return _made(name, list(found.values()), "", described, where, called)
 
 
 def given_options(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,29 +141,6 @@ def json_schema(kind: Any) -> Schema:
     return _adapter(kind).json_schema(schema_generator=_Generator)
 
 
-def documentation(cls: type[Any]) -> str:
-    """Return the ``Args:`` of a docstring for an options class."""
-    wrapped = functools.partial(textwrap.fill, width=120, initial_indent=" " * 4, subsequent_indent=" " * 8)
-    return "\n".join(["Args:", *(wrapped(f"{name}: {text}") for name, text in descriptions(cls.__doc__ or "").items())])
-
-
-def descriptions(docstring: str) -> dict[str, str]:
-    """Return what the ``Args:`` (or ``Attributes:``) of a docstring say of each parameter, in one line each."""
-    found: dict[str, str] = {}
-    names: list[str] = []
-    lines = re.split(r"^(?:Args|Attributes):\n", inspect.cleandoc(docstring), maxsplit=1, flags=re.MULTILINE)
-    for line in lines[1].splitlines() if len(lines) > 1 else ():
-        if line and not line.startswith(" "):  # the next section
-            break
-        begins = re.match(r"    (\w+(?:, \w+)*)(?: \([^)]*\))?: *(.*)", line)
-        names = begins[1].split(", ") if begins else names
-        found |= {name: begins[2] if begins else f"{found[name]} {line.strip()}".strip() for name in names}
-    return found
-
-
-# -- declarations -----------------------------------------------------------------------------------------------------
-
-
 def _strict(kind: Any) -> Any:
     """Return a type that takes no text for a number, and so on, but a list for a tuple."""
     if any(kind is plain for plain in (bool, int, float, str)):
@@ -238,58 +155,6 @@ def _strict(kind: Any) -> Any:
     return origin[tuple(_strict(argument) for argument in arguments)]
 
 
-def _made(
-    name: str,
-    fields: list[tuple[str, Any, Any]],
-    summary: str,
-    described: Mapping[str, str],
-    where: str,
-    called: str,
-    *,
-    open: bool = False,
-) -> type[Any]:
-    cls = dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True)
-    lines = [f"    {field}: {described[field]}" for field, _, _ in fields if field in described]
-    cls.__doc__ = "\n".join([summary, "", "Args:", *lines])
-    return options(where, called=called, open=open)(cls)
-
-
-def _functions(factory: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any], str]]:
-    """Yield a function, or the constructors of a class and its bases, each with what documents it."""
-    if not inspect.isclass(factory):
-        yield factory, factory.__doc__ or ""
-        return
-    for base in factory.__mro__:
-        init = vars(base).get("__init__")
-        if base is not object and init is not None:
-            yield init, f"{inspect.cleandoc(base.__doc__ or '')}\n\n{inspect.cleandoc(init.__doc__ or '')}"
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError, AttributeError):  # of names that only a type checker imports
-        return {}
-
-
-def _type_of(default: object) -> Any:
-    if isinstance(default, bool | str):
-        return type(default)
-    return float | int if isinstance(default, int | float) else Any
-
-
-def _field(default: Any) -> Any:
-    if default is inspect.Parameter.empty:
-        return dataclasses.field()
-    if isinstance(default, list | dict | set):
-        return dataclasses.field(default_factory=lambda: default)
-    return dataclasses.field(default=default)
-
-
-def _summary(documented: Any) -> str:
-    return inspect.cleandoc(documented.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
-
-
 class _Generator(GenerateJsonSchema):
     """Schemas without a title for each option; of an object of Python there is no JSON."""
 
@@ -300,9 +165,6 @@ class _Generator(GenerateJsonSchema):
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Schema:
         return {"not": {}}
-
-
-# -- the check ---------------------------------------------------------------------------------------------------------
 
 
 @functools.cache

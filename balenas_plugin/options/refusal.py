@@ -32,11 +32,16 @@ def refusal(error: ValidationError, schema: Schema, given: Any, where: str, call
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, OptionError):  # of a check of several options together
         return cause
-    key = problem["loc"][-1] if problem["type"] in (*_UNKNOWN, "missing") else None
+    missing = problem["type"] == "missing" and isinstance(problem["loc"][-1], str)  # and not an item of a list
+    key = problem["loc"][-1] if missing or problem["type"] in _UNKNOWN else None
     path: list[str] = []
     forms = list(_forms(schema, schema))
     for part in problem["loc"] if key is None else problem["loc"][:-1]:  # also names of a union's members
         below = [form["properties"][part] for form in forms if part in form.get("properties", ())]
+        if not below and isinstance(given, Mapping) and part in given:
+            below = [
+                form["additionalProperties"] for form in forms if isinstance(form.get("additionalProperties"), dict)
+            ]
         if below:
             path.append(str(part))
             forms = [form for one in below for form in _forms(one, schema)]
@@ -45,7 +50,7 @@ def refusal(error: ValidationError, schema: Schema, given: Any, where: str, call
     if key is not None:
         allowed = [option for form in forms for option in form.get("properties", ())]
         name = name if path else called
-        if problem["type"] == "missing":
+        if missing:
             return OptionError(f"{name} needs the option {key}")
         value = given.get(key) if isinstance(given, Mapping) else None
         return OptionError(_no_option(name, key, value, allowed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from balenas_plugin.config import SearchConfig, read_yaml
 from balenas_plugin.errors import OptionError, nearest
 from balenas_plugin.files import CONFIGS
 from balenas_plugin.machine import room_for_searches
-from balenas_plugin.validation import require_keys, require_whole
+from balenas_plugin.options import PositiveInt, declared_options, read_options
 
 SCALES = ("small", "paper")
-_KEYS = ("common", "searches", "proxy_networks")
 
 
-@dataclass(frozen=True)
+@declared_options("proxy_networks")
+@dataclass(frozen=True, kw_only=True)
 class ProxyNetworks:
     """The networks that zero-cost proxies score: those that the benchmark trained, not those of the search.
 
@@ -33,17 +33,14 @@ class ProxyNetworks:
         OptionError: one of them is no whole number of at least 1.
     """
 
-    channels: int = 16
-    cells_per_stage: int = 5
-    image_size: int = 32
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            require_whole(f"proxy_networks.{name}", value, least=1)
+    channels: PositiveInt = 16
+    cells_per_stage: PositiveInt = 5
+    image_size: PositiveInt = 32
+    batch_size: PositiveInt = 64
 
 
-@dataclass(frozen=True)
+@declared_options()
+@dataclass(frozen=True, kw_only=True)
 class Scale:
     """The searches of one scale.
 
@@ -55,9 +52,9 @@ class Scale:
     """
 
     name: str
-    common: Mapping[str, Any]
+    common: Mapping[str, Any] = field(default_factory=dict)
     searches: Mapping[str, Mapping[str, Any]]
-    proxy_networks: ProxyNetworks
+    proxy_networks: ProxyNetworks = field(default_factory=ProxyNetworks)
 
     def config(self, search: str, seed: int) -> SearchConfig:
         """Return the config of one search.
@@ -95,22 +92,10 @@ def load_scale(name: str) -> Scale:
         raise OptionError(
             f"--scale must be {' or '.join(SCALES)}, or a .yml file like theirs, got {name!r}{nearest(name, SCALES)}"
         )
-    document = read_yaml(path, _KEYS)
-    require_keys(str(path), document, _KEYS)
-    common, searches, sizes = (_mapping(path, document, key) for key in _KEYS)
-    if not searches:
+    document = read_yaml(path, [field.name for field in fields(Scale)])
+    if not document.get("searches", True):
         raise OptionError(f"{path} has no searches: name at least one, e.g. `searches: {{darts: {{strategy: DARTS}}}}`")
-    for name in searches:
-        _mapping(path, searches, name)
-    require_keys(f"{path}: proxy_networks", sizes, ProxyNetworks.__dataclass_fields__)
-    return Scale(path.stem, common, searches, ProxyNetworks(**sizes))
-
-
-def _mapping(path: Path, document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = document.get(key, {})
-    if not isinstance(found, Mapping):
-        raise OptionError(f"{path}: {key} must be a mapping of options, got {found!r}")
-    return found
+    return read_options(Scale, {"name": path.stem, **document}, called=str(path))
 
 
 def merged(base: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:

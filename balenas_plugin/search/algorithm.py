@@ -18,7 +18,7 @@ from torch import Tensor
 from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gradient
 from balenas_plugin.distributions import Distribution, Draw, Weights
 from balenas_plugin.errors import OptionError
-from balenas_plugin.options import NonNegativeInt, PositiveInt, options
+from balenas_plugin.options import NonNegativeInt, PositiveInt, declared_options
 
 FirstStep = Literal["architecture", "weights"]
 GradientOrder = Literal["first", "second"]
@@ -28,7 +28,7 @@ ClippedWith = Literal["weights", "architecture", "stale-architecture"]
 Levels = Annotated[int, Field(ge=1, le=2)]
 
 
-@options()
+@declared_options()
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """Which level is updated when, and by which gradient.
@@ -150,7 +150,7 @@ class Search:
                             parameter.grad = None
                         loss = host.validation_loss(k)
                         if loss.requires_grad or not draw.chosen:  # zeros alone may have been drawn
-                            loss.backward()  # `grad` forbids reentrant checkpoints
+                            loss.backward()  # not `grad`, which forbids reentrant checkpoints
                         found = host.average([x.grad for x in inputs])
                 else:
                     found, loss = second_order_gradient(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from balenas_plugin.options import MAX_WORKERS, OneOf, Positive, Seed, checked, options
+from balenas_plugin.options import OneOf, Positive, Seed, Workers, checked, declared_options
 from balenas_plugin.proxies import get_proxy, list_proxies
 from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY
 
@@ -18,7 +18,7 @@ _Count = Annotated[int, Field(ge=1, le=1_000_000)]
 _Proxy = Annotated[str, OneOf(lambda: (*list_proxies(), SUPERNET_ACCURACY))]
 
 
-@options(called="selection")
+@declared_options(called="selection")
 @dataclass(frozen=True, kw_only=True)
 class ProxySelection:
     """How to select architectures from a posterior; the defaults are the paper's BaLeNAS-TF (Table 4).
@@ -51,7 +51,7 @@ class ProxySelection:
     batch_norm_batches: _Count = 8
     max_params: Positive | None = None
     max_flops: Positive | None = None
-    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
+    workers: Workers = 1
 
     def __post_init__(self) -> None:
         for name in self.zero_cost_proxies:

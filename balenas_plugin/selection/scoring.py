@@ -18,12 +18,12 @@ from tqdm import tqdm
 from balenas_plugin.bayes.architectures import RankedSample
 from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.errors import OptionError, SpaceError
+from balenas_plugin.options import MAX_FLOAT
 from balenas_plugin.proxies import list_proxies, rank_value, score
 from balenas_plugin.search_spaces import Networks, SearchSpace
 from balenas_plugin.selection.candidates import Candidate
 from balenas_plugin.selection.proxy_selection import ProxySelection
 from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY, Supernet, SupernetAccuracy
-from balenas_plugin.validation import MAX_FLOAT
 
 Result = TypeVar("Result")
 

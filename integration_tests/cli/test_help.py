@@ -74,14 +74,15 @@ def test_every_shell_has_a_completion(shell: str, capsys: pytest.CaptureFixture[
 
 def test_names_that_complete_are_those_that_there_are() -> None:
     from balenas_plugin.benchmarks import DATASETS
+    from balenas_plugin.options import json_schema
     from balenas_plugin.proxies import list_proxies
-    from balenas_plugin.selection.proxy_selection import CANDIDATES, NAMED_SELECTIONS
+    from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, ProxySelection
     from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY
 
     expected = {
         "proxy": {*list_proxies(), SUPERNET_ACCURACY},
         "selection": set(NAMED_SELECTIONS),
-        "candidates": set(CANDIDATES),
+        "candidates": set(json_schema(ProxySelection)["properties"]["candidates"]["enum"]),
         "dataset": set(DATASETS),
     }
     assert {name: set(NAMES[name]()) for name in expected} == expected

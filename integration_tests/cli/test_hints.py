@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import make_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from balenas_plugin.cli import main
 from balenas_plugin.errors import OptionError, nearest, setting
-from balenas_plugin.validation import require_keys
+from balenas_plugin.options import declared_options, read_options
 
 from .test_help import imported_by
 
@@ -83,8 +85,9 @@ def test_an_option_of_a_config_in_the_wrong_place_or_of_another_name(where: str,
         "strategy DARTS": ("arc_learning_rate", "gradient_clip_val"),
         "selection": ("n", "proxy"),
     }[where]
+    cls = make_dataclass("Given", [(name, Any, None) for name in allowed], kw_only=True)
     with pytest.raises(OptionError) as told:
-        require_keys(where, given, allowed)
+        read_options(declared_options(called=where)(cls), given)
     assert hint in str(told.value)
 
 

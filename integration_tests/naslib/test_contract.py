@@ -174,6 +174,12 @@ def test_the_forms_of_what_is_not_drawn_have_other_gradients():
     assert not same(*gradients)
 
 
+def test_what_is_not_drawn_takes_part_as_published_for_the_space():
+    for space, others in (("nb201", "scalar"), ("nb301", "none")):
+        mixed = [m for m in adapted(space, preset="GDAS").graph.modules() if isinstance(m, AskingMixedOp)]
+        assert {m.others for m in mixed} == {others}
+
+
 def test_hooks_of_naslib_see_one_hot_weights_of_all_operations():
     optimizer = adapted(preset="GDAS")
     hooked = []
@@ -423,15 +429,11 @@ def test_benchmark_is_queried_after_every_epoch(caplog):
         ({"warmup_epochs": -1}, "warmup_epochs must be a whole number"),
         ({"selection": {"proxy": "synflo"}}, "did you mean 'synflow'"),
         ({"selection": "synflo"}, "selection must be one of synflow, synflow-enumerated, supernet, synflow\\+supernet"),
-        (
-            {"selection": 3},
-            "selection must be one of synflow, synflow-enumerated, supernet, synflow\\+supernet, a ProxySelection",
-        ),
+        ({"selection": 3}, r"selection must be one of synflow, .*, synflow\+supernet or a mapping of options"),
         ({"antithetic": True, "num_mc_samples": 1}, "antithetic draws come in pairs"),
         ({"unrolled": "no"}, "unrolled must be"),
         ({"finite_difference": "forward"}, "finite_difference must be one of central, one-sided"),
         ({"dataset_size": 0}, "dataset_size must be a positive number"),
-        ({"others": "all"}, "others must be one of scalar, none"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1"),
         ({"levels": 1}, "levels: 1 has one draw for both levels"),
     ],
@@ -454,6 +456,8 @@ def test_options_of_presets_and_distributions():
     assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
     assert adapted(preset="GDAS", temperature=[5, 1]).distribution.temperatures == (5, 1)
     assert adapted(preset="GDAS", first="architecture").options.first == "architecture"
+    with pytest.raises(OptionError, match="others must be one of scalar, none"):
+        DistributionOptimizer(preset="GDAS", others="all")
     with pytest.raises(OptionError, match="DrNAS has no option 'anchr'; did you mean 'anchor'"):
         DistributionOptimizer(preset="DrNAS", anchr="kl")
     with pytest.raises(OptionError, match=r"DrNas.*did you mean 'DrNAS'"):

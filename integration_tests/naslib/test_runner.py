@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from naslib import utils
 
-from balenas_plugin.adapters.naslib.optimizer_options import SEARCH_OPTIONS, SearchOptions, distribution_options
+from balenas_plugin.adapters.naslib.optimizer_options import SEARCH_OPTIONS, SearchOptions, naslib_names
 from balenas_plugin.adapters.naslib.runner import add_optimizers, script_names
 from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import OptionError
@@ -181,7 +181,7 @@ def test_our_configs_hold_valid_options(name: str) -> None:
         "initial_precision",
     }
     assert all(DistributionOptimizer(config, preset=preset) for preset in list_presets())
-    assert {*SEARCH_OPTIONS, *distribution_options(Gaussian)} - set(config["search"]) == {
+    assert {*SEARCH_OPTIONS, *naslib_names(Gaussian)} - set(config["search"]) == {
         "antithetic",
         "architecture_every",
         "betas",
@@ -192,7 +192,6 @@ def test_our_configs_hold_valid_options(name: str) -> None:
         "levels",
         "num_mc_samples",
         "order",
-        "others",
         "selection",
         "weight_step_alpha",
     }

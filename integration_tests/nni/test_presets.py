@@ -98,7 +98,7 @@ def test_diagnostics_measure_it(name, tmp_path):
         epochs=1,
         callbacks=[Diagnostics(tmp_path / "d.jsonl", {"curvature_every_n_epochs": 1, "draws": 9})],
     )
-    (record,) = read_log(tmp_path / "d.jsonl").epochs
+    (record,) = read_log(tmp_path / "d.jsonl").records
     assert math.isfinite(record["eigenvalue"])
     for probabilities in record["probabilities"].values():
         assert sum(probabilities) == pytest.approx(1)

@@ -19,8 +19,7 @@ LAZY = {"search_spaces/*/ground_truth.py", "search_spaces/*/supernet.py"}
 
 LAYERS = (
     {"errors", "machine", "restoring"},
-    {"bounded_yaml", "files", "parts", "signals", "validation"},
-    {"options"},
+    {"bounded_yaml", "files", "options", "parts", "signals"},
     {"bayes", "data", "fused", "mixed_ops"},
     {"search_spaces"},
     {"benchmarks", "diagnostics", "distributions", "export", "presets", "proxies"},

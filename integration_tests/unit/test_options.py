@@ -16,10 +16,10 @@ from balenas_plugin.options import (
     Positive,
     PositiveInt,
     checked,
+    declared_options,
     default_options,
     given_options,
     json_schema,
-    options,
     read_options,
     signature_options,
 )
@@ -27,7 +27,7 @@ from balenas_plugin.options import (
 WORDS = ["red"]
 
 
-@options("outer.inner")
+@declared_options("outer.inner")
 @dataclass(frozen=True, kw_only=True)
 class Inner:
     """What is inside.
@@ -49,7 +49,7 @@ class Inner:
             raise OptionError("rate and pair contradict each other")
 
 
-@options("outer")
+@declared_options("outer")
 @dataclass(frozen=True, kw_only=True)
 class Outer:
     """What is outside."""

@@ -75,12 +75,12 @@ def test_a_scale_of_the_users_own(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ("", "must hold a mapping with the keys common, searches, proxy_networks"),
+        ("", "must hold a mapping with the keys name, common, searches, proxy_networks"),
         ("commen: {}", "did you mean 'common'"),
         ("common: [1]", r"common must be a mapping of options, got \[1\]"),
-        ("searches: null", "searches must be a mapping of options, got None"),
+        ("searches: null", "has no searches: name at least one"),
         ("searches: {}", "has no searches: name at least one"),
-        ("common: {}", "has no searches: name at least one"),
+        ("common: {}", "needs the option searches"),
         ("searches: {balenas: null}", "balenas must be a mapping of options, got None"),
         ("{searches: {darts: {}}, proxy_networks: null}", "proxy_networks must be a mapping"),
         ("{searches: {darts: {}}, proxy_networks: {channels: abc}}", "channels must be a whole number of at least 1"),

@@ -19,11 +19,11 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from balenas_plugin.errors import SpaceError
+from balenas_plugin.options import OneOf, checked
 from balenas_plugin.search_spaces import Reading
-from balenas_plugin.validation import require_word
 
 from .notation import (
     EDGES,
@@ -78,7 +78,7 @@ def read_architecture(text: str, *, notation: str | None = None) -> Reading:
         OptionError: there is no such notation.
     """
     if notation is not None:
-        require_word("notation", notation, tuple(NOTATIONS))
+        checked("notation", notation, Annotated[str, OneOf(lambda: NOTATIONS)])
     text = text.strip().strip("\"'").strip()
     if len(text) > _LONGEST:
         raise SpaceError(f"an architecture of {len(text)} characters was given; none is that long")

@@ -1,4 +1,4 @@
-"""NASLib's two benchmark spaces as the exporter sees them."""
+"""NASLib's two benchmark spaces: all that this adapter knows of them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from balenas_plugin.adapters.naslib.graph_decisions import cell_decisions, edge_
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha
 from balenas_plugin.bayes.decisions import Decision, Sample
 from balenas_plugin.errors import OptionError
+from balenas_plugin.mixed_ops.drawn_path import Others
 from balenas_plugin.search_spaces import SearchSpace, initialised_anew
 from balenas_plugin.search_spaces.nasbench201 import NasBench201Space
 
@@ -49,6 +50,11 @@ def decisions_of(search_space: Any, alphas: Sequence[LabelledAlpha]) -> Sequence
     if isinstance(search_space, NasBench201SearchSpace):
         return edge_decisions(alphas)
     return cell_decisions(alphas) if isinstance(search_space, NasBench301SearchSpace) else None
+
+
+def published_others(search_space: Any) -> Others:
+    """Return how operations that are not drawn take part in GDAS's published search of a space (see `drawn_path`)."""
+    return "none" if isinstance(search_space, NasBench301SearchSpace) else "scalar"
 
 
 def exporter_space(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from balenas_plugin.bayes.architect import VirtualStep
 from balenas_plugin.distributions import Draw
-from balenas_plugin.mixed_ops.drawn_path import drawn_path
+from balenas_plugin.mixed_ops.drawn_path import Others, drawn_path
 from balenas_plugin.search.mixing import MixingWeights
 
 Batch = tuple[Tensor, Tensor]
@@ -24,12 +24,13 @@ class AskingMixedOp(MixedOp):  # type: ignore[misc]
     Args:
         primitives: the operations.
 
-    `mixing` is what is asked for the weights, and `others` says how operations not drawn take part (`drawn_path`); the
-    optimizer sets both for all edges. Where a hook of NASLib's changes the weights, all operations are computed.
+    `mixing` is what is asked for the weights, and `others` says how operations not drawn take part (`drawn_path`), if
+    a draw does not; the optimizer sets both for all edges. Where a hook of NASLib's changes the weights, all operations
+    are computed.
     """
 
     mixing: MixingWeights
-    others: str
+    others: Others
 
     def forward(self, x: Tensor, edge_data: Any) -> Tensor:
         """Return the weighted sum; of a draw that computes one operation, that operation alone."""
@@ -37,7 +38,9 @@ class AskingMixedOp(MixedOp):  # type: ignore[misc]
         if chosen is None or self.pre_process_hook or self.post_process_hook:
             return super().forward(x, edge_data)
         weights = self.get_weights(edge_data)
-        return drawn_path(weights, chosen, lambda k: self.primitives[k](x, None), others=self.others)
+        return drawn_path(
+            weights, chosen, lambda k: self.primitives[k](x, None), others=self.mixing.others or self.others
+        )
 
     def get_weights(self, edge_data: Any) -> Tensor:
         """Return the weights of an edge's alpha, shape (K,)."""

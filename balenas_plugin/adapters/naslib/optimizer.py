@@ -13,7 +13,12 @@ from naslib.utils import load_default_config
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.naslib.compatibility import Repairs, logger
-from balenas_plugin.adapters.naslib.final_selection import common_notation, decisions_of, exporter_space
+from balenas_plugin.adapters.naslib.final_selection import (
+    common_notation,
+    decisions_of,
+    exporter_space,
+    published_others,
+)
 from balenas_plugin.adapters.naslib.graph_decisions import one_hot_logits
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha, labelled_alphas
 from balenas_plugin.adapters.naslib.naslib_host import AskingMixedOp, Batch, NaslibHost
@@ -48,24 +53,10 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
             learned, and the defaults of the options.
         distribution: in its place, the name of what is learned (`balenas_plugin.distributions`), or a class.
         num_mc_samples: M, draws per architecture step.
-        first: which level is updated first, "architecture" or "weights".
-        architecture_every: an architecture step every so many iterations.
-        levels: 2, or 1 to learn the architecture on the training batch, together with the weights.
-        order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1); NASLib's `unrolled` says
-            the same.
-        finite_difference: of the second order: "central", or "one-sided" for one evaluation less.
-        weight_step_alpha: train the weights at the "mean" of the distribution, or at a "sample".
-        warmup_epochs: epochs at the start without architecture steps.
-        clip_with: what counts in the norm that `grad_clip` limits, see `Order`.
-        others: how operations that are not drawn take part where only the drawn one is computed, see `drawn_path`.
-        arch_learning_rate, arch_weight_decay: of the distribution's optimizer. BaLeNAS has its prior in the place of
-            the weight decay, DrNAS its anchor.
-        epochs: of the search, for distributions that change with them, such as GDAS's temperature.
-        selection: how `get_final_architecture` selects: "synflow" for the paper's BaLeNAS-TF, a `ProxySelection` (or a
-            dict of its options); None for the largest parameter of every edge, as NASLib discretises.
+        arch_weight_decay: of the distribution's optimizer. BaLeNAS has its prior in its place, DrNAS its anchor.
         learning_rate, momentum, weight_decay, grad_clip, op_optimizer, loss_criteria: as in `DARTSOptimizer`. The
-            options of the distribution are named as in its class (`balenas_plugin.distributions`). Any further option
-            of NASLib's configs is ignored, as NASLib's optimizers do.
+            options of the search are those of `SearchOptions`, those of the distribution are named as in its class
+            (`balenas_plugin.distributions`). Any other option is ignored, as NASLib's optimizers do.
 
     Raises:
         OptionError: an option has a wrong type or is out of range, or looks like a misspelled one of ours.
@@ -117,7 +108,7 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         self._alphas = common_notation(search_space, labelled_alphas(self.graph))
         for module in self.graph.modules():
             if isinstance(module, AskingMixedOp):
-                module.mixing, module.others = self.mixing, self.options.others
+                module.mixing, module.others = self.mixing, published_others(search_space)
         self.network_weights = [p for p in self.graph.parameters() if p.requires_grad]
         self.distribution = self._chosen(
             {entry.label: entry.alpha for entry in self._alphas}, seed=int(torch.randint(2**62, ()).item())

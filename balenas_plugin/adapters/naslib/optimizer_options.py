@@ -9,14 +9,20 @@ from typing import Any
 
 import torch
 
-from balenas_plugin.distributions import ChosenDistribution, Distribution, options_of
+from balenas_plugin.distributions import ChosenDistribution, Distribution, distribution_options
 from balenas_plugin.errors import OptionError
-from balenas_plugin.mixed_ops.drawn_path import OTHERS
+from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
 from balenas_plugin.presets import Preset
 from balenas_plugin.search import Order, Search
-from balenas_plugin.search.algorithm import WEIGHT_STEPS
-from balenas_plugin.selection import ProxySelection
-from balenas_plugin.validation import require_flag, require_positive, require_whole, require_word
+from balenas_plugin.search.algorithm import (
+    ClippedWith,
+    FiniteDifference,
+    FirstStep,
+    GradientOrder,
+    Levels,
+    WeightStep,
+)
+from balenas_plugin.selection.proxy_selection import Selection
 
 _NASLIB_NAMES = {
     "arc_learning_rate": "arch_learning_rate",
@@ -27,53 +33,55 @@ _NASLIB_NAMES = {
 """Options of presets and distributions for which NASLib has another name."""
 
 
+@declared_options(called="the search")
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """Options of a search, whatever distribution it learns; where NASLib's config has a name for one, that is its name.
 
-    See `DistributionOptimizer`.
+    Args:
+        first: which level is updated first, "architecture" or "weights".
+        architecture_every: an architecture step every so many iterations.
+        levels: 2, or 1 to learn the architecture on the training batch, together with the weights.
+        order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
+        unrolled: NASLib's name for the second order.
+        finite_difference: of the second order: "central", or "one-sided" for one evaluation less.
+        weight_step_alpha: train the weights at the "mean" of the distribution, or at a "sample".
+        warmup_epochs: epochs at the start without architecture steps.
+        clip_with: what counts in the norm that `grad_clip` limits, see `Order`.
+        arch_learning_rate: of the distribution's optimizer.
+        data_size: N for distributions that ask for it, if not given otherwise.
+        epochs: of the search, for distributions that change with them, such as GDAS's temperature.
+        selection: how `get_final_architecture` selects: "synflow" for the paper's BaLeNAS-TF, a `ProxySelection` (or a
+            dict of its options); None for the largest parameter of every edge, as NASLib discretises.
 
     Raises:
         OptionError: an option has a wrong type or is out of range, or two contradict each other.
     """
 
-    first: str = "architecture"
-    architecture_every: int = 1
-    levels: int = 2
-    order: str | None = None
+    first: FirstStep = "architecture"
+    architecture_every: PositiveInt = 1
+    levels: Levels = 2
+    order: GradientOrder | None = None
     unrolled: bool = False
-    finite_difference: str = "central"
-    weight_step_alpha: str = "mean"
-    warmup_epochs: int = 0
-    clip_with: str = "weights"
-    others: str = "scalar"
-    arch_learning_rate: float = 3e-4
-    data_size: float | None = None
-    epochs: int | None = None
-    selection: str | ProxySelection | Mapping[str, Any] | None = None
+    finite_difference: FiniteDifference = "central"
+    weight_step_alpha: WeightStep = "mean"
+    warmup_epochs: NonNegativeInt = 0
+    clip_with: ClippedWith = "weights"
+    arch_learning_rate: Positive = 3e-4
+    data_size: Positive | None = None
+    epochs: PositiveInt | None = None
+    selection: Selection = None
 
     def __post_init__(self) -> None:
-        require_flag("unrolled", self.unrolled)
-        order = ("second" if self.unrolled else "first") if self.order is None else self.order
-        if self.unrolled and order == "first":
+        if self.unrolled and self.order == "first":
             raise OptionError("unrolled: true means order: second, but order is first; leave one of them out")
-        object.__setattr__(self, "order", order)
-        require_word("weight_step_alpha", self.weight_step_alpha, WEIGHT_STEPS)
-        require_word("others", self.others, OTHERS)
+        object.__setattr__(self, "order", self.order or ("second" if self.unrolled else "first"))
         self.update_order()
-        if self.data_size is not None:
-            require_positive("data_size", self.data_size)
-        if self.epochs is not None:
-            require_whole("epochs", self.epochs, least=1)
-        require_positive("arch_learning_rate", self.arch_learning_rate)
-        given = dict(self.selection) if isinstance(self.selection, Mapping) else self.selection
-        selection = ProxySelection.of(given)
-        if selection is not None and selection.needs_supernet:
+        if self.selection is not None and self.selection.needs_supernet:
             raise OptionError(
                 "selection: supernet_accuracy is for searches in NNI; NASLib does not hand its data to an optimizer. "
                 'Use a zero-cost proxy, e.g. selection="synflow"'
             )
-        object.__setattr__(self, "selection", selection)
 
     def update_order(self) -> Order:
         """Return which level is updated when, for Algorithm 1."""
@@ -81,7 +89,7 @@ class SearchOptions:
             first=self.first,
             architecture_every=self.architecture_every,
             levels=self.levels,
-            order=str(self.order),
+            order=self.order or "first",
             finite_difference=self.finite_difference,
             weight_step=self.weight_step_alpha,
             warmup_epochs=self.warmup_epochs,
@@ -92,9 +100,9 @@ class SearchOptions:
 SEARCH_OPTIONS = tuple(field.name for field in fields(SearchOptions))
 
 
-def distribution_options(kind: type[Distribution]) -> dict[str, str]:
+def naslib_names(kind: type[Distribution]) -> dict[str, str]:
     """Return NASLib's name -> our name of every option of a distribution."""
-    return {_NASLIB_NAMES.get(name, name): name for name in options_of(kind)}
+    return {_NASLIB_NAMES.get(field.name, field.name): field.name for field in fields(distribution_options(kind))}
 
 
 def read_options(
@@ -111,19 +119,19 @@ def read_options(
     Raises:
         OptionError: an option is refused, or one that nobody knows looks like one of ours, misspelled.
     """
-    learned = distribution_options(kind)
+    learned = naslib_names(kind)
     ours = (*SEARCH_OPTIONS, *learned)
     for name in given:
         if name not in ours and name not in known:
             near = difflib.get_close_matches(str(name), ours, n=1, cutoff=0.8)
             if near:
                 raise OptionError(f"{preset.name} has no option {name!r}; did you mean {near[0]!r}?")
-    options = {_NASLIB_NAMES.get(name, name): value for name, value in preset.options.items()}
-    for name in options:
+    merged = {_NASLIB_NAMES.get(name, name): value for name, value in preset.options.items()}
+    for name in merged:
         if name not in ours and name not in _NASLIB_NAMES.values():
             raise OptionError(f"{preset.name} has {name}, which searches in NASLib do not have: search with it in NNI")
-    options |= given
-    search = SearchOptions(**{name: value for name, value in options.items() if name in SEARCH_OPTIONS})
-    chosen = ChosenDistribution(kind, {own: options[name] for name, own in learned.items() if name in options})
+    merged |= given
+    search = SearchOptions(**{name: value for name, value in merged.items() if name in SEARCH_OPTIONS})
+    chosen = ChosenDistribution(kind, {own: merged[name] for name, own in learned.items() if name in merged})
     Search(chosen({"": torch.zeros(2)}, seed=0), search.update_order())  # refuses parts that do not go together
-    return search, chosen, {name: value for name, value in options.items() if name not in SEARCH_OPTIONS}
+    return search, chosen, {name: value for name, value in merged.items() if name not in SEARCH_OPTIONS}

@@ -19,7 +19,7 @@ from naslib import optimizers
 
 from balenas_plugin.adapters.naslib.compatibility import bind_arguments, let_runners_resume, repair_for_runner
 from balenas_plugin.adapters.naslib.optimizer import DistributionOptimizer
-from balenas_plugin.adapters.naslib.optimizer_options import SEARCH_OPTIONS, distribution_options
+from balenas_plugin.adapters.naslib.optimizer_options import SEARCH_OPTIONS, naslib_names
 from balenas_plugin.distributions import get_distribution, list_distributions
 from balenas_plugin.errors import BalenasError, DataError, OptionError, nearest
 from balenas_plugin.presets import list_presets
@@ -152,7 +152,7 @@ def _users_fault(error: Exception, script: Path, names: Sequence[str]) -> Except
         )
     if isinstance(error, KeyError) and _PARSER in {frame.name for frame in frames}:
         kinds = [get_distribution(name) for name in list_distributions()]
-        ours = [*SEARCH_OPTIONS, *(option for kind in kinds for option in distribution_options(kind))]
+        ours = [*SEARCH_OPTIONS, *(option for kind in kinds for option in naslib_names(kind))]
         return OptionError(
             f"the config has no option {error.args[0]!r}{nearest(str(error.args[0]), ours)} On the command "
             "line NASLib takes options that the config file has, so write others there."

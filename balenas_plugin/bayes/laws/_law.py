@@ -84,12 +84,14 @@ class Law(ABC):
             found = torch.full(kept.shape, -torch.inf, dtype=torch.float64)
             found[kept] = self[kept].log_win_probability()
             return found
-        x, log_weight = quadrature(self.ends())
+        ends = self.ends()
+        x, log_weight = quadrature(ends)
         size = max(AT_ONCE // len(x), _AT_LEAST)
         parts = [self[start : start + size] for start in range(0, len(self), size)]
         below = torch.stack([part.log_below(x).sum(0) for part in parts]).sum(0)  # all of them lie below x
         each = [torch.logsumexp(part.log_density(x) + (below - part.log_below(x)) + log_weight, -1) for part in parts]
-        return normalised(torch.cat(each))
+        beyond = self.log_above(ends.max()[None])[:, 0]  # all others lie below the last end
+        return normalised(torch.logaddexp(torch.cat(each), beyond))
 
     def entropy(self) -> float:
         """Return the entropy in nats: of the choice, where a member says nothing else."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 
 from balenas_plugin.errors import OptionError
-from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, options
+from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
 from balenas_plugin.search import Order
 from balenas_plugin.search.algorithm import (
     ClippedWith,
@@ -22,7 +22,7 @@ from balenas_plugin.search.algorithm import (
 from balenas_plugin.selection.proxy_selection import Selection
 
 
-@options(called="the search")
+@declared_options(called="the search")
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """Options of a search, whatever distribution it learns.

@@ -60,9 +60,19 @@ def build_space(options: Mapping[str, Any], *, num_classes: int) -> ModelSpace:
     space_class = _space_class(options["name"])
     if "num_labels" in inspect.signature(written_init(space_class)).parameters and "num_labels" not in arguments:
         arguments["num_labels"] = num_classes
-    called = f"space {options['name']}"
-    own = signature_options(written_init(space_class), "space", called=called)
-    return construct(called, space_class, given_options(own, arguments))
+    checked = given_options(space_options(options["name"], space_class), arguments)
+    return construct(f"space {options['name']}", space_class, checked)
+
+
+def space_options(name: str, space: type[ModelSpace]) -> type[Any]:
+    """Return the options of a space that a config calls `name`."""
+    return signature_options(written_init(space), "space", called=f"space {name}")
+
+
+def hub_spaces() -> dict[str, type[ModelSpace]]:
+    """Return the spaces of NNI's hub by name."""
+    found = vars(nni.nas.hub.pytorch).items()
+    return {name: value for name, value in found if inspect.isclass(value) and issubclass(value, ModelSpace)}
 
 
 def require_importable_elsewhere(name: str) -> None:
@@ -103,11 +113,7 @@ def _space_class(name: str) -> type[ModelSpace]:
                 "directory first."
             ) from error
     else:
-        hub = {
-            key: value
-            for key, value in vars(nni.nas.hub.pytorch).items()
-            if inspect.isclass(value) and issubclass(value, ModelSpace)
-        }
+        hub = hub_spaces()
         if name not in hub:
             raise OptionError(
                 f"space {name!r} is unknown{nearest(name, [*list_spaces(), *hub])} Spaces: {', '.join(list_spaces())}. "

@@ -45,7 +45,7 @@ from balenas_plugin.distributions import (
     list_distributions,
 )
 from balenas_plugin.errors import OptionError, SpaceError, quoted
-from balenas_plugin.options import given_options, joined_options
+from balenas_plugin.options import given_options, joined_options, summary
 from balenas_plugin.presets import Preset
 from balenas_plugin.search import Search
 from balenas_plugin.search_spaces import SearchSpace
@@ -125,10 +125,15 @@ class DistributionStrategy(SearchStrategy):
             OptionError: there is no such distribution.
         """
         own = distribution_options(cls._distribution_class(distribution))
-        changed = cls.preset.options if cls.preset is not None else {}
-        called = f"strategy {cls.__name__}"
         return joined_options(
-            cls.__name__, SearchOptions, own, where="strategy", called=called, changed=changed, without=("lr",)
+            cls.__name__,
+            SearchOptions,
+            own,
+            about=summary(cls) if cls.preset is None else cls.preset.summary,
+            where="strategy",
+            called=f"strategy {cls.__name__}",
+            changed=None if cls.preset is None else cls.preset.options,
+            without=("lr",),
         )
 
     @classmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from nni.nas.nn.pytorch.cell import preprocess_cell_inputs
@@ -35,8 +35,7 @@ def drawn_candidates(edges: Sequence[tuple[nn.Module, Tensor]], others: Others) 
     """
     chosen = []
     for softmax, alpha in edges:
-        index = softmax.chosen(alpha) if isinstance(softmax, MixingWeights) else None
-        if index is None:
+        if not isinstance(softmax, MixingWeights) or (index := softmax.chosen(alpha)) is None:
             return None
         chosen.append(index)
         others = softmax.others or others

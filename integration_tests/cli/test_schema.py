@@ -1,0 +1,103 @@
+"""The JSON schema of configs: what the command prints is what is shipped, and it says what a search says."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from balenas_plugin.cli import main
+from balenas_plugin.config import load_config, read_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "configs" / "schema.json"
+POINTS_TO_IT = re.compile(r"# yaml-language-server: \$schema=(\S+)")
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return json.loads(SHIPPED.read_text())
+
+
+def test_the_shipped_schema_is_what_the_command_prints(
+    schema: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_with = dict(re.findall(r"(\S+) (\d[\w.+]*)", schema["$comment"]))
+    if any(version(package) != number for package, number in made_with.items()):
+        pytest.skip(f"it was made with {made_with}, whose options are others")
+    assert main(["schema"]) == 0
+    assert capsys.readouterr().out == SHIPPED.read_text(), "make it anew: balenas schema > configs/schema.json"
+
+
+CONFIGS = [path for path in (ROOT / "configs").rglob("*.yml") if POINTS_TO_IT.match(path.read_text())]
+
+
+def test_a_shipped_config_points_to_the_schema_and_fits_it(schema: dict[str, Any]) -> None:
+    assert {path.name for path in CONFIGS} == {"quickstart.yml", "nb201_search.yml"}
+    Draft202012Validator.check_schema(schema)
+    for path in CONFIGS:
+        found = POINTS_TO_IT.match(path.read_text())
+        assert found
+        assert (path.parent / found[1]).resolve() == SHIPPED
+        assert list(Draft202012Validator(schema).iter_errors(read_yaml(path))) == []
+
+
+def test_a_resolved_config_fits_it(schema: dict[str, Any], tmp_path: Path) -> None:
+    """As a run's folder holds it, and as former versions have written it."""
+    (tmp_path / "x.yml").write_text("strategy: {selection: {n: 3}, betas: [0.5, 0.9]}")
+    document = yaml.safe_load(load_config(tmp_path / "x.yml").to_yaml())
+    Draft202012Validator(schema).validate(document)
+
+
+FIT = (
+    "{}",
+    "strategy: DARTS",
+    "strategy: {order: second}",
+    "strategy: ENAS",
+    "strategy: {name: DistributionStrategy, distribution: dirichlet, anchor: kl}",
+    "strategy: {selection: synflow}",
+    "space: 'my_module:Space'",
+    "space: {name: 'my_module:Space', width: 1}",
+    "evaluator: {devices: 2, precision: bf16-mixed, optimizer: {lr: 0.1}, schedule: constant}",
+    "diagnostics: false",
+)
+
+FIT_NOT = (
+    "sed: 1",
+    "name: a/b",
+    "data: {limt: 1}",
+    "data: {limit: 1}",
+    "strategy: BaLeNES",
+    "strategy: {anchor: l2}",
+    "strategy: {name: DrNAS, anchr: l2}",
+    "strategy: {name: DistributionStrategy}",
+    "strategy: {selection: synflo}",
+    "space: NasBench2O1",
+    "space: {stem_channels: 3}",
+    "evaluator: {epoch: 1}",
+    "evaluator: {optimizer: {lrr: 1}}",
+    "evaluator: {schedule: cosin}",
+    "diagnostics: {draws: true}",
+)
+
+
+@pytest.mark.parametrize(("text", "fits"), [*((text, True) for text in FIT), *((text, False) for text in FIT_NOT)])
+def test_what_fits_it(text: str, fits: bool, schema: dict[str, Any]) -> None:
+    assert Draft202012Validator(schema).is_valid(yaml.safe_load(text)) is fits
+
+
+def test_every_option_of_ours_is_described(schema: dict[str, Any]) -> None:
+    foreign = ("optimizer.", "space.", "strategy.nni.")
+    options = {"": schema, **{key: part for key, part in schema["$defs"].items() if not key.startswith(foreign)}}
+    assert [
+        f"{key}.{name}"
+        for key, part in options.items()
+        for name, option in part.get("properties", {}).items()
+        if not {"description", "$ref"} & option.keys() and name not in ("name", "distribution")
+    ] == []
