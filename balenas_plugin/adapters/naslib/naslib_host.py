@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor]
 """Images and classes."""
 
 
-class AskingMixedOp(MixedOp):  # type: ignore[misc]
+class AskingMixedOp(MixedOp):
     """An edge's operations, added up with the weights of the current pass.
 
     Args:

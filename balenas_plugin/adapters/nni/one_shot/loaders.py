@@ -23,7 +23,7 @@ def number_of_examples(loader: Any) -> int | None:
         sampler = sampler.dataset  # the sampler's own length is that of one process's share
     for holder in (sampler, getattr(loader, "dataset", None)):
         try:
-            return len(holder)  # type: ignore[arg-type]
+            return len(holder)  # type: ignore[arg-type]  # or TypeError
         except (TypeError, NotImplementedError):
             continue
     return None
