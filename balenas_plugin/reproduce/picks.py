@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.decisions import Architectures, Sample
+from balenas_plugin.bayes.architectures import Architectures
+from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.data import DataConfig, load_search_data

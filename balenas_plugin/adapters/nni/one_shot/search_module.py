@@ -125,7 +125,8 @@ class SearchModule(DartsLightningModule):
         Raises:
             EvaluatorError: the evaluator's optimizer_step did not call its closure.
         """
-        trainer, outputs = self.trainer, []
+        trainer = self.trainer
+        outputs: list[Any] = []
         self._clipped_with = clipped_with
         optimizer = self.weight_optimizers()
         batches = trainer.accumulate_grad_batches
