@@ -69,7 +69,8 @@ def log_win_probability(law: Law) -> Tensor:
     parts = [law[start : start + size] for start in range(0, len(law), size)]
     below = torch.stack([part.log_below(x).sum(0) for part in parts]).sum(0)  # all of them lie below x
     each = [torch.logsumexp(part.log_density(x) + (below - part.log_below(x)) + log_weight, -1) for part in parts]
-    return _normalised(torch.cat(each))
+    beyond = law.log_above(law.ends().max()[None])[:, 0]  # all others lie below the last end
+    return _normalised(torch.logaddexp(torch.cat(each), beyond))
 
 
 def log_tail_integral(log_f: Tensor, log_weight: Tensor) -> Tensor:

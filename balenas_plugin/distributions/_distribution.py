@@ -20,6 +20,7 @@ from balenas_plugin.bayes.laws import GumbelLaw, Law
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import OptionError
+from balenas_plugin.mixed_ops.drawn_path import Others
 from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt
 
 Weights = Mapping[str, Tensor]
@@ -47,7 +48,7 @@ class Draw:
         *,
         values: Weights | None = None,
         chosen: Mapping[str, int] | None = None,
-        others: str | None = None,
+        others: Others | None = None,
         logits: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._parameters, self.outputs = parameters, outputs

@@ -66,13 +66,15 @@ def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum()
 
 
-_BATCHED = [torch._C._parse_dispatch_key(name) for name in ("Batched", "FuncTorchBatched")]
+_BATCHED = 0  # a bit of each dispatch key that such gradients have
+for _name in ("Batched", "FuncTorchBatched"):
+    if (_key := torch._C._parse_dispatch_key(_name)) is not None:
+        _BATCHED |= torch._C.DispatchKeySet(_key).raw_repr()
 
 
 def _is_batched(gradient: Tensor) -> bool:
     """Return whether it stands for several gradients (is_grads_batched, vmap), whose memory cannot be looked at."""
-    keys = torch._C._dispatch_keys(gradient)
-    return any(keys.has(key) for key in _BATCHED if key is not None)
+    return bool(torch._C._dispatch_keys(gradient).raw_repr() & _BATCHED)
 
 
 def average_pool(x: Tensor, layer: nn.AvgPool2d) -> Tensor:

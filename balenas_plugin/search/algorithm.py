@@ -150,7 +150,7 @@ class Search:
                             parameter.grad = None
                         loss = host.validation_loss(k)
                         if loss.requires_grad or not draw.chosen:  # zeros alone may have been drawn
-                            loss.backward()  # type: ignore[no-untyped-call]  # `grad` forbids reentrant checkpoints
+                            loss.backward()  # not `grad`, which forbids reentrant checkpoints
                         found = host.average([x.grad for x in inputs])
                 else:
                     found, loss = second_order_gradient(

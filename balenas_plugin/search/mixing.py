@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from balenas_plugin.distributions import Draw
+from balenas_plugin.mixed_ops.drawn_path import Others
 
 
 class MixingWeights(nn.Module):
@@ -25,7 +26,7 @@ class MixingWeights(nn.Module):
         self._mean_weights = mean_weights
         self._used: dict[Tensor, Tensor] = {}
         self._chosen: dict[Tensor, int] = {}
-        self.others: str | None = None
+        self.others: Others | None = None
         """How candidates that the current draw does not compute take part, if it says so (see `drawn_path`)."""
 
     def forward(self, parameter: Tensor) -> Tensor:

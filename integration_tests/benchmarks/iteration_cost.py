@@ -213,8 +213,9 @@ def against(options: argparse.Namespace) -> dict[str, Any]:
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     chosen = {BASELINE: CANDIDATES[BASELINE], **rows(options)}
+    clock = time.process_time if options.cpu_time else time.perf_counter
     runs: dict[str, Callable[[int], list[float]]] = {
-        name: lambda iterations, make=make: search(make(), options, iterations) for name, make in chosen.items()
+        name: lambda iterations, make=make: search(make(), options, iterations, clock) for name, make in chosen.items()
     }
     if naslib_is_comparable(options):
         runs["NASLib DARTS"] = lambda iterations: naslib_darts(options, iterations)
@@ -298,6 +299,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", default="32-true", help="of Lightning's trainer, e.g. bf16-mixed")
     parser.add_argument("--only", nargs="*", default=[], help="names of the table's rows, to leave out others")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time, on a busy machine")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout, to compare the rows with")
     parser.add_argument("--scaling", action="store_true", help="vary cells, channels, batch size and M instead")
     parser.add_argument("--json", help="write the numbers to this file too")

@@ -429,10 +429,7 @@ def test_benchmark_is_queried_after_every_epoch(caplog):
         ({"warmup_epochs": -1}, "warmup_epochs must be a whole number"),
         ({"selection": {"proxy": "synflo"}}, "did you mean 'synflow'"),
         ({"selection": "synflo"}, "selection must be one of synflow, synflow-enumerated, supernet, synflow\\+supernet"),
-        (
-            {"selection": 3},
-            "selection must be one of synflow, synflow-enumerated, supernet, synflow\\+supernet or a mapping of options",
-        ),
+        ({"selection": 3}, r"selection must be one of synflow, .*, synflow\+supernet or a mapping of options"),
         ({"antithetic": True, "num_mc_samples": 1}, "antithetic draws come in pairs"),
         ({"unrolled": "no"}, "unrolled must be"),
         ({"finite_difference": "forward"}, "finite_difference must be one of central, one-sided"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ import torch
 from balenas_plugin import BaLeNAS, search_spaces
 from balenas_plugin.adapters.nni.run.build import build_space
 from balenas_plugin.adapters.nni.supernets.found_model import NniSpace, exporter_space
-from balenas_plugin.adapters.nni.supernets.parameters import choice_names
-from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
-from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
+from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, decisions_of_modules, exported
+from balenas_plugin.bayes.decisions import OneOf, Sample
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.export.drawing import DrawnEdge, draw_architecture
 from balenas_plugin.proxies import rank_value
 from balenas_plugin.search_spaces import SPACES, SearchSpace, find_space, get_space, list_spaces, space_of
 
-from .spaces import Layers
+from .searches import classification, loaders, search
+from .spaces import CLASSES, Layers
 
 BATTERY: dict[str, dict[str, Any]] = {
     "nasbench201": {"stem_out_channels": 2, "num_modules_per_stack": 1},
@@ -63,8 +65,7 @@ def test_a_space_says_of_its_supernet_what_is_true(name: str) -> None:
     assert get_space(space.supernet) is space
     supernet = BaLeNAS().mutate_model(model)
     assert space_of(supernet) is space
-    decisions = decisions_of(supernet)
-    assert {label for decision in decisions for label in decision.labels} == set(space.choices)
+    assert decisions_of(supernet) == decisions_of_modules(supernet) == list(space.decisions)
     names = choice_names(supernet)
     assert {label: tuple(map(str, values)) for label, values in space.choices.items()} == names
     assert {operation for values in names.values() for operation in values} == set(space.kinds)
@@ -104,6 +105,28 @@ def test_networks_of_a_space_are_those_of_its_supernet(name: str) -> None:
         fast = networks.fast_rank_value("synflow", sample)
         if fast is not None:
             assert fast == pytest.approx(rank_value("synflow", network, images[:1]), abs=1e-4)
+
+
+@dataclass(frozen=True)
+class SmallestOf(OneOf):
+    """A rule of a space of its own: the smallest logit wins."""
+
+    def choose(self, logits: Mapping[str, torch.Tensor]) -> int:
+        return int(logits[self.label].argmin())
+
+
+def test_a_space_may_discretise_by_its_own_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    space = get_space("chain")
+    rule = [SmallestOf(label, tuple(values)) for label, values in space.choices.items()]
+    monkeypatch.setattr(space, "decisions", rule, raising=False)
+    model = build_space({"name": "chain"}, num_classes=CLASSES)
+    strategy = search(model, classification(tmp_path, **loaders(shape=SHAPE)), num_mc_samples=1)
+    mean = {label: torch.tensor([0.3, -0.2, 0.1]) for label in space.choices}
+    with torch.no_grad():
+        for label, alpha in architecture_parameters(strategy.oneshot_module.model).items():
+            alpha.copy_(mean[label])
+    assert decisions_of(strategy.oneshot_module.model) == rule
+    assert exported(strategy.oneshot_module) == dict.fromkeys(space.choices, "pass")
 
 
 def test_an_unknown_space_has_the_default_answers() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from balenas_plugin.bayes import strongest
-from balenas_plugin.bayes.laws import NormalLaw
+from balenas_plugin.bayes.laws import GumbelLaw, LogGammaLaw, NormalLaw
 from balenas_plugin.bayes.order_statistics import quadrature
 from balenas_plugin.bayes.strongest import StrongestEdges
 
@@ -46,7 +46,12 @@ def strongest_edges(means, stds, n):
 def test_two_choices_have_a_closed_form(a, b, s, t):
     found = log_win_probability(double([a, b]), double([s, t]))
     expected = stats.norm.logcdf((a - b) / math.hypot(s, t))
-    assert found[0].item() == pytest.approx(expected, rel=1e-9, abs=1e-10)
+    assert found[0].item() == pytest.approx(expected, rel=1e-9 if expected > -600 else 1e-6, abs=1e-10)
+
+
+def test_a_wide_one_wins_beyond_the_reach_of_both():
+    found = log_win_probability(double([-4.0, 1.0]), double([0.5, 0.0625]))
+    assert found[0].item() == pytest.approx(stats.norm.logcdf(-5 / math.hypot(0.5, 0.0625)), rel=1e-12)
 
 
 @pytest.mark.parametrize("difference", [5.0, 20.0, 60.0])
@@ -254,3 +259,47 @@ def test_what_no_node_chooses_is_impossible():
 def test_improbable_sets_are_exact():
     found = dict(top_sets([0.0, 40.0], [1.0, 1.0], 1).best_first())
     assert found[((0, 0),)] == pytest.approx(stats.norm.logcdf(-40 / math.sqrt(2)), rel=1e-9)
+
+
+# -- other laws -------------------------------------------------------------------------------------------------------
+
+
+def sets_of(law, n):
+    return StrongestEdges([law[k : k + 1] for k in range(len(law))], n)
+
+
+@settings(max_examples=40, deadline=None)
+@given(a=st.floats(1e-3, 300), b=st.floats(1e-3, 300))
+def test_the_larger_of_two_dirichlet_weights_has_a_closed_form(a, b):
+    found = LogGammaLaw(double([a, b])).log_win_probability().exp()
+    assert found[0].item() == pytest.approx(stats.beta.sf(0.5, a, b), rel=1e-9, abs=1e-14)
+
+
+def test_dirichlet_weights_from_tiny_to_huge_concentrations():
+    near_zero = LogGammaLaw(double([1e-8, 1e-8, 1e-9])).log_win_probability().exp()  # one weight has it all
+    assert near_zero.tolist() == pytest.approx([10 / 21, 10 / 21, 1 / 21], rel=1e-6)
+    beta = double([1e6, 1e6 + 1000])  # nearly Gaussian
+    assert LogGammaLaw(beta).log_win_probability().exp()[1].item() == pytest.approx(
+        stats.beta.sf(0.5, *beta.flip(0).tolist()), rel=1e-6
+    )
+
+
+def test_sets_under_gumbel_noise_are_draws_without_replacement():
+    a = double([0.3, -1.0, 2.0, 0.1, -1e4])
+    p = a.softmax(-1).tolist()
+    for entries, log_probability in sets_of(GumbelLaw(a), 2).best_first():
+        (i, _), (j, _) = entries
+        if 4 not in (i, j):
+            assert math.exp(log_probability) == pytest.approx(p[i] * p[j] * (1 / (1 - p[i]) + 1 / (1 - p[j])), rel=1e-9)
+
+
+@pytest.mark.parametrize("of", [GumbelLaw, lambda a: LogGammaLaw(a.exp()), lambda a: LogGammaLaw(0.01 * a.exp())])
+def test_many_choices_and_sets_of_other_laws(of):
+    a = torch.randn(300, generator=torch.Generator().manual_seed(0)).double()
+    law = of(a)
+    assert len(quadrature(law)[0]) < 2000
+    assert law.log_win_probability().exp().sum().item() == pytest.approx(1, abs=1e-12)
+    found = list(itertools.islice(sets_of(law[:40], 20).best_first(), 10))
+    values = [value for _, value in found]
+    assert values == sorted(values, reverse=True)
+    assert {edge for (edge, _) in found[0][0]} == set(a[:40].topk(20).indices.tolist())

@@ -22,11 +22,11 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import (
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.supernets.fusion_plan import why_not_its_own
-from balenas_plugin.mixed_ops.drawn_path import drawn_path
+from balenas_plugin.mixed_ops.drawn_path import Others, drawn_path
 from balenas_plugin.search.mixing import MixingWeights
 
 
-def drawn_candidates(edges: Sequence[tuple[nn.Module, Tensor]], others: str) -> tuple[list[int], str] | None:
+def drawn_candidates(edges: Sequence[tuple[nn.Module, Tensor]], others: Others) -> tuple[list[int], Others] | None:
     """Return the only candidate of each edge that a pass computes, and how the others take part; None to compute all.
 
     Args:
@@ -39,14 +39,14 @@ def drawn_candidates(edges: Sequence[tuple[nn.Module, Tensor]], others: str) -> 
         if index is None:
             return None
         chosen.append(index)
-        others = softmax.others or others
+        others = cast(MixingWeights, softmax).others or others
     return chosen, others
 
 
 class DrawnLayer(DifferentiableMixedLayer):
     """A LayerChoice."""
 
-    others = "scalar"
+    others: Others = "scalar"
     """How the candidates not drawn take part, unless the draw says it: NAS-Bench-201's cell is made of LayerChoices."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -62,7 +62,7 @@ class DrawnLayer(DifferentiableMixedLayer):
 class DrawnInput(DifferentiableMixedInput):
     """An InputChoice: what only feeds the inputs that are not drawn was computed, but has no gradient."""
 
-    others = "none"
+    others: Others = "none"
 
     def forward(self, inputs: Any) -> Any:
         """Take all inputs."""
@@ -76,7 +76,7 @@ class DrawnInput(DifferentiableMixedInput):
 class DrawnRepeat(DifferentiableMixedRepeat):
     """A Repeat: blocks behind the drawn depth are not computed."""
 
-    others = "none"
+    others: Others = "none"
 
     def forward(self, x: Any) -> Any:
         """Take what the first block takes."""
@@ -100,7 +100,7 @@ class DrawnRepeat(DifferentiableMixedRepeat):
 class DrawnCell(DifferentiableMixedCell):
     """A cell of edges (DARTS, NASNet, AmoebaNet ...)."""
 
-    others = "none"
+    others: Others = "none"
 
     def forward(self, *inputs: Any) -> Any:
         """Take and return what NNI's cell does."""

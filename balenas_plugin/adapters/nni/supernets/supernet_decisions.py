@@ -75,19 +75,28 @@ def exported(module: BaseOneShotLightningModule) -> Sample:
     if not alphas:
         return sample  # of a strategy that samples
     posterior = Posterior(alphas, {label: torch.ones_like(alpha) for label, alpha in alphas.items()})
-    return Architectures(decisions_of(module.model), posterior).active(sample)
+    architectures = Architectures(decisions_of(module.model), posterior)
+    return architectures.discretise(alphas) if _of_space(module.model) else architectures.active(sample)
 
 
 def decisions_of(model: nn.Module) -> list[Decision]:
-    """Return the independent decisions of a supernet; a label that several modules share is decided once.
+    """Return the independent decisions of a supernet: those of its space, or else those that its modules make."""
+    return _of_space(model) or decisions_of_modules(model)
 
-    Decisions that depend on each other for whether they make a difference come as one. A space that says itself how its
-    architecture parameters are discretised is asked.
+
+def _of_space(model: nn.Module) -> list[Decision]:
+    """Return the decisions of a known space if the supernet has its architecture parameters, or none."""
+    space = space_of(model)
+    sizes = {label: alpha.numel() for label, alpha in architecture_parameters(model).items()}
+    return list(space.decisions) if sizes == {label: len(values) for label, values in space.choices.items()} else []
+
+
+def decisions_of_modules(model: nn.Module) -> list[Decision]:
+    """Return the decisions that the modules of a supernet make; a label that several of them share is decided once.
+
+    Decisions that depend on each other for whether they make a difference come as one.
     """
     labels = {id(alpha): label for label, alpha in architecture_parameters(model).items()}
-    own_rule = space_of(model).decisions
-    if own_rule and {label for decision in own_rule for label in decision.labels} == set(labels.values()):
-        return list(own_rule)
     found: dict[tuple[str, ...], Decision] = {}
     keys: dict[nn.Module, list[tuple[str, ...]]] = {}
     for name, module in supernet_modules(model):
