@@ -28,7 +28,7 @@ class _WeightedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, *terms: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, *terms)
+        ctx.save_for_backward(weights, *(terms if ctx.needs_input_grad[0] else ()))
         dtype = terms[0].dtype
         for term in terms[1:]:
             dtype = torch.promote_types(dtype, term.dtype)
@@ -49,7 +49,7 @@ class _WeightedSum(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         product = _sum_of_products if _is_batched(gradient) else _inner_product
         of_weights = torch.stack([product(gradient, t) for t in terms]).to(weights) if wanted[0] else None
-        of_terms = [gradient * weights[k] if wanted[k + 1] else None for k in range(len(terms))]
+        of_terms = [gradient * weight if wants else None for weight, wants in zip(weights, wanted[1:], strict=True)]
         return (of_weights, *of_terms)
 
 
