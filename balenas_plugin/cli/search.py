@@ -35,7 +35,12 @@ def add_search(commands: Any, formatter: Any) -> None:
     search = commands.add_parser(
         "search", help="run a search from a YAML file", epilog=_EXAMPLES, formatter_class=formatter
     )
-    search.add_argument("config", type=Path, metavar="CONFIG.yml", help="what to search, on what, how (see configs/)")
+    search.add_argument(
+        "config",
+        type=Path,
+        metavar="CONFIG.yml",
+        help="what to search, on what, how: a file, or one of configs/ by its name (quickstart)",
+    )
     add_run_options(search)
     search.set_defaults(run_command=_search)
 

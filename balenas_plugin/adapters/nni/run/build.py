@@ -57,11 +57,11 @@ def build_space(options: Mapping[str, Any], *, num_classes: int) -> ModelSpace:
         SpaceError: the class is not a model space.
     """
     arguments = {key: value for key, value in options.items() if key != "name"}
-    space_class = _space_class(options["name"])
-    if "num_labels" in inspect.signature(written_init(space_class)).parameters and "num_labels" not in arguments:
+    supernet = space_class(options["name"])
+    if "num_labels" in inspect.signature(written_init(supernet)).parameters and "num_labels" not in arguments:
         arguments["num_labels"] = num_classes
-    checked = given_options(space_options(options["name"], space_class), arguments)
-    return construct(f"space {options['name']}", space_class, checked)
+    checked = given_options(space_options(options["name"], supernet), arguments)
+    return construct(f"space {options['name']}", supernet, checked)
 
 
 def space_options(name: str, space: type[ModelSpace]) -> type[Any]:
@@ -99,7 +99,13 @@ def require_importable_elsewhere(name: str) -> None:
         )
 
 
-def _space_class(name: str) -> type[ModelSpace]:
+def space_class(name: str) -> type[ModelSpace]:
+    """Return the model space that a config calls so.
+
+    Raises:
+        OptionError: there is none, or it cannot be imported.
+        SpaceError: it is no model space.
+    """
     space = find_space(name)
     module_name, colon, class_name = (name if space is None else space.supernet).partition(":")
     if colon:

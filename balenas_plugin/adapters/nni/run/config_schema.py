@@ -12,6 +12,7 @@ from balenas_plugin.adapters.nni.run.build import (
     hub_spaces,
     optimizer_options,
     optimizers,
+    space_class,
     space_options,
 )
 from balenas_plugin.adapters.nni.strategies.nni_strategies import full_name, list_strategies, strategy_options
@@ -19,6 +20,7 @@ from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.distributions import list_distributions
 from balenas_plugin.options import Schema, json_schema
+from balenas_plugin.search_spaces import SPACES
 
 Member = tuple[Mapping[str, list[str]], type[Any]]
 """What a section that has a name can be: its name, or names, and what else tells it; and its options."""
@@ -58,7 +60,7 @@ def _describe(sections: dict[str, Any], section: str, members: Iterator[Member],
     for fixed, options in members:
         part = _own_part(options, shared)
         part["properties"] = {key: {"enum": values} for key, values in fixed.items()} | part["properties"]
-        part["required"] = [key for key in fixed if fixed["name"] != [default]] + part.get("required", [])
+        part["required"] = [key for key in fixed if default not in fixed["name"]] + part.get("required", [])
         key = ".".join([section, *(values[0] for values in fixed.values())])
         for name, option in part["properties"].items():
             first = described.setdefault(json.dumps(option), f"{key}/properties/{name}")
@@ -95,4 +97,7 @@ def _optimizers() -> Iterator[Member]:
 
 
 def _spaces() -> Iterator[Member]:
-    return (({"name": [name]}, space_options(name, space)) for name, space in hub_spaces().items())
+    names: dict[type[Any], list[str]] = {}
+    for name, supernet in [*hub_spaces().items(), *((space.name, space_class(space.name)) for space in SPACES.all)]:
+        names.setdefault(supernet, []).append(name)
+    return (({"name": called}, space_options(called[0], supernet)) for supernet, called in names.items())
