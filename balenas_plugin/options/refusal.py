@@ -110,10 +110,10 @@ def _kind(schema: Schema) -> str:
 def _number(schema: Schema, plural: str = "") -> str:
     noun = f"whole number{plural}" if schema["type"] == "integer" else f"number{plural}"
     least, above, below = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "exclusiveMaximum"))
+    if below is not None and above is not None:
+        return f"{noun} between {above:g} and {below:g}, both excluded"
     if below is not None:
-        return (
-            f"{noun} in [{least:g}, {below:g})" if above is None else f"{noun} between {above:g} and {below:g}, both excluded"
-        )
+        return f"{noun} in [{least:g}, {below:g})"
     if above == 0:
         return f"positive {noun}"
     return noun if least is None else f"{noun} of at least {least:g}"
