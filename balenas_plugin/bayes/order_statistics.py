@@ -1,109 +1,12 @@
-r"""Which of several independent scores is the largest: exact probabilities.
-
-Architecture choices are argmaxes (or top-n sets, see `strongest`) of independent scores (see `laws`), so their
-probabilities are one-dimensional integrals over the value x of the decisive score, of densities f and tails F:
-
-.. math:: P(o \text{ wins}) = \int f_o(x) \prod_{j \ne o} F_j(x)\,dx .
-
-They are computed by composite Gauss-Legendre quadrature in log space, so tiny probabilities keep their relative
-accuracy. All functions take and return float64 tensors on the CPU; probabilities are natural logarithms.
-"""
+"""Which of several independent Gaussians is the largest; `laws` and `strongest` have the general cases."""
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
-from typing import TYPE_CHECKING
-
-import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from balenas_plugin.bayes.laws import Law
-
-_NODES_PER_SEGMENT = 12
-
-AT_ONCE, _AT_LEAST = 2**18, 64
-"""Numbers of a table (scores, nodes) that are computed together, and the fewest scores."""
+from balenas_plugin.bayes.laws import NormalLaw
 
 
-@lru_cache(maxsize=1)
-def _gauss_legendre() -> tuple[Tensor, Tensor]:
-    """Nodes and weights of Gauss-Legendre quadrature on [-1, 1] (Golub and Welsch 1969)."""
-    n = torch.arange(1, _NODES_PER_SEGMENT, dtype=torch.float64)
-    off_diagonal = n / (4 * n * n - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))
-    return nodes, 2 * vectors[0] ** 2
-
-
-def quadrature(law: Law, lowest: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return nodes x and log weights for integrals over products of these scores' densities and tails.
-
-    Args:
-        law: of K scores.
-        lowest: shape (K,): below it, it makes no difference where a score lies.
-
-    Returns:
-        Two tensors of shape (Q,), the nodes in increasing order.
-    """
-    edges = law.ends(lowest).sort().values
-    nodes, weights = _gauss_legendre()
-    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
-    x = middle[:, None] + half[:, None] * nodes
-    return x.flatten(), (half[:, None] * weights).log().flatten()
-
-
-def log_win_probability(law: Law) -> Tensor:
-    """Return log P(each score is the largest), shape (K,), -inf for what was dropped.
-
-    Time grows with K, memory does not: the scores are taken in parts. Above exp(-600), a probability has a relative
-    error of 1e-9 or less; below, of many scores, only its order of magnitude is right.
-    """
-    kept = law.kept.cpu()
-    if not kept.all():
-        found = torch.full(kept.shape, -math.inf, dtype=torch.float64)
-        found[kept] = log_win_probability(law[kept])
-        return found
-    x, log_weight = quadrature(law)
-    size = max(AT_ONCE // len(x), _AT_LEAST)
-    parts = [law[start : start + size] for start in range(0, len(law), size)]
-    below = torch.stack([part.log_below(x).sum(0) for part in parts]).sum(0)  # all of them lie below x
-    each = [torch.logsumexp(part.log_density(x) + (below - part.log_below(x)) + log_weight, -1) for part in parts]
-    beyond = law.log_above(law.ends().max()[None])[:, 0]  # all others lie below the last end
-    return _normalised(torch.logaddexp(torch.cat(each), beyond))
-
-
-def log_tail_integral(log_f: Tensor, log_weight: Tensor) -> Tensor:
-    r"""Return log :math:`\int_x^\infty f` at every node x (shape of `log_f`): whole segments above, and its own part.
-
-    Inside the node's own segment the integral of the interpolating polynomial is used, so the order is that of the
-    quadrature itself.
-    """
-    shape = (*log_f.shape[:-1], -1, _NODES_PER_SEGMENT)
-    segments = (log_f + log_weight).reshape(shape)
-    totals = torch.logsumexp(segments, -1)
-    from_here = torch.logcumsumexp(totals.flip(-1), -1).flip(-1)
-    above = torch.cat([from_here[..., 1:], torch.full_like(from_here[..., :1], -math.inf)], -1)
-    peak = segments.amax(-1, keepdim=True).clamp_min(-1e300)
-    own = (segments - peak).exp() @ _partial_weights().T  # integral from node q to the end of its segment
-    own_log = own.clamp_min(0).log() + peak
-    return torch.logaddexp(own_log, above[..., None]).reshape(log_f.shape)
-
-
-@lru_cache(maxsize=1)
-def _partial_weights() -> Tensor:
-    """Matrix W with W[q, r] w_r = integral from node q to 1 of the r-th Lagrange polynomial."""
-    nodes, weights = _gauss_legendre()
-    half = (1 - nodes) / 2
-    inner = nodes[:, None] + half[:, None] * (nodes[None, :] + 1)  # Gauss-Legendre nodes on [node q, 1]
-    rows = []
-    for r in range(len(nodes)):
-        others = torch.cat([nodes[:r], nodes[r + 1 :]])
-        lagrange = ((inner[..., None] - others) / (nodes[r] - others)).prod(-1)
-        rows.append((lagrange * weights).sum(-1) * half / weights[r])
-    return torch.stack(rows, 1)
-
-
-def _normalised(log_probability: Tensor) -> Tensor:
-    """Remove the quadrature's last rounding: the outcomes are exhaustive, so their probabilities add up to one."""
-    return log_probability - torch.logsumexp(log_probability, -1, keepdim=True)
+def log_win_probability(mean: Tensor, std: Tensor) -> Tensor:
+    """Return log P(X_k is the largest), shape (K,), for independent X_k ~ N(mean_k, std_k^2)."""
+    return NormalLaw(mean, std**-2.0).log_win_probability()

@@ -76,7 +76,7 @@ def test_final_architecture_has_the_largest_scores(preset, space):
 @pytest.mark.parametrize("seed", range(3))
 def test_our_decisions_in_the_darts_space_are_naslibs(seed):
     from balenas_plugin.adapters.naslib.graph_decisions import cell_decisions
-    from balenas_plugin.bayes.decisions import Architectures
+    from balenas_plugin.bayes.architectures import Architectures
 
     optimizer = adapted("nb301")
     set_means(optimizer, seed)
