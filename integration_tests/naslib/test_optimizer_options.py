@@ -10,6 +10,7 @@ from balenas_plugin.distributions.point import Point
 from balenas_plugin.errors import OptionError
 from balenas_plugin.naslib import BaLeNASOptimizer, DistributionOptimizer
 from balenas_plugin.presets import Preset
+from balenas_plugin.search import Order
 
 from .searches import PRESETS, adapted, copies, same, step
 
@@ -53,7 +54,7 @@ def test_options_of_presets_and_distributions():
     group = adapted(preset="DARTS", arch_learning_rate=0.01, arch_weight_decay=0.1).arch_optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
     assert adapted(preset="GDAS", temperature=[5, 1]).distribution.temperatures == (5, 1)
-    assert adapted(preset="GDAS", first="architecture").options.first == "architecture"
+    assert adapted(preset="GDAS", first="architecture").update_order.first == "architecture"
     with pytest.raises(OptionError, match="others must be one of scalar, none"):
         DistributionOptimizer(preset="GDAS", others="all")
     with pytest.raises(OptionError, match="DrNAS has no option 'anchr'; did you mean 'anchor'"):
@@ -88,7 +89,7 @@ def test_a_distribution_of_ones_own():
     step(optimizer)
     assert not same(before, optimizer.alphas)
     assert optimizer.distribution.sharpness == 3
-    assert isinstance(DistributionOptimizer(distribution="dirichlet").options.order, str)
+    assert DistributionOptimizer(distribution="dirichlet").update_order == Order()
     for both in ({}, {"preset": "DrNAS", "distribution": "dirichlet"}):
         with pytest.raises(OptionError, match=r"a preset, one of BaLeNAS, .*, or a distribution, one of dirichlet"):
             DistributionOptimizer(**both)

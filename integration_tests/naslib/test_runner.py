@@ -15,6 +15,7 @@ from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import OptionError
 from balenas_plugin.naslib import BaLeNASOptimizer, DistributionOptimizer
 from balenas_plugin.presets import list_presets
+from balenas_plugin.search import Order
 
 from ..cli.commands import Ended, balenas  # noqa: TID252  (tests are in no package to name)
 from .test_resume import CONFIG, run
@@ -173,6 +174,7 @@ def test_our_configs_hold_valid_options(name: str) -> None:
     optimizer = BaLeNASOptimizer(config)
     assert config["optimizer"] == "balenas"
     assert optimizer.options == SearchOptions(data_size=25_000, epochs=50)  # the defaults, written out
+    assert optimizer.update_order == Order()
     assert optimizer._chosen.options.keys() == {
         "num_mc_samples",
         "update",

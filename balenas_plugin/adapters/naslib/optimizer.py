@@ -54,8 +54,8 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
         distribution: in its place, the name of what is learned (`balenas_plugin.distributions`), or a class.
         num_mc_samples: M, draws per architecture step.
         arch_weight_decay: of the distribution's optimizer. BaLeNAS has its prior in its place, DrNAS its anchor.
-        learning_rate, momentum, weight_decay, grad_clip, op_optimizer, loss_criteria: as in `DARTSOptimizer`. The
-            options of the search are those of `SearchOptions`, those of the distribution are named as in its class
+        learning_rate, momentum, weight_decay, grad_clip, op_optimizer, loss_criteria: as in `DARTSOptimizer`.
+        options: also those of `SearchOptions` and `Order`, and of the distribution, named as in its class
             (`balenas_plugin.distributions`). Any other option is ignored, as NASLib's optimizers do.
 
     Raises:
@@ -84,7 +84,9 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
     ) -> tuple[dict[str, Any], str | None]:
         search, dataset = super()._search_options(config, options)
         known = {*load_default_config().get("search", {}), *inspect.signature(DARTSOptimizer).parameters}
-        self.options, self._chosen, others = read_options(search, preset=self._preset, kind=self._kind, known=known)
+        self.options, self.update_order, self._chosen, others = read_options(
+            search, preset=self._preset, kind=self._kind, known=known
+        )
         return others, dataset
 
     # -- what is searched ---------------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
         self.distribution.set_dataset_size(self.options.data_size or _FIRST_AUTHORS_N)
         self._number_of_epochs(0)
         self.arch_optimizer = self.distribution.optimizer
-        self._search = Search(self.distribution, self.options.update_order())
+        self._search = Search(self.distribution, self.update_order)
         self._state = SearchState(self.distribution, self.op_optimizer, self._scheduler)
         self.graph.add_module(NAME, self._state)
         if self.options.selection is not None:

@@ -11,17 +11,10 @@ import torch
 
 from balenas_plugin.distributions import ChosenDistribution, Distribution, distribution_options
 from balenas_plugin.errors import OptionError
-from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
+from balenas_plugin.options import Positive, PositiveInt, declared_options
 from balenas_plugin.presets import Preset
 from balenas_plugin.search import Order, Search
-from balenas_plugin.search.algorithm import (
-    ClippedWith,
-    FiniteDifference,
-    FirstStep,
-    GradientOrder,
-    Levels,
-    WeightStep,
-)
+from balenas_plugin.search.algorithm import GradientOrder, WeightStep
 from balenas_plugin.selection.proxy_selection import Selection
 
 _NASLIB_NAMES = {
@@ -36,18 +29,12 @@ _NASLIB_NAMES = {
 @declared_options(called="the search")
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """Options of a search, whatever distribution it learns; where NASLib's config has a name for one, that is its name.
+    """Options of a search in NASLib besides those of `Order`; where NASLib's config has a name for one, it has that.
 
     Args:
-        first: which level is updated first, "architecture" or "weights".
-        architecture_every: an architecture step every so many iterations.
-        levels: 2, or 1 to learn the architecture on the training batch, together with the weights.
         order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
         unrolled: NASLib's name for the second order.
-        finite_difference: of the second order: "central", or "one-sided" for one evaluation less.
         weight_step_alpha: train the weights at the "mean" of the distribution, or at a "sample".
-        warmup_epochs: epochs at the start without architecture steps.
-        clip_with: what counts in the norm that `grad_clip` limits, see `Order`.
         arch_learning_rate: of the distribution's optimizer.
         data_size: N for distributions that ask for it, if not given otherwise.
         epochs: of the search, for distributions that change with them, such as GDAS's temperature.
@@ -58,15 +45,9 @@ class SearchOptions:
         OptionError: an option has a wrong type or is out of range, or two contradict each other.
     """
 
-    first: FirstStep = "architecture"
-    architecture_every: PositiveInt = 1
-    levels: Levels = 2
     order: GradientOrder | None = None
     unrolled: bool = False
-    finite_difference: FiniteDifference = "central"
     weight_step_alpha: WeightStep = "mean"
-    warmup_epochs: NonNegativeInt = 0
-    clip_with: ClippedWith = "weights"
     arch_learning_rate: Positive = 3e-4
     data_size: Positive | None = None
     epochs: PositiveInt | None = None
@@ -75,29 +56,17 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if self.unrolled and self.order == "first":
             raise OptionError("unrolled: true means order: second, but order is first; leave one of them out")
-        object.__setattr__(self, "order", self.order or ("second" if self.unrolled else "first"))
-        self.update_order()
         if self.selection is not None and self.selection.needs_supernet:
             raise OptionError(
                 "selection: supernet_accuracy is for searches in NNI; NASLib does not hand its data to an optimizer. "
                 'Use a zero-cost proxy, e.g. selection="synflow"'
             )
 
-    def update_order(self) -> Order:
-        """Return which level is updated when, for Algorithm 1."""
-        return Order(
-            first=self.first,
-            architecture_every=self.architecture_every,
-            levels=self.levels,
-            order=self.order or "first",
-            finite_difference=self.finite_difference,
-            weight_step=self.weight_step_alpha,
-            warmup_epochs=self.warmup_epochs,
-            clip_with=self.clip_with,
-        )
 
-
-SEARCH_OPTIONS = tuple(field.name for field in fields(SearchOptions))
+_OWN = [field.name for field in fields(SearchOptions)]
+_OF_ORDER = [field.name for field in fields(Order) if field.name not in ("order", "weight_step")]
+SEARCH_OPTIONS = (*_OWN, *_OF_ORDER)
+"""Options of a search, whatever distribution it learns."""
 
 
 def naslib_names(kind: type[Distribution]) -> dict[str, str]:
@@ -107,8 +76,8 @@ def naslib_names(kind: type[Distribution]) -> dict[str, str]:
 
 def read_options(
     given: Mapping[str, Any], *, preset: Preset, kind: type[Distribution], known: Collection[str]
-) -> tuple[SearchOptions, ChosenDistribution, dict[str, Any]]:
-    """Return our options, the distribution, and the rest for NASLib, whose config holds options of all its optimizers.
+) -> tuple[SearchOptions, Order, ChosenDistribution, dict[str, Any]]:
+    """Return our options, the order of updates, the distribution, and what NASLib takes of a config for all optimizers.
 
     Args:
         given: `config.search`, or keyword arguments.
@@ -131,7 +100,12 @@ def read_options(
         if name not in ours and name not in _NASLIB_NAMES.values():
             raise OptionError(f"{preset.name} has {name}, which searches in NASLib do not have: search with it in NNI")
     merged |= given
-    search = SearchOptions(**{name: value for name, value in merged.items() if name in SEARCH_OPTIONS})
+    search = SearchOptions(**{name: merged[name] for name in _OWN if name in merged})
+    order = Order(
+        order=search.order or ("second" if search.unrolled else "first"),
+        weight_step=search.weight_step_alpha,
+        **{name: merged[name] for name in _OF_ORDER if name in merged},
+    )
     chosen = ChosenDistribution(kind, {own: merged[name] for name, own in learned.items() if name in merged})
-    Search(chosen({"": torch.zeros(2)}, seed=0), search.update_order())  # refuses parts that do not go together
-    return search, chosen, {name: value for name, value in merged.items() if name not in SEARCH_OPTIONS}
+    Search(chosen({"": torch.zeros(2)}, seed=0), order)  # refuses parts that do not go together
+    return search, order, chosen, {name: value for name, value in merged.items() if name not in SEARCH_OPTIONS}
