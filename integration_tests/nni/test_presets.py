@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import torch
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import RawFormatModelSpace
 from pytorch_lightning import Callback
+from torch import Tensor
 
-from balenas_plugin import Diagnostics, DistributionStrategy
+from balenas_plugin import Diagnostics, DistributionStrategy, Posterior
 from balenas_plugin.adapters.nni import strategy_of
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
 from balenas_plugin.diagnostics import read_log
+from balenas_plugin.distributions import Distribution, Draw
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.presets import list_presets
 
@@ -82,6 +85,31 @@ def test_a_killed_search_resumes_bit_for_bit(name, tmp_path):
     assert resumed.posterior.to_document() == whole.posterior.to_document()
     expected = whole.supernet.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in resumed.supernet.state_dict().items())
+
+
+class Noisy(Distribution):
+    """A distribution of a user's own: all that docs/extending.md asks for."""
+
+    name = "noisy"
+    source = "a test"
+
+    def draw(self, parameters: Mapping[str, Tensor]) -> Draw:
+        logits = {label: a + 0.1 * self.noise(a) for label, a in parameters.items()}
+        return Draw(parameters, {label: self.masked(label, a.softmax(-1)) for label, a in logits.items()})
+
+
+def test_a_distribution_of_ones_own_searches_selects_and_is_saved(tmp_path):
+    torch.manual_seed(3)
+    selection = {"proxy": "params", "n": 20}
+    strategy = DistributionStrategy(distribution=Noisy, arc_learning_rate=0.1, selection=selection)
+    evaluator = classification(tmp_path, callbacks=[Diagnostics(tmp_path / "d.jsonl")])
+    strategy.initialize(RawFormatModelSpace(Layers(), evaluator), SequentialExecutionEngine())
+    strategy.run()
+    assert strategy.rank()[0].scores["params"] > 0
+    strategy.posterior.save(tmp_path / "posterior.json")
+    loaded = Posterior.load(tmp_path / "posterior.json")
+    assert loaded.kind == "noisy"
+    assert loaded.win_probability() == strategy.posterior.win_probability()
 
 
 def test_a_checkpoint_of_another_distribution_is_refused(tmp_path):
