@@ -13,13 +13,9 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
+from balenas_plugin.bayes.contract import Decision, Learned, Logits, Sample
 from balenas_plugin.bayes.ranking import Outcome, Outcomes, Recalled
-
-if TYPE_CHECKING:
-    from balenas_plugin.bayes.decisions import Decision, Logits, Sample
-    from balenas_plugin.bayes.posterior import Posterior
 
 
 @dataclass(frozen=True)
@@ -92,11 +88,11 @@ class Conditional:
         """Return what these logits decide."""
         return self._decide(lambda part: part.choose(logits))
 
-    def outcomes(self, posterior: Posterior) -> ConditionalOutcomes:
+    def outcomes(self, posterior: Learned) -> ConditionalOutcomes:
         """Return the outcomes, each one a different network."""
         return ConditionalOutcomes(self, [part.outcomes(posterior) for part in self.parts])
 
-    def to_sample(self, outcome: Chosen, posterior: Posterior) -> Sample:
+    def to_sample(self, outcome: Chosen, posterior: Learned) -> Sample:
         """Return the choices that are active, and those that `freeze` asks for."""
         sample: Sample = {}
         for part, uses, chosen, unused in zip(self.parts, self.uses, outcome, self.unused, strict=True):

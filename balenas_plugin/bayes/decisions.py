@@ -10,50 +10,38 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from balenas_plugin.bayes.conditional import Conditional, ConditionalOutcomes
+from balenas_plugin.bayes.contract import Decision, Learned, Logits, Sample
+from balenas_plugin.bayes.laws import Law
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.ranking import Listed, Outcome, Outcomes, Translated, iterate_best_first
 from balenas_plugin.bayes.strongest import StrongestEdges, counted_edges
 
-if TYPE_CHECKING:
-    from balenas_plugin.bayes.laws import Law
-    from balenas_plugin.bayes.posterior import Posterior
+__all__ = [
+    "Architectures",
+    "CellNode",
+    "Decision",
+    "Learned",
+    "Logits",
+    "OneOf",
+    "RankedSample",
+    "Sample",
+    "TopSet",
+    "active_decisions",
+    "counted_outcomes",
+    "plain_choice",
+    "single_decisions",
+]
 
 _DRAWS = 20_000
-
-Sample = dict[str, Any]
-"""An architecture, in NNI's notation: label -> what was chosen."""
-
-Logits = Mapping[str, Tensor]
-"""label -> scores of the candidates, shape (K,): a draw from the posterior, or those that it ranks by."""
-
-
-class Decision(Protocol):
-    """One independent decision of the architecture."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Labels of the logits that decide."""
-
-    def choose(self, logits: Logits) -> Outcome:
-        """Return what these logits decide."""
-
-    def outcomes(self, posterior: Posterior) -> Outcomes:
-        """Return the outcomes with their log-probabilities."""
-
-    def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
-        """Return the part of NNI's sample that this outcome stands for."""
-
-    def from_sample(self, sample: Sample) -> Outcome:
-        """Return the outcome that an NNI sample stands for."""
 
 
 def plain_choice(value: Any) -> Any:
@@ -77,12 +65,12 @@ class OneOf:
         """Return the index of the largest logit."""
         return int(logits[self.label].argmax())
 
-    def outcomes(self, posterior: Posterior) -> Listed:
+    def outcomes(self, posterior: Learned) -> Listed:
         """Return index of the value -> log-probability."""
         log_win = posterior.laws[self.label].log_win_probability()
         return Listed((k, value) for k, value in enumerate(log_win.tolist()) if value > -math.inf)
 
-    def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
+    def to_sample(self, outcome: Outcome, posterior: Learned) -> Sample:
         """Return {label: value}."""
         return {self.label: plain_choice(self.values[outcome])}
 
@@ -107,11 +95,11 @@ class TopSet:
         """Return the sorted tuple of the inputs with the largest logits."""
         return tuple(sorted(logits[self.label].topk(self.n_chosen).indices.tolist()))
 
-    def outcomes(self, posterior: Posterior) -> Outcomes:
+    def outcomes(self, posterior: Learned) -> Outcomes:
         """Return the sorted tuples of inputs with their log-probabilities."""
         return _top_sets(posterior.laws[self.label], self.n_chosen)
 
-    def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
+    def to_sample(self, outcome: Outcome, posterior: Learned) -> Sample:
         """Return {label: list of inputs}."""
         return {self.label: list(outcome)}
 
@@ -156,7 +144,7 @@ class CellNode:
         ordered = sorted(firsts.values(), reverse=True) + [e for e in entries if e != firsts[e[1]]]
         return tuple(sorted(ordered[k % len(ordered)][1:] for k in range(self.num_ops)))
 
-    def outcomes(self, posterior: Posterior) -> Outcomes:
+    def outcomes(self, posterior: Learned) -> Outcomes:
         """Return the tuples of (input, operation index) with their log-probabilities."""
         laws = [posterior.laws[label][: len(self.op_names)] for label in self.labels]
         if self.num_ops < len(laws) and not laws[0].comparable:
@@ -170,7 +158,7 @@ class CellNode:
             )
         return counted_outcomes(self, posterior)
 
-    def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
+    def to_sample(self, outcome: Outcome, posterior: Learned) -> Sample:
         """Return NNI's op_<node>_<k> and input_<node>_<k>, the strongest first, as NNI exports them."""
         scores = self._logits(posterior.scores)
         ordered = sorted(outcome, key=lambda entry: -float(scores[entry[0]][entry[1]]))
@@ -192,7 +180,7 @@ class CellNode:
         return [by_label[label][..., : len(self.op_names)] for label in self.labels]
 
 
-def counted_outcomes(decision: Decision, posterior: Posterior) -> Listed:
+def counted_outcomes(decision: Decision, posterior: Learned) -> Listed:
     """Return outcome -> log of its share among 20,000 seeded draws: for rules without a closed probability."""
     noise, laws = SeededNoise(0), {label: posterior.laws[label] for label in decision.labels}
     z = [[noise(law.location) for law in laws.values()] for _ in range(_DRAWS)]
@@ -236,7 +224,7 @@ class Architectures:
         posterior: over their logits.
     """
 
-    def __init__(self, decisions: Sequence[Decision], posterior: Posterior) -> None:
+    def __init__(self, decisions: Sequence[Decision], posterior: Learned) -> None:
         self.decisions = list(decisions)
         self.posterior = posterior
 

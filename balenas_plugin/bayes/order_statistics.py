@@ -1,7 +1,7 @@
-r"""Which of several independent scores is the largest: exact probabilities.
+r"""Integrals of order statistics: over the value x of the score that decides.
 
 Architecture choices are argmaxes (or top-n sets, see `strongest`) of independent scores (see `laws`), so their
-probabilities are one-dimensional integrals over the value x of the decisive score, of densities f and tails F:
+probabilities are one-dimensional integrals of densities f and tails F:
 
 .. math:: P(o \text{ wins}) = \int f_o(x) \prod_{j \ne o} F_j(x)\,dx .
 
@@ -13,18 +13,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from balenas_plugin.bayes.laws import Law
-
 _NODES_PER_SEGMENT = 12
 
-AT_ONCE, _AT_LEAST = 2**18, 64
-"""Numbers of a table (scores, nodes) that are computed together, and the fewest scores."""
+AT_ONCE = 2**18
+"""Numbers of a table (scores, nodes) that are computed together."""
 
 
 @lru_cache(maxsize=1)
@@ -36,41 +32,17 @@ def _gauss_legendre() -> tuple[Tensor, Tensor]:
     return nodes, 2 * vectors[0] ** 2
 
 
-def quadrature(law: Law, lowest: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return nodes x and log weights for integrals over products of these scores' densities and tails.
-
-    Args:
-        law: of K scores.
-        lowest: shape (K,): below it, it makes no difference where a score lies.
+def quadrature(ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Return nodes x and log weights for integrals over segments that end at `ends`, shape (E,), in any order.
 
     Returns:
         Two tensors of shape (Q,), the nodes in increasing order.
     """
-    edges = law.ends(lowest).sort().values
+    ends = ends.sort().values
     nodes, weights = _gauss_legendre()
-    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    middle, half = (ends[1:] + ends[:-1]) / 2, (ends[1:] - ends[:-1]) / 2
     x = middle[:, None] + half[:, None] * nodes
     return x.flatten(), (half[:, None] * weights).log().flatten()
-
-
-def log_win_probability(law: Law) -> Tensor:
-    """Return log P(each score is the largest), shape (K,), -inf for what was dropped.
-
-    Time grows with K, memory does not: the scores are taken in parts. Above exp(-600), a probability has a relative
-    error of 1e-9 or less; below, of many scores, only its order of magnitude is right.
-    """
-    kept = law.kept.cpu()
-    if not kept.all():
-        found = torch.full(kept.shape, -math.inf, dtype=torch.float64)
-        found[kept] = log_win_probability(law[kept])
-        return found
-    x, log_weight = quadrature(law)
-    size = max(AT_ONCE // len(x), _AT_LEAST)
-    parts = [law[start : start + size] for start in range(0, len(law), size)]
-    below = torch.stack([part.log_below(x).sum(0) for part in parts]).sum(0)  # all of them lie below x
-    each = [torch.logsumexp(part.log_density(x) + (below - part.log_below(x)) + log_weight, -1) for part in parts]
-    beyond = law.log_above(law.ends().max()[None])[:, 0]  # all others lie below the last end
-    return _normalised(torch.logaddexp(torch.cat(each), beyond))
 
 
 def log_tail_integral(log_f: Tensor, log_weight: Tensor) -> Tensor:
@@ -102,8 +74,3 @@ def _partial_weights() -> Tensor:
         lagrange = ((inner[..., None] - others) / (nodes[r] - others)).prod(-1)
         rows.append((lagrange * weights).sum(-1) * half / weights[r])
     return torch.stack(rows, 1)
-
-
-def _normalised(log_probability: Tensor) -> Tensor:
-    """Remove the quadrature's last rounding: the outcomes are exhaustive, so their probabilities add up to one."""
-    return log_probability - torch.logsumexp(log_probability, -1, keepdim=True)

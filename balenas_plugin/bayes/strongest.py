@@ -53,7 +53,7 @@ class StrongestEdges:
         self._edge = torch.arange(len(laws)).repeat_interleave(torch.tensor(self._sizes))
         least = torch.stack([law.least().max() for law in laws])
         lowest = least.clamp_min(least.topk(n).values[-1])[self._edge]
-        x, self._log_weight = quadrature(joined(laws), lowest)
+        x, self._log_weight = quadrature(joined(laws).ends(lowest))
         at, above, below = [], [], []
         for law in laws:
             log_below = law.log_below(x)

@@ -37,9 +37,6 @@ ROOMS = ("supernets", "one_shot", "callbacks", "strategies", "run", "web")
 """Rooms of adapters/nni from the bottom up; a module imports only from its own room and from lower ones."""
 
 KNOWN_CIRCLES = {
-    ("bayes.conditional", "bayes.decisions"),
-    ("bayes.conditional", "bayes.posterior"),
-    ("bayes.decisions", "bayes.posterior"),
     ("adapters.naslib.naslib_host", "adapters.naslib.optimizer"),
 }
 """Imports, (in, of), that close a circle of modules or of rooms and are on their way out."""

@@ -21,6 +21,7 @@ from balenas_plugin.bayes.decisions import (
     Architectures,
     CellNode,
     Decision,
+    Learned,
     Logits,
     OneOf,
     Sample,
@@ -54,11 +55,11 @@ class Exported:
                 alpha.copy_(logits[label])
             return self.from_sample(self.module.export({}))
 
-    def outcomes(self, posterior: Posterior) -> Listed:
+    def outcomes(self, posterior: Learned) -> Listed:
         """Return frozen sample -> log of its share among the draws."""
         return counted_outcomes(self, posterior) if self.alphas else Listed({self.choose({}): 0.0})
 
-    def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
+    def to_sample(self, outcome: Outcome, posterior: Learned) -> Sample:
         """Return the sample that was frozen."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in outcome}
 
