@@ -18,7 +18,7 @@ from balenas_plugin.errors import OptionError, StorageError
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # Windows has none
 
 _PACKAGE = Path(__file__).resolve().parent
 _TREE = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent

@@ -8,7 +8,7 @@ import sys
 try:
     import resource
 except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # Windows has none
 
 _BYTES_OF_A_SEARCH = 2 << 30
 """Memory of a search of small networks, with torch, NNI and the images: 1.3 GB were measured."""

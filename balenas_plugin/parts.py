@@ -96,7 +96,7 @@ class Parts(Generic[T]):
             raise OptionError(
                 f"{self.kind} {name!r}: {entries[0].value!r} is a {type(part).__name__}; it must be a {self.contract}"
             )
-        return part  # type: ignore[no-any-return]
+        return part  # type: ignore[no-any-return]  # `is_part` has said so
 
     def _entry_points(self) -> importlib.metadata.EntryPoints:
         return importlib.metadata.entry_points(group=self.package)

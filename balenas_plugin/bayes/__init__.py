@@ -1,7 +1,7 @@
 """The mathematics of BaLeNAS: torch and the standard library only.
 
 `vadam` learns the Gaussian posterior; `posterior` holds what any search has learned, as `laws` of random scores;
-`decisions`, `order_statistics` and `ranking` say which architectures are probable; `architect` and `hessian`
+`decisions`, `architectures` and `ranking` say which architectures are probable; `architect` and `second_derivatives`
 differentiate the bilevel problem.
 """
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from balenas_plugin.bayes.contract import Decision, Learned, Logits, Sample
+from balenas_plugin.bayes.decisions import Decision, Learned, Logits, Sample
 from balenas_plugin.bayes.ranking import Outcome, Outcomes, Recalled
 
 

@@ -1,8 +1,8 @@
 """The independent decisions of an architecture: what each chooses from a draw, and how probable each outcome is.
 
 A layer choice takes its largest score, an input choice its n largest, a node of a cell its n strongest edges, each with
-its best operation. Each decision gives its outcomes with their exact log-probabilities; combinations are enumerated
-best-first, and no further than one reads. A *sample* is the architecture as a mapping, in the notation of NNI (label ->
+its best operation. Each decision gives its outcomes with their exact log-probabilities; `architectures`
+has their combinations. A *sample* is the architecture as a mapping, in the notation of NNI (label ->
 what was chosen).
 """
 
@@ -10,38 +10,58 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.conditional import Conditional, ConditionalOutcomes
-from balenas_plugin.bayes.contract import Decision, Learned, Logits, Sample
 from balenas_plugin.bayes.laws import Law
 from balenas_plugin.bayes.noise import SeededNoise
-from balenas_plugin.bayes.ranking import Listed, Outcome, Outcomes, Translated, iterate_best_first
+from balenas_plugin.bayes.ranking import Listed, Outcome, Outcomes, Translated
 from balenas_plugin.bayes.strongest import StrongestEdges, counted_edges
 
-__all__ = [
-    "Architectures",
-    "CellNode",
-    "Decision",
-    "Learned",
-    "Logits",
-    "OneOf",
-    "RankedSample",
-    "Sample",
-    "TopSet",
-    "active_decisions",
-    "counted_outcomes",
-    "plain_choice",
-    "single_decisions",
-]
-
 _DRAWS = 20_000
+
+Sample = dict[str, Any]
+"""An architecture, in NNI's notation: label -> what was chosen."""
+
+Logits = Mapping[str, Tensor]
+"""label -> scores of the candidates, shape (K,): a draw from the posterior, or those that it ranks by."""
+
+
+class Learned(Protocol):
+    """What a search has learned, as far as decisions ask for it (`Posterior`)."""
+
+    laws: dict[str, Law]
+    scores: dict[str, Tensor]
+
+    def sample(self, noise: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Return one draw of the scores per label, shape (K,) each."""
+
+    def draws(self, labels: Sequence[str], count: int) -> dict[str, Tensor]:
+        """Return the scores of some labels in many draws, shape (count, K) each."""
+
+
+class Decision(Protocol):
+    """One independent decision of the architecture."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the logits that decide."""
+
+    def choose(self, logits: Logits) -> Outcome:
+        """Return what these logits decide."""
+
+    def outcomes(self, posterior: Learned) -> Outcomes:
+        """Return the outcomes with their log-probabilities."""
+
+    def to_sample(self, outcome: Outcome, posterior: Learned) -> Sample:
+        """Return the part of NNI's sample that this outcome stands for."""
+
+    def from_sample(self, sample: Sample) -> Outcome:
+        """Return the outcome that an NNI sample stands for."""
 
 
 def plain_choice(value: Any) -> Any:
@@ -190,89 +210,3 @@ def counted_outcomes(decision: Decision, posterior: Learned) -> Listed:
     rows = zip(*drawn.values(), strict=True)
     counts = Counter(decision.choose(dict(zip(drawn, row, strict=True))) for row in rows)
     return Listed({outcome: math.log(n / _DRAWS) for outcome, n in counts.items()})
-
-
-def active_decisions(decisions: Iterable[Decision], outcomes: Iterable[Outcome]) -> Iterator[tuple[Decision, Outcome]]:
-    """Yield each decision that makes a difference, with its outcome."""
-    for decision, outcome in zip(decisions, outcomes, strict=True):
-        if isinstance(decision, Conditional):
-            yield from decision.active(outcome)
-        else:
-            yield decision, outcome
-
-
-def single_decisions(decisions: Iterable[Decision]) -> Iterator[Decision]:
-    """Yield the decisions, whether they make a difference or not."""
-    for decision in decisions:
-        yield from decision.parts if isinstance(decision, Conditional) else (decision,)
-
-
-@dataclass(frozen=True)
-class RankedSample:
-    """One architecture: its sample, its log-probability in nats, and that of each decision that makes a difference."""
-
-    sample: Sample
-    log_probability: float
-    decisions: dict[str, float]
-
-
-class Architectures:
-    """All architectures of a space under a posterior.
-
-    Args:
-        decisions: the independent decisions of the space.
-        posterior: over their logits.
-    """
-
-    def __init__(self, decisions: Sequence[Decision], posterior: Learned) -> None:
-        self.decisions = list(decisions)
-        self.posterior = posterior
-
-    @cached_property
-    def _outcomes(self) -> list[Outcomes]:
-        return [decision.outcomes(self.posterior) for decision in self.decisions]
-
-    def key(self, sample: Sample) -> tuple[Outcome, ...]:
-        """Return what tells networks apart: one outcome per decision."""
-        return tuple(decision.from_sample(sample) for decision in self.decisions)
-
-    def active(self, sample: Sample) -> Sample:
-        """Return the choices of a sample that make a difference."""
-        active = self._sample(self.key(sample))
-        return {label: choice for label, choice in sample.items() if label in active}
-
-    def discretise(self, logits: Logits) -> Sample:
-        """Return the architecture that a draw stands for."""
-        return self._sample([decision.choose(logits) for decision in self.decisions])
-
-    def describe(self, sample: Sample) -> RankedSample:
-        """Return an architecture with its log-probability."""
-        return self._record(self.key(sample), sample)
-
-    def iterate(self, first: Sample | None = None) -> Iterator[RankedSample]:
-        """Yield every network once, from the most to the least probable; `first`, if given, leads the list."""
-        lead = None
-        if first is not None:
-            lead = self.key(first)
-            yield self._record(lead, self.active(first))
-        for ranked in iterate_best_first(dict(enumerate(self._outcomes))):
-            chosen = tuple(ranked.outcomes.values())
-            if chosen != lead:
-                yield self._record(chosen, self._sample(chosen))
-
-    def _sample(self, chosen: Sequence[Outcome]) -> Sample:
-        sample: Sample = {}
-        for decision, outcome in zip(self.decisions, chosen, strict=True):
-            sample.update(decision.to_sample(outcome, self.posterior))
-        return sample
-
-    def _record(self, chosen: Sequence[Outcome], sample: Sample) -> RankedSample:
-        each: dict[str, float] = {}
-        total = 0.0
-        for decision, table, outcome in zip(self.decisions, self._outcomes, chosen, strict=True):
-            total += table.log_probability(outcome)
-            singles = [(decision, table, outcome)]
-            if isinstance(decision, Conditional) and isinstance(table, ConditionalOutcomes):
-                singles = list(zip(decision.parts, table.parts, outcome, strict=True))
-            each |= {"+".join(d.labels): t.log_probability(o) for d, t, o in singles if o is not None}
-        return RankedSample(sample, total, each)

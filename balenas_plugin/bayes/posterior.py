@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.decisions import Architectures, Decision, OneOf
+from balenas_plugin.bayes.architectures import Architectures
+from balenas_plugin.bayes.decisions import Decision, OneOf
 from balenas_plugin.bayes.laws import Law, NormalLaw, law_named
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.probabilities import ByName, Probability, ProbableArchitecture

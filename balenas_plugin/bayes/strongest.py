@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.laws import Law, joined
-from balenas_plugin.bayes.order_statistics import AT_ONCE, log_tail_integral, quadrature
+from balenas_plugin.bayes.laws import AT_ONCE, Law, joined
+from balenas_plugin.bayes.quadrature import log_tail_integral, quadrature
 from balenas_plugin.bayes.ranking import Listed
 
 Entry = tuple[int, int]

@@ -53,7 +53,7 @@ def _completion(options: argparse.Namespace) -> int:
         if action.dest in NAMES:
             action.choices = list(NAMES[action.dest]())
         elif action.type is Path:
-            action.complete = shtab.DIRECTORY if "DIR" in str(action.metavar) else shtab.FILE  # type: ignore[attr-defined]
+            action.complete = shtab.DIRECTORY if "DIR" in str(action.metavar) else shtab.FILE  # type: ignore[attr-defined]  # shtab reads it
     print(shtab.complete(parser, shell=options.shell))
     return 0
 

@@ -1,4 +1,4 @@
-"""`balenas naslib`: one of NASLib's own scripts with BaLeNAS among its optimizers."""
+"""`balenas naslib`: one of NASLib's own scripts with our methods among its optimizers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from balenas_plugin.cli.inputs import require_file
 _EXAMPLES = """\
 examples:
   balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml
-  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer darts seed 1
+  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer balenas-gdas
   balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml --resume
 
 NASLib is looked for on Python's path and where BALENAS_NASLIB_PATH says: docs/naslib.md.
@@ -23,7 +23,7 @@ def add_naslib(commands: Any, formatter: Any) -> None:
     """Add `balenas naslib`."""
     naslib = commands.add_parser(
         "naslib",
-        help="run one of NASLib's own scripts with BaLeNAS among its optimizers",
+        help="run one of NASLib's own scripts with our methods among its optimizers",
         epilog=_EXAMPLES,
         formatter_class=formatter,
     )

@@ -22,6 +22,7 @@ examples:
   balenas reproduce table5 --resume                         go on after Ctrl-C; searches that tables share run once
   balenas reproduce fig2 --resume                           skip connections over the epochs, from the same searches
   balenas reproduce selection --resume                      how to choose from the same posteriors
+  balenas reproduce tuning --seeds 0-1 --resume             the scale's trials, by validation accuracy alone
   balenas reproduce table1 --scale paper --table ~/data     the paper's sizes, for one GPU
 
 fig1   test error of the current architecture (argmax) over the epochs, on NAS-Bench-201: DARTS, GumbelDARTS, BaLeNAS
@@ -44,7 +45,7 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
     )
     reproduce.add_argument(
         "experiment",
-        choices=("table1", "table2", "table4", "table5", "selection", "fig1", "fig2", "fig3"),
+        choices=("table1", "table2", "table4", "table5", "selection", "tuning", "fig1", "fig2", "fig3"),
         help="which table or figure",
     )
     reproduce.add_argument(
@@ -80,7 +81,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     if options.jobs is not None:
         checked("--jobs", options.jobs, Workers)
     scale, seeds = load_scale(options.scale), seeds_of(options.seeds)
-    experiment = experiment_of(options.experiment, options.methods)
+    experiment = experiment_of(options.experiment, options.methods, scale)
     output = options.output or Path("reproduce") / scale.name
     if (output / "searches").exists() and not options.resume:
         raise OptionError(

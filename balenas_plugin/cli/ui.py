@@ -41,8 +41,7 @@ def _ui(options: argparse.Namespace) -> int:
     from balenas_plugin.options import PositiveInt, checked
 
     checked("--concurrency", options.concurrency, PositiveInt)
-    if options.config is not None:
-        options.config = require_config(options.config)
+    config_path: Any = options.config and require_config(options.config)
     from balenas_plugin.config import load_config
     from balenas_plugin.run_folder.location import new_run_folder, resumed_run_folder
     from balenas_plugin.signals import stopped_by_signals
@@ -54,7 +53,7 @@ def _ui(options: argparse.Namespace) -> int:
         if options.view is not None:
             view_in_ui(options.view, host=options.host, port=options.port, url_prefix=options.url_prefix)
             return 0
-        config = load_config(options.config, options.overrides, seed=options.seed)
+        config = load_config(config_path, options.overrides, seed=options.seed)
         resumed = resumed_run_folder(config, options.output) if options.resume else None
         folder = resumed or new_run_folder(config, options.output, overwrite=options.overwrite)
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from balenas_plugin.bayes.decisions import CellNode, Decision, OneOf, active_decisions
+from balenas_plugin.bayes.architectures import active_decisions
+from balenas_plugin.bayes.decisions import CellNode, Decision, OneOf
 from balenas_plugin.bayes.ranking import Outcome
 from balenas_plugin.search_spaces import NONE, PARAMETER_FREE, PARAMETRIC, SKIP
 

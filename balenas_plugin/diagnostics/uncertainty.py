@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.decisions import CellNode, Decision, single_decisions
+from balenas_plugin.bayes.architectures import single_decisions
+from balenas_plugin.bayes.decisions import CellNode, Decision
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.ranking import Outcome
 

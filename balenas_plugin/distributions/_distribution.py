@@ -197,7 +197,7 @@ class Distribution(ABC):
     def new_epoch(self, epoch: int, epochs: int) -> None:  # noqa: B027  # most have no schedule
         """Say which epoch of how many begins, from 0: for temperatures and other schedules."""
 
-    def set_dataset_size(self, size: int | None) -> None:  # noqa: B027  # most do not need it
+    def set_dataset_size(self, size: float | None) -> None:  # noqa: B027  # most do not need it
         """Say how many examples the mean validation loss is of; None if nobody knows."""
 
     def clear_difference(self) -> float | None:

@@ -71,7 +71,7 @@ class Gaussian(Distribution):
             ),
         )
 
-    def set_dataset_size(self, size: int | None) -> None:
+    def set_dataset_size(self, size: float | None) -> None:
         """Learn N, unless it was given.
 
         Raises:

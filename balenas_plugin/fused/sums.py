@@ -94,7 +94,7 @@ def average_pool(x: Tensor, layer: nn.AvgPool2d) -> Tensor:
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.compiler.is_compiling()
     ):
-        return _MeanPool3x3.apply(x)  # type: ignore[no-any-return]
+        return _MeanPool3x3.apply(x)  # type: ignore[no-any-return]  # `apply` has no types
     return F.avg_pool2d(
         x,
         layer.kernel_size,
@@ -107,7 +107,7 @@ def average_pool(x: Tensor, layer: nn.AvgPool2d) -> Tensor:
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)  # type: ignore[return-value]
+    return (value, value) if isinstance(value, int) else tuple(value)  # type: ignore[return-value]  # of two
 
 
 class _MeanPool3x3(torch.autograd.Function):
@@ -124,7 +124,7 @@ class _MeanPool3x3(torch.autograd.Function):
         counts = _inverse_counts(height, width, gradient.dtype, gradient.device)
         if _is_batched(gradient):
             return 9 * F.avg_pool2d(gradient * counts, 3, 1, 1)
-        return _NeighbourhoodSum.apply(gradient * counts)  # type: ignore[no-any-return]
+        return _NeighbourhoodSum.apply(gradient * counts)  # type: ignore[no-any-return]  # `apply` has no types
 
 
 class _NeighbourhoodSum(torch.autograd.Function):
@@ -134,7 +134,7 @@ class _NeighbourhoodSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _NeighbourhoodSum.apply(gradients[0])  # type: ignore[no-any-return]
+        return _NeighbourhoodSum.apply(gradients[0])  # type: ignore[no-any-return]  # `apply` has no types
 
 
 def _neighbourhood_sum(x: Tensor) -> Tensor:

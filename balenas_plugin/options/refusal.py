@@ -112,11 +112,11 @@ def _number(schema: Schema, plural: str = "") -> str:
     least, above, below = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "exclusiveMaximum"))
     if below is not None:
         return (
-            f"{noun} in [{least}, {below})" if above is None else f"{noun} between {above} and {below}, both excluded"
+            f"{noun} in [{least:g}, {below:g})" if above is None else f"{noun} between {above:g} and {below:g}, both excluded"
         )
     if above == 0:
         return f"positive {noun}"
-    return noun if least is None else f"{noun} of at least {least}"
+    return noun if least is None else f"{noun} of at least {least:g}"
 
 
 def _no_option(name: str, key: object, value: object, allowed: list[str]) -> str:

@@ -5,10 +5,14 @@ Source: Zhang et al. 2022, Tables 1, 2, 4 and 5.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 DATASETS = ("cifar10", "cifar100", "ImageNet16-120")
+TUNING = "tuning"
+VALIDATION = "cifar10-valid"
+"""Column of the accuracy by which settings are chosen."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,14 @@ class Experiment:
         title: what it shows.
         rows: its lines.
         pairs: titles of rows whose difference is tested.
+        columns: of accuracies that are shown: data sets tested on, and "cifar10-valid".
     """
 
     name: str
     title: str
     rows: Sequence[Row]
     pairs: Sequence[tuple[str, str]] = ()
+    columns: Sequence[str] = (*DATASETS, VALIDATION)
 
     def with_methods(self, methods: Sequence[str] | None) -> Experiment:
         """Return the experiment with some methods only."""
@@ -73,7 +79,7 @@ class Experiment:
         rows = [row for row in self.rows if row.method in methods]
         titles = {row.title for row in rows}
         pairs = [pair for pair in self.pairs if titles.issuperset(pair)]
-        return Experiment(self.name, self.title, rows, pairs)
+        return replace(self, rows=rows, pairs=pairs)
 
 
 def _paper(*numbers: tuple[float, float | None]) -> dict[str, tuple[float, float | None]]:
@@ -84,10 +90,35 @@ def _tf(n: int, proxy: str = "synflow", candidates: str = "sample") -> Pick:
     return Pick("proxy", n, proxy, candidates)
 
 
-def _most_probable(n: int) -> Row:
-    return Row(f"BaLeNAS-TF ({n:,} most probable)", "balenas", _tf(n, candidates="enumerate"), "balenas")
+def _most_probable(n: int, title: str = "BaLeNAS", search: str = "balenas") -> Row:
+    return Row(f"{title}-TF ({n:,} most probable)", search, _tf(n, candidates="enumerate"), search)
 
 
+def _method(title: str, search: str, paper: Mapping[str, tuple[float, float | None]] | None = None) -> list[Row]:
+    """Return what a method finds, and what selection finds in what the method has learned."""
+    return [
+        Row(title, search, Pick(), search, paper or {}),
+        Row(f"{title}, mean of 100 draws", search, Pick("draws", 100), search),
+        Row(f"{title}-TF (100)", search, _tf(100), search),
+        _most_probable(1000, title, search),
+    ]
+
+
+def tuning(trials: Mapping[str, Sequence[Mapping[str, object]]]) -> Experiment:
+    """Return the table by which settings are chosen: of each trial the validation accuracy alone.
+
+    Args:
+        trials: of a scale: method -> settings.
+    """
+    rows = [
+        Row(f"{method}: {json.dumps(settings)[1:-1]}", f"{method}-trial-{k}", Pick(), method)
+        for method, tried in trials.items()
+        for k, settings in enumerate(tried, start=1)
+    ]
+    return Experiment(TUNING, "Settings tried", rows, columns=(VALIDATION,))
+
+
+_DARTS = _paper((54.30, None), (15.61, None), (16.32, None))
 _BALENAS = _paper((93.62, 0.12), (70.98, 0.41), (45.25, 0.86))
 _BALENAS_TF = _paper((94.33, 0.03), (72.95, 0.28), (46.54, 0.36))
 
@@ -95,10 +126,12 @@ TABLE_1 = Experiment(
     "table1",
     "NAS-Bench-201, test accuracy",
     [
-        Row("DARTS 1st", "darts", Pick(), "darts", _paper((54.30, None), (15.61, None), (16.32, None))),
+        *_method("DARTS 1st", "darts", _DARTS),
         Row("DARTS 1st, longer", "darts-long", Pick(), "darts-long"),
-        Row("DARTS 2nd", "darts-2nd", Pick(), "darts-2nd", _paper((54.30, None), (15.61, None), (16.32, None))),
-        Row("GumbelDARTS", "gumbel-darts", Pick(), "gumbel-darts"),
+        Row("DARTS 2nd", "darts-2nd", Pick(), "darts-2nd", _DARTS),
+        *_method("GumbelDARTS", "gumbel-darts"),
+        *_method("GDAS", "gdas", _paper((93.51, 0.13), (70.61, 0.26), (41.84, 0.90))),
+        *_method("DrNAS", "drnas", _paper((94.36, 0.00), (73.51, 0.00), (46.34, 0.00))),
         Row(
             "Random (mean of 100)",
             None,
@@ -130,6 +163,12 @@ TABLE_1 = Experiment(
         ("BaLeNAS-TF (1,000 most probable)", "Zero-cost NAS (1,000)"),
         ("BaLeNAS-TF (1,000 most probable)", "BaLeNAS-TF (1,000)"),
         ("BaLeNAS 1st", "GumbelDARTS"),
+        ("BaLeNAS 1st", "GDAS"),
+        ("BaLeNAS 1st", "DrNAS"),
+        *(
+            ("BaLeNAS-TF (1,000 most probable)", f"{m}-TF (1,000 most probable)")
+            for m in ("DARTS 1st", "GDAS", "DrNAS")
+        ),
     ],
 )
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.decisions import Architectures, Sample
+from balenas_plugin.bayes.architectures import Architectures
+from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.data import DataConfig, load_search_data
-from balenas_plugin.reproduce.experiments import DATASETS, Row
+from balenas_plugin.reproduce.experiments import DATASETS, VALIDATION, Row
 from balenas_plugin.reproduce.scales import ProxyNetworks
 from balenas_plugin.reproduce.scores import ScoreFile
 from balenas_plugin.reproduce.searches import Search
@@ -142,7 +143,7 @@ class Picker:
         return ScoreFile(self.folder / f"{name}-seed-{selection.seed}.json", of)
 
     def _validation_accuracy(self, architecture: str) -> float:
-        return self.benchmark.query(architecture, *COLUMNS["cifar10-valid"])
+        return self.benchmark.query(architecture, *COLUMNS[VALIDATION])
 
     def _notation(self, sample: Sample) -> str:
         return self.space.notations(sample)[self.space.name]

@@ -15,7 +15,7 @@ from balenas_plugin.diagnostics import read_log
 from balenas_plugin.errors import OptionError, SearchFailedError, nearest
 from balenas_plugin.ground_truth import require_benchmark
 from balenas_plugin.reproduce.charts import Chart
-from balenas_plugin.reproduce.experiments import EXPERIMENTS, Experiment
+from balenas_plugin.reproduce.experiments import EXPERIMENTS, TUNING, Experiment, tuning
 from balenas_plugin.reproduce.figures import FIGURES, Figure, space_of_config, values_of
 from balenas_plugin.reproduce.picks import Picker, SupernetOf
 from balenas_plugin.reproduce.scales import Scale
@@ -26,13 +26,24 @@ Finished = Mapping[tuple[str, int], Search]
 """Name of a search and seed -> the search that has ended."""
 
 
-def experiment_of(name: str, methods: Sequence[str] | None) -> Experiment | Figure:
+def experiment_of(name: str, methods: Sequence[str] | None, scale: Scale | None = None) -> Experiment | Figure:
     """Return a table's or a figure's experiment, with some methods only if they are given.
 
+    Args:
+        name: of the table or the figure.
+        methods: their names; None: all.
+        scale: whose trials the table "tuning" lists.
+
     Raises:
-        OptionError: it has no such method.
+        OptionError: it has no such method, or the scale no trials.
     """
-    experiment = FIGURES[name] if name in FIGURES else EXPERIMENTS[name]
+    experiment: Experiment | Figure
+    if name == TUNING:
+        if scale is None or not scale.trials:
+            raise OptionError("the scale has no trials: list some, e.g. `trials: {darts: [{strategy: {...}}]}`")
+        experiment = tuning(scale.trials)
+    else:
+        experiment = FIGURES[name] if name in FIGURES else EXPERIMENTS[name]
     known = list(dict.fromkeys(row.method for row in experiment.rows))
     for method in methods or ():
         if method not in known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,14 @@ class Scale:
         common: config of every search.
         searches: name of a search -> what is added to the common config.
         proxy_networks: what proxies score.
+        trials: name of a search -> settings to choose from, each added to the search.
     """
 
     name: str
     common: Mapping[str, Any] = field(default_factory=dict)
     searches: Mapping[str, Mapping[str, Any]]
     proxy_networks: ProxyNetworks = field(default_factory=ProxyNetworks)
+    trials: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def config(self, search: str, seed: int) -> SearchConfig:
         """Return the config of one search.
@@ -62,9 +64,12 @@ class Scale:
         Raises:
             OptionError: the scale has no such search, or its config is invalid.
         """
-        if search not in self.searches:
-            raise OptionError(f"scale {self.name} has no search {search!r}{nearest(search, self.searches)}")
-        document = merged(self.common, self.searches[search])
+        method, trial, number = search.partition("-trial-")
+        if method not in self.searches:
+            raise OptionError(f"scale {self.name} has no search {method!r}{nearest(method, self.searches)}")
+        document = merged(self.common, self.searches[method])
+        if trial:
+            document = merged(document, self.trials[method][int(number) - 1])
         return SearchConfig.from_dict({**document, "name": search, "seed": seed})
 
     @property

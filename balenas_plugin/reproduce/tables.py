@@ -15,8 +15,8 @@ from typing import Any
 from scipy.stats import ttest_rel
 
 from balenas_plugin.files import write_text_atomically
-from balenas_plugin.reproduce.experiments import DATASETS, Experiment
-from balenas_plugin.reproduce.picks import COLUMNS, Accuracies
+from balenas_plugin.reproduce.experiments import DATASETS, VALIDATION, Experiment
+from balenas_plugin.reproduce.picks import Accuracies
 
 PerSeed = Mapping[int, Accuracies]
 """Seed -> accuracies of what was chosen."""
@@ -72,13 +72,16 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table for a page."""
-        head = ["", "seeds", *(f"{dataset} test" for dataset in DATASETS), "CIFAR-10 validation", "paper (test)"]
+        columns = self.experiment.columns
+        tested = [dataset for dataset in DATASETS if dataset in columns]
+        heads = ["CIFAR-10 validation" if column == VALIDATION else f"{column} test" for column in columns]
+        head = ["", "seeds", *heads, *(["paper (test)"] if tested else [])]
         lines = [f"## {self.experiment.title}", "", markdown_line(head), markdown_line(["---"] * len(head))]
         for row in self.experiment.rows:
             found = self.results.get(row.title, {})
-            ours = [_spread(found, column) for column in (*DATASETS, "cifar10-valid")]
-            paper = " / ".join(with_deviation(*row.paper[dataset]) for dataset in DATASETS if dataset in row.paper)
-            lines.append(markdown_line([row.title, str(len(found)), *ours, paper]))
+            ours = [_spread(found, column) for column in columns]
+            paper = " / ".join(with_deviation(*row.paper[dataset]) for dataset in tested if dataset in row.paper)
+            lines.append(markdown_line([row.title, str(len(found)), *ours, *([paper] if tested else [])]))
         comparisons = self.comparisons()
         if comparisons:
             lines += ["", markdown_line(["difference of test accuracies", "data set", "mean", "p (paired t)", "seeds"])]
@@ -94,10 +97,11 @@ class Table:
         """Return one line per row and seed."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["row", "seed", *COLUMNS])
+        columns = self.experiment.columns
+        writer.writerow(["row", "seed", *columns])
         for row in self.experiment.rows:
             for seed, found in sorted(self.results.get(row.title, {}).items()):
-                writer.writerow([row.title, seed, *(f"{found[column]:.4f}" for column in COLUMNS)])
+                writer.writerow([row.title, seed, *(f"{found[column]:.4f}" for column in columns)])
         return text.getvalue()
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,7 +114,10 @@ class Table:
                     "title": row.title,
                     "pick": asdict(row.pick),
                     "paper": {dataset: list(numbers) for dataset, numbers in row.paper.items()},
-                    "seeds": {str(seed): found for seed, found in sorted(self.results.get(row.title, {}).items())},
+                    "seeds": {
+                        str(seed): {column: found[column] for column in self.experiment.columns}
+                        for seed, found in sorted(self.results.get(row.title, {}).items())
+                    },
                 }
                 for row in self.experiment.rows
             ],

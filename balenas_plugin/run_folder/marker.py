@@ -16,7 +16,7 @@ from balenas_plugin.files import read_text
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # Windows has none
 
 MARKER = ".balenas-run"
 

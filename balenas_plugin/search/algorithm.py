@@ -180,7 +180,7 @@ class Search:
             with frozen([*draw.weights.values(), *self.distribution.parameters.values()]), host.mixing(draw):
                 return host.step_weights(list)
         with host.mixing(draw):
-            return host.step_weights(lambda: self._architecture_gradients(draw))
+            return host.step_weights(lambda: self._architecture_gradients(draw, host))
 
     def joint_step(self, host: Host) -> tuple[Tensor | None, Tensor | None]:
         """Update weights and distribution from one draw and one training batch; return the loss of each."""
@@ -199,9 +199,9 @@ class Search:
             return None, None
         return loss, loss
 
-    def _architecture_gradients(self, draw: Draw) -> list[Tensor]:
+    def _architecture_gradients(self, draw: Draw, host: Host) -> list[Tensor]:
         """Return the gradients of the distribution's parameters that a weight step's backward pass left."""
-        found = draw.pull_back({label: w.grad for label, w in draw.weights.items() if w.grad is not None})
+        found = draw.pull_back(_in_the_weights(draw, host.average([w.grad for w in draw.weights.values()])))
         if self.order.clip_with == "architecture":
             return list(found.values())
         before = {label: p.grad for label, p in self.distribution.parameters.items() if p.grad is not None}

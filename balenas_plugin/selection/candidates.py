@@ -6,7 +6,8 @@ import logging
 from dataclasses import dataclass
 from itertools import islice
 
-from balenas_plugin.bayes.decisions import Architectures, RankedSample, Sample
+from balenas_plugin.bayes.architectures import Architectures, RankedSample
+from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.selection.proxy_selection import ProxySelection
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.decisions import Architectures, Sample
+from balenas_plugin.bayes.architectures import Architectures
+from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.search_spaces import SearchSpace

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from balenas_plugin.bayes.decisions import RankedSample, Sample
+from balenas_plugin.bayes.architectures import RankedSample
+from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.options import MAX_FLOAT
 from balenas_plugin.proxies import list_proxies, rank_value, score

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from balenas_plugin import Posterior
-from balenas_plugin.bayes.decisions import Architectures
+from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.search_spaces.nasbench201 import NasBench201Space
 from balenas_plugin.selection import ProxySelection, rank
 from balenas_plugin.selection.candidates import drawn_candidates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from balenas_plugin.presets import list_presets
 
 PRESETS = list_presets()
 SPACES = {"nb201": NasBench201SearchSpace, "nb301": NasBench301SearchSpace}
+BOTH_SPACES = [*((preset, "nb201") for preset in PRESETS), ("BaLeNAS", "nb301"), ("GDAS", "nb301")]
 
 
 class Config(dict):
@@ -63,3 +65,13 @@ class Answers(dict):
 
     def __missing__(self, key: object) -> Any:
         return 90.0 if key == -1 else self
+
+
+def copies(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Return what tensors hold now."""
+    return [t.detach().clone() for t in tensors]
+
+
+def same(a: Iterable[torch.Tensor], b: Iterable[torch.Tensor]) -> bool:
+    """Return whether tensors are equal, bit for bit."""
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))

@@ -23,7 +23,7 @@ from balenas_plugin.adapters.nni.supernets.found_model import NniSpace
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.bayes import Posterior
-from balenas_plugin.bayes.decisions import Architectures, single_decisions
+from balenas_plugin.bayes.architectures import Architectures, single_decisions
 from balenas_plugin.export.standalone import write_standalone
 from balenas_plugin.selection import ProxySelection
 

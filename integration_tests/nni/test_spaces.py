@@ -14,7 +14,7 @@ import torch
 
 from balenas_plugin import BaLeNAS
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
-from balenas_plugin.bayes.decisions import RankedSample
+from balenas_plugin.bayes.architectures import RankedSample
 
 from .searches import classification, loaders, search, set_posterior
 from .spaces import CASES, Case

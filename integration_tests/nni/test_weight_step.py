@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,12 @@ from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import RawFormatModelSpace
 
-from balenas_plugin import SecondOrderDARTS
+from balenas_plugin import DARTS, SecondOrderDARTS
 from balenas_plugin.errors import EvaluatorError
+from balenas_plugin.search import Search
 
 from .plain import TRAIN_BATCHES, Head, Searched, Task, in_order, plain_fit, searched, trainer
+from .spaces import Layers
 
 
 class Monitored(Task):
@@ -113,3 +116,33 @@ def test_a_step_without_a_loss_is_left_out(tmp_path):
     assert strategy.oneshot_module.trainer.global_step == TRAIN_BATCHES  # as Lightning counts them
     assert {state["step"] for state in strategy.oneshot_module.distribution.optimizer.state.values()} == {TRAIN_BATCHES}
     assert torch.equal(strategy.supernet.head.weight, Head().head.weight)  # the second of each two trains the weights
+
+
+@pytest.mark.parametrize("clip_with", ["weights", "architecture", "stale-architecture"])
+def test_the_clipped_norm_is_that_of_the_weights_or_of_both_levels(clip_with, tmp_path, monkeypatch) -> None:
+    norms: list[tuple[float, float, float]] = []
+    others: list[list[torch.Tensor]] = []
+    counted = Search._architecture_gradients
+    monkeypatch.setattr(Search, "_architecture_gradients", lambda *given: others.append(counted(*given)) or others[-1])
+
+    class Clipped(Task):
+        def norm(self) -> float:
+            weights = [p.grad for name, p in self.named_parameters() if "alpha" not in name and p.grad is not None]
+            return float(torch.nn.utils.get_total_norm(weights))
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            self.before = self.norm()
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            norms.append(
+                (self.before, float(torch.nn.utils.get_total_norm(others.pop() if others else [])), self.norm())
+            )
+
+    strategy = DARTS(clip_with=clip_with, gradient_clip_val=0.01)
+    evaluator = Lightning(Clipped(), trainer(tmp_path), **in_order())
+    strategy.initialize(RawFormatModelSpace(Layers(), evaluator), SequentialExecutionEngine())
+    strategy.run()
+    assert len(norms) == TRAIN_BATCHES
+    for before, architecture, clipped in norms:
+        assert (architecture > 0) == (clip_with != "weights")
+        assert clipped == pytest.approx(0.01 * before / math.hypot(before, architecture), rel=1e-3)

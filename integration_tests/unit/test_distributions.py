@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from balenas_plugin.bayes import Posterior, SeededNoise
-from balenas_plugin.bayes.decisions import Architectures, CellNode, TopSet
+from balenas_plugin.bayes.architectures import Architectures
+from balenas_plugin.bayes.decisions import CellNode, TopSet
 from balenas_plugin.diagnostics import SearchState, past_posterior, summarise
 from balenas_plugin.diagnostics.log_file import write_log
 from balenas_plugin.distributions import Distribution, Draw, get_distribution, list_distributions

@@ -15,7 +15,7 @@ from scipy import integrate, special, stats
 
 from balenas_plugin.bayes import strongest
 from balenas_plugin.bayes.laws import GumbelLaw, LogGammaLaw, NormalLaw
-from balenas_plugin.bayes.order_statistics import quadrature
+from balenas_plugin.bayes.quadrature import quadrature
 from balenas_plugin.bayes.strongest import StrongestEdges
 
 vectors = st.integers(2, 6).flatmap(

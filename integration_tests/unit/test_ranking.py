@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from balenas_plugin.bayes import Posterior, SeededNoise
-from balenas_plugin.bayes.decisions import Architectures
+from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.distributions import get_distribution, list_distributions
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.proxies import rank_value, score

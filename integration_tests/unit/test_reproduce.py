@@ -157,6 +157,22 @@ def test_the_name_of_a_row_in_the_place_of_its_method(given: str, message: str) 
         experiment_of("table1", [given])
 
 
+def test_tuning_shows_the_validation_accuracy_of_each_trial_alone() -> None:
+    scale = load_scale("small")
+    assert len({len(tried) for tried in scale.trials.values()}) == 1  # as many for each method
+    table = experiment_of("tuning", ["darts", "gdas"], scale)
+    assert {row.method for row in table.rows} == {"darts", "gdas"}
+    last = scale.config(table.rows[2].search, seed=1)
+    assert (last.name, last.strategy["name"], last.strategy["warmup_epochs"]) == ("darts-trial-3", "DARTS", 6)
+    found = {table.rows[0].title: {0: {"cifar10": 93.0, "cifar10-valid": 91.25}}}
+    shown = Table(table, found, {})
+    assert "91.25" in shown.markdown()
+    for text in (shown.markdown(), shown.csv(), json.dumps(shown.to_dict())):
+        assert "93.0" not in text
+    with pytest.raises(OptionError, match="the scale has no trials"):
+        experiment_of("tuning", None, load_scale("paper"))
+
+
 def test_pairs_name_rows() -> None:
     for experiment in EXPERIMENTS.values():
         titles = [row.title for row in experiment.rows]

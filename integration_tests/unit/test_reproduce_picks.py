@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from balenas_plugin.bayes import Posterior
-from balenas_plugin.bayes.decisions import Architectures
+from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.reproduce.experiments import Pick, Row
 from balenas_plugin.reproduce.picks import Picker
 from balenas_plugin.reproduce.scales import ProxyNetworks, load_scale

@@ -83,7 +83,7 @@ def _restore_iterable(error: Exception) -> bool:
     """Python 3.10 removed `collections.Iterable`, which a Gaussian process of NASLib imports."""
     if not (isinstance(error, ImportError) and "Iterable" in str(error) and "collections" in str(error)):
         return False
-    collections.Iterable = collections.abc.Iterable  # type: ignore[attr-defined]
+    collections.Iterable = collections.abc.Iterable  # type: ignore[attr-defined]  # as before Python 3.10
     return True
 
 
@@ -195,7 +195,7 @@ class Repairs:
             dataset_api: what `get_dataset_api` returned, to look up the accuracy after every epoch.
         """
         self._dataset_api = dataset_api
-        super().adapt_search_space(search_space, dataset or self._configured_dataset, scope)  # type: ignore[misc]
+        super().adapt_search_space(search_space, dataset or self._configured_dataset, scope)  # type: ignore[misc]  # of NASLib's, which comes behind it
 
     def get_model_size(self) -> float:
         """Return the millions of parameters without auxiliary heads (NASLib's count breaks with numpy >= 2.4)."""
@@ -209,7 +209,7 @@ class Repairs:
         """
         for key in [key for key in self.graph.graph if str(key).startswith("out_from_")]:
             del self.graph.graph[key]
-        return super().get_final_architecture()  # type: ignore[misc]
+        return super().get_final_architecture()  # type: ignore[misc]  # the same
 
     def test_statistics(self) -> Any:
         """Return the benchmark's test accuracy of the present architecture, in percent; None without a benchmark.

@@ -60,7 +60,7 @@ def published_others(search_space: Any) -> Others:
 def exporter_space(
     search_space: Any,
     alphas: Sequence[LabelledAlpha],
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     discretise: Callable[[Sample], nn.Module],
 ) -> SearchSpace:
     """Return the exporter's view of a search space.
@@ -88,7 +88,7 @@ def exporter_space(
 class Nb201Space(NasBench201Space):
     """NAS-Bench-201 with NASLib's order of operations; networks are built directly, with affine batch-norms."""
 
-    def __init__(self, search_space: Any, decisions: Sequence[Decision], image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, search_space: Any, decisions: Sequence[Decision], image_shape: tuple[int, ...]) -> None:
         cells = sum(hasattr(data.op, "edges") for _, _, data in search_space.edges(data=True))
         super().__init__(
             channels=search_space.channels[0],
@@ -105,7 +105,7 @@ class Nb301Space(SearchSpace):
     def __init__(
         self,
         decisions: Sequence[Decision],
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         discretise: Callable[[Sample], nn.Module],
     ) -> None:
         self.decisions, self.image_shape = decisions, image_shape

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha
-from balenas_plugin.bayes.decisions import Decision, Logits, OneOf, Sample
+from balenas_plugin.bayes.decisions import Decision, Learned, Logits, OneOf, Sample
 from balenas_plugin.bayes.noise import SeededNoise
-from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.ranking import Listed, Outcome
 
 ZERO = "Zero"
@@ -63,7 +62,7 @@ class StrongestEdges:
         """Return the two strongest edges, as (edge, operation)."""
         return self._choose(torch.stack([logits[label].detach() for label in self.labels])[None])[0]
 
-    def outcomes(self, posterior: Posterior) -> Listed:
+    def outcomes(self, posterior: Learned) -> Listed:
         """Return outcome -> log of its share among 20,000 seeded draws: the rule has no closed probability."""
         laws = [posterior.laws[label] for label in self.labels]
         noise = SeededNoise(0)(laws[0].location.new_empty(_DRAWS, len(laws), len(self.choices)))
@@ -71,7 +70,7 @@ class StrongestEdges:
         counts = Counter(self._choose(torch.stack(drawn, 1)))
         return Listed({outcome: math.log(n / _DRAWS) for outcome, n in counts.items()})
 
-    def to_sample(self, outcome: Outcome, posterior: Posterior) -> Sample:
+    def to_sample(self, outcome: Outcome, posterior: Learned) -> Sample:
         """Return label -> operation for the edges that are kept."""
         return {self.labels[edge]: self.choices[operation] for edge, operation in outcome}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from naslib.search_spaces.core.primitives import MixedOp
 from torch import Tensor, nn
@@ -14,11 +14,11 @@ from balenas_plugin.distributions import Draw
 from balenas_plugin.mixed_ops.drawn_path import Others, drawn_path
 from balenas_plugin.search.mixing import MixingWeights
 
-if TYPE_CHECKING:
-    from balenas_plugin.adapters.naslib.optimizer import Batch, DistributionOptimizer
+Batch = tuple[Tensor, Tensor]
+"""Images and classes."""
 
 
-class AskingMixedOp(MixedOp):  # type: ignore[misc]
+class AskingMixedOp(MixedOp):
     """An edge's operations, added up with the weights of the current pass.
 
     Args:
@@ -59,12 +59,12 @@ class NaslibHost:
     """The graph and the batches of one iteration (a `Host`).
 
     Args:
-        optimizer: of the search.
+        optimizer: of the search, a `DistributionOptimizer`.
         data_train: images and classes for the weights.
         data_val: the same for the architecture.
     """
 
-    def __init__(self, optimizer: DistributionOptimizer, data_train: Batch, data_val: Batch) -> None:
+    def __init__(self, optimizer: Any, data_train: Batch, data_val: Batch) -> None:
         self.optimizer, self.data_train, self.data_val = optimizer, data_train, data_val
         self.logits_val: list[Tensor] = []
         """Logits of the validation batch, one entry an evaluation."""

@@ -21,7 +21,7 @@ from balenas_plugin.adapters.naslib.final_selection import (
 )
 from balenas_plugin.adapters.naslib.graph_decisions import one_hot_logits
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha, labelled_alphas
-from balenas_plugin.adapters.naslib.naslib_host import AskingMixedOp, NaslibHost
+from balenas_plugin.adapters.naslib.naslib_host import AskingMixedOp, Batch, NaslibHost
 from balenas_plugin.adapters.naslib.optimizer_options import read_options
 from balenas_plugin.adapters.naslib.saved_state import NAME, SearchState
 from balenas_plugin.bayes.decisions import Sample
@@ -36,13 +36,11 @@ from balenas_plugin.search.mixing import MixingWeights
 from balenas_plugin.search_spaces import SearchSpace
 from balenas_plugin.selection import ProxySelection, RankedArchitecture, rank
 
-Batch = tuple[Tensor, Tensor]
-
 _CURE = "Lower learning_rate or arch_learning_rate, or set grad_clip, and resume from the last checkpoint."
 _FIRST_AUTHORS_N = 25_000
 
 
-class DistributionOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
+class DistributionOptimizer(Repairs, DARTSOptimizer):
     r"""Search by one of this package's methods: learn a distribution over the mixing weights of every edge.
 
     The parameters of the distribution are what the edges hold under `alpha`; draws are not written there. Usable
@@ -171,7 +169,7 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
 
     # -- one iteration ------------------------------------------------------------------------------------------------
 
-    def step(self, data_train: Batch, data_val: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def step(self, data_train: Batch, data_val: Batch) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Run one iteration of Algorithm 1: an architecture step (after the warm-up) and a weight step.
 
         Args:
@@ -187,7 +185,7 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):  # type: ignore[misc]
         with data_examined({"train": data_train, "val": data_val}, cure=_CURE):
             return self._step(data_train, data_val)
 
-    def _step(self, data_train: Batch, data_val: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _step(self, data_train: Batch, data_val: Batch) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         if self._state.example is None:
             self._state.example = (data_val[0].detach().cpu(), data_val[1].detach().cpu())
         host = NaslibHost(self, data_train, data_val)

@@ -10,15 +10,15 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.order_statistics import AT_ONCE, quadrature
+from balenas_plugin.bayes.quadrature import normalised, quadrature
 
 AnyLaw = TypeVar("AnyLaw", bound="Law")
 
-_AT_LEAST = 64
-"""Scores that are computed together, however many nodes there are."""
-
 IMPOSSIBLE = 726.0
 """Nats: what is as improbable as exp(-726) is taken to be impossible."""
+
+AT_ONCE, _AT_LEAST = 2**18, 64
+"""Numbers of a table (scores, nodes) that are computed together, and the fewest scores."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,7 +72,9 @@ class Law(ABC):
         return bool((self.location < torch.inf).all())
 
     def log_win_probability(self) -> Tensor:
-        """Return log P(each is the largest), shape (K,), by quadrature; -inf for what was dropped.
+        r"""Return log P(each is the largest), shape (K,), -inf for what was dropped: exact, by quadrature.
+
+        .. math:: P(o \text{ wins}) = \int f_o(x) \prod_{j \ne o} F_j(x)\,dx
 
         Time grows with K, memory does not: the scores are taken in parts. Above exp(-600), a probability has a relative
         error of 1e-9 or less; below, of many scores, only its order of magnitude is right.
@@ -89,8 +91,7 @@ class Law(ABC):
         below = torch.stack([part.log_below(x).sum(0) for part in parts]).sum(0)  # all of them lie below x
         each = [torch.logsumexp(part.log_density(x) + (below - part.log_below(x)) + log_weight, -1) for part in parts]
         beyond = self.log_above(ends.max()[None])[:, 0]  # all others lie below the last end
-        log_win = torch.logaddexp(torch.cat(each), beyond)
-        return log_win - torch.logsumexp(log_win, -1, keepdim=True)  # exhaustive, so they add up to one: last rounding
+        return normalised(torch.logaddexp(torch.cat(each), beyond))
 
     def entropy(self) -> float:
         """Return the entropy in nats: of the choice, where a member says nothing else."""

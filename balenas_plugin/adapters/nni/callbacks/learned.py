@@ -54,7 +54,7 @@ def _softmax(logits: Mapping[str, Tensor]) -> Posterior:
     return Posterior.of({label: GumbelLaw(a.detach().cpu().clone()) for label, a in logits.items()}, kind="softmax")
 
 
-def _sampling_state(module: BaseOneShotLightningModule, space: nn.Module) -> SearchState | None:
+def _sampling_state(module: BaseOneShotLightningModule, space: Any) -> SearchState | None:
     """Return the state of a strategy that keeps no logits in the network."""
     decisions: list[Decision] = []
     choices: dict[str, tuple[str, ...]] = {}

@@ -119,10 +119,14 @@ def _warmup(module: pl.LightningModule) -> int:
     return int(getattr(module, "warmup_epochs", 0))
 
 
+def _epochs(trainer: pl.Trainer) -> int:
+    return trainer.max_epochs or -1
+
+
 def _iterations(trainer: pl.Trainer) -> int | None:
     """Return the iterations of an epoch, or None where a loader has no length or the epochs have no end."""
     batches = trainer.num_training_batches
-    return int(batches) if math.isfinite(batches) and (trainer.max_epochs or -1) > 0 else None
+    return int(batches) if math.isfinite(batches) and _epochs(trainer) > 0 else None
 
 
 def _plan(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> str:
@@ -130,7 +134,7 @@ def _plan(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> str:
     if per_epoch is None:
         text = "until it is stopped"
     else:
-        text = f"{trainer.max_epochs} epochs of {per_epoch:,} iterations, {trainer.max_epochs * per_epoch:,} in all"
+        text = f"{trainer.max_epochs} epochs of {per_epoch:,} iterations, {_epochs(trainer) * per_epoch:,} in all"
     if isinstance(module, DistributionModule):
         draws = module.distribution.num_mc_samples
         text += f"; M = {draws} {'draw' if draws == 1 else 'draws'} in each"
@@ -145,7 +149,7 @@ def _reach(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> dict[str,
     unit = module.distribution.clear_difference() if isinstance(module, DistributionModule) else 1.0
     if per_epoch is None or rate is None or unit is None:
         return {}
-    steps = (trainer.max_epochs - _warmup(module)) * per_epoch
+    steps = (_epochs(trainer) - _warmup(module)) * per_epoch
     measure = f"{unit:g} makes a clear difference"
     distance = f"{steps:,} architecture steps x rate {rate:g}: a logit can move by {steps * rate:.2g}"
     lines = {"reach": f"{distance}; {measure}"}
@@ -175,8 +179,8 @@ def _remaining(trainer: pl.Trainer, module: pl.LightningModule, seconds: float) 
     else:
         iteration = seconds * (1 + _gradients(module))
     warmup_left = max(0, warmup - epoch) * per_epoch
-    search_left = (trainer.max_epochs - max(epoch, warmup)) * per_epoch
-    validations = (trainer.max_epochs - epoch) / (trainer.check_val_every_n_epoch or 1)
+    search_left = (_epochs(trainer) - max(epoch, warmup)) * per_epoch
+    validations = (_epochs(trainer) - epoch) / (trainer.check_val_every_n_epoch or 1)
     batches = sum(count for count in trainer.num_val_batches if math.isfinite(count))
     return weight_step * (warmup_left + _FORWARD * validations * batches) + iteration * search_left
 

@@ -23,7 +23,7 @@ def number_of_examples(loader: Any) -> int | None:
         sampler = sampler.dataset  # the sampler's own length is that of one process's share
     for holder in (sampler, getattr(loader, "dataset", None)):
         try:
-            return len(holder)  # type: ignore[arg-type]
+            return len(holder)  # type: ignore[arg-type]  # or TypeError
         except (TypeError, NotImplementedError):
             continue
     return None
@@ -77,7 +77,7 @@ def split_batch(batch: Any, parts: int, examples: int | None = None) -> list[Any
 
 
 _PLAIN = str | bytes | int | float | None
-_CONTAINERS = tuple | list | Mapping
+_CONTAINERS: Any = tuple | list | Mapping
 
 
 def _leaves(batch: Any) -> Iterator[Any]:
@@ -104,6 +104,6 @@ def _slice(batch: Any, size: int, part: slice) -> Any:
             return batch[part]  # one for each example, such as file names
         values = [_slice(value, size, part) for value in batch]
         return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
-    if is_dataclass(batch):
+    if is_dataclass(batch) and not isinstance(batch, type):
         return replace(batch, **{f.name: _slice(getattr(batch, f.name), size, part) for f in fields(batch) if f.init})
     return batch

@@ -80,7 +80,10 @@ class NniHost:
     def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor | None:
         """Train the weights as Lightning does."""
         self.outputs = self.module.weight_step(
-            self.batch["train"], self.batch_idx, lambda loss: self.module.require_finite(loss, "weight")
+            self.batch["train"],
+            self.batch_idx,
+            lambda loss: self.module.require_finite(loss, "weight"),
+            clipped_with,
         )
         return None if self.outputs is None else loss_of(self.outputs).detach()
 

@@ -40,6 +40,7 @@ class SearchModule(DartsLightningModule):
     """
 
     _verifying = False
+    _clipped_with: Callable[[], list[Tensor]] = staticmethod(list)
 
     def __init__(self, training_module: LightningModule, **options: Any) -> None:
         super().__init__(training_module, **options)
@@ -106,18 +107,27 @@ class SearchModule(DartsLightningModule):
 
     # -- the weight step ----------------------------------------------------------------------------------------------
 
-    def weight_step(self, batch: Any, batch_idx: int, check: Callable[[Tensor], None] = lambda loss: None) -> Any:
+    def weight_step(
+        self,
+        batch: Any,
+        batch_idx: int,
+        check: Callable[[Tensor], None] = lambda loss: None,
+        clipped_with: Callable[[], list[Tensor]] = list,
+    ) -> Any:
         """Train the weights on a batch, as Lightning's automatic optimisation does; return what training_step did.
 
         Args:
             batch: of the training data.
             batch_idx: its number in the epoch; training_step is given 2 batch_idx + 1, as by NNI.
             check: of the loss, before its gradient is taken.
+            clipped_with: returns further gradients that count in the norm by which the weights' are clipped.
 
         Raises:
             EvaluatorError: the evaluator's optimizer_step did not call its closure.
         """
-        trainer, outputs = self.trainer, []
+        trainer = self.trainer
+        outputs: list[Any] = []
+        self._clipped_with = clipped_with
         optimizer = self.weight_optimizers()
         batches = trainer.accumulate_grad_batches
 
@@ -170,6 +180,21 @@ class SearchModule(DartsLightningModule):
             gradient_clip_val=trainer.gradient_clip_val if own is None else own,
             gradient_clip_algorithm=trainer.gradient_clip_algorithm,
         )
+
+    def clip_gradients(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, but with other gradients in the norm where the search has some."""
+        others = self._clipped_with()
+        if not others or not gradient_clip_val or gradient_clip_algorithm == "value":
+            return super().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([*(p.grad for p in trained), *others])
+        torch.nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
+        return None
 
     # -- schedulers ---------------------------------------------------------------------------------------------------
 

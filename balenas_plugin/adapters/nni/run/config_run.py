@@ -33,7 +33,8 @@ from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy, with_defaults
 from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
-from balenas_plugin.bayes.decisions import Architectures, Sample
+from balenas_plugin.bayes.architectures import Architectures
+from balenas_plugin.bayes.decisions import Sample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.benchmarks import find_table
 from balenas_plugin.config import SearchConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
+from typing import Any
 
 from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.options import documentation
@@ -27,7 +28,7 @@ def strategy_of(name: str) -> type[DistributionStrategy]:
         OptionError: there is no preset of that name.
     """
     preset = get_preset(name)
-    made = type(preset.name, (DistributionStrategy,), {"preset": preset})
+    made: Any = type(preset.name, (DistributionStrategy,), {"preset": preset})
     made.__module__, made.__qualname__ = "balenas_plugin", preset.name
     options = made.options_class()
     notes = f"\n\n{preset.notes}" if preset.notes else ""

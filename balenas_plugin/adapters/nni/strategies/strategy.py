@@ -35,7 +35,7 @@ from balenas_plugin.adapters.nni.supernets.fused import fusing_hooks, fusion_rep
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, supernet_modules
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, exported
 from balenas_plugin.adapters.nni.supernets.trained_supernet import TrainedSupernet
-from balenas_plugin.bayes.decisions import Architectures, RankedSample
+from balenas_plugin.bayes.architectures import Architectures, RankedSample
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.distributions import (
     ChosenDistribution,
@@ -73,7 +73,7 @@ class DistributionStrategy(SearchStrategy):
 
     preset: ClassVar[Preset | None] = None
 
-    search_in_trials: ClassVar[Callable[[DistributionStrategy, TrainingServiceExecutionEngine], Any]]
+    search_in_trials: ClassVar[Callable[..., Any]]
     """Makes the search under NNI's training services, which makes strategies again in trials."""
 
     def __init__(
@@ -147,7 +147,7 @@ class DistributionStrategy(SearchStrategy):
                 f"{cls.preset.name} learns the distribution {cls.preset.distribution!r}, got {quoted(given)}: "
                 "DistributionStrategy takes any"
             )
-        wanted = cls.preset.distribution if cls.preset is not None else given
+        wanted: Any = cls.preset.distribution if cls.preset is not None else given
         return wanted if isinstance(wanted, type) and issubclass(wanted, Distribution) else get_distribution(wanted)
 
     def _require_sound(self) -> None:
@@ -165,8 +165,9 @@ class DistributionStrategy(SearchStrategy):
     def configure_oneshot_module(self, training_module: LightningModule) -> DistributionModule:
         """Wrap the evaluator's module in the search module."""
         module = DistributionModule(training_module, self.options, self.chosen, method=type(self).__name__)
-        if self.selection is not None:
-            module.example.on_first = lambda: require_rankable(module, lambda: self._to_rank(self.selection))
+        selection = self.selection
+        if selection is not None:
+            module.example.on_first = lambda: require_rankable(module, lambda: self._to_rank(selection))
         return module
 
     def default_mutation_hooks(self) -> list[Any]:
@@ -328,11 +329,12 @@ class DistributionStrategy(SearchStrategy):
         """
         if selection is None and self.ranked is not None:
             return self.ranked
-        if self._pristine is None:
+        selection = selection or self.selection
+        if self._pristine is None or selection is None:
             raise OptionError(
                 "the strategy keeps what ranking needs only if it is made with selection=ProxySelection(...)"
             )
-        return rank(self.posterior, **self._to_rank(selection or self.selection), progress=progress)
+        return rank(self.posterior, **self._to_rank(selection), progress=progress)
 
     def _to_rank(self, selection: ProxySelection) -> dict[str, Any]:
         """Return what a ranking looks at, as its arguments."""

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from nni.tools.nnictl.constants import NNI_HOME_DIR
@@ -20,11 +21,15 @@ def output_folder(trainer: pl.Trainer) -> Path:
 
 
 @contextmanager
-def out_of_working_directory(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
+def out_of_working_directory(trainer: Any, folder: Path) -> Iterator[None]:
     """Let Lightning write to `folder` in the block what it would write to the working directory.
 
     Lightning's own default is the working directory: its checkpoints, and `lightning_logs` of its default logger. What
     the user gave, `default_root_dir` or a logger, stays.
+
+    Args:
+        trainer: a `pl.Trainer`, of which a private attribute is set.
+        folder: where to write.
     """
     if not _untold(trainer):
         yield

@@ -35,11 +35,10 @@ def drawn_candidates(edges: Sequence[tuple[nn.Module, Tensor]], others: Others) 
     """
     chosen = []
     for softmax, alpha in edges:
-        index = softmax.chosen(alpha) if isinstance(softmax, MixingWeights) else None
-        if index is None:
+        if not isinstance(softmax, MixingWeights) or (index := softmax.chosen(alpha)) is None:
             return None
         chosen.append(index)
-        others = cast(MixingWeights, softmax).others or others
+        others = softmax.others or others
     return chosen, others
 
 

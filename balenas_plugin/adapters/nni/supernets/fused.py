@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from balenas_plugin.adapters.nni.supernets.drawn import DrawnCell, DrawnLayer, drawn_candidates
 from balenas_plugin.adapters.nni.supernets.fusion_plan import Plan, Planned, why_not_its_own
 from balenas_plugin.fused import Branch, Contribution, Fan, combine, departure
+from balenas_plugin.mixed_ops.drawn_path import Others
 
 
 class FusedMixedLayer(Planned, DrawnLayer):
@@ -138,7 +139,7 @@ class FusedMixedCell(Planned, DrawnCell):
         return [(self._softmax, alphas[f"{self.label}/{target}_{source}"]) for target in self._targets_of(source)]
 
 
-def _mixed(fan: Fan, x: Tensor, edges: Sequence[tuple[nn.Module, Tensor]], others: str) -> dict[int, Contribution]:
+def _mixed(fan: Fan, x: Tensor, edges: Sequence[tuple[nn.Module, Tensor]], others: Others) -> dict[int, Contribution]:
     """Return target -> contribution of the candidates that leave x: of all of them, or of the drawn ones alone.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from nni.nas.hub.pytorch import nasbench201 as hub201
@@ -73,7 +73,8 @@ class Plan:
         self._children = owner._modules
         self._tried: dict[object, tuple[str | None, dict[int, Tensor]]] = {}
         self._nodes: Mapping[int, Tensor] = {}
-        whole, called = list(inner), []
+        whole: list[nn.Module] = list(inner)
+        called: list[nn.Module] = []
         for fan in self.fans:
             for k, branch in enumerate(fan.branches):
                 for module in branch.operation.modules():
@@ -148,6 +149,11 @@ class Planned(nn.Module):
 
     Both are made when first asked for: NNI's cells become of this kind when they are long initialised.
     """
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What NNI's classes keep, which have no types."""
 
     def plan(self) -> Plan:
         """Return how the candidates are computed in the present mode, as things are now."""

@@ -17,8 +17,8 @@ from torch import nn
 
 from balenas_plugin.adapters.nni.supernets.activity import conditional, uses_of
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, labelled_alphas, supernet_modules
+from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.bayes.decisions import (
-    Architectures,
     CellNode,
     Decision,
     Learned,

@@ -77,7 +77,7 @@ class _Stopped:
         launcher._start_rest_server = lambda arguments, _: start_guarded(arguments, self.hosts)
         launcher._check_rest_server = self._await_manager
         try:
-            super()._start_nni_manager(port, debug, **kwargs)  # type: ignore[misc]
+            super()._start_nni_manager(port, debug, **kwargs)  # type: ignore[misc]  # of NNI's, which comes behind it
         except (requests.RequestException, subprocess.SubprocessError, RuntimeError, OSError) as error:
             if isinstance(error, StorageError):
                 raise
@@ -119,7 +119,7 @@ class _Stopped:
             try:
                 if self._proc is not None and self._proc.poll() is not None:
                     self._proc = None  # it has ended already
-                super().stop()  # type: ignore[misc]
+                super().stop()  # type: ignore[misc]  # the same
             finally:
                 watchdog.cancel()
                 end_experiment(self.id)

@@ -1,12 +1,6 @@
-r"""Integrals of order statistics: over the value x of the score that decides.
+"""Composite Gauss-Legendre quadrature in log space, in which tiny probabilities keep their relative accuracy.
 
-Architecture choices are argmaxes (or top-n sets, see `strongest`) of independent scores (see `laws`), so their
-probabilities are one-dimensional integrals of densities f and tails F:
-
-.. math:: P(o \text{ wins}) = \int f_o(x) \prod_{j \ne o} F_j(x)\,dx .
-
-They are computed by composite Gauss-Legendre quadrature in log space, so tiny probabilities keep their relative
-accuracy. All functions take and return float64 tensors on the CPU; probabilities are natural logarithms.
+All functions take and return float64 tensors on the CPU; integrals and weights are natural logarithms.
 """
 
 from __future__ import annotations
@@ -19,9 +13,6 @@ from torch import Tensor
 
 _NODES_PER_SEGMENT = 12
 
-AT_ONCE = 2**18
-"""Numbers of a table (scores, nodes) that are computed together."""
-
 
 @lru_cache(maxsize=1)
 def _gauss_legendre() -> tuple[Tensor, Tensor]:
@@ -33,14 +24,17 @@ def _gauss_legendre() -> tuple[Tensor, Tensor]:
 
 
 def quadrature(ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Return nodes x and log weights for integrals over segments that end at `ends`, shape (E,), in any order.
+    """Return nodes x and log weights for integrals of what a polynomial describes well between these ends.
+
+    Args:
+        ends: of segments, shape (E,), in any order.
 
     Returns:
         Two tensors of shape (Q,), the nodes in increasing order.
     """
-    ends = ends.sort().values
+    edges = ends.sort().values
     nodes, weights = _gauss_legendre()
-    middle, half = (ends[1:] + ends[:-1]) / 2, (ends[1:] - ends[:-1]) / 2
+    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
     x = middle[:, None] + half[:, None] * nodes
     return x.flatten(), (half[:, None] * weights).log().flatten()
 
@@ -74,3 +68,8 @@ def _partial_weights() -> Tensor:
         lagrange = ((inner[..., None] - others) / (nodes[r] - others)).prod(-1)
         rows.append((lagrange * weights).sum(-1) * half / weights[r])
     return torch.stack(rows, 1)
+
+
+def normalised(log_probability: Tensor) -> Tensor:
+    """Remove the quadrature's last rounding: the outcomes are exhaustive, so their probabilities add up to one."""
+    return log_probability - torch.logsumexp(log_probability, -1, keepdim=True)
