@@ -7,7 +7,7 @@ learned, and an `Order` which level goes first, how often, and by which gradient
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
@@ -174,9 +174,10 @@ class Search:
     def weight_step(self, host: Host) -> Tensor | None:
         """Train the network's weights at the mean or at a draw; return the loss."""
         host.begin()
-        sampled = self.order.weight_step == "sample"
-        draw = self.distribution.sample() if sampled else self.distribution.mean()
-        if self.order.clip_with == "weights":  # no gradient of the mixing weights is computed
+        alone = self.order.clip_with == "weights"  # then no gradient of the mixing weights is computed
+        with nullcontext() if not alone else torch.no_grad():
+            draw = self.distribution.sample() if self.order.weight_step == "sample" else self.distribution.mean()
+        if alone:
             with frozen([*draw.weights.values(), *self.distribution.parameters.values()]), host.mixing(draw):
                 return host.step_weights(list)
         with host.mixing(draw):
