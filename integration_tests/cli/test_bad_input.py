@@ -126,12 +126,12 @@ def test_strategies_of_nni_say_that_there_is_nothing_to_search(strategy: str, fo
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("evaluator.devices=2", "evaluator.accelerator=cpu"), "strategy DARTS searches on one device, got 2"),
+        (("evaluator.devices=2", "evaluator.accelerator=cpu"), "strategy nni.DARTS searches on one device, got 2"),
         (("evaluator.gradient_clip_val=1",), "strategy.gradient_clip_val"),
     ],
 )
-def test_trainer_options_that_only_balenas_takes(options: tuple[str, ...], expected: str, folder: Path) -> None:
-    sets = [word for option in ("strategy=DARTS", *options) for word in ("--set", option)]
+def test_trainer_options_that_nnis_own_do_not_take(options: tuple[str, ...], expected: str, folder: Path) -> None:
+    sets = [word for option in ("strategy=nni.DARTS", *options) for word in ("--set", option)]
     assert expected in message_of(balenas("search", "tiny.yml", *sets, folder=folder))
 
 
@@ -142,7 +142,7 @@ def test_processes_that_torchrun_starts_need_a_common_folder(folder: Path) -> No
 
 def test_a_space_that_the_strategy_cannot_search(folder: Path) -> None:
     ended = balenas("search", "tiny.yml", "--set", "space=AutoFormer", "--set", "strategy=Proxyless", folder=folder)
-    assert "strategy Proxyless cannot search AutoFormer" in message_of(ended)
+    assert "strategy nni.Proxyless cannot search AutoFormer" in message_of(ended)
 
 
 def test_the_installed_command_prints_the_message_only(folder: Path) -> None:

@@ -9,9 +9,12 @@ import torch
 from naslib.search_spaces import NasBench201SearchSpace, NasBench301SearchSpace
 
 from balenas_plugin.naslib import DistributionOptimizer
-from balenas_plugin.presets import list_presets
+from balenas_plugin.presets import get_preset, list_presets
 
 PRESETS = list_presets()
+ONE_EACH = list({get_preset(name).distribution: name for name in reversed(PRESETS)}.values())
+"""A preset of every distribution."""
+
 SPACES = {"nb201": NasBench201SearchSpace, "nb301": NasBench301SearchSpace}
 BOTH_SPACES = [*((preset, "nb201") for preset in PRESETS), ("BaLeNAS", "nb301"), ("GDAS", "nb301")]
 

@@ -13,7 +13,7 @@ from nni.nas.space import RawFormatModelSpace
 from nni.nas.strategy import DARTS, GumbelDARTS, Proxyless, RandomOneShot
 from torch import Tensor, nn
 
-from balenas_plugin import BaLeNAS, Diagnostics
+from balenas_plugin import BaLeNAS, Diagnostics, DrNAS
 from balenas_plugin.diagnostics import read_log
 
 from . import spaces
@@ -53,6 +53,7 @@ def run(strategy: Any, folder: Path, *, space: type[ModelSpace] = Space, epochs:
 STRATEGIES = {
     "BaLeNAS": lambda: BaLeNAS(arc_learning_rate=0.05, num_mc_samples=2, weight_step_alpha="sample"),
     "BaLeNAS with warm-up": lambda: BaLeNAS(arc_learning_rate=0.05, warmup_epochs=1),
+    "DrNAS": lambda: DrNAS(arc_learning_rate=0.05),
     "DARTS": lambda: DARTS(arc_learning_rate=0.05),
     "DARTS with warm-up": lambda: DARTS(arc_learning_rate=0.05, warmup_epochs=1),
     "GumbelDARTS": lambda: GumbelDARTS(arc_learning_rate=0.05, temperature=(2.0, 0.5)),

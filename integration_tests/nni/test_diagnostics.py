@@ -17,7 +17,7 @@ from nni.nas.space import RawFormatModelSpace
 from nni.nas.strategy import DARTS, GumbelDARTS, RandomOneShot
 from torch import Tensor
 
-from balenas_plugin import BaLeNAS, Diagnostics
+from balenas_plugin import BaLeNAS, Diagnostics, DistributionStrategy
 from balenas_plugin.adapters.nni.callbacks.checkpoint import random_states
 from balenas_plugin.adapters.nni.callbacks.learned import search_state
 from balenas_plugin.adapters.nni.one_shot.metrics import undisturbed
@@ -40,7 +40,7 @@ def test_a_search_is_the_same_with_diagnostics_and_without(name, tmp_path, monke
     ends = []
     for options in ({}, {"curvature_every_n_epochs": 1, "draws": 7}):
         strategy = STRATEGIES[name]()
-        if not isinstance(strategy, BaLeNAS):
+        if not isinstance(strategy, DistributionStrategy):
             _order_by_label(strategy)
         strategy, _ = run(strategy, tmp_path / str(len(ends)), **options)
         random = random_states()
@@ -60,17 +60,18 @@ def test_what_is_written_of_every_strategy(name, tmp_path):
         assert 0 <= record["val_acc"] <= 1
         assert record["draws"]["count"] == 9
         assert all(sum(p) == pytest.approx(1, abs=1e-5) for p in record["probabilities"].values())
-        assert ("eigenvalue" in record) == (name.split()[0] in ("BaLeNAS", "DARTS", "GumbelDARTS"))
+        assert ("eigenvalue" in record) == (name.split()[0] in ("BaLeNAS", "DARTS", "DrNAS", "GumbelDARTS"))
         assert ("sigma" in record) == name.startswith("BaLeNAS")
         assert ("architecture" in record) == (name != "RandomOneShot")
-    if name.startswith("BaLeNAS"):
-        posterior = strategy.posterior
-        last = log.records[-1]
+    if name.startswith(("BaLeNAS", "DrNAS")):
+        posterior, last = strategy.posterior, log.records[-1]
         assert last["entropy"] == pytest.approx(posterior.entropy(), rel=1e-6)
         assert last["architecture"] == next(strategy.iterate_samples()).sample
-        for label, mean in posterior.mean.items():
-            assert last["logits"][label] == pytest.approx(mean.tolist(), rel=1e-6)
-            assert last["precision"][label] == pytest.approx(posterior.precision[label].tolist(), rel=1e-6)
+        for label, law in posterior.laws.items():
+            assert last["logits"][label] == pytest.approx(posterior.scores[label].tolist(), rel=1e-6)
+            what = "precision" if name.startswith("BaLeNAS") else "concentration"
+            assert last[what][label] == pytest.approx(law.parameters()[what].tolist(), rel=1e-6)
+        assert log.header["strategy"] == name.split()[0]
     elif name.startswith("DARTS"):
         assert log.records[-1]["architecture"] == strategy.oneshot_module.export()
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from balenas_plugin import BaLeNAS
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy
+from balenas_plugin.adapters.nni.supernets.drawn import DrawnCell, DrawnLayer
 from balenas_plugin.adapters.nni.supernets.fused import (
     FusedMixedCell,
     FusedMixedLayer,
@@ -257,9 +258,9 @@ def test_the_option_chooses_the_classes() -> None:
         return {type(m) for m in supernet(name, fused=fused).modules() if isinstance(m, mixed)}
 
     assert kinds("NasBench201", True) == {FusedNasBench201Cell, FusedMixedLayer}
-    assert kinds("NasBench201", False) == {DifferentiableMixedLayer}
+    assert kinds("NasBench201", False) == {DrawnLayer}
     assert kinds("DARTS", True) == {FusedMixedCell}
-    assert kinds("DARTS", False) == {DifferentiableMixedCell}
+    assert kinds("DARTS", False) == {DrawnCell}
 
 
 @spaces

@@ -141,8 +141,9 @@ def _kind(instances: Sequence[tuple[str, nn.Module]]) -> str:
 
 def header_of(state: SearchState, module: Any) -> dict[str, Any]:
     """Return what the diagnostics' first line says of the search."""
+    name = type(module).__name__.removesuffix("LightningModule")
     return {
-        "strategy": type(module).__name__.removesuffix("LightningModule").removesuffix("Module"),
+        "strategy": module.method if isinstance(module, DistributionModule) else name,
         "distribution": state.posterior.kind,
         "choices": {label: list(names) for label, names in state.choices.items()},
         "kinds": {label: list(kinds) for label, kinds in state.kinds.items()},
