@@ -74,7 +74,7 @@ def test_space_whose_frozen_networks_do_not_run(tmp_path):
     [
         ({"n": 10, "proxi": "snip"}, "did you mean 'proxy'"),
         ({"proxy": "sinflow"}, "did you mean 'synflow'"),
-        (3, "must be one of synflow, .* a ProxySelection"),
+        (3, "must be one of synflow, .* or a mapping"),
     ],
 )
 def test_bad_selections(selection, message):
