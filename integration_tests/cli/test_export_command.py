@@ -283,10 +283,10 @@ def test_onnx_that_is_not_installed_is_told_before_the_work(copy_of_finished, fo
 
 
 def test_a_strategy_without_a_posterior_is_named(folder):
-    ended = balenas("search", "tiny.yml", "--set", "strategy={name: DARTS}", "--output", "darts", folder=folder)
+    ended = balenas("search", "tiny.yml", "--set", "strategy={name: nni.DARTS}", "--output", "darts", folder=folder)
     assert ended.code == 0, ended.errors
     message = refused("export", "darts", folder=folder)
-    assert message.startswith("balenas: darts was searched with DARTS, which leaves no posterior")
+    assert message.startswith("balenas: darts was searched with nni.DARTS, which leaves no posterior")
 
 
 def test_onnx_and_drawing(copy_of_finished, folder):
