@@ -24,7 +24,7 @@ DEFAULT_OPTIMIZER = {"name": "SGD", "lr": 0.025, "momentum": 0.9, "nesterov": Tr
 
 
 class _Loader(BoundedLoader):
-    """A loader that also reads 5e-4 as a number, as everybody expects (YAML 1.1 wants 5.0e-4)."""
+    """A loader that also reads 5e-4 as a number, as everybody expects (YAML 1.1 expects 5.0e-4)."""
 
 
 _Loader.add_implicit_resolver(
@@ -224,7 +224,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *path, last = key.strip().split(".")
     if not equals or not key.strip() or len(path) >= MAX_DEPTH or len(override) > MAX_BYTES:
-        raise OptionError(f"--set wants KEY=VALUE, e.g. evaluator.epochs=5, got {quoted(override)}")
+        raise OptionError(f"--set expects KEY=VALUE, e.g. evaluator.epochs=5, got {quoted(override)}")
     target = document
     for part in path:
         if isinstance(target.get(part), str):

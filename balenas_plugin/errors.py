@@ -77,7 +77,7 @@ def first_line(error: BaseException) -> str:
 
 
 def input_problem(error: Exception) -> str | None:
-    """Return what to tell the user of an error that the input has caused; None for a mistake of the program."""
+    """Return what to say the user of an error that the input has caused; None for a mistake of the program."""
     text = str(error)
     if isinstance(error, BalenasError):
         kept = "\n" if isinstance(error, SearchFailedError) else ""  # a line for each search

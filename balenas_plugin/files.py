@@ -71,7 +71,7 @@ def read_text(path: Path, *, most: int = MAX_TEXT) -> str:
 
 
 @contextlib.contextmanager
-def refused_writes_told(path: Path) -> Iterator[None]:
+def refused_writes_reported(path: Path) -> Iterator[None]:
     """Turn a disk's refusals in the block, from whatever library, into an error of ours.
 
     Args:
@@ -128,7 +128,7 @@ def append_text(path: Path, text: str) -> None:
     Raises:
         StorageError: the file could not be written.
     """
-    with refused_writes_told(path), path.open("ab") as file:
+    with refused_writes_reported(path), path.open("ab") as file:
         file.write(text.encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())
@@ -154,7 +154,7 @@ def replaced_together(folder: Path, is_earlier: Callable[[str], bool]) -> Iterat
         except OSError as error:
             raise StorageError(f"cannot write {folder}: {error}. Choose another --output.") from error
         yield staging
-        with refused_writes_told(folder), _alone_in(folder):
+        with refused_writes_reported(folder), _alone_in(folder):
             new = sorted(staging.iterdir())
             for path in new:
                 path.replace(folder / path.name)

@@ -78,7 +78,7 @@ def ground_truth_of(notation: Mapping[str, str], table: Path | None = None) -> d
 
 
 def headline(record: Mapping[str, Any] | None) -> dict[str, float]:
-    """Return the one accuracy of a benchmark's record to show beside others, in percent, under a name that tells."""
+    """Return the one accuracy of a benchmark's record to show beside others, in percent, under a name that says so."""
     accuracies = {} if record is None else {k: v.get("test_accuracy") for k, v in record["values"].items()}
     found = [(dataset, value) for dataset, value in accuracies.items() if value is not None]
     dataset, value = next((pair for pair in found if pair[0] == "cifar10"), found[0] if found else ("", None))

@@ -4,7 +4,7 @@
 
     optimizer = DistributionOptimizer(config, preset="DrNAS")
 
-NASLib is found on Python's path or where BALENAS_NASLIB_PATH says; docs/naslib.md tells how to get it.
+NASLib is found on Python's path or where BALENAS_NASLIB_PATH says; docs/naslib.md says how to get it.
 """
 
 from balenas_plugin.adapters.naslib import BaLeNASOptimizer, DistributionOptimizer

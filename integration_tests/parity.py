@@ -2,7 +2,7 @@
 
     python integration_tests/parity.py ../shared/parity/vadam.json ../shared/parity/family/*.json
 
-A file's name up to the first `_heldout` or `.` tells the method, whose replay is the module of that name in replays/. A
+A file's name up to the first `_heldout` or `.` is the method, whose replay is the module of that name in replays/. A
 section that nothing replays is called unknown. Differences above 1e-6, or a file that cannot be replayed, end with 1.
 """
 

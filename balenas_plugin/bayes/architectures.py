@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from balenas_plugin.bayes.conditional import Conditional, ConditionalOutcomes
-from balenas_plugin.bayes.decisions import Decision, Learned, Logits, Sample
+from balenas_plugin.bayes.decisions import Architecture, Decision, Learned, Logits
 from balenas_plugin.bayes.ranking import Outcome, Outcomes, iterate_best_first
 
 
@@ -27,10 +27,10 @@ def single_decisions(decisions: Iterable[Decision]) -> Iterator[Decision]:
 
 
 @dataclass(frozen=True)
-class RankedSample:
-    """One architecture: its sample, its log-probability in nats, and that of each decision that makes a difference."""
+class DescribedArchitecture:
+    """One architecture, its log-probability in nats, and that of each decision that makes a difference."""
 
-    sample: Sample
+    sample: Architecture
     log_probability: float
     decisions: dict[str, float]
 
@@ -51,24 +51,24 @@ class Architectures:
     def _outcomes(self) -> list[Outcomes]:
         return [decision.outcomes(self.posterior) for decision in self.decisions]
 
-    def key(self, sample: Sample) -> tuple[Outcome, ...]:
-        """Return what tells networks apart: one outcome per decision."""
-        return tuple(decision.from_sample(sample) for decision in self.decisions)
+    def key(self, architecture: Architecture) -> tuple[Outcome, ...]:
+        """Return what distinguishes networks: one outcome per decision."""
+        return tuple(decision.from_architecture(architecture) for decision in self.decisions)
 
-    def active(self, sample: Sample) -> Sample:
-        """Return the choices of a sample that make a difference."""
-        active = self._sample(self.key(sample))
-        return {label: choice for label, choice in sample.items() if label in active}
+    def active(self, architecture: Architecture) -> Architecture:
+        """Return the choices of an architecture that make a difference."""
+        active = self._sample(self.key(architecture))
+        return {label: choice for label, choice in architecture.items() if label in active}
 
-    def discretise(self, logits: Logits) -> Sample:
+    def discretise(self, logits: Logits) -> Architecture:
         """Return the architecture that a draw stands for."""
         return self._sample([decision.choose(logits) for decision in self.decisions])
 
-    def describe(self, sample: Sample) -> RankedSample:
+    def describe(self, architecture: Architecture) -> DescribedArchitecture:
         """Return an architecture with its log-probability."""
-        return self._record(self.key(sample), sample)
+        return self._record(self.key(architecture), architecture)
 
-    def iterate(self, first: Sample | None = None) -> Iterator[RankedSample]:
+    def iterate(self, first: Architecture | None = None) -> Iterator[DescribedArchitecture]:
         """Yield every network once, from the most to the least probable; `first`, if given, leads the list."""
         lead = None
         if first is not None:
@@ -79,13 +79,13 @@ class Architectures:
             if chosen != lead:
                 yield self._record(chosen, self._sample(chosen))
 
-    def _sample(self, chosen: Sequence[Outcome]) -> Sample:
-        sample: Sample = {}
+    def _sample(self, chosen: Sequence[Outcome]) -> Architecture:
+        architecture: Architecture = {}
         for decision, outcome in zip(self.decisions, chosen, strict=True):
-            sample.update(decision.to_sample(outcome, self.posterior))
-        return sample
+            architecture.update(decision.to_architecture(outcome, self.posterior))
+        return architecture
 
-    def _record(self, chosen: Sequence[Outcome], sample: Sample) -> RankedSample:
+    def _record(self, chosen: Sequence[Outcome], architecture: Architecture) -> DescribedArchitecture:
         each: dict[str, float] = {}
         total = 0.0
         for decision, table, outcome in zip(self.decisions, self._outcomes, chosen, strict=True):
@@ -94,4 +94,4 @@ class Architectures:
             if isinstance(decision, Conditional) and isinstance(table, ConditionalOutcomes):
                 singles = list(zip(decision.parts, table.parts, outcome, strict=True))
             each |= {"+".join(d.labels): t.log_probability(o) for d, t, o in singles if o is not None}
-        return RankedSample(sample, total, each)
+        return DescribedArchitecture(architecture, total, each)

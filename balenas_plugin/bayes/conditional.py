@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from balenas_plugin.bayes.decisions import Decision, Learned, Logits, Sample
+from balenas_plugin.bayes.decisions import Architecture, Decision, Learned, Logits
 from balenas_plugin.bayes.ranking import Outcome, Outcomes, Recalled
 
 
@@ -25,7 +25,7 @@ class Among:
     Args:
         parts: positions of the parts.
         allowed: combinations of their outcomes.
-        named: whether a sample names what is not active because of this, which `freeze` asks for all the same.
+        named: whether an architecture names what is not active because of this, which `freeze` asks for all the same.
     """
 
     parts: tuple[int, ...]
@@ -71,7 +71,7 @@ class Conditional:
     Args:
         parts: the decisions.
         uses: of each part.
-        unused: for each part, the outcome that a sample names where the part makes no difference but `freeze` asks for
+        unused: per part, the outcome that architectures name where the part makes no difference but `freeze` asks for
             it; None for a part that is never so.
     """
 
@@ -92,20 +92,20 @@ class Conditional:
         """Return the outcomes, each one a different network."""
         return ConditionalOutcomes(self, [part.outcomes(posterior) for part in self.parts])
 
-    def to_sample(self, outcome: Chosen, posterior: Learned) -> Sample:
+    def to_architecture(self, outcome: Chosen, posterior: Learned) -> Architecture:
         """Return the choices that are active, and those that `freeze` asks for."""
-        sample: Sample = {}
+        architecture: Architecture = {}
         for part, uses, chosen, unused in zip(self.parts, self.uses, outcome, self.unused, strict=True):
             named = chosen
             if chosen is None and any(self._is_unused(use, outcome) for use in uses):
                 named = unused
             if named is not None:
-                sample.update(part.to_sample(named, posterior))
-        return sample
+                architecture.update(part.to_architecture(named, posterior))
+        return architecture
 
-    def from_sample(self, sample: Sample) -> Chosen:
-        """Return the outcome; choices that are not active need not be in the sample, and make no difference."""
-        return self._decide(lambda part: part.from_sample(sample))
+    def from_architecture(self, architecture: Architecture) -> Chosen:
+        """Return the outcome; choices that are not active need not be in the architecture, and make no difference."""
+        return self._decide(lambda part: part.from_architecture(architecture))
 
     def active(self, outcome: Chosen) -> Iterator[tuple[Decision, Outcome]]:
         """Yield the active parts with what they decide."""

@@ -2,7 +2,7 @@
 
 A layer choice takes its largest score, an input choice its n largest, a node of a cell its n strongest edges, each with
 its best operation. Each decision gives its outcomes with their exact log-probabilities; `architectures`
-has their combinations. A *sample* is the architecture as a mapping, in the notation of NNI (label ->
+has their combinations. An *architecture* is a mapping, in the notation of NNI (label ->
 what was chosen).
 """
 
@@ -24,7 +24,7 @@ from balenas_plugin.bayes.strongest import StrongestEdges, counted_edges
 
 _DRAWS = 20_000
 
-Sample = dict[str, Any]
+Architecture = dict[str, Any]
 """An architecture, in NNI's notation: label -> what was chosen."""
 
 Logits = Mapping[str, Tensor]
@@ -57,11 +57,11 @@ class Decision(Protocol):
     def outcomes(self, posterior: Learned) -> Outcomes:
         """Return the outcomes with their log-probabilities."""
 
-    def to_sample(self, outcome: Outcome, posterior: Learned) -> Sample:
-        """Return the part of NNI's sample that this outcome stands for."""
+    def to_architecture(self, outcome: Outcome, posterior: Learned) -> Architecture:
+        """Return the part of the architecture that this outcome stands for."""
 
-    def from_sample(self, sample: Sample) -> Outcome:
-        """Return the outcome that an NNI sample stands for."""
+    def from_architecture(self, architecture: Architecture) -> Outcome:
+        """Return the outcome that an architecture stands for."""
 
 
 def plain_choice(value: Any) -> Any:
@@ -90,13 +90,13 @@ class OneOf:
         log_win = posterior.laws[self.label].log_win_probability()
         return Listed((k, value) for k, value in enumerate(log_win.tolist()) if value > -math.inf)
 
-    def to_sample(self, outcome: Outcome, posterior: Learned) -> Sample:
+    def to_architecture(self, outcome: Outcome, posterior: Learned) -> Architecture:
         """Return {label: value}."""
         return {self.label: plain_choice(self.values[outcome])}
 
-    def from_sample(self, sample: Sample) -> Outcome:
+    def from_architecture(self, architecture: Architecture) -> Outcome:
         """Return the index of the value."""
-        return self.values.index(sample[self.label])
+        return self.values.index(architecture[self.label])
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,13 @@ class TopSet:
         """Return the sorted tuples of inputs with their log-probabilities."""
         return _top_sets(posterior.laws[self.label], self.n_chosen)
 
-    def to_sample(self, outcome: Outcome, posterior: Learned) -> Sample:
+    def to_architecture(self, outcome: Outcome, posterior: Learned) -> Architecture:
         """Return {label: list of inputs}."""
         return {self.label: list(outcome)}
 
-    def from_sample(self, sample: Sample) -> Outcome:
+    def from_architecture(self, architecture: Architecture) -> Outcome:
         """Return the sorted tuple of inputs."""
-        return tuple(sorted(sample[self.label]))
+        return tuple(sorted(architecture[self.label]))
 
 
 def _top_sets(law: Law, n: int) -> Translated:
@@ -178,21 +178,21 @@ class CellNode:
             )
         return counted_outcomes(self, posterior)
 
-    def to_sample(self, outcome: Outcome, posterior: Learned) -> Sample:
+    def to_architecture(self, outcome: Outcome, posterior: Learned) -> Architecture:
         """Return NNI's op_<node>_<k> and input_<node>_<k>, the strongest first, as NNI exports them."""
         scores = self._logits(posterior.scores)
         ordered = sorted(outcome, key=lambda entry: -float(scores[entry[0]][entry[1]]))
-        sample: Sample = {}
+        architecture: Architecture = {}
         for k, (j, operation) in enumerate(ordered):
-            sample[f"{self.cell}/op_{self.node}_{k}"] = self.op_names[operation]
-            sample[f"{self.cell}/input_{self.node}_{k}"] = [j]
-        return sample
+            architecture[f"{self.cell}/op_{self.node}_{k}"] = self.op_names[operation]
+            architecture[f"{self.cell}/input_{self.node}_{k}"] = [j]
+        return architecture
 
-    def from_sample(self, sample: Sample) -> Outcome:
+    def from_architecture(self, architecture: Architecture) -> Outcome:
         """Return the tuple of (input, operation index)."""
         prefix = f"{self.cell}/{{}}_{self.node}_{{}}"
-        inputs = [sample[prefix.format("input", k)][0] for k in range(self.num_ops)]
-        operations = [self.op_names.index(sample[prefix.format("op", k)]) for k in range(self.num_ops)]
+        inputs = [architecture[prefix.format("input", k)][0] for k in range(self.num_ops)]
+        operations = [self.op_names.index(architecture[prefix.format("op", k)]) for k in range(self.num_ops)]
         return tuple(sorted(zip(inputs, operations, strict=True)))
 
     def _logits(self, by_label: Logits) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from balenas_plugin.benchmarks.benchmark import Benchmark, GroundTruth
-from balenas_plugin.benchmarks.column_benchmark import Architecture, ColumnBenchmark, canonical
+from balenas_plugin.benchmarks.column_benchmark import ArchitectureLike, ColumnBenchmark, canonical
 from balenas_plugin.benchmarks.measures import DATASETS, METRICS, RANKED_BY
 from balenas_plugin.benchmarks.official_api import OfficialApiBenchmark
 from balenas_plugin.benchmarks.official_file import ImportReport, import_official
@@ -14,7 +14,7 @@ __all__ = [
     "DATASETS",
     "METRICS",
     "RANKED_BY",
-    "Architecture",
+    "ArchitectureLike",
     "Benchmark",
     "ColumnBenchmark",
     "GroundTruth",

@@ -89,8 +89,8 @@ class Benchmark(ABC):
             SpaceError: it is malformed; the message says where.
         """
         space = get_space(self.space)
-        sample = architecture if isinstance(architecture, Mapping) else space.read(str(architecture)).sample
-        text = None if sample is None else space.notation(dict(sample))
+        architecture = architecture if isinstance(architecture, Mapping) else space.read(str(architecture)).sample
+        text = None if architecture is None else space.notation(dict(architecture))
         if text is None:
             raise SpaceError(f"{architecture!r} does not name an architecture of {space.title}")
         return text

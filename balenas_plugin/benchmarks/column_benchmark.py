@@ -15,11 +15,11 @@ from balenas_plugin.benchmarks.measures import COLUMN, DATASETS, RANKED_BY, avai
 from balenas_plugin.errors import DataError, SpaceError
 from balenas_plugin.search_spaces.nasbench201 import format_string, from_nni, parse
 
-Architecture = str | Sequence[int] | Mapping[str, str]
-"""NAS-Bench-201's string, six operation indices, or a sample of NNI's space; `canonical` makes the string of each."""
+ArchitectureLike = str | Sequence[int] | Mapping[str, str]
+"""NAS-Bench-201's string, six operation indices, or a mapping as in NNI; `canonical` makes the string of each."""
 
 
-def canonical(architecture: Architecture) -> str:
+def canonical(architecture: ArchitectureLike) -> str:
     """Return the NAS-Bench-201 string of `architecture`.
 
     Raises:
@@ -35,9 +35,7 @@ def canonical(architecture: Architecture) -> str:
             indices = tuple(architecture)
         except TypeError:
             kind = type(architecture).__name__
-            raise SpaceError(
-                f"an architecture is a string, six operation indices or an NNI sample, not {kind}"
-            ) from None
+            raise SpaceError(f"an architecture is a string, six operation indices or a mapping, not {kind}") from None
     return str(format_string(indices))
 
 
@@ -64,15 +62,15 @@ class ColumnBenchmark(Benchmark):
         """Return the column of a metric (see `Benchmark.everyone`)."""
         return self.all_values(COLUMN[dataset, metric])
 
-    def canonical(self, architecture: Architecture) -> str:
+    def canonical(self, architecture: ArchitectureLike) -> str:
         """Return the NAS-Bench-201 string of `architecture` (see `canonical`)."""
         return canonical(architecture)
 
-    def query(self, architecture: Architecture, dataset: str, metric: str) -> float:
+    def query(self, architecture: ArchitectureLike, dataset: str, metric: str) -> float:
         """Return `metric` of `architecture` on `dataset`.
 
         Args:
-            architecture: the NAS-Bench-201 string, six operation indices, or a sample of NNI's space.
+            architecture: the NAS-Bench-201 string, six operation indices, or a mapping as in NNI.
             dataset: one of `measures.DATASETS`.
             metric: one of `measures.METRICS`, with its unit there; accuracies are in percent.
 

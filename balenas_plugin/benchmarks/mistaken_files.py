@@ -15,7 +15,7 @@ from balenas_plugin.errors import DataError, FileFormatError
 
 _TAR_MARK, _TAR_PLACE = b"ustar", 257
 _START = 512
-"""Bytes at the start of a file that tell what it is: a tar's first block."""
+"""Bytes at the start of a file that show what it is: a tar's first block."""
 
 _COMPRESSED: dict[bytes, tuple[str, Callable[..., Any], str]] = {
     b"\x1f\x8b": ("gzip", gzip.open, "gunzip"),

@@ -66,8 +66,8 @@ def _read(path: Path, _mtime_ns: int, _size: int) -> TableBenchmark:
     architectures, rows = [], []
     try:
         for arch, trials in _architectures(path):
-            sample = {f"cell/{edge}": operation for edge, operation in json.loads(arch).items()}
-            architectures.append(format_string(from_nni(sample)))
+            architecture = {f"cell/{edge}": operation for edge, operation in json.loads(arch).items()}
+            architectures.append(format_string(from_nni(architecture)))
             rows.append(_reduce(trials))
     except (sqlite3.Error, SpaceError, TypeError, ValueError, AttributeError) as error:
         raise FileFormatError(f"{path} is not NNI's database of NAS-Bench-201: {error}") from error

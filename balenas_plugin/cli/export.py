@@ -99,7 +99,7 @@ def _export(options: argparse.Namespace) -> int:
     from balenas_plugin.options import PositiveInt, checked
     from balenas_plugin.run_folder import RunFolder
     from balenas_plugin.search_spaces import DEFAULT_SPACE, find_space, get_space
-    from balenas_plugin.selection.candidates import tell_fewer
+    from balenas_plugin.selection.candidates import report_fewer
     from balenas_plugin.selection.proxy_selection import ProxySelection, named_selection
 
     checked("--top", options.top, PositiveInt)
@@ -115,7 +115,7 @@ def _export(options: argparse.Namespace) -> int:
             f"for example {output / 'export'}."
         )
     space = find_space(RunFolder(options.run).read_config().space["name"]) or get_space(DEFAULT_SPACE)
-    open_table(space, options.table)  # as with onnx below: what is missing is told before the work
+    open_table(space, options.table)  # as with onnx below: what is missing is reported before the work
     if "onnx" in formats:
         from balenas_plugin.export.onnx_file import require_onnx
 
@@ -125,7 +125,7 @@ def _export(options: argparse.Namespace) -> int:
         from balenas_plugin.adapters.nni.run.finished_run import FinishedRun, write_exports
     run = FinishedRun.load(RunFolder(options.run), epoch=options.epoch)
     ranked = run.rank(selection, table=options.table, progress=True)[: options.top]
-    tell_fewer(len(ranked), options.top, selection)
+    report_fewer(len(ranked), options.top, selection)
     titles = "  ".join(f"{name:>11}" for name in selection.proxies)
     print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {titles}  architecture")
     for found in ranked:

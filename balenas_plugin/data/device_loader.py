@@ -20,7 +20,7 @@ _SHARE_OF_MEMORY = 0.5  # of what is free; the search needs the rest
 
 
 class EpochOrder:
-    """Which pass over the data this is; Lightning tells the epoch to what a loader holds as `sampler`.
+    """Which pass over the data this is; Lightning gives the epoch to what a loader holds as `sampler`.
 
     Every random number of a pass is drawn from generators seeded by (seed, epoch, how-manieth pass of the epoch), so
     there is no state to save: a search resumed at an epoch draws what the uninterrupted one draws.
@@ -40,7 +40,7 @@ class EpochOrder:
         return self.length
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch; telling the same one again changes nothing."""
+        """Begin an epoch; setting the same one again changes nothing."""
         if epoch != self._epoch:
             self._epoch, self._passes = epoch, 0
 

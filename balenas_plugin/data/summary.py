@@ -17,22 +17,22 @@ def summary(data: SearchData) -> dict[str, str]:
 
 
 def _images(data: SearchData) -> str:
-    told, used = data.description, sum(data.sizes)
-    available = told["available_images"]
+    known, used = data.description, sum(data.sizes)
+    available = known["available_images"]
     count = f"{used:,}" if used == available else f"{used:,} of {available:,}"
     _, height, width = data.image_shape
-    where = f"in {told['root']}" if "root" in told else f"of the set {told['name']}"
+    where = f"in {known['root']}" if "root" in known else f"of the set {known['name']}"
     text = f"{count} {where}"
-    if "smallest" not in told:
+    if "smallest" not in known:
         return f"{text}, {width}x{height} pixels"
-    small, large = ("x".join(str(side) for side in told[name]) for name in ("smallest", "largest"))
+    small, large = ("x".join(str(side) for side in known[name]) for name in ("smallest", "largest"))
     text += f", {small} pixels" if small == large else f", {small} to {large} pixels"
     text += f"; their central squares, scaled to {width}x{height}, are used"
-    others = {mode: number for mode, number in told["modes"].items() if mode != "RGB"}
+    others = {mode: number for mode, number in known["modes"].items() if mode != "RGB"}
     if others:
         text += f" in RGB ({', '.join(f'{number:,} are {mode}' for mode, number in others.items())})"
-    if told["left_out"]:
-        left_out = ", ".join(f"{number:,} {ending}" for ending, number in sorted(told["left_out"].items()))
+    if known["left_out"]:
+        left_out = ", ".join(f"{number:,} {ending}" for ending, number in sorted(known["left_out"].items()))
         text += f"; other files are left out: {left_out}"
     return text
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from balenas_plugin.bayes.decisions import Decision, Sample
+from balenas_plugin.bayes.decisions import Architecture, Decision
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.bayes.ranking import Outcome
 from balenas_plugin.diagnostics.cells import depth, width
@@ -17,7 +17,7 @@ from balenas_plugin.diagnostics.operations import Kinds, chosen_kinds, parameter
 from balenas_plugin.diagnostics.uncertainty import choice_entropy, draw_outcomes, probabilities
 from balenas_plugin.search_spaces import CellEdge, cells_of
 
-Truths = Callable[[Sequence[Sample]], Mapping[str, Any] | None]
+Truths = Callable[[Sequence[Architecture]], Mapping[str, Any] | None]
 """Samples -> {"unseen_by_search", "table", "accuracy": data set -> one percent a sample}, or None without a table."""
 
 
@@ -40,19 +40,19 @@ class SearchState:
     choices: Mapping[str, Sequence[str]]
     kinds: Kinds = field(default_factory=dict)
     has_argmax: bool = True
-    notations: Callable[[Sample], Mapping[str, str]] = lambda sample: {}
-    cells: Callable[[Sample], Mapping[str, Sequence[CellEdge]]] = cells_of
+    notations: Callable[[Architecture], Mapping[str, str]] = lambda architecture: {}
+    cells: Callable[[Architecture], Mapping[str, Sequence[CellEdge]]] = cells_of
 
     def outcomes(self) -> tuple[Outcome, ...]:
         """Return what the largest scores decide."""
         return tuple(decision.choose(self.posterior.scores) for decision in self.decisions)
 
-    def sample(self, outcomes: Sequence[Outcome]) -> Sample:
+    def sample(self, outcomes: Sequence[Outcome]) -> Architecture:
         """Return an architecture as a mapping."""
-        sample: Sample = {}
+        architecture: Architecture = {}
         for decision, outcome in zip(self.decisions, outcomes, strict=True):
-            sample.update(decision.to_sample(outcome, self.posterior))
-        return sample
+            architecture.update(decision.to_architecture(outcome, self.posterior))
+        return architecture
 
 
 def summarise(state: SearchState, *, draws: int, seed: int, truths: Truths = lambda samples: None) -> dict[str, Any]:
@@ -88,12 +88,16 @@ def summarise(state: SearchState, *, draws: int, seed: int, truths: Truths = lam
 
 def _architecture(state: SearchState, truths: Truths) -> dict[str, Any]:
     outcomes = state.outcomes()
-    sample = state.sample(outcomes)
-    entry = {"architecture": sample, "notation": dict(state.notations(sample)), **_shape(state, outcomes, sample)}
-    cells = {name: {"depth": depth(edges), "width": width(edges)} for name, edges in state.cells(sample).items()}
+    architecture = state.sample(outcomes)
+    entry = {
+        "architecture": architecture,
+        "notation": dict(state.notations(architecture)),
+        **_shape(state, outcomes, architecture),
+    }
+    cells = {name: {"depth": depth(edges), "width": width(edges)} for name, edges in state.cells(architecture).items()}
     if cells:
         entry["cells"] = plain(cells)
-    truth = truths([sample])
+    truth = truths([architecture])
     if truth is not None:
         accuracy = {name: values[0] for name, values in truth["accuracy"].items()}
         entry["ground_truth"] = {**truth, "accuracy": plain(accuracy, digits=6)}
@@ -103,7 +107,7 @@ def _architecture(state: SearchState, truths: Truths) -> dict[str, Any]:
 def _draws(state: SearchState, count: int, seed: int, truths: Truths) -> dict[str, Any]:
     drawn = draw_outcomes(state.posterior, state.decisions, count=count, seed=seed)
     distinct = {outcomes: state.sample(outcomes) for outcomes in dict.fromkeys(drawn)}
-    shapes = {outcomes: _shape(state, outcomes, sample) for outcomes, sample in distinct.items()}
+    shapes = {outcomes: _shape(state, outcomes, architecture) for outcomes, architecture in distinct.items()}
     entry: dict[str, Any] = {"count": count, "distinct": len(distinct)}
     for name in ("skip_ratio", "parameter_free_share", "depth", "width"):
         values = [value for outcomes in drawn if (value := shapes[outcomes][name]) is not None]
@@ -117,10 +121,10 @@ def _draws(state: SearchState, count: int, seed: int, truths: Truths) -> dict[st
     return entry
 
 
-def _shape(state: SearchState, outcomes: Sequence[Outcome], sample: Sample) -> dict[str, float | None]:
+def _shape(state: SearchState, outcomes: Sequence[Outcome], architecture: Architecture) -> dict[str, float | None]:
     """Return the shares of kinds, and depth and width averaged over cells, of one architecture."""
     kinds = chosen_kinds(state.decisions, outcomes, state.kinds)
-    cells = list(state.cells(sample).values())
+    cells = list(state.cells(architecture).values())
     return {
         "skip_ratio": plain(skip_ratio(kinds)),
         "parameter_free_share": plain(parameter_free_share(kinds)),

@@ -142,7 +142,7 @@ class Fan:
                 result = parameterless(result, layer)
             for k in members:
                 add(k, result)
-        if x.dim() != 4:  # without a batch dimension lanes could not be told apart
+        if x.dim() != 4:  # without a batch dimension lanes could not be distinguished
             for k in (k for _, members in self._lanes for k in members):
                 add(k, self.branches[k].operation(x))
         for lanes, members in self._lanes if x.dim() == 4 else ():

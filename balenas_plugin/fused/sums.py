@@ -49,7 +49,7 @@ class _WeightedSum(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         product = _sum_of_products if _is_batched(gradient) else _inner_product
         of_weights = torch.stack([product(gradient, t) for t in terms]).to(weights) if wanted[0] else None
-        of_terms = [gradient * weight if wants else None for weight, wants in zip(weights, wanted[1:], strict=True)]
+        of_terms = [gradient * w if needed else None for w, needed in zip(weights, wanted[1:], strict=True)]
         return (of_weights, *of_terms)
 
 

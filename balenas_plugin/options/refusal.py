@@ -18,7 +18,7 @@ _CONFIG = ("the", "data", "evaluator", "evaluator.optimizer", "evaluator.schedul
 
 
 def refusal(error: ValidationError, schema: Schema, given: Any, where: str, called: str) -> OptionError:
-    """Return the error that tells what pydantic found: which option, what is allowed, what was given.
+    """Return the error that shows what pydantic found: which option, what is allowed, what was given.
 
     Args:
         error: of a check of `given`.

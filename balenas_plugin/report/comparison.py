@@ -13,7 +13,7 @@ _NOT_SETTINGS = ("name", "seed", "top_k", "evaluator.logger", "evaluator.enable_
 """What two runs of one search may differ in."""
 
 _MAX_CURVES = 8
-"""Groups whose curves are drawn: more lines cannot be told apart."""
+"""Groups whose curves are drawn: more lines cannot be distinguished."""
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ class Drawing:
 
 def drawings_of(run: RunData) -> list[Drawing]:
     """Return the drawings of a run's first architecture; none if it has none that can be drawn."""
-    sample, all_cells, probabilities = _architecture(run)
-    if not sample:
+    architecture, all_cells, probabilities = _architecture(run)
+    if not architecture:
         return []
     found = []
     try:
@@ -56,7 +56,7 @@ def drawings_of(run: RunData) -> list[Drawing]:
             found.append(_draw_cell(shortened(name, 40), edges, probabilities))
         drawn = {edge.label for edges in cells.values() for edge in edges}
         inputs = {_input_label(edge) for edges in cells.values() for edge in edges}
-        others = {label: value for label, value in sample.items() if label not in drawn | inputs}
+        others = {label: value for label, value in architecture.items() if label not in drawn | inputs}
         if others:
             found.append(_draw_choices(others, probabilities))
     except SpaceError:  # a file that somebody else has written may hold a circle, or a probability of 7
@@ -65,21 +65,21 @@ def drawings_of(run: RunData) -> list[Drawing]:
 
 
 def _architecture(run: RunData) -> tuple[dict[str, Any], Cells, dict[str, float]]:
-    """Return the sample, its cells, and label -> probability that what it chooses wins."""
+    """Return the architecture, its cells, and label -> probability that what it chooses wins."""
     if run.architectures:
         record: Mapping[str, Any] = run.architectures[0]
-        sample = record["choices"]
+        architecture = record["choices"]
         known = record.get("winning_probability")
     else:
         record = run.records[-1] if run.records else {}
-        sample, known = record.get("architecture"), None
-    if not isinstance(sample, dict):
+        architecture, known = record.get("architecture"), None
+    if not isinstance(architecture, dict):
         return {}, {}, {}
     notation = record.get("notation")
-    cells = space_of_notation(notation if isinstance(notation, dict) else ()).cells(sample)
+    cells = space_of_notation(notation if isinstance(notation, dict) else ()).cells(architecture)
     edges = {edge.label: edge for cell in cells.values() for edge in cell}
     probabilities = {}
-    for label, chosen in sample.items():
+    for label, chosen in architecture.items():
         value = _learned(run, label, chosen)
         if value is None and label in edges:  # an operation of NNI's cells: how sure it is of its edge
             edge = edges[label]
@@ -88,7 +88,7 @@ def _architecture(run: RunData) -> tuple[dict[str, Any], Cells, dict[str, float]
             value = _winning(known, label)
         if value is not None and 0 <= value <= 1 + 1e-6:
             probabilities[label] = min(value, 1.0)
-    return sample, cells, probabilities
+    return architecture, cells, probabilities
 
 
 def _winning(by_decision: Mapping[str, object], label: str) -> float | None:
@@ -159,12 +159,12 @@ def _draw_cell(name: str, cell: Sequence[CellEdge], probabilities: Mapping[str, 
     return Drawing(f"cell {name}", name, f"Graph of the cell {name}. {'; '.join(parts)}.", svg, png)
 
 
-def _draw_choices(sample: Mapping[str, Any], probabilities: Mapping[str, float]) -> Drawing:
+def _draw_choices(architecture: Mapping[str, Any], probabilities: Mapping[str, float]) -> Drawing:
     choices = [
         Choice(
             label=shortened(label, 40), value=shortened(in_one_line(value), 40), probability=probabilities.get(label, 0)
         )
-        for label, value in list(sample.items())[:_MAX_CHOICES]
+        for label, value in list(architecture.items())[:_MAX_CHOICES]
     ]
     parts = [f"{choice.label}: {choice.value}, probability {choice.probability:.2f}" for choice in choices]
     svg, png = _rendered(lambda path: draw_choices(path, choices, title="choices"))
@@ -182,22 +182,22 @@ def _rendered(draw: Callable[[Path], Path]) -> tuple[bytes, Callable[[], bytes]]
 
 def notation_of(record: Mapping[str, Any]) -> str:
     """Return an architecture in one line: the space's own notation, or its choices."""
-    notation, sample = record.get("notation"), record.get("choices", record.get("architecture"))
+    notation, architecture = record.get("notation"), record.get("choices", record.get("architecture"))
     texts: Iterator[object] = iter(notation.values() if isinstance(notation, dict) else ())
     name = next(texts, None)
-    if name is None and isinstance(sample, dict):
-        name = _written(sample)
+    if name is None and isinstance(architecture, dict):
+        name = _written(architecture)
     return shortened(str(name if name is not None else NOT_KNOWN), 600)
 
 
-def _written(sample: Mapping[str, Any]) -> str:
+def _written(architecture: Mapping[str, Any]) -> str:
     """Return a sample of a space without notation: cells as |operation~input|, a plus sign between nodes."""
-    cells, parts = cells_of(sample), []
+    cells, parts = cells_of(architecture), []
     labels = {label for cell in cells.values() for edge in cell for label in (edge.label, _input_label(edge))}
     for name, cell in cells.items():
         nodes = {edge.target: "" for edge in cell}
         for edge in cell:
             nodes[edge.target] += f"{edge.operation}~{edge.source}|"
         parts.append(f"{name} {'+'.join(f'|{text}' for text in nodes.values())}")
-    parts += [f"{label}={in_one_line(value)}" for label, value in sample.items() if label not in labels]
+    parts += [f"{label}={in_one_line(value)}" for label, value in architecture.items() if label not in labels]
     return ", ".join(parts)

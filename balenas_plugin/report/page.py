@@ -58,7 +58,7 @@ class RunSection:
     name: str
     anchor: str
     facts: list[tuple[str, str]]
-    alarms: list[dict[str, str]]
+    warnings: list[dict[str, str]]
     drawings: list[Shown]
     pictures: list[Shown]
     probabilities: list[Shown]
@@ -86,7 +86,7 @@ def write_report(folders: Sequence[Path], output: Path, *, pictures: Path | None
         raise OptionError("give at least one folder of a run")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise OptionError("a folder is given twice; a run compared with itself says nothing")
-    names = told_apart([folder.resolve() for folder in folders])
+    names = distinguished([folder.resolve() for folder in folders])
     runs = [replace(read_run(folder), name=name) for folder, name in zip(folders, names, strict=True)]
     album = _Album(pictures)
     compared = _comparison(runs, album) if len(runs) > 1 else None
@@ -111,8 +111,8 @@ def write_report(folders: Sequence[Path], output: Path, *, pictures: Path | None
     return [output, *album.written]
 
 
-def told_apart(paths: Sequence[Path]) -> list[str]:
-    """Return for each path as many of its last parts as tell it from the others."""
+def distinguished(paths: Sequence[Path]) -> list[str]:
+    """Return for each path as many of its last parts as distinguish it from the others."""
     names = []
     for path in paths:
         others = [other for other in paths if other != path]
@@ -194,7 +194,7 @@ def _section(run: RunData, position: int, album: _Album, detailed: bool) -> RunS
         name=run.name,
         anchor=f"run-{position}",
         facts=list(_facts(run)),
-        alarms=_alarms(run),
+        warnings=_warnings(run),
         drawings=list(album.drawings(run, prefix)) if detailed else [],
         pictures=shown(run_pictures),
         probabilities=shown(probability_pictures),
@@ -233,22 +233,22 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
             yield f"{name}, test", f"{truth:.2f} %{place} (unseen by the search)"
 
 
-def _alarms(run: RunData) -> list[dict[str, str]]:
-    """Return each kind of alarm once: what it said last, and in which epochs it rang."""
+def _warnings(run: RunData) -> list[dict[str, str]]:
+    """Return each kind of warning once: what it said last, and in which epochs it was raised."""
     found: dict[str, dict[str, str]] = {}
     epochs: dict[str, list[int]] = {}
     for record in run.records:
         given = record.get("alarms")
-        for alarm in given if isinstance(given, list) else []:
-            if isinstance(alarm, dict) and all(isinstance(alarm.get(k), str) for k in ("kind", "message", "cure")):
-                kind = shortened(alarm["kind"], 40)
-                found[kind] = {k: shortened(alarm[k], 600) for k in ("message", "cure")}
+        for warning in given if isinstance(given, list) else []:
+            if isinstance(warning, dict) and all(isinstance(warning.get(k), str) for k in ("kind", "message", "cure")):
+                kind = shortened(warning["kind"], 40)
+                found[kind] = {k: shortened(warning[k], 600) for k in ("message", "cure")}
                 epochs.setdefault(kind, []).append(record["epoch"])
-    for kind, alarm in found.items():
+    for kind, warning in found.items():
         first, last = epochs[kind][0], epochs[kind][-1]
         count = len(epochs[kind])
-        alarm["when"] = f"in epoch {first}" if count == 1 else f"in {count} epochs, from {first} to {last}"
-        alarm["now"] = "yes" if run.records and last == run.records[-1]["epoch"] else ""
+        warning["when"] = f"in epoch {first}" if count == 1 else f"in {count} epochs, from {first} to {last}"
+        warning["now"] = "yes" if run.records and last == run.records[-1]["epoch"] else ""
     return list(found.values())
 
 

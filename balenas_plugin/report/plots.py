@@ -35,7 +35,7 @@ _STYLES: tuple[tuple[object, str, str], ...] = (
     ((0, (8, 2)), "X", "#00707a"),
     ((0, (3, 2, 1, 2)), "*", "#8c6d00"),
 )
-"""Line, marker, colour; the first two tell lines apart without the third."""
+"""Line, marker, colour; the first two distinguish lines without the third."""
 
 _LABELS = 1.3
 """Inches at the right for the labels of lines, unless one is longer."""

@@ -95,7 +95,7 @@ def _lines(names: Sequence[str], series: Sequence[Series]) -> list[Line]:
 
 
 def _foremost(lines: list[Line]) -> list[Line]:
-    """Return the lines that end highest, as many as can be told apart, in the order given."""
+    """Return the lines that end highest, as many as can be distinguished, in the order given."""
     last = sorted(lines, key=lambda line: -line.series.values[-1])[:MAX_CANDIDATES]
     return [line for line in lines if line in last]
 

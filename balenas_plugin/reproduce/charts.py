@@ -23,7 +23,7 @@ PerSeed = Mapping[int, Mapping[int, float]]
 
 _SIZE = (5.6, 3.6)
 _FIRST_STRETCH, _FURTHER_STRETCH = 4, 2
-"""Epochs that a table tells of the shortest curves after their first, and of what longer ones have beyond."""
+"""Epochs that a table shows of the shortest curves after their first, and of what longer ones have beyond."""
 
 
 @dataclass(frozen=True)

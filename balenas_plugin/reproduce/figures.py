@@ -26,7 +26,7 @@ class Quantity:
         digits: after the point, in tables.
         keys: where a line of diagnostics.jsonl holds it.
         factor: from the file's unit to this one.
-        looked_up: the file holds an architecture's notations there, whose test error on CIFAR-10 the benchmark tells.
+        looked_up: the file holds an architecture's notations there, whose test error on CIFAR-10 the benchmark gives.
         curvature: it is measured in some epochs only, as `diagnostics.curvature` and its kin say.
         bounds: that it cannot leave, nor its band in a chart; None for none.
     """
@@ -130,7 +130,7 @@ def space_of_config(config: SearchConfig) -> SearchSpace:
 def values_of(
     quantity: Quantity, records: Sequence[Mapping[str, Any]], benchmark: Benchmark | None
 ) -> dict[int, float]:
-    """Return epoch -> value, of the epochs of one search that have one; of an epoch told twice, the later."""
+    """Return epoch -> value, of the epochs of one search that have one; of an epoch recorded twice, the later."""
     found = {record["epoch"]: quantity.of(record, benchmark) for record in records}
     return {epoch: value for epoch, value in sorted(found.items()) if value is not None}
 

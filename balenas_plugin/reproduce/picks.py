@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from balenas_plugin.bayes.architectures import Architectures
-from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.data import DataConfig, load_search_data
@@ -25,7 +25,7 @@ from balenas_plugin.search_spaces import get_space
 from balenas_plugin.selection import ProxySelection
 from balenas_plugin.selection.candidates import Candidate, candidates_of, drawn_candidates
 from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS
-from balenas_plugin.selection.ranking import best_first
+from balenas_plugin.selection.ranking import best_to_worst
 from balenas_plugin.selection.scoring import score_candidates
 from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY, Supernet
 
@@ -109,7 +109,7 @@ class Picker:
         candidates = candidates_of(selection, architectures)
         scores = [self._scores(criterion, candidates, selection, search) for criterion in selection.proxies]
         log_probability = torch.tensor([c.architecture.log_probability for c in candidates], dtype=torch.float64)
-        best = best_first(torch.stack(scores, 1)[..., None], log_probability, selection)[0]
+        best = best_to_worst(torch.stack(scores, 1)[..., None], log_probability, selection)[0]
         return [self._notation(candidates[best].sample)]
 
     def _scores(
@@ -145,8 +145,8 @@ class Picker:
     def _validation_accuracy(self, architecture: str) -> float:
         return self.benchmark.query(architecture, *COLUMNS[VALIDATION])
 
-    def _notation(self, sample: Sample) -> str:
-        return self.space.notations(sample)[self.space.name]
+    def _notation(self, architecture: Architecture) -> str:
+        return self.space.notations(architecture)[self.space.name]
 
     def _uniform(self) -> Posterior:
         """Return a distribution under which every architecture is as probable as any other."""

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Tells what is done and what is left.
+    """Reports what is done and what is left.
 
     Time is estimated from the epochs that this session has seen, each kind of search by its own: one of second order
     takes several times as long as one of first. A kind that has not been seen yet is taken for the mean of the others.
@@ -20,7 +20,7 @@ class Progress:
         epochs: (kind of search, seed) -> how many epochs it takes; of the searches that are not finished.
         done: the same -> how many are done already.
         jobs: searches at a time.
-        stream: to tell it on.
+        stream: to report it on.
         clock: gives seconds.
     """
 

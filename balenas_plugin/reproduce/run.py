@@ -72,7 +72,7 @@ def seeds_of(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise OptionError(f'--seeds wants numbers and ranges, e.g. "0-3" or "0,2,7-9", got {text!r}')
+            raise OptionError(f'--seeds expects numbers and ranges, e.g. "0-3" or "0,2,7-9", got {text!r}')
         seeds.extend(range(int(first), int(last if dash else first) + 1))
     return list(dict.fromkeys(seeds))
 
@@ -105,7 +105,7 @@ def reproduce(
         KeyboardInterrupt: the user stopped; calling it again goes on.
     """
     if name is not None and (Path(name).name != name or name in ("", "..")):
-        raise OptionError(f"--name wants a name for the files, e.g. {experiment.name}-again, got {name!r}")
+        raise OptionError(f"--name expects a name for the files, e.g. {experiment.name}-again, got {name!r}")
     found: Table | Chart
     if isinstance(experiment, Figure):
         found, failure = _draw(experiment, scale, seeds, output, table=table, jobs=jobs)

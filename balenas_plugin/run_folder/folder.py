@@ -33,7 +33,7 @@ import yaml
 from balenas_plugin.bounded_yaml import MAX_BYTES, NOT_YAML, BoundedLoader, yaml_problem
 from balenas_plugin.config import SearchConfig, differences
 from balenas_plugin.errors import FileFormatError, OptionError, StorageError
-from balenas_plugin.files import open_regular, read_text, refused_writes_told, temporary_of, write_text_atomically
+from balenas_plugin.files import open_regular, read_text, refused_writes_reported, temporary_of, write_text_atomically
 from balenas_plugin.run_folder.marker import RunMarker
 
 _LOCK_SECONDS = 10.0
@@ -193,7 +193,7 @@ class RunFolder:
             yield
 
     def _manifest_stamp(self) -> tuple[int, int] | None:
-        """Return what tells one manifest from the next, None where there is none."""
+        """Return what distinguishes one manifest from the next, None where there is none."""
         try:
             status = self.manifest.stat()
         except OSError:
@@ -209,7 +209,7 @@ class RunFolder:
         """
         entries: dict[str, Any] = {"status": "finished"}
         try:
-            with refused_writes_told(self.path):
+            with refused_writes_reported(self.path):
                 yield entries
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)

@@ -14,7 +14,7 @@ from balenas_plugin.run_folder.marker import RunMarker
 _RUNS = Path("runs")
 
 FOLDER_VARIABLE = "BALENAS_RUN_FOLDER"
-"""Environment variable in which the first process of a search tells those that it starts the folder of the run."""
+"""Environment variable in which the first process of a search gives those that it starts the folder of the run."""
 
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 """Environment variables in which Lightning, torchrun and Slurm number the processes of a search; the first has 0."""
@@ -33,12 +33,12 @@ def shared_run_folder(output: Path | None) -> RunFolder:
     Raises:
         OptionError: the processes were started by something else than the first one, and without --output.
     """
-    told = os.environ.get(FOLDER_VARIABLE)
-    if told is None and output is None:
+    given = os.environ.get(FOLDER_VARIABLE)
+    if given is None and output is None:
         raise OptionError(
             "a search whose processes are started by torchrun or Slurm needs --output DIR, the same for all of them"
         )
-    return RunFolder(Path(told) if told is not None else output)  # type: ignore[arg-type]  # one of them is given
+    return RunFolder(Path(given) if given is not None else output)  # type: ignore[arg-type]  # one of them is given
 
 
 def new_run_folder(config: SearchConfig, output: Path | None, *, overwrite: bool) -> RunFolder:
@@ -117,7 +117,7 @@ def _named(name: str, path: Path) -> bool:
     """Return whether the run in `path` is of a config of that name: runs/exp-2 may be the first of one named exp-2."""
     try:
         return bool(RunFolder(path).read_manifest().get("name", name) == name)
-    except FileFormatError:  # what is wrong with it is told when it is resumed
+    except FileFormatError:  # what is wrong with it is reported when it is resumed
         return True
 
 

@@ -17,7 +17,7 @@ _EDGE = re.compile(r"(?P<cell>.+)/(?P<source>\d{1,6})_(?P<target>\d{1,6})")
 
 @dataclass(frozen=True)
 class CellEdge:
-    """One operation of a cell: from node `source` to node `target`; `label` is that of the choice in the sample."""
+    """One operation of a cell: from node `source` to node `target`; `label` is that of the choice."""
 
     source: int
     target: int
@@ -25,13 +25,13 @@ class CellEdge:
     label: str
 
 
-def cells_of(sample: Mapping[str, Any]) -> dict[str, list[CellEdge]]:
+def cells_of(architecture: Mapping[str, Any]) -> dict[str, list[CellEdge]]:
     """Return cell name -> its edges, ordered by target and source; choices that are not part of a cell are left out."""
     cells: dict[str, list[CellEdge]] = {}
-    for label, chosen in sample.items():
+    for label, chosen in architecture.items():
         found = _OPERATION.fullmatch(label)
         if found is not None:
-            inputs = sample.get(f"{found['cell']}/input_{found['node']}_{found['k']}")
+            inputs = architecture.get(f"{found['cell']}/input_{found['node']}_{found['k']}")
             sources = inputs if isinstance(inputs, list | tuple) else [inputs]
             edges = [CellEdge(s, int(found["node"]), str(chosen), label) for s in sources if isinstance(s, int)]
             cells.setdefault(found["cell"], []).extend(edges)

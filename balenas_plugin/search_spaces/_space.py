@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from balenas_plugin.bayes.decisions import Decision, OneOf, Sample
+from balenas_plugin.bayes.decisions import Architecture, Decision, OneOf
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.search_spaces._graph import CellEdge, cells_of
@@ -31,7 +31,7 @@ class Reading:
     """
 
     notation: str
-    sample: Sample | None = None
+    sample: Architecture | None = None
     index: int | None = None
     read_as: str = ""
     remark: str = ""
@@ -53,7 +53,7 @@ class SearchSpace:
         size: number of its architectures, as they are usually counted; None if that is not known.
         image_shape: (channels, height, width) of an input.
         choices: label -> what can be chosen there, in the order of the supernet's architecture parameters.
-        kinds: operation -> `NONE`, `SKIP`, `PARAMETER_FREE` or `PARAMETRIC`; those left out are told by their modules.
+        kinds: operation -> `NONE`, `SKIP`, `PARAMETER_FREE` or `PARAMETRIC`; those left out follow from their modules.
         drawn_names: operation -> its name in the notation and in exported drawings, where that is another.
     """
 
@@ -82,13 +82,13 @@ class SearchSpace:
         """Return the space in the sizes of its supernet; None if `build` cannot make such networks, and NNI must."""
         return None
 
-    def notation(self, sample: Sample) -> str | None:
+    def notation(self, architecture: Architecture) -> str | None:
         """Return an architecture in the space's notation; None if it has none."""
         return None
 
-    def notations(self, sample: Sample) -> dict[str, str]:
+    def notations(self, architecture: Architecture) -> dict[str, str]:
         """Return {name of the space: notation}, as files have it; empty without a notation."""
-        text = self.notation(sample)
+        text = self.notation(architecture)
         return {} if text is None else {self.name: text}
 
     def read(self, text: str, *, notation: str | None = None) -> Reading:
@@ -104,14 +104,14 @@ class SearchSpace:
         """
         raise SpaceError(f"the space {self.name} has no notation to read {text[:40]!r} in")
 
-    def cells(self, sample: Mapping[str, Any]) -> Mapping[str, Sequence[CellEdge]]:
+    def cells(self, architecture: Mapping[str, Any]) -> Mapping[str, Sequence[CellEdge]]:
         """Return cell name -> its edges, ordered by target; choices that are no part of a cell are left out.
 
         The sample may be of a damaged file, so it may hold anything.
         """
-        return cells_of(sample)
+        return cells_of(architecture)
 
-    def build(self, sample: Sample) -> nn.Module:
+    def build(self, architecture: Architecture) -> nn.Module:
         """Return the freshly initialised network of an architecture; its weights come from torch's global generator."""
         raise SpaceError(f"the space {self.name} builds no networks of its own")
 
@@ -123,10 +123,10 @@ class SearchSpace:
 class Networks(Protocol):
     """The freshly initialised networks of a space: the same architecture always has the same weights."""
 
-    def build(self, sample: Sample) -> nn.Module:
+    def build(self, architecture: Architecture) -> nn.Module:
         """Return the network of an architecture; torch's global generator is left as it is."""
 
-    def fast_rank_value(self, proxy: str, sample: Sample) -> float | None:
+    def fast_rank_value(self, proxy: str, architecture: Architecture) -> float | None:
         """Return what `rank_value` would for `build(sample)`, if there is a quicker way to it, else None."""
 
 
@@ -137,12 +137,12 @@ class SeededNetworks:
     space: SearchSpace
     seed: int
 
-    def build(self, sample: Sample) -> nn.Module:
+    def build(self, architecture: Architecture) -> nn.Module:
         """Return the network of an architecture."""
         with random_numbers_restored(self.seed):
-            return self.space.build(sample)
+            return self.space.build(architecture)
 
-    def fast_rank_value(self, proxy: str, sample: Sample) -> float | None:
+    def fast_rank_value(self, proxy: str, architecture: Architecture) -> float | None:
         """Return None: there is no quicker way for an arbitrary space."""
         return None
 

@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass
 from itertools import islice
 
-from balenas_plugin.bayes.architectures import Architectures, RankedSample
-from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.bayes.architectures import Architectures, DescribedArchitecture
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.selection.proxy_selection import ProxySelection
 
@@ -18,12 +18,12 @@ _logger = logging.getLogger(__name__)
 class Candidate:
     """A distinct network, and how often it was drawn (0 if it was enumerated)."""
 
-    architecture: RankedSample
+    architecture: DescribedArchitecture
     times_drawn: int
 
     @property
-    def sample(self) -> Sample:
-        """The architecture as a sample."""
+    def sample(self) -> Architecture:
+        """The architecture as a mapping."""
         return self.architecture.sample
 
 
@@ -42,13 +42,13 @@ def drawn_candidates(architectures: Architectures, n: int, *, seed: int) -> list
     """
     noise = SeededNoise(seed)
     counts: dict[tuple[object, ...], int] = {}
-    samples: dict[tuple[object, ...], Sample] = {}
+    samples: dict[tuple[object, ...], Architecture] = {}
     for _ in range(n):
-        sample = architectures.discretise(architectures.posterior.sample(noise))
-        key = architectures.key(sample)
-        samples.setdefault(key, sample)
+        architecture = architectures.discretise(architectures.posterior.sample(noise))
+        key = architectures.key(architecture)
+        samples.setdefault(key, architecture)
         counts[key] = counts.get(key, 0) + 1
-    return [Candidate(architectures.describe(sample), counts[key]) for key, sample in samples.items()]
+    return [Candidate(architectures.describe(architecture), counts[key]) for key, architecture in samples.items()]
 
 
 def enumerated_candidates(architectures: Architectures, n: int) -> list[Candidate]:
@@ -56,7 +56,7 @@ def enumerated_candidates(architectures: Architectures, n: int) -> list[Candidat
     return [Candidate(found, 0) for found in islice(architectures.iterate(), n)]
 
 
-def tell_fewer(found: int, asked: int, selection: ProxySelection | None) -> None:
+def report_fewer(found: int, asked: int, selection: ProxySelection | None) -> None:
     """Say so where there are fewer distinct networks than were asked for."""
     if found >= asked:
         return

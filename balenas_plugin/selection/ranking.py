@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from balenas_plugin.bayes.architectures import Architectures
-from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.search_spaces import SearchSpace
@@ -45,7 +45,7 @@ class RankedArchitecture:
     """
 
     rank: int
-    choices: Sample
+    choices: Architecture
     notation: dict[str, str]
     probability: float
     log_probability: float
@@ -153,7 +153,7 @@ def _order_and_stability(
         values: shape (candidates, proxies, seeds), higher is better.
     """
     log_probability = torch.tensor([c.architecture.log_probability for c in candidates], dtype=torch.float64)
-    order = best_first(values, log_probability, selection)
+    order = best_to_worst(values, log_probability, selection)
     generator = torch.Generator().manual_seed(selection.seed)
     drawn = torch.tensor([float(max(c.times_drawn, 1)) for c in candidates])
     present = torch.ones(_BOOTSTRAPS, len(candidates), dtype=torch.bool)
@@ -165,12 +165,12 @@ def _order_and_stability(
     places = _places(order).expand(_BOOTSTRAPS, -1)
     if seeds > 1:
         picked = [torch.randint(seeds, (seeds,), generator=generator) for _ in range(_BOOTSTRAPS)]
-        places = torch.stack([_places(best_first(values[..., p], log_probability, selection)) for p in picked])
+        places = torch.stack([_places(best_to_worst(values[..., p], log_probability, selection)) for p in picked])
     winners = torch.where(present, places, len(candidates)).argmin(1)
     return order, torch.bincount(winners, minlength=len(candidates)) / _BOOTSTRAPS
 
 
-def best_first(values: Tensor, log_probability: Tensor, selection: ProxySelection) -> list[int]:
+def best_to_worst(values: Tensor, log_probability: Tensor, selection: ProxySelection) -> list[int]:
     """Return the candidates from the best to the worst; ties are broken by the first proxy.
 
     Args:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from balenas_plugin.bayes.architectures import RankedSample
-from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.bayes.architectures import DescribedArchitecture
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.options import MAX_FLOAT
 from balenas_plugin.proxies import list_proxies, rank_value, score
@@ -63,10 +63,10 @@ class _ProxyScorer:
     networks: Sequence[Networks]
 
     def __call__(self, index: int) -> _Scored:
-        selection, sample = self.selection, self.candidates[index].sample
+        selection, architecture = self.selection, self.candidates[index].sample
         params = flops = None
         if selection.max_params is not None or selection.max_flops is not None:
-            network, inputs = _together(self.networks[0].build(sample), self.inputs)
+            network, inputs = _together(self.networks[0].build(architecture), self.inputs)
             if selection.max_params is not None:
                 params = score("params", network, inputs[:1])
             if selection.max_flops is not None:
@@ -75,16 +75,16 @@ class _ProxyScorer:
                 return _Scored(None, params, flops)
             if flops is not None and flops > (selection.max_flops or 0):
                 return _Scored(None, params, flops)
-        return _Scored([self._values(networks, sample) for networks in self.networks], params, flops)
+        return _Scored([self._values(networks, architecture) for networks in self.networks], params, flops)
 
-    def _values(self, networks: Networks, sample: Sample) -> list[float]:
+    def _values(self, networks: Networks, architecture: Architecture) -> list[float]:
         """Return the score of each proxy under one initialisation; the network is built if one needs it."""
         values: list[float] = []
         network: nn.Module | None = None
         for proxy in self.selection.zero_cost_proxies:
-            fast = networks.fast_rank_value(proxy, sample)
+            fast = networks.fast_rank_value(proxy, architecture)
             if fast is None:
-                network = networks.build(sample) if network is None else network
+                network = networks.build(architecture) if network is None else network
                 fast = self._value(proxy, network)
             values.append(fast)
         return values
@@ -103,7 +103,7 @@ class _ProxyScorer:
             ) from error
 
     def _other_proxies(self, proxy: str, network: nn.Module, inputs: Tensor) -> list[str]:
-        """Return the names of the proxies that can score the network; of those, if any, that tell networks apart."""
+        """Return the names of the proxies that can score the network; of those, if any, that distinguish networks."""
         values = {}
         for name in list_proxies():
             with warnings.catch_warnings(), suppress(Exception):  # another package's proxy can fail in any way
@@ -153,7 +153,7 @@ def _does_not_run(error: Exception) -> SpaceError:
 
 
 def require_scorable(
-    sample: Sample,
+    architecture: Architecture,
     space: SearchSpace,
     selection: ProxySelection,
     *,
@@ -161,7 +161,7 @@ def require_scorable(
     targets: Tensor,
     supernet: Supernet | None,
 ) -> None:
-    """Score one architecture as `rank` will score many, so that what cannot be is told before a search and not after.
+    """Score one architecture as `rank` will score many, so that a refusal comes before a search and not after.
 
     Raises:
         OptionError: a proxy cannot score networks of the space; the message names those that can.
@@ -176,7 +176,7 @@ def require_scorable(
         max_params=None,
         max_flops=None if selection.max_flops is None else MAX_FLOAT,
     )
-    candidate = Candidate(RankedSample(sample, 0.0, {}), 0)
+    candidate = Candidate(DescribedArchitecture(architecture, 0.0, {}), 0)
     score_candidates([candidate], space, little, inputs=inputs, targets=targets, supernet=supernet, progress=False)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.errors import OptionError
 
 SUPERNET_ACCURACY = "supernet_accuracy"
@@ -22,7 +22,7 @@ Batch = tuple[Tensor, Tensor]
 class Supernet(Protocol):
     """A trained supernet, and the two halves of the data that it was trained on."""
 
-    def network(self, sample: Sample) -> nn.Module:
+    def network(self, architecture: Architecture) -> nn.Module:
         """Return an architecture's network with a copy of the supernet's weights; the supernet stays as it is."""
 
     def weight_batches(self, count: int, *, seed: int) -> Sequence[Batch]:
@@ -66,13 +66,13 @@ class SupernetAccuracy:
         """Where the images are, and the networks run."""
         return self._architecture_batches[0][1].device
 
-    def __call__(self, sample: Sample) -> float:
+    def __call__(self, architecture: Architecture) -> float:
         """Return the accuracy of an architecture.
 
         Raises:
             OptionError: the network returns something other than class scores, shape (B, classes).
         """
-        network = self._supernet.network(sample)
+        network = self._supernet.network(architecture)
         with torch.no_grad():
             estimate_batch_norm(network, [images for images, _ in self._weight_batches])
             right = torch.zeros((), dtype=torch.int64, device=self.device)

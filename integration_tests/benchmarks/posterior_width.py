@@ -49,7 +49,7 @@ def sigma_over_steps(gradient: float, *, steps: int = STEPS, spread: float = 0.0
 
 
 def draw(path: Path, title: str, curves: dict[str, list[float]], limits: dict[str, float]) -> None:
-    """Write one picture: curves told apart by their dashes, and the values they go to as thin lines."""
+    """Write one picture: curves distinguished by their dashes, and the values they go to as thin lines."""
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for (label, values), style in zip(curves.items(), STYLES, strict=False):
         (line,) = axes.plot(values, style, label=label, linewidth=1.8)

@@ -111,7 +111,7 @@ def test_bad_option(case: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["~nosuch-user/x", "b" * 300], ids=["home of nobody", "long"])
-def test_a_table_whose_place_can_be_no_path_is_told_before_the_search(place: str, folder: Path) -> None:
+def test_a_table_whose_place_can_be_no_path_is_reported_before_the_search(place: str, folder: Path) -> None:
     message_of(balenas("search", "tiny.yml", folder=folder, BALENAS_DATA=place))
     assert list((folder / "runs").iterdir()) == []
 

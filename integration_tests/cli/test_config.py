@@ -150,8 +150,8 @@ def test_refused(text: str, expected: str, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("seed", "wants KEY=VALUE"),
-        ("=1", "wants KEY=VALUE"),
+        ("seed", "expects KEY=VALUE"),
+        ("=1", "expects KEY=VALUE"),
         ("seed=[1", "not valid YAML: line 1, column"),
         ("seed.a=1", "'seed' holds a value"),
         ("name=2024-02-30", "not valid YAML: day is out of range"),
@@ -229,17 +229,17 @@ HOSTILE = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_yaml_that_nobody_would_write(case: str, tmp_path: Path) -> None:
     text, message = HOSTILE[case]
-    with pytest.raises(OptionError) as told:
+    with pytest.raises(OptionError) as reported:
         config_of(text, tmp_path)
-    assert message in str(told.value)
-    assert len(str(told.value)) < 700
+    assert message in str(reported.value)
+    assert len(str(reported.value)) < 700
 
 
 def test_an_override_is_bounded_as_a_file_is(tmp_path: Path) -> None:
     for override in (f"a={'[' * 1000}", f"{'a.' * 1000}b=1", "space={name: A, name: B}", "seed=!!bool maybe"):
-        with pytest.raises(OptionError) as told:
+        with pytest.raises(OptionError) as reported:
             config_of("{}", tmp_path, override)
-        assert len(str(told.value)) < 700
+        assert len(str(reported.value)) < 700
 
 
 def test_an_alias_may_be_used(tmp_path: Path) -> None:
@@ -249,9 +249,9 @@ def test_an_alias_may_be_used(tmp_path: Path) -> None:
 
 def test_a_value_is_quoted_in_part(tmp_path: Path) -> None:
     for text in (f"name: '{'x' * 100_000}!'", f"top_k: [{', '.join(['1'] * 30_000)}]", f"seed: '{'y' * 100_000}'"):
-        with pytest.raises(OptionError) as told:
+        with pytest.raises(OptionError) as reported:
             config_of(text, tmp_path)
-        assert len(str(told.value)) < 700
+        assert len(str(reported.value)) < 700
 
 
 @pytest.mark.parametrize("option", ["top_k", "threads", "data.num_workers", "data.image_size"])

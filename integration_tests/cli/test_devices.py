@@ -67,7 +67,7 @@ def test_control_c_and_resume_end_as_if_nothing_had_been(whole: Path, folder: Pa
     assert_same_run(run, whole)
 
 
-def test_a_loss_that_is_not_finite_is_told_once(folder: Path) -> None:
+def test_a_loss_that_is_not_finite_is_reported_once(folder: Path) -> None:
     ended = real_balenas("search", "tiny.yml", *TWO, "--set", "evaluator.optimizer.lr=1e30", folder=folder)
     assert ended.code == 2
     assert ended.errors.count("balenas: ") == 1

@@ -271,7 +271,7 @@ def test_other_classes_than_those_of_the_search_are_not_given_its_names(copy_of_
     assert "have other classes than when runs/tiny was searched" in refused("export", "runs/tiny", folder=folder)
 
 
-def test_onnx_that_is_not_installed_is_told_before_the_work(copy_of_finished, folder):
+def test_onnx_that_is_not_installed_is_reported_before_the_work(copy_of_finished, folder):
     script = folder / "export.py"
     hidden = "import sys\nsys.modules['onnx'] = None\n"
     script.write_text(f"{hidden}from balenas_plugin.cli import main\nsys.exit(main(sys.argv[1:]))\n")
@@ -297,10 +297,10 @@ def test_onnx_and_drawing(copy_of_finished, folder):
     assert ended.code == 0, ended.errors
     model = onnx.load(copy_of_finished / "export" / "architecture_001.onnx")
     onnx.checker.check_model(model)
-    told = {entry.key: entry.value for entry in model.metadata_props}
+    reported = {entry.key: entry.value for entry in model.metadata_props}
     recorded = json.loads((copy_of_finished / "manifest.json").read_text())["data"]
-    assert json.loads(told["class_names"]) == recorded["class_names"] == [str(digit) for digit in range(10)]
-    assert json.loads(told["mean"]) == recorded["mean"]
+    assert json.loads(reported["class_names"]) == recorded["class_names"] == [str(digit) for digit in range(10)]
+    assert json.loads(reported["mean"]) == recorded["mean"]
     (record,) = records(copy_of_finished)
     torch.manual_seed(0)
     images = torch.randn(3, 3, 8, 8)
@@ -356,9 +356,9 @@ def test_weights_that_are_not_the_searchs(change, message, copy_of_finished, fol
     torch.save(content, path)
     ended = balenas("export", copy_of_finished, "--samples", 2, folder=folder)
     assert (ended.code, ended.output) == (2, "")
-    unchecked, told = ended.errors.splitlines()
+    unchecked, reported = ended.errors.splitlines()
     assert "kept no SHA-256" in unchecked
-    assert message in told
+    assert message in reported
 
 
 def test_a_failed_export_leaves_the_one_before(copy_of_finished, folder):

@@ -104,7 +104,7 @@ def test_any_text_is_a_config_or_refused(seed: int, tmp_path: Path) -> None:
 
 
 def mutated_checkpoint(path: Path, rng: random.Random) -> None:
-    """Damage a checkpoint: its bytes, or what it holds, with and without the seal that would tell of it."""
+    """Damage a checkpoint: its bytes, or what it holds, with and without the seal that would report it."""
     if rng.random() < 0.3:
         path.write_bytes(mutated_bytes(path.read_bytes(), rng))
         return
@@ -140,14 +140,14 @@ def damage(run: Path, rng: random.Random) -> str:
     return name
 
 
-def ends_well(arguments: list[str], capsys: pytest.CaptureFixture[str], told: str) -> int:
+def ends_well(arguments: list[str], capsys: pytest.CaptureFixture[str], reported: str) -> int:
     """Run a command in this process; return its exit code, which must be 0, or 2 with one line."""
     code = main(arguments)
     errors = capsys.readouterr().err
-    assert code in (0, 2), (told, errors)
+    assert code in (0, 2), (reported, errors)
     if code == 2:
-        assert errors.count("balenas: ") == 1, (told, errors)
-        assert len(errors) < 4000, told
+        assert errors.count("balenas: ") == 1, (reported, errors)
+        assert len(errors) < 4000, reported
     return code
 
 

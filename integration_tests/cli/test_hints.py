@@ -86,9 +86,9 @@ def test_an_option_of_a_config_in_the_wrong_place_or_of_another_name(where: str,
         "selection": ("n", "proxy"),
     }[where]
     cls = make_dataclass("Given", [(name, Any, None) for name in allowed], kw_only=True)
-    with pytest.raises(OptionError) as told:
+    with pytest.raises(OptionError) as reported:
         read_options(declared_options(called=where)(cls), given)
-    assert hint in str(told.value)
+    assert hint in str(reported.value)
 
 
 def test_words_that_are_no_names_of_one_thing_are_not_taken_for_it() -> None:
@@ -128,7 +128,7 @@ CHEAP = {
 }
 
 
-def test_a_mistyped_file_is_told_at_once(folder: Path) -> None:
+def test_a_mistyped_file_is_reported_at_once(folder: Path) -> None:
     """All in one process, which must not have imported torch for any of them."""
     lines = [line.split() for line in CHEAP]
     codes = f"[main(line) for line in {lines}] == [2] * {len(lines)}"
@@ -136,7 +136,7 @@ def test_a_mistyped_file_is_told_at_once(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("line", CHEAP)
-def test_a_mistyped_file_is_told_with_what_is_there(
+def test_a_mistyped_file_is_reported_with_what_is_there(
     line: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert CHEAP[line] in refused(*line.split(), capsys=capsys)

@@ -81,10 +81,10 @@ def test_it_goes_on_only_when_asked_and_searches_nothing_twice(reproduced: Path,
 def test_a_name_of_files_that_is_none_is_refused(reproduced: Path, data_dir: Path, name: str) -> None:
     ended = balenas(*COMMAND, str(data_dir), "--resume", "--name", name, folder=reproduced)
     assert ended.code == 2
-    assert f"--name wants a name for the files, e.g. table1-again, got {name!r}" in ended.errors
+    assert f"--name expects a name for the files, e.g. table1-again, got {name!r}" in ended.errors
 
 
-def test_a_failed_search_is_named_and_the_rest_is_told(reproduced: Path, data_dir: Path) -> None:
+def test_a_failed_search_is_named_and_the_rest_is_reported(reproduced: Path, data_dir: Path) -> None:
     ended = balenas(*COMMAND, str(data_dir), "--methods", "darts", "darts-2nd", "--resume", folder=reproduced)
     assert ended.code == 2
     assert "search darts-2nd seed 3 failed and said: strategy 'NoStrategy' is unknown" in ended.errors
@@ -119,7 +119,7 @@ def test_a_figure_takes_the_searches_of_the_table(reproduced: Path, data_dir: Pa
     assert (about["scale"], about["seeds"]) == ("scale", "3")
 
 
-def test_a_figure_tells_what_was_not_run(reproduced: Path, data_dir: Path) -> None:
+def test_a_figure_shows_what_was_not_run(reproduced: Path, data_dir: Path) -> None:
     words = ["fig1" if word == "table1" else word for word in COMMAND]
     ended = balenas(*words, str(data_dir), "--resume", folder=reproduced)
     assert ended.code == 2

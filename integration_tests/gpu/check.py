@@ -132,7 +132,7 @@ class Worker:
     def ask(self, task: dict[str, Any]) -> None:
         """Send a part."""
         assert self._process.stdin is not None
-        with suppress(OSError):  # it has ended, which `answer` tells
+        with suppress(OSError):  # it has ended, which `answer` says
             self._process.stdin.write(json.dumps(task) + "\n")
             self._process.stdin.flush()
 
@@ -183,7 +183,7 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 class Check:
-    """All parts, and the files that tell of them.
+    """All parts, and the files that mention them.
 
     Args:
         options: of the command line.
@@ -210,7 +210,7 @@ class Check:
                 print(f"torch finds no GPU here. To try the script: {Path(__file__).name} --device cpu --tiny")
                 return 2
             if wanted("GPU tests", self.options.only):
-                self._tell("GPU tests")
+                self._report("GPU tests")
                 self._run_tests()
                 self._write()
             for part in self.parts:
@@ -230,7 +230,7 @@ class Check:
     def _left(self) -> float:
         return 60 * self.options.minutes - (time.monotonic() - self._began)
 
-    def _tell(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         print(f"[{time.monotonic() - self._began:4.0f} s] {text}", flush=True)
 
     def _run_tests(self) -> None:
@@ -247,10 +247,10 @@ class Check:
             self.tests = {"summary": lines[-1].strip("= "), "problem": problem}
         finally:
             stop(process)
-        self._tell(f"  {self.tests['problem'] or self.tests['summary']}")
+        self._report(f"  {self.tests['problem'] or self.tests['summary']}")
 
     def _measure(self, part: Part) -> None:
-        self._tell(f"{part.name}, {part.precision}")
+        self._report(f"{part.name}, {part.precision}")
         found = self._answer_to(part)
         part.problem = found.get("problem")
         if part.problem is None:
@@ -258,7 +258,7 @@ class Check:
         elif self._worker is not None and found.get("ends", True):  # the next part gets a new process
             self._worker.end()
             self._worker = None
-        self._tell(f"  {part.problem or f'{part.milliseconds:.1f} ms an iteration'}")
+        self._report(f"  {part.problem or f'{part.milliseconds:.1f} ms an iteration'}")
 
     def _answer_to(self, part: Part) -> dict[str, Any]:
         if self._left() <= 0:

@@ -44,9 +44,9 @@ def test_what_fails_or_takes_too_long_leaves_the_others(tmp_path, monkeypatch, c
     table = (tmp_path / "found" / "gpu_check.md").read_text()
     assert "| NNI DARTS | 32-true | " in table
     assert "| slow | 32-true | took longer than 0 s |" in table
-    told = capsys.readouterr().out
-    assert "] BaLeNAS M=3, not fused, 32-true" in told
-    assert "ms an iteration" in told
+    reported = capsys.readouterr().out
+    assert "] BaLeNAS M=3, not fused, 32-true" in reported
+    assert "ms an iteration" in reported
 
 
 def test_everything_is_measured_once():
@@ -70,6 +70,6 @@ def test_without_nni_there_is_one_message(monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nni" else find(name))
     assert check.main([]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("check.py needs nni, not installed for")
-    assert told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert reported.startswith("check.py needs nni, not installed for")
+    assert reported.count("\n") == 1

@@ -81,11 +81,11 @@ def test_our_decisions_in_the_darts_space_are_naslibs(seed):
     optimizer = adapted("nb301")
     set_means(optimizer, seed)
     architectures = Architectures(cell_decisions(optimizer._alphas), optimizer.posterior)
-    sample = architectures.discretise(optimizer.posterior.scores)
-    assert "Zero" not in sample.values()
+    architecture = architectures.discretise(optimizer.posterior.scores)
+    assert "Zero" not in architecture.values()
     theirs = optimizer.get_final_architecture().get_hash()
     set_means(optimizer, seed + 100)
-    assert optimizer.architecture(sample).get_hash() == theirs
+    assert optimizer.architecture(architecture).get_hash() == theirs
     assert optimizer.get_final_architecture().get_hash() != theirs
 
 

@@ -19,7 +19,7 @@ from balenas_plugin.adapters.nni.one_shot.distribution_module import Distributio
 from .spaces import CLASSES, VECTOR
 
 TRAIN_MARK, VAL_MARK = 1.0, -1.0
-"""First entry of every input, which tells the training data from the validation data."""
+"""First entry of every input, which distinguishes the training data from the validation data."""
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",

@@ -270,7 +270,7 @@ class Case:
     size: int
     shape: tuple[int, ...] = VECTOR
     freezes: bool = True
-    faithful: Callable[[dict[str, Any]], bool] = lambda sample: True
+    faithful: Callable[[dict[str, Any]], bool] = lambda architecture: True
 
 
 CASES = {
@@ -278,8 +278,8 @@ CASES = {
     "nested_layer_choice": Case(space=NestedLayers, size=1 + 2),
     "shared_label": Case(space=SharedLabel, size=2 * 2),
     "input_choice": Case(space=Inputs, size=4),
-    "input_choice_two_sum": Case(space=lambda: Inputs(2, "sum"), size=6, faithful=lambda sample: False),
-    "input_choice_two_mean": Case(space=lambda: Inputs(2, "mean"), size=6, faithful=lambda sample: False),
+    "input_choice_two_sum": Case(space=lambda: Inputs(2, "sum"), size=6, faithful=lambda architecture: False),
+    "input_choice_two_mean": Case(space=lambda: Inputs(2, "mean"), size=6, faithful=lambda architecture: False),
     "repeat": Case(space=Depth, size=2 + 2**2 + 2**3),
     "repeat_expression": Case(space=DepthExpression, size=2),
     "cell_plain": Case(space=PlainCell, size=(2 * 2) * (3 * 2)),
@@ -289,6 +289,6 @@ CASES = {
     "cell_crowded": Case(space=CrowdedCell, size=3, freezes=False),
     "convolution_values": Case(space=ConvolutionValues, size=2 * 2, shape=IMAGE),
     "linear_values": Case(space=LinearValues, size=3),
-    "layer_norm_values": Case(space=LayerNormValues, size=2, faithful=lambda sample: sample["width"] == 8),
-    "attention_values": Case(space=AttentionValues, size=2, faithful=lambda sample: sample["width"] == 8),
+    "layer_norm_values": Case(space=LayerNormValues, size=2, faithful=lambda architecture: architecture["width"] == 8),
+    "attention_values": Case(space=AttentionValues, size=2, faithful=lambda architecture: architecture["width"] == 8),
 }

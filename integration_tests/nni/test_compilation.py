@@ -159,10 +159,10 @@ def test_cuda_graphs_need_a_gpu_and_one_pass_at_a_time(caplog, monkeypatch):
     assert CompiledForward(network, "reduce-overhead").graphs
     assert not CompiledForward(network, "default").graphs
     assert made == [None, None, "reduce-overhead", None]
-    told = messages(caplog)
-    assert len(told) == 2
-    assert "this is not a GPU" in told[0]
-    assert 'order="second"' in told[1]
+    reported = messages(caplog)
+    assert len(reported) == 2
+    assert "this is not a GPU" in reported[0]
+    assert 'order="second"' in reported[1]
 
 
 def test_modes_are_checked(tmp_path):

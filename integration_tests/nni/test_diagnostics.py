@@ -18,12 +18,12 @@ from nni.nas.strategy import DARTS, GumbelDARTS, RandomOneShot
 from torch import Tensor
 
 from balenas_plugin import BaLeNAS, Diagnostics, DistributionStrategy
-from balenas_plugin.adapters.nni.callbacks.checkpoint import random_states
 from balenas_plugin.adapters.nni.callbacks.learned import search_state
 from balenas_plugin.adapters.nni.one_shot.metrics import undisturbed
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.diagnostics import probabilities, read_log
+from balenas_plugin.restoring import random_states
 
 from . import spaces
 from .diagnosed import CLASSES, STRATEGIES, Space, run

@@ -48,10 +48,10 @@ def test_experiment_exports_distinct_models_as_dict_and_as_instance(name, experi
     (best,) = experiment.export_top_models()
     samples = experiment.export_top_models(3, formatter="dict")
     assert best.sample == samples[0] == exported(strategy.oneshot_module)
-    assert len(samples) == len({str(sample) for sample in samples}) == 3
+    assert len(samples) == len({str(architecture) for architecture in samples}) == 3
     x = torch.randn(2, *case.shape)
-    for sample, instance in zip(samples, experiment.export_top_models(3, formatter="instance"), strict=True):
-        with model_context(sample):
+    for architecture, instance in zip(samples, experiment.export_top_models(3, formatter="instance"), strict=True):
+        with model_context(architecture):
             anew = case.space()
         anew.load_state_dict(instance.state_dict())  # the instance is the architecture of the sample
         assert torch.equal(anew.eval()(x), instance.eval()(x))
@@ -60,8 +60,8 @@ def test_experiment_exports_distinct_models_as_dict_and_as_instance(name, experi
 def test_experiment_of_a_cell_exports_samples(experiment_folder):
     """NNI cannot freeze its supernet cells, so their architectures are built anew from the sample."""
     experiment = run_experiment(CASES["cell_factory"], BaLeNAS(num_mc_samples=1), experiment_folder)
-    for sample in experiment.export_top_models(3, formatter="dict"):
-        with model_context(sample):
+    for architecture in experiment.export_top_models(3, formatter="dict"):
+        with model_context(architecture):
             assert CASES["cell_factory"].space()(torch.randn(2, 8)).shape == (2, 3)
 
 
@@ -158,7 +158,7 @@ def test_users_own_supernet_modules_are_searched_and_listed(tmp_path):
     assert len(strategy.posterior.labels) == 2
     samples = [ranked.sample for ranked in strategy.iterate_samples()]
     assert samples[0] == strategy.oneshot_module.export()
-    assert len(samples) == len({str(sorted(sample.items())) for sample in samples}) == 3 * 2
+    assert len(samples) == len({str(sorted(architecture.items())) for architecture in samples}) == 3 * 2
 
 
 class AskingGate(MixedGate):

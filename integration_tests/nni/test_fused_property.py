@@ -169,7 +169,7 @@ FORGOTTEN: dict[str, tuple[tuple[str, ...], list[tuple[Any, str, Any]]]] = {
     "copies": (("copied",), [(fusion_plan.Plan, "__reduce__", object.__reduce__)]),
     "many gradients": (("several gradients at once",), [(sums, "_is_batched", lambda _: False)]),
 }
-"""Check -> the oddities that tell when it is missing, and what would stand in its place."""
+"""Check -> the oddities that show when it is missing, and what would stand in its place."""
 
 
 @pytest.mark.filterwarnings("ignore")

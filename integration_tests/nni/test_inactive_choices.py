@@ -192,10 +192,10 @@ class Searched:
         return cls(supernet, Architectures(posterior.decisions, posterior))
 
     @torch.no_grad()
-    def network(self, sample: dict[str, Any]) -> tuple[float, ...]:
-        """Return what tells networks apart: some of their outputs, with the supernet's weights."""
+    def network(self, architecture: dict[str, Any]) -> tuple[float, ...]:
+        """Return what distinguishes networks: some of their outputs, with the supernet's weights."""
         x = torch.linspace(-1, 1, 16).reshape(2, 8)
-        return tuple(self.supernet.freeze(sample).eval()(x).flatten().double().mul(1e5).round().tolist())
+        return tuple(self.supernet.freeze(architecture).eval()(x).flatten().double().mul(1e5).round().tolist())
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -206,11 +206,11 @@ def test_every_network_is_listed_once_with_the_probability_of_all_that_stand_for
     tables = [list(decision.outcomes(posterior).best_first()) for decision in decisions]
     expected: dict[tuple[float, ...], float] = defaultdict(float)
     for combination in itertools.product(*tables):
-        sample: dict[str, Any] = {}
+        architecture: dict[str, Any] = {}
         for decision, (outcome, _) in zip(decisions, combination, strict=True):
-            sample |= decision.to_sample(outcome, posterior)
-        expected[searched.network(sample)] += math.exp(sum(value for _, value in combination))
-        again = searched.architectures.describe(sample)
+            architecture |= decision.to_architecture(outcome, posterior)
+        expected[searched.network(architecture)] += math.exp(sum(value for _, value in combination))
+        again = searched.architectures.describe(architecture)
         assert again == searched.architectures.describe(again.sample)
     found = list(searched.architectures.iterate())
     assert len(found) == len(expected) == size
@@ -271,7 +271,7 @@ def test_what_training_makes_use_of_stays() -> None:
     assert [isinstance(body, Unused) for body in bodies] == [False, False, True]
 
 
-def test_fewer_networks_than_asked_for_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_fewer_networks_than_asked_for_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     strategy = search(Body(three_deep), classification(tmp_path))
     assert [len(list(strategy.list_models(limit=limit))) for limit in (3, 4, 6, None)] == [3, 4, 4, 4]
     assert caplog.messages == ["4 distinct networks instead of the 6 asked for: the space has no more."]

@@ -19,7 +19,7 @@ from .searches import prepare
 
 
 class Data(pl.LightningDataModule):
-    """Notes whether it was told of a failure; centres its batches."""
+    """Notes whether it was called for a failure; centres its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def test_callbacks_of_a_search_leave_alone_what_is_trained_after_it(tmp_path, ca
     given = trainer(tmp_path, max_epochs=2, callbacks=[diagnostics, SearchPlan()])
     evaluator = Lightning(Task(), given, **in_order())
     searched(evaluator)
-    diagnostics.records[-1]["stopped"] = "as an alarm does"
+    diagnostics.records[-1]["stopped"] = "as a warning does"
     written = log.read_bytes()
     assert "search: supernet" in capsys.readouterr().err
     evaluator.evaluate(Searched().freeze({"other": 1}))

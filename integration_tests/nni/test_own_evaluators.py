@@ -105,7 +105,7 @@ def test_several_validation_loaders_are_all_validated_on(tmp_path):
 
 
 class Graph:
-    """A batch of the user's own, whose size nobody can tell."""
+    """A batch of the user's own, whose size nobody can determine."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y

@@ -24,7 +24,7 @@ def lines_of(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
-def test_a_script_is_told_the_plan_and_the_time_and_finds_the_same(capsys, monkeypatch, tmp_path):
+def test_a_script_is_shown_the_plan_and_the_time_and_finds_the_same(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(plan, "_TIMED", 3)
     posteriors = []
     for callbacks in ([], [SearchPlan()]):

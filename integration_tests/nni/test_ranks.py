@@ -164,7 +164,7 @@ def assert_both_end(folder: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "told"),
+    ("case", "reported"),
     [
         ("nan", "NonFiniteLossError: the loss of the architecture step became nan"),
         ("raise", "the second process has had enough"),
@@ -172,11 +172,11 @@ def assert_both_end(folder: Path, case: str) -> None:
         ("vanish", "process 1 of the search was stopped by signal 9"),
     ],
 )
-def test_a_failure_of_one_process_ends_both(case, told, tmp_path):
+def test_a_failure_of_one_process_ends_both(case, reported, tmp_path):
     program = start(case, folder=tmp_path)
     output, _ = program.communicate(timeout=100)
     assert program.returncode != 0
-    assert told in output
+    assert reported in output
     assert_both_end(tmp_path, case)
 
 
@@ -215,9 +215,9 @@ def test_dataset_size_is_of_the_whole_set_when_a_sampler_gives_shares():
     assert number_of_examples(DataLoader(examples, batch_size=2, sampler=sampler)) == 10
 
 
-@pytest.mark.parametrize(("strategy", "told"), [("ddp_spawn", "processes by spawn"), ("ddp_fork", "by fork")])
-def test_processes_that_end_with_the_training_are_refused(strategy, told, tmp_path):
-    with pytest.raises(EvaluatorError, match=told):
+@pytest.mark.parametrize(("strategy", "reported"), [("ddp_spawn", "processes by spawn"), ("ddp_fork", "by fork")])
+def test_processes_that_end_with_the_training_are_refused(strategy, reported, tmp_path):
+    with pytest.raises(EvaluatorError, match=reported):
         prepare(Layers(), classification(tmp_path, devices=2, strategy=strategy))
 
 

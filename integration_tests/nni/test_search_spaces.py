@@ -16,7 +16,7 @@ from balenas_plugin.adapters.nni.run.build import build_space
 from balenas_plugin.adapters.nni.supernets.found_model import NniSpace, exporter_space
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, decisions_of_modules, exported
-from balenas_plugin.bayes.decisions import OneOf, Sample
+from balenas_plugin.bayes.decisions import Architecture, OneOf
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.export.drawing import DrawnEdge, draw_architecture
 from balenas_plugin.proxies import rank_value
@@ -48,7 +48,7 @@ def more_spaces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget()
 
 
-def samples(space: SearchSpace, count: int) -> list[Sample]:
+def samples(space: SearchSpace, count: int) -> list[Architecture]:
     """Return random architectures."""
     rng = random.Random(0)
     return [{label: rng.choice(list(values)) for label, values in space.choices.items()} for _ in range(count)]
@@ -74,15 +74,15 @@ def test_a_space_says_of_its_supernet_what_is_true(name: str) -> None:
 @pytest.mark.parametrize("name", BATTERY)
 def test_architectures_are_written_read_and_drawn(name: str, tmp_path: Path) -> None:
     space = get_space(name)
-    for sample in samples(space, 20):
-        text = space.notation(sample)
-        assert space.notations(sample) == {name: text}
-        assert space.read(text).sample == sample
+    for architecture in samples(space, 20):
+        text = space.notation(architecture)
+        assert space.notations(architecture) == {name: text}
+        assert space.read(text).sample == architecture
         assert space.read(text).read_as == ""
-        edges = [edge for cell in space.cells(sample).values() for edge in cell]
-        assert {edge.label: edge.operation for edge in edges}.items() <= sample.items()
+        edges = [edge for cell in space.cells(architecture).values() for edge in cell]
+        assert {edge.label: edge.operation for edge in edges}.items() <= architecture.items()
     assert space.cells({"of": "a damaged file", "nothing": None}) == {}
-    for cell in space.cells(sample).values():
+    for cell in space.cells(architecture).values():
         drawn = [DrawnEdge(edge.source, edge.target, edge.operation, 0.5) for edge in cell]
         draw_architecture(tmp_path / "cell.svg", drawn, title=text)
     with pytest.raises(SpaceError):
@@ -95,14 +95,16 @@ def test_networks_of_a_space_are_those_of_its_supernet(name: str) -> None:
     view = exporter_space(model, [], SHAPE)
     networks, nni_networks = view.networks(3), NniSpace(model, [], SHAPE)
     images = torch.ones(2, *SHAPE)
-    for sample in samples(view, 3):
-        network = networks.build(sample)
+    for architecture in samples(view, 3):
+        network = networks.build(architecture)
         assert network(images).shape == (2, 5)
-        shapes = [sorted(tuple(p.shape) for p in net.parameters()) for net in (network, nni_networks.build(sample))]
+        shapes = [
+            sorted(tuple(p.shape) for p in net.parameters()) for net in (network, nni_networks.build(architecture))
+        ]
         assert shapes[0] == shapes[1]
-        again = networks.build(sample)
+        again = networks.build(architecture)
         assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
-        fast = networks.fast_rank_value("synflow", sample)
+        fast = networks.fast_rank_value("synflow", architecture)
         if fast is not None:
             assert fast == pytest.approx(rank_value("synflow", network, images[:1]), abs=1e-4)
 

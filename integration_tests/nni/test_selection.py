@@ -40,9 +40,9 @@ def test_export_follows_the_proxies(name, tmp_path):
     assert [model.sample for model in strategy.list_models(limit=3)] == [found.choices for found in ranked[:3]]
     known = {str(sorted(r.sample.items())): r.log_probability for r in strategy.iterate_samples()}
     for found in ranked:
-        sample = str(sorted(found.choices.items()))
-        if sample in known:  # cells may list a node's operations in another order
-            assert found.log_probability == pytest.approx(known[sample])
+        architecture = str(sorted(found.choices.items()))
+        if architecture in known:  # cells may list a node's operations in another order
+            assert found.log_probability == pytest.approx(known[architecture])
 
 
 def test_same_seed_same_ranking(tmp_path):
@@ -146,7 +146,7 @@ def test_tokens_are_ranked(tmp_path):
         (None, "params", EvaluatorError, r"two tensors, \(inputs, labels\).* gives dict \(x, y\)\. Search without"),
     ],
 )
-def test_what_a_selection_cannot_do_is_told_at_the_first_batch(labels, proxy, error, message, tmp_path):
+def test_what_a_selection_cannot_do_is_reported_at_the_first_batch(labels, proxy, error, message, tmp_path):
     if labels is None:
         rows = [{"x": sequence, "y": label} for sequence, label in tokens(of_classes)["val_dataloaders"].dataset]
         data = {f"{which}_dataloaders": DataLoader(rows, batch_size=8) for which in ("train", "val")}

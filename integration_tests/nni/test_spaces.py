@@ -14,7 +14,7 @@ import torch
 
 from balenas_plugin import BaLeNAS
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
-from balenas_plugin.bayes.architectures import RankedSample
+from balenas_plugin.bayes.architectures import DescribedArchitecture
 
 from .searches import classification, loaders, search, set_posterior
 from .spaces import CASES, Case
@@ -28,12 +28,12 @@ class Found:
 
     case: Case
     strategy: BaLeNAS
-    ranked: list[RankedSample]
+    ranked: list[DescribedArchitecture]
 
 
 @pytest.fixture(scope="module", params=CASES)
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """A finished search of every space, with a posterior that tells its architectures apart."""
+    """A finished search of every space, with a posterior that distinguishes its architectures."""
     torch.manual_seed(0)
     case = CASES[request.param]
     folder = tmp_path_factory.mktemp(request.param)
@@ -43,15 +43,15 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Found(case, strategy, list(islice(strategy.iterate_samples(), 1000)))
 
 
-def network(sample: dict[str, Any]) -> Hashable:
-    """Return what tells two networks apart: the operations of a cell's node add up, so their order does not."""
+def network(architecture: dict[str, Any]) -> Hashable:
+    """Return what distinguishes two networks: the operations of a cell's node add up, so their order does not."""
     nodes: dict[str, list[Hashable]] = {}
     rest = []
-    for key, value in sample.items():
+    for key, value in architecture.items():
         scope, _, place = key.rpartition("/")
         if scope and place.startswith("op_"):
             node = place.split("_")[1]
-            nodes.setdefault(f"{scope}/{node}", []).append((value, *sample[key.replace("/op_", "/input_")]))
+            nodes.setdefault(f"{scope}/{node}", []).append((value, *architecture[key.replace("/op_", "/input_")]))
         elif not scope:
             rest.append((key, tuple(sorted(value)) if isinstance(value, list) else value))
     return tuple(sorted(rest)), tuple((node, tuple(sorted(chosen))) for node, chosen in sorted(nodes.items()))
@@ -120,13 +120,13 @@ def test_exported_instances_run(found):
         assert model.executable_model().eval()(torch.randn(2, *found.case.shape)).shape == (2, 3)
 
 
-def make_certain(strategy: BaLeNAS, sample: dict[str, Any]) -> None:
+def make_certain(strategy: BaLeNAS, architecture: dict[str, Any]) -> None:
     """Give the supernet one-hot weights: those of `sample`."""
     choices = strategy.posterior.choices
     with torch.no_grad():
         for label, alpha in strategy.oneshot_module.named_arch_parameters().items():
             alpha.fill_(-1e4)
-            chosen = sample.get(label, choices[label][0])
+            chosen = architecture.get(label, choices[label][0])
             for value in chosen if isinstance(chosen, list) else [chosen]:
                 alpha[choices[label].index(str(value))] = 1e4
 

@@ -129,11 +129,11 @@ def test_an_inherited_network_equals_the_supernet_with_one_hot_weights(tmp_path)
     batches = [batch for batch, _ in trained.weight_batches(3, seed=0)]
     for seed in range(3):
         set_posterior(strategy.oneshot_module, seed)
-        sample = next(strategy.iterate_samples()).sample
-        inherited = trained.network(sample)
+        architecture = next(strategy.iterate_samples()).sample
+        inherited = trained.network(architecture)
         with torch.no_grad():
             for label, alpha in architecture_parameters(supernet).items():
-                alpha.copy_(torch.where(torch.tensor([n == sample[label] for n in names[label]]), 1e4, -1e4))
+                alpha.copy_(torch.where(torch.tensor([n == architecture[label] for n in names[label]]), 1e4, -1e4))
             estimate_batch_norm(inherited, batches)
             estimate_batch_norm(supernet, batches)
             torch.testing.assert_close(inherited(images), supernet(images), atol=1e-4, rtol=1e-4)
@@ -150,7 +150,7 @@ def test_every_space_can_be_ranked(name, tmp_path):
     assert all(0 <= value <= 1 and round(value * 16, 6).is_integer() for value in values)  # of 16 examples
 
 
-def test_halves_of_one_set_told_apart_by_samplers_stay_apart(tmp_path):
+def test_halves_of_one_set_distinguished_by_samplers_stay_apart(tmp_path):
     """The marks say which half an example is of: all are in one set, and only the samplers divide it."""
     train, val = random_data(24, mark=1.0), random_data(24, mark=-1.0)
     both = TensorDataset(*(torch.cat(pair) for pair in zip(train.tensors, val.tensors, strict=True)))

@@ -122,7 +122,7 @@ def _searched(
 def _vadam_gradient_at_mean(document: dict[str, Any], run: list[dict[str, Any]]) -> float:
     """Replay the reference that takes the direct gradient at the mean, and only the finite difference at the draw.
 
-    The paper wants both at the draw, and so does the package; the same pieces put together the reference's way.
+    The paper expects both at the draw, and so does the package; the same pieces put together the reference's way.
     """
     toy, off = Toy(document), []
     alphas = list(toy.alphas.values())

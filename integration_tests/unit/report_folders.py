@@ -75,13 +75,13 @@ def record(epoch: int, choices: dict[str, list[str]], accuracy: float, *, poster
 
 def architecture(rank: int, choices: dict[str, list[str]], accuracy: float) -> dict[str, Any]:
     """Return an entry of architectures.json."""
-    sample = {label: names[rank % len(names)] for label, names in choices.items()}
+    architecture = {label: names[rank % len(names)] for label, names in choices.items()}
     return {
         "rank": rank,
         "chosen_by": "argmax of the mean" if rank == 1 else "posterior probability",
         "probability": 0.25 / rank,
-        "choices": sample,
+        "choices": architecture,
         "notation": {},
-        "winning_probability": dict.fromkeys(sample, 0.5),
+        "winning_probability": dict.fromkeys(architecture, 0.5),
         "ground_truth": {"values": {"cifar10": {"test_accuracy": accuracy}}, "rank": {"cifar10": 7}},
     }

@@ -146,9 +146,9 @@ def nni_network() -> nn.Module:
 
 def darts() -> nn.Module:
     random.seed(3)
-    sample: dict = {}
-    DARTS(width=4, num_cells=3, dataset="cifar").random(sample)
-    with model_context(sample):
+    architecture: dict = {}
+    DARTS(width=4, num_cells=3, dataset="cifar").random(architecture)
+    with model_context(architecture):
         return DARTS(width=4, num_cells=3, dataset="cifar", auxiliary_loss=True, drop_path_prob=0.2)
 
 

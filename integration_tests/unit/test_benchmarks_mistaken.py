@@ -60,11 +60,11 @@ def test_the_mistake_is_named_with_its_cure(case: str, tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     path.write_bytes(content)
     for read in (open_benchmark, lambda file: import_official(file, tmp_path / "table.parquet")):
-        with pytest.raises(FileFormatError) as told:
+        with pytest.raises(FileFormatError) as reported:
             read(path)
-        assert str(path) in str(told.value)
-        assert what in str(told.value)
-        assert cure in str(told.value)
+        assert str(path) in str(reported.value)
+        assert what in str(reported.value)
+        assert cure in str(reported.value)
     assert not (tmp_path / "table.parquet").exists()
 
 

@@ -172,7 +172,7 @@ def test_names_that_recur_after_many_architectures_are_found_by_a_second_reading
 
 
 @pytest.mark.parametrize("wrapping", SAVERS)
-def test_a_file_that_wants_to_run_code_is_refused_and_runs_none(content, tmp_path, wrapping):
+def test_a_file_that_tries_to_run_code_is_refused_and_runs_none(content, tmp_path, wrapping):
     content["arch2infos"][7]["full"]["padding"] = Attack(tmp_path / "owned")
     SAVERS[wrapping](content, tmp_path / "file.pth")
     with pytest.raises(FileFormatError, match=r"asks for the Python object (_?io|builtins|__builtin__)\.open"):

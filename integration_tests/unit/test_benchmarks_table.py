@@ -106,8 +106,8 @@ def test_every_combination_has_its_own_column_and_value(table):
 
 def test_an_architecture_is_found_however_it_is_written(table):
     benchmark = open_benchmark(table)
-    sample = to_nni((2,) * 6)
-    spellings = [NAMES[2], f" {NAMES[2]}\n", (2,) * 6, [2] * 6, np.full(6, 2), dict(reversed(sample.items()))]
+    architecture = to_nni((2,) * 6)
+    spellings = [NAMES[2], f" {NAMES[2]}\n", (2,) * 6, [2] * 6, np.full(6, 2), dict(reversed(architecture.items()))]
     for spelling in spellings:
         assert canonical(spelling) == NAMES[2]
         assert benchmark.query(spelling, "cifar10", "params_mb") == benchmark.query(NAMES[2], "cifar10", "params_mb")

@@ -134,9 +134,9 @@ def test_what_is_read_from_files_or_too_large_does_not_lie_on_the_device(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [({"on_device": "yes"}, "auto, true, false"), ({"on_device": True, "num_workers": 2}, "num_workers to 0")],
 )
-def test_options(options, told):
-    with pytest.raises(OptionError, match=told):
+def test_options(options, reported):
+    with pytest.raises(OptionError, match=reported):
         DataConfig(**options)

@@ -266,7 +266,7 @@ def test_width_counts_shares_of_inputs():
 
 
 def test_cells_in_the_notation_of_nni_cells():
-    sample = {
+    architecture = {
         "normal/op_2_0": "sep_conv_3x3",
         "normal/input_2_0": [0],
         "normal/op_2_1": "skip_connect",
@@ -277,7 +277,7 @@ def test_cells_in_the_notation_of_nni_cells():
         "normal/input_3_1": [0],
         "depth": 4,
     }
-    cells = cells_of(sample)
+    cells = cells_of(architecture)
     assert list(cells) == ["normal"]
     assert [(e.source, e.target, e.operation) for e in cells["normal"]] == [
         (0, 2, "sep_conv_3x3"),
@@ -302,7 +302,7 @@ def nasbench_state(posterior: Posterior) -> SearchState:
         decisions=[OneOf(label, names) for label in labels],
         choices=dict.fromkeys(labels, names),
         kinds=dict.fromkeys(labels, kinds),
-        notations=lambda sample: {"nasbench201": nasbench201.format_string(nasbench201.from_nni(sample))},
+        notations=lambda architecture: {"nasbench201": nasbench201.format_string(nasbench201.from_nni(architecture))},
     )
 
 
@@ -349,14 +349,14 @@ def test_a_strategy_that_learns_nothing_has_no_logits():
 def test_numpys_values_of_a_choice_become_pythons():
     choice = OneOf("kernel", (np.int64(1), np.float32(0.5)))
     posterior = Posterior({"kernel": torch.zeros(2)}, {"kernel": torch.ones(2)})
-    samples = [choice.to_sample(k, posterior) for k in range(2)]
+    samples = [choice.to_architecture(k, posterior) for k in range(2)]
     assert json.dumps(samples) == '[{"kernel": 1}, {"kernel": 0.5}]'
-    assert [choice.from_sample(sample) for sample in samples] == [0, 1]
+    assert [choice.from_architecture(architecture) for architecture in samples] == [0, 1]
     other = OneOf("kernel", ((3, 5), "same"))
-    assert [other.to_sample(k, posterior) for k in range(2)] == [{"kernel": (3, 5)}, {"kernel": "same"}]
+    assert [other.to_architecture(k, posterior) for k in range(2)] == [{"kernel": (3, 5)}, {"kernel": "same"}]
 
 
-def test_a_logit_that_is_not_finite_is_told_and_nothing_else_is_computed():
+def test_a_logit_that_is_not_finite_is_reported_and_nothing_else_is_computed():
     posterior = nasbench_posterior((3,) * 6, precision=1.0)
     posterior.scores["cell/0_2"][1] = math.nan
     record = summarise(nasbench_state(posterior), draws=5, seed=0)

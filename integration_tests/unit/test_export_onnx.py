@@ -98,13 +98,13 @@ def test_metadata_are_enough_to_make_the_pipelines_tensors_of_an_image_file(tmp_
     network, images = make("user")
     path = write_onnx(network, tmp_path / "network.onnx", example=images, task=data.task)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    told = session.get_modelmeta().custom_metadata_map
-    assert json.loads(told["class_names"]) == ["cat", "dog"]
-    assert told["channel_order"] == "RGB"
-    assert told["normalisation"].startswith("(pixels - 255 * mean) * (1 / (255 * std)) in float32")
-    size = json.loads(told["image_size"])
+    reported = session.get_modelmeta().custom_metadata_map
+    assert json.loads(reported["class_names"]) == ["cat", "dog"]
+    assert reported["channel_order"] == "RGB"
+    assert reported["normalisation"].startswith("(pixels - 255 * mean) * (1 / (255 * std)) in float32")
+    size = json.loads(reported["image_size"])
     square = Image.fromarray(noise).resize((size, size), Image.Resampling.BILINEAR, box=(15, 0, 75, 60))
-    mean, std = (np.array(json.loads(told[name]), np.float32) for name in ("mean", "std"))
+    mean, std = (np.array(json.loads(reported[name]), np.float32) for name in ("mean", "std"))
     inputs = ((np.asarray(square).astype(np.float32) - 255 * mean) * (1 / (255 * std))).transpose(2, 0, 1)[None]
     assert np.array_equal(inputs[0], data.architecture_set[0][0].numpy())
     assert session.run(["logits"], {"images": inputs})[0].shape == (1, 5)

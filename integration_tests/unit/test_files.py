@@ -79,16 +79,16 @@ def test_files_replace_earlier_ones_together(tmp_path: Path) -> None:
 
 def test_a_failure_leaves_the_earlier_files(tmp_path: Path) -> None:
     (tmp_path / "old1").write_text("before")
-    with pytest.raises(StorageError, match="cannot write") as told, replaced_together(tmp_path, is_old) as staging:
+    with pytest.raises(StorageError, match="cannot write") as reported, replaced_together(tmp_path, is_old) as staging:
         write_text_atomically(staging / "new", "after") or write_text_atomically(staging, "is a folder")
-    assert f"cannot write {tmp_path}:" in str(told.value)
+    assert f"cannot write {tmp_path}:" in str(reported.value)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"old1": "before"}
     with pytest.raises(ZeroDivisionError), replaced_together(tmp_path / "other", is_old):
         raise ZeroDivisionError
     assert not (tmp_path / "other").exists()
 
 
-def test_only_what_the_input_has_caused_is_told_in_a_line() -> None:
+def test_only_what_the_input_has_caused_is_reported_in_a_line() -> None:
     with pytest.raises(OSError) as error:
         Path("x" * 300).stat()
     assert "File name too long" in str(input_problem(error.value))
@@ -105,7 +105,7 @@ def test_only_what_the_input_has_caused_is_told_in_a_line() -> None:
 
 
 @pytest.mark.parametrize("place", ["a file", "/proc/x", "/dev/null"])
-def test_what_can_be_no_folder_is_told(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_be_no_folder_is_reported(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a file").write_text("mine")
     folder = replaced_together(Path(place), lambda name: True)

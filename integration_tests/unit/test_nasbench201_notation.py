@@ -52,12 +52,12 @@ ALL_DIFFERENT = (
 architectures = st.tuples(*[st.integers(0, 4)] * 6)
 
 
-@pytest.mark.parametrize(("string", "indices", "sample"), [BEST_CIFAR10, ALL_DIFFERENT])
-def test_the_three_forms_of_known_architectures(string, indices, sample):
+@pytest.mark.parametrize(("string", "indices", "architecture"), [BEST_CIFAR10, ALL_DIFFERENT])
+def test_the_three_forms_of_known_architectures(string, indices, architecture):
     assert parse(string) == indices
     assert format_string(indices) == string
-    assert to_nni(indices) == sample
-    assert from_nni(sample) == indices
+    assert to_nni(indices) == architecture
+    assert from_nni(architecture) == indices
 
 
 @given(architectures)
@@ -68,8 +68,8 @@ def test_every_form_round_trips(indices):
 
 @given(architectures, st.permutations(list(to_nni(ALL_DIFFERENT[1]))))
 def test_the_order_of_the_sample_is_free(indices, labels):
-    sample = to_nni(indices)
-    assert from_nni({label: sample[label] for label in labels}) == indices
+    architecture = to_nni(indices)
+    assert from_nni({label: architecture[label] for label in labels}) == indices
 
 
 def test_all_15625_architectures_are_distinct_in_every_form():
@@ -170,10 +170,10 @@ def test_a_wrong_sample_is_refused(change, message):
 
 
 def test_an_incomplete_sample_is_refused():
-    sample = dict(ALL_DIFFERENT[2])
-    del sample["cell/0_3"], sample["cell/0_1"]
+    architecture = dict(ALL_DIFFERENT[2])
+    del architecture["cell/0_3"], architecture["cell/0_1"]
     with pytest.raises(SpaceError, match=r"no choice given for cell/0_1, cell/0_3"):
-        from_nni(sample)
+        from_nni(architecture)
 
 
 # -- whatever notation somebody has -----------------------------------------------------------------------------------

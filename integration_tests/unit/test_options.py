@@ -101,7 +101,7 @@ def test_a_mistake_is_one_line_that_names_the_option_and_what_is_allowed(given: 
     assert refused(lambda: read_options(Outer, given)).startswith(expected)
 
 
-def test_an_unknown_option_is_told_before_a_wrong_value() -> None:
+def test_an_unknown_option_is_reported_before_a_wrong_value() -> None:
     assert "has no option 'x'" in refused(lambda: read_options(Outer, {"count": 0, "x": 1}))
 
 

@@ -15,6 +15,7 @@ from scipy import integrate, special, stats
 
 from balenas_plugin.bayes import strongest
 from balenas_plugin.bayes.laws import GumbelLaw, LogGammaLaw, NormalLaw
+from balenas_plugin.bayes.order_statistics import log_win_probability
 from balenas_plugin.bayes.quadrature import quadrature
 from balenas_plugin.bayes.strongest import StrongestEdges
 
@@ -31,10 +32,6 @@ def double(values):
 
 def normal(mean, std):
     return NormalLaw(mean.double(), std.double() ** -2)
-
-
-def log_win_probability(mean, std):
-    return normal(mean, std).log_win_probability()
 
 
 def strongest_edges(means, stds, n):

@@ -98,7 +98,7 @@ class SignalsSpace(NasBench201Space):
     def networks(self, seed):
         return self
 
-    def fast_rank_value(self, proxy, sample):
+    def fast_rank_value(self, proxy, architecture):
         return float(
             signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         )
@@ -260,5 +260,5 @@ def test_quick_synflow_of_reference_networks(parity_dir):
 
 
 def test_space_translates_samples():
-    sample = {label: "conv_3x3" for decision in SPACE.decisions for label in decision.labels}
-    assert parse(SPACE.notations(sample)["nasbench201"]) == from_nni(sample) == (3,) * 6
+    architecture = {label: "conv_3x3" for decision in SPACE.decisions for label in decision.labels}
+    assert parse(SPACE.notations(architecture)["nasbench201"]) == from_nni(architecture) == (3,) * 6

@@ -224,7 +224,7 @@ def test_nothing_in_a_folder_becomes_markup(text, tmp_path):
     (folder / "architectures.json").write_text(json.dumps(architectures))
     lines = (folder / "diagnostics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
-    last.update(alarms=[{"kind": text, "message": text, "cure": text}], stopped=text, cells={text: {"depth": 1}})
+    last.update(warnings=[{"kind": text, "message": text, "cure": text}], stopped=text, cells={text: {"depth": 1}})
     (folder / "diagnostics.jsonl").write_text("\n".join([*lines[:-1], json.dumps(last)]) + "\n")
     harmless, _ = page_of(make_run(tmp_path / "same", labels={"label": ["a", "b"], "plain": ["c", "d"]}))
     page, source = page_of(folder)
@@ -363,7 +363,7 @@ def test_charts_take_one_point_and_wide_ranges(drawn):
             assert picture.render("svg").startswith(b"<?xml")
 
 
-def test_the_command_writes_beside_the_run_or_where_told(tmp_path, capsys, monkeypatch):
+def test_the_command_writes_beside_the_run_or_where_reported(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one, other = make_run(tmp_path / "one"), make_run(tmp_path / "other", seed=1)
     assert main(["report", str(one)]) == 0
@@ -378,14 +378,14 @@ def test_the_command_writes_beside_the_run_or_where_told(tmp_path, capsys, monke
 def test_cells_of_nni_are_written_and_drawn_with_the_probability_of_each_edge(drawn, tmp_path):
     folder = make_run(tmp_path / "run", labels={"normal/2_0": ["conv", "skip"], "normal/2_1": ["conv", "skip"]})
     architectures = json.loads((folder / "architectures.json").read_text())
-    sample = {
+    architecture = {
         "normal/op_2_0": "skip",
         "normal/input_2_0": [1],
         "normal/op_2_1": "conv",
         "normal/input_2_1": [0],
         "depth": 3,
     }
-    architectures[0].update(choices=sample, winning_probability={"normal/2_0+normal/2_1": 0.125})
+    architectures[0].update(choices=architecture, winning_probability={"normal/2_0+normal/2_1": 0.125})
     (folder / "architectures.json").write_text(json.dumps(architectures))
     page, _ = page_of(folder)
     assert "normal |conv~0|skip~1|, depth=3" in page.text

@@ -1,4 +1,4 @@
-"""Reports of several runs: what is averaged, what is told apart."""
+"""Reports of several runs: what is averaged, what is distinguished."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     draw_nothing(monkeypatch)
 
 
-def test_seeds_are_averaged_and_settings_told_apart(tmp_path):
+def test_seeds_are_averaged_and_settings_reported_apart(tmp_path):
     accuracies = [93.0, 94.0, 92.5]
     runs = [make_run(tmp_path / f"b{k}", seed=k, accuracy=value) for k, value in enumerate(accuracies)]
     runs += [make_run(tmp_path / "d", strategy="DARTS", accuracy=54.3)]
@@ -63,7 +63,7 @@ def test_a_run_twice_is_refused(tmp_path):
         write_report([folder, tmp_path / "." / "a"], tmp_path / "page.html")
 
 
-def test_runs_of_one_folder_name_are_told_apart_by_the_folders_above(tmp_path):
+def test_runs_of_one_folder_name_are_distinguished_by_the_folders_above(tmp_path):
     runs = [make_run(tmp_path / name / "seed-0") for name in ("balenas", "darts", "old/darts")]
     page, _ = page_of(*runs, make_run(tmp_path / "alone"))
     names = ["balenas/seed-0", f"{tmp_path.name}/darts/seed-0", "old/darts/seed-0", "alone"]

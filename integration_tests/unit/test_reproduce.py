@@ -24,7 +24,7 @@ from balenas_plugin.reproduce.scales import SCALES, load_scale, merged
 from balenas_plugin.reproduce.searches import run_searches, searches_of
 from balenas_plugin.reproduce.tables import Table, compare
 
-ALARM = "balenas: epoch 7: 67% of the chosen operations are skip connections: the search is collapsing.\n"
+WARNED = "balenas: epoch 7: 67% of the chosen operations are skip connections: the search is collapsing.\n"
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\n    f(\n    ^^\n'
 
 
@@ -129,7 +129,7 @@ def test_seeds() -> None:
     assert seeds_of("5") == [5]
     assert seeds_of("0,2, 7-9,2") == [0, 2, 7, 8, 9]
     for bad in ("", "a", "3-1", "1-", "-2", "\N{SUPERSCRIPT TWO}"):
-        with pytest.raises(OptionError, match="--seeds wants"):
+        with pytest.raises(OptionError, match="--seeds expects"):
             seeds_of(bad)
 
 
@@ -234,7 +234,7 @@ def test_csv_and_json_hold_every_seed(table: Table, tmp_path) -> None:
     assert math.isclose(document["comparisons"][0]["difference"], 5.5 / 3)
 
 
-def test_a_failure_is_told_by_what_the_last_attempt_logged(tmp_path, monkeypatch) -> None:
+def test_a_failure_is_reported_by_what_the_last_attempt_logged(tmp_path, monkeypatch) -> None:
     """A double of the search's process, which is killed before it can say anything of its own."""
     (search,) = searches_of(tmp_path, [load_scale("small").config("darts", 0)])
     search.log.parent.mkdir(parents=True)
@@ -248,20 +248,20 @@ def test_a_failure_is_told_by_what_the_last_attempt_logged(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("log", "code", "said"),
     [
-        (f"{ALARM}{TRACEBACK}RuntimeError: CUDA error: out of memory\nHint\n", 1, "CUDA error: out of memory ("),
-        (f"{TRACEBACK}KeyError: 1\nballast\n{ALARM}search:  9%|# | 1/9\nbalenas: disk full\n", 2, "said: disk full ("),
-        (f"balenas: hint\n{TRACEBACK}zipfile.BadZipFile: x\n{ALARM}", 1, "said: zipfile.BadZipFile: x ("),
-        (f"{ALARM}search:  9%|# | 1/9\n", -9, "said: nothing (it was ended by SIGKILL, as a system does that is out"),
+        (f"{WARNED}{TRACEBACK}RuntimeError: CUDA error: out of memory\nHint\n", 1, "CUDA error: out of memory ("),
+        (f"{TRACEBACK}KeyError: 1\nballast\n{WARNED}search:  9%|# | 1/9\nbalenas: disk full\n", 2, "said: disk full ("),
+        (f"balenas: hint\n{TRACEBACK}zipfile.BadZipFile: x\n{WARNED}", 1, "said: zipfile.BadZipFile: x ("),
+        (f"{WARNED}search:  9%|# | 1/9\n", -9, "said: nothing (it was ended by SIGKILL, as a system does that is out"),
         ("Fatal Python error: Segmentation fault\n\nThread 0x1:\n", -11, "fault (it was ended by SIGSEGV; all"),
-        (f"{ALARM}terminate called after throwing std::bad_alloc\n", -6, "bad_alloc (it was ended by SIGABRT; all"),
-        (ALARM, 3, "said: nothing (all of it"),
+        (f"{WARNED}terminate called after throwing std::bad_alloc\n", -6, "bad_alloc (it was ended by SIGABRT; all"),
+        (WARNED, 3, "said: nothing (all of it"),
     ],
     ids=["traceback", "message", "other exception", "killed", "crashed", "aborted", "silent"],
 )
-def test_an_alarm_is_not_told_as_the_reason(log: str, code: int, said: str, tmp_path) -> None:
+def test_a_warning_is_not_reported_as_the_reason(log: str, code: int, said: str, tmp_path) -> None:
     (search,) = searches_of(tmp_path, [load_scale("small").config("darts", 0)])
     search.log.parent.mkdir(parents=True)
     search.log.write_text("balenas: of an earlier attempt\n" + log)
-    told = searches._failure(search, len("balenas: of an earlier attempt\n"), code)
-    assert said in told
-    assert "collapsing" not in told
+    reported = searches._failure(search, len("balenas: of an earlier attempt\n"), code)
+    assert said in reported
+    assert "collapsing" not in reported

@@ -69,10 +69,10 @@ def figure(name: str, results: Mapping[str, Any], methods: Sequence[str] | None 
 
 
 def test_the_test_error_is_looked_up_whatever_the_file_says_of_it(benchmark: TableBenchmark) -> None:
-    told = {"unseen_by_search": True, "accuracy": {"cifar10": 50.0}}
+    reported = {"unseen_by_search": True, "accuracy": {"cifar10": 50.0}}
     records = [
         record(0, notation={"nasbench201": POOR}),
-        record(1, notation={"nasbench201": GOOD}, ground_truth=told),
+        record(1, notation={"nasbench201": GOOD}, ground_truth=reported),
         record(2, notation={}),
     ]
     assert values_of(TEST_ERROR, records, benchmark) == {0: 90.0, 1: 6.0}

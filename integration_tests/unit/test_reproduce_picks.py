@@ -32,9 +32,9 @@ class Truth:
 class Network(torch.nn.Module):
     """Gets right as many of 12 images as its architecture has skip connections."""
 
-    def __init__(self, sample: dict[str, str]) -> None:
+    def __init__(self, architecture: dict[str, str]) -> None:
         super().__init__()
-        self.right = sum(choice == "skip_connect" for choice in sample.values())
+        self.right = sum(choice == "skip_connect" for choice in architecture.values())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         wrong = torch.arange(len(images)) >= self.right
@@ -42,8 +42,8 @@ class Network(torch.nn.Module):
 
 
 class SkipLovingSupernet:
-    def network(self, sample: dict[str, str]) -> torch.nn.Module:
-        return Network(sample)
+    def network(self, architecture: dict[str, str]) -> torch.nn.Module:
+        return Network(architecture)
 
     def weight_batches(self, count: int, *, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return []
@@ -91,13 +91,14 @@ def test_a_named_selection_picks_and_its_scores_are_kept(search_and_picker) -> N
     search, picker, opened = search_and_picker
     found = picker.accuracies(row(60, "supernet"), search, 0)
     draws = drawn(picker, search, 60)
-    skips = [list(sample.values()).count("skip_connect") for sample in draws]
-    best = [sample for sample, count in zip(draws, skips, strict=True) if count == max(skips)]
-    assert found["cifar10"] in {list(sample.values()).count("conv_3x3") for sample in best}
+    skips = [list(architecture.values()).count("skip_connect") for architecture in draws]
+    best = [architecture for architecture, count in zip(draws, skips, strict=True) if count == max(skips)]
+    assert found["cifar10"] in {list(architecture.values()).count("conv_3x3") for architecture in best}
     (file,) = picker.folder.iterdir()
     scores = json.loads(file.read_text())["scores"]
     assert scores == {
-        picker.space.notations(sample)["nasbench201"]: count / 12 for sample, count in zip(draws, skips, strict=True)
+        picker.space.notations(architecture)["nasbench201"]: count / 12
+        for architecture, count in zip(draws, skips, strict=True)
     }
     before = file.read_bytes()
     assert picker.accuracies(row(60, "supernet"), search, 0) == found
@@ -129,7 +130,7 @@ def test_scores_of_another_posterior_or_other_networks_are_not_used(search_and_p
         wider.accuracies(row(10, selection), search, 0)
     assert len(opened) == 2
     after = {name: json.loads(file.read_text())["scores"] for name, file in files.items()}
-    names = {wider.space.notations(sample)["nasbench201"] for sample in drawn(wider, search, 10)}
+    names = {wider.space.notations(architecture)["nasbench201"] for architecture in drawn(wider, search, 10)}
     assert all(set(scores) == names for scores in after.values())
     shared = names & set(before["synflow"])
     assert all(

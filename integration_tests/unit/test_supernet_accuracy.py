@@ -40,9 +40,9 @@ class Oracle(nn.Module):
         return nn.functional.one_hot((numbers % CLASSES + (numbers >= self.right)) % CLASSES, CLASSES).float()
 
 
-def right_of(sample: dict[str, str]) -> int:
+def right_of(architecture: dict[str, str]) -> int:
     """Return how many of the images an architecture shall get right: another number for most of them."""
-    return sum((index + 1) * 7 ** (place % 2) for place, index in enumerate(from_nni(sample)))
+    return sum((index + 1) * 7 ** (place % 2) for place, index in enumerate(from_nni(architecture)))
 
 
 @dataclass
@@ -52,9 +52,9 @@ class Known:
     asked: list[tuple[str, int, int]] = field(default_factory=list)
     built: Counter[str] = field(default_factory=Counter)
 
-    def network(self, sample: dict[str, str]) -> nn.Module:
-        self.built[str(sample)] += 1
-        return Oracle(right_of(sample))
+    def network(self, architecture: dict[str, str]) -> nn.Module:
+        self.built[str(architecture)] += 1
+        return Oracle(right_of(architecture))
 
     def weight_batches(self, count: int, *, seed: int) -> list[tuple[Tensor, Tensor]]:
         self.asked.append(("weights", count, seed))
@@ -190,7 +190,7 @@ class Labelled(Known):
     def architecture_batches(self, images: int, *, seed: int) -> list[tuple[Tensor, Tensor]]:
         return [(torch.zeros(4, 3, 16, 16), self.labels)]
 
-    def network(self, sample: dict[str, str]) -> nn.Module:
+    def network(self, architecture: dict[str, str]) -> nn.Module:
         network = nn.Module()
         network.forward = lambda images: self.outputs
         return network
@@ -214,7 +214,7 @@ def test_outputs_must_be_class_scores(outputs: object) -> None:
 
 def test_a_network_that_does_not_run_is_named() -> None:
     class Broken(Known):
-        def network(self, sample: dict[str, str]) -> nn.Module:
+        def network(self, architecture: dict[str, str]) -> nn.Module:
             return nn.Linear(5, 5)
 
     with pytest.raises(SpaceError, match="does not run on images of the search"):

@@ -91,7 +91,7 @@ def test_a_space_and_an_evaluator_come_back_traceable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "reported"),
     [
         (lambda x: x, "cannot import"),
         (PlainLoader(dataset(), sampler=torch.utils.data.WeightedRandomSampler([1.0] * 12, 12)), "nni.trace"),
@@ -99,8 +99,8 @@ def test_a_space_and_an_evaluator_come_back_traceable() -> None:
     ],
     ids=["lambda", "sampler", "module"],
 )
-def test_what_cannot_travel_is_named(value: Any, told: str) -> None:
-    with pytest.raises(OptionError, match=told):
+def test_what_cannot_travel_is_named(value: Any, reported: str) -> None:
+    with pytest.raises(OptionError, match=reported):
         Description().describe(value, "the evaluator")
 
 

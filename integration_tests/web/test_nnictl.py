@@ -41,7 +41,7 @@ def nnictl(*arguments: object, folder: Path) -> Program:
     return program
 
 
-def test_a_failed_trial_tells_why_and_a_killed_manager_loses_nothing(folder: Path) -> None:
+def test_a_failed_trial_shows_why_and_a_killed_manager_loses_nothing(folder: Path) -> None:
     (folder / "experiment.yml").write_text(yaml.safe_dump(EXPERIMENT))
     port = free_port()
     nnictl("create", "--config", "experiment.yml", "--port", port, "--url_prefix", "secret", folder=folder)
@@ -51,8 +51,8 @@ def test_a_failed_trial_tells_why_and_a_killed_manager_loses_nothing(folder: Pat
         until(lambda: {trial["status"] for trial in experiment.trials()} >= {"FAILED", "RUNNING"}, what="the failure")
         bad, good = sorted(experiment.trials(), key=lambda trial: trial["parameters"]["strategy.num_mc_samples"])
         assert bad["status"] == "FAILED"
-        told = requests.get(f"{experiment.api}/trial-file/{bad['trialJobId']}/stderr", timeout=60).text
-        assert told == "balenas: num_mc_samples must be a whole number of at least 1, got 0\n"
+        reported = requests.get(f"{experiment.api}/trial-file/{bad['trialJobId']}/stderr", timeout=60).text
+        assert reported == "balenas: num_mc_samples must be a whole number of at least 1, got 0\n"
 
         until(lambda: len(experiment.curve(good["trialJobId"])) >= 2, what="the second epoch")
         (first,) = (p for p in processes_of(identifier) if p.environ().get("NNI_TRIAL_JOB_ID") == good["trialJobId"])

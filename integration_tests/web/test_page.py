@@ -114,9 +114,9 @@ def test_the_address_can_be_neither_guessed_nor_read_by_others(shown: Shown) -> 
     assert words
     assert not any(prefix in word for word in words)
     files = [path for path in shown.folder.rglob("*") if path.is_file() and path not in shown.program.files]
-    telling = [path for path in files if prefix.encode() in path.read_bytes()]
-    assert {path.name for path in telling} >= {".experiment", "trial.log"}
-    assert not [path for path in telling if open_to_others(path, shown.folder)]
+    revealing = [path for path in files if prefix.encode() in path.read_bytes()]
+    assert {path.name for path in revealing} >= {".experiment", "trial.log"}
+    assert not [path for path in revealing if open_to_others(path, shown.folder)]
 
 
 def open_to_others(path: Path, root: Path) -> bool:

@@ -183,7 +183,7 @@ def test_what_nni_cannot_go_on_with_goes_on_in_a_new_experiment(
 
 
 @pytest.mark.parametrize("note", ["", "[" * 20_000, "{}", "null"])
-def test_a_damaged_note_of_the_experiment_is_told(note: str, tmp_path: Path) -> None:
+def test_a_damaged_note_of_the_experiment_is_reported(note: str, tmp_path: Path) -> None:
     (tmp_path / ui.NOTE).write_text(note)
     with pytest.raises(FileFormatError, match=r"cannot read .*experiment\.json.*remove that file"):
         open_page(RunFolder(tmp_path), resume=True)

@@ -88,7 +88,7 @@ def format_string(indices: Sequence[int]) -> str:
 
 
 def to_nni(indices: Sequence[int]) -> dict[str, str]:
-    """Return the sample of NNI's `NasBench201` space (label -> operation name) of operation `indices`.
+    """Return the architecture of NNI's `NasBench201` space (label -> operation name) of operation `indices`.
 
     Raises:
         SpaceError: `indices` are not six integers from 0 to 4.
@@ -96,28 +96,28 @@ def to_nni(indices: Sequence[int]) -> dict[str, str]:
     return {label: _NNI_NAMES[index] for label, index in zip(_NNI_LABELS, check_indices(indices), strict=True)}
 
 
-def from_nni(sample: Mapping[str, str]) -> Indices:
-    """Return the operation indices of a sample of NNI's `NasBench201` space; the order of its keys is free.
+def from_nni(architecture: Mapping[str, str]) -> Indices:
+    """Return the operation indices of an architecture of NNI's `NasBench201` space; the order of its keys is free.
 
     Raises:
         SpaceError: a label is missing or unknown, or a value is not one of NNI's five operation names.
     """
-    for label in sample:
+    for label in architecture:
         if label not in _NNI_LABELS:
             raise SpaceError(
                 f"NNI sample: unknown label {label!r}; allowed: {', '.join(_NNI_LABELS)} (cell/source_target)"
                 + nearest(str(label), _NNI_LABELS)
             )
-    missing = [label for label in _NNI_LABELS if label not in sample]
+    missing = [label for label in _NNI_LABELS if label not in architecture]
     if missing:
         raise SpaceError(f"NNI sample: no choice given for {', '.join(missing)}; every label must have one")
     for label, edge in zip(_NNI_LABELS, EDGES, strict=True):
-        if sample[label] not in _NNI_NAMES:
+        if architecture[label] not in _NNI_NAMES:
             raise SpaceError(
-                f"NNI sample: {label!r} (edge {edge}) is {sample[label]!r}; allowed: {', '.join(_NNI_NAMES)}"
-                + nearest(str(sample[label]), _NNI_NAMES)
+                f"NNI sample: {label!r} (edge {edge}) is {architecture[label]!r}; allowed: {', '.join(_NNI_NAMES)}"
+                + nearest(str(architecture[label]), _NNI_NAMES)
             )
-    return tuple(_NNI_NAMES.index(sample[label]) for label in _NNI_LABELS)
+    return tuple(_NNI_NAMES.index(architecture[label]) for label in _NNI_LABELS)
 
 
 def check_indices(indices: Sequence[int]) -> Indices:

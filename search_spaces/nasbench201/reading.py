@@ -42,7 +42,7 @@ NOTATIONS = {
     "index": "the number of an architecture in NAS-Bench-201",
     "indices": "operation indices in the order of NAS-Bench-201's string",
     "naslib": "NASLib's op_indices",
-    "nni": "a sample of NNI's space",
+    "nni": "a mapping as in NNI",
 }
 """Notations, and what they are in words; nothing is said of the benchmark's own."""
 
@@ -89,7 +89,7 @@ def read_architecture(text: str, *, notation: str | None = None) -> Reading:
     if notation == "index" or (notation is None and text.isdecimal() and not digits):
         return _by_number(text, numbers)
     if numbers is not None:
-        return _by_numbers(numbers, naslib=notation == "naslib", told=notation is not None)
+        return _by_numbers(numbers, naslib=notation == "naslib", asked=notation is not None)
     return _by_containers(_literal(text), text, naslib=notation == "naslib")
 
 
@@ -125,14 +125,14 @@ def _by_number(text: str, digits: list[int] | None) -> Reading:
     return Reading("index", index=int(text), read_as=NOTATIONS["index"], remark=remark)
 
 
-def _by_numbers(numbers: Sequence[int], *, naslib: bool, told: bool) -> Reading:
+def _by_numbers(numbers: Sequence[int], *, naslib: bool, asked: bool) -> Reading:
     if len(numbers) > len(EDGES) and len(str(numbers)) > 60:
         raise SpaceError(f"{len(numbers)} numbers were given; a cell has {len(EDGES)} edges")
     own, other = check_indices(numbers), from_naslib(numbers)
     if naslib:
         return _reading("naslib", other)
     remark = f"If it is NASLib's op_indices, it is {format_string(other)}: say --notation naslib."
-    return _reading("indices", own, remark="" if told or own == other else remark)
+    return _reading("indices", own, remark="" if asked or own == other else remark)
 
 
 def _literal(text: str) -> Any:
@@ -152,8 +152,8 @@ def _by_containers(found: Any, text: str, *, naslib: bool) -> Reading:
         inner = found.get("choices", found)  # a record of architectures.json, too
         labels = {edge: f"cell/{edge.source}_{edge.target}" for edge in EDGES}
         allowed = {label.removeprefix("cell/"): label for label in labels.values()}
-        sample = {allowed.get(str(key), str(key)): _nni_name(value) for key, value in dict(inner).items()}
-        return _reading("nni", from_nni(sample))
+        architecture = {allowed.get(str(key), str(key)): _nni_name(value) for key, value in dict(inner).items()}
+        return _reading("nni", from_nni(architecture))
     names = [name for name in _flattened(found) if isinstance(name, str)] if isinstance(found, list | tuple) else []
     if len(names) == len(EDGES) and all(name.lower() in _NAMES for name in names):
         edges = NASLIB_EDGES if naslib else EDGES

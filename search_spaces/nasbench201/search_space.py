@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.search_spaces import NONE, PARAMETER_FREE, PARAMETRIC, SKIP, Networks, Reading, SearchSpace
 
 from .network import build_network
@@ -58,17 +58,17 @@ class NasBench201Space(SearchSpace):
             image_size=image_shape[1],
         )
 
-    def notation(self, sample: Sample) -> str:
+    def notation(self, architecture: Architecture) -> str:
         """Return the NAS-Bench-201 string."""
-        return format_string(from_nni(sample))
+        return format_string(from_nni(architecture))
 
     def read(self, text: str, *, notation: str | None = None) -> Reading:
         """Return the architecture that a text names (see `read_architecture`)."""
         return read_architecture(text, notation=notation)
 
-    def build(self, sample: Sample) -> nn.Module:
+    def build(self, architecture: Architecture) -> nn.Module:
         """Return a freshly initialised network."""
-        return build_network(from_nni(sample), **self._sizes)
+        return build_network(from_nni(architecture), **self._sizes)
 
     def networks(self, seed: int) -> Networks:
         """Return networks that share the layers they have in common (`SharedWeights`)."""
@@ -82,12 +82,12 @@ class NasBench201Networks:
     weights: SharedWeights
     image_size: int
 
-    def build(self, sample: Sample) -> nn.Module:
+    def build(self, architecture: Architecture) -> nn.Module:
         """Return the network of an architecture."""
-        return self.weights.network(from_nni(sample))
+        return self.weights.network(from_nni(architecture))
 
-    def fast_rank_value(self, proxy: str, sample: Sample) -> float | None:
+    def fast_rank_value(self, proxy: str, architecture: Architecture) -> float | None:
         """Return SynFlow's logarithm from one forward pass."""
         if proxy != "synflow":
             return None
-        return self.weights.log_synflow(from_nni(sample), image_size=self.image_size)
+        return self.weights.log_synflow(from_nni(architecture), image_size=self.image_size)

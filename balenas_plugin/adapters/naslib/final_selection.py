@@ -11,7 +11,7 @@ from torch import nn
 
 from balenas_plugin.adapters.naslib.graph_decisions import cell_decisions, edge_decisions
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha
-from balenas_plugin.bayes.decisions import Decision, Sample
+from balenas_plugin.bayes.decisions import Architecture, Decision
 from balenas_plugin.errors import OptionError
 from balenas_plugin.mixed_ops.drawn_path import Others
 from balenas_plugin.search_spaces import SearchSpace, initialised_anew
@@ -61,7 +61,7 @@ def exporter_space(
     search_space: Any,
     alphas: Sequence[LabelledAlpha],
     image_shape: tuple[int, ...],
-    discretise: Callable[[Sample], nn.Module],
+    discretise: Callable[[Architecture], nn.Module],
 ) -> SearchSpace:
     """Return the exporter's view of a search space.
 
@@ -69,7 +69,7 @@ def exporter_space(
         search_space: as NASLib made it.
         alphas: of its supernet, in the common notation.
         image_shape: (channels, height, width) of an input.
-        discretise: returns NASLib's network of a sample.
+        discretise: returns NASLib's network of an architecture.
 
     Raises:
         OptionError: it is neither of the two benchmark spaces.
@@ -106,11 +106,11 @@ class Nb301Space(SearchSpace):
         self,
         decisions: Sequence[Decision],
         image_shape: tuple[int, ...],
-        discretise: Callable[[Sample], nn.Module],
+        discretise: Callable[[Architecture], nn.Module],
     ) -> None:
         self.decisions, self.image_shape = decisions, image_shape
         self._discretise = discretise
 
-    def build(self, sample: Sample) -> nn.Module:
+    def build(self, architecture: Architecture) -> nn.Module:
         """Return a freshly initialised network."""
-        return initialised_anew(self._discretise(sample))
+        return initialised_anew(self._discretise(architecture))

@@ -1,6 +1,6 @@
 """How NASLib turns logits into an architecture, as independent decisions over the labels of its alphas.
 
-A sample is label -> name of the operation; an edge that is cut has no entry.
+An architecture is label -> name of the operation; an edge that is cut has no entry.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha
-from balenas_plugin.bayes.decisions import Decision, Learned, Logits, OneOf, Sample
+from balenas_plugin.bayes.decisions import Architecture, Decision, Learned, Logits, OneOf
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.ranking import Listed, Outcome
 
@@ -70,14 +70,16 @@ class StrongestEdges:
         counts = Counter(self._choose(torch.stack(drawn, 1)))
         return Listed({outcome: math.log(n / _DRAWS) for outcome, n in counts.items()})
 
-    def to_sample(self, outcome: Outcome, posterior: Learned) -> Sample:
+    def to_architecture(self, outcome: Outcome, posterior: Learned) -> Architecture:
         """Return label -> operation for the edges that are kept."""
         return {self.labels[edge]: self.choices[operation] for edge, operation in outcome}
 
-    def from_sample(self, sample: Sample) -> Outcome:
+    def from_architecture(self, architecture: Architecture) -> Outcome:
         """Return the kept edges as (edge, operation)."""
         return tuple(
-            (edge, self.choices.index(sample[label])) for edge, label in enumerate(self.labels) if label in sample
+            (edge, self.choices.index(architecture[label]))
+            for edge, label in enumerate(self.labels)
+            if label in architecture
         )
 
     def _choose(self, draws: Tensor) -> list[tuple[tuple[int, int], ...]]:
@@ -92,11 +94,11 @@ class StrongestEdges:
         ]
 
 
-def one_hot_logits(sample: Sample, alphas: Sequence[LabelledAlpha]) -> dict[str, Tensor]:
-    """Return label -> logits from which NASLib's own discretisation makes the architecture `sample`."""
+def one_hot_logits(architecture: Architecture, alphas: Sequence[LabelledAlpha]) -> dict[str, Tensor]:
+    """Return label -> logits from which NASLib's own discretisation makes the `architecture`."""
     logits = {}
     for entry in alphas:
         logits[entry.label] = torch.zeros_like(entry.alpha.detach())
-        if entry.label in sample:
-            logits[entry.label][entry.choices.index(sample[entry.label])] = 1
+        if entry.label in architecture:
+            logits[entry.label][entry.choices.index(architecture[entry.label])] = 1
     return logits

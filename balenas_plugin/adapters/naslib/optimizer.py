@@ -23,8 +23,8 @@ from balenas_plugin.adapters.naslib.graph_decisions import one_hot_logits
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha, labelled_alphas
 from balenas_plugin.adapters.naslib.naslib_host import AskingMixedOp, Batch, NaslibHost
 from balenas_plugin.adapters.naslib.optimizer_options import read_options
-from balenas_plugin.adapters.naslib.saved_state import NAME, SearchState
-from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.adapters.naslib.saved_state import NAME, SavedState
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import Distribution, get_distribution, list_distributions
@@ -119,7 +119,7 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
         self._number_of_epochs(0)
         self.arch_optimizer = self.distribution.optimizer
         self._search = Search(self.distribution, self.update_order)
-        self._state = SearchState(self.distribution, self.op_optimizer, self._scheduler)
+        self._state = SavedState(self.distribution, self.op_optimizer, self._scheduler)
         self.graph.add_module(NAME, self._state)
         if self.options.selection is not None:
             self._exporter_space()  # refuse a space that it does not know now, not after the search
@@ -221,13 +221,13 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
         logger.info("selected: %s", best.choices)
         return self.architecture(best.choices)
 
-    def architecture(self, sample: Sample) -> Any:
+    def architecture(self, architecture: Architecture) -> Any:
         """Return the graph of an architecture, with the weights of the search.
 
         Args:
-            sample: label -> operation, as in `posterior.choices`; in NAS-Bench-301 an edge that is cut has no entry.
+            architecture: label -> operation (`posterior.choices`); in NAS-Bench-301 an edge that is cut has no entry.
         """
-        with self._holding(one_hot_logits(sample, self._alphas)):
+        with self._holding(one_hot_logits(architecture, self._alphas)):
             return super().get_final_architecture()
 
     @contextmanager

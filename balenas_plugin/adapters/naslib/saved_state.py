@@ -26,7 +26,7 @@ _MEANINGS = ("update", "dataset_size", "prior_precision")
 """Options of an optimizer without which its state has no meaning; others, such as a learning rate, may change."""
 
 
-class SearchState(nn.Module):
+class SavedState(nn.Module):
     """Written when the graph's state dict is taken, put into effect when one is loaded.
 
     Args:

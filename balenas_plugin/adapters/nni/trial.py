@@ -1,7 +1,7 @@
 """A search as a trial of any NNI experiment: ``python -m balenas_plugin.adapters.nni.trial CONFIG.yml``.
 
 NNI's parameters are options of the config by their dotted names (``strategy.num_mc_samples``), so a search space in
-an experiment's YAML file compares whatever `balenas search` can be told. After every epoch the trial reports the
+an experiment's YAML file compares whatever `balenas search` can be given. After every epoch the trial reports the
 validation metric of the mean architecture, with the losses, the entropy and sigma beside it.
 """
 
@@ -46,7 +46,7 @@ def run_trial(config_path: Path, overrides: Sequence[str] = ()) -> None:
     report = TrialReport()
     parameters = report.parameters
     if not isinstance(parameters, Mapping):
-        raise OptionError(f"a trial wants options by name from NNI, got {parameters!r}")
+        raise OptionError(f"a trial expects options by name from NNI, got {parameters!r}")
     config = load_config(config_path, [*overrides, *as_overrides(parameters)])
     place = os.environ.get("NNI_OUTPUT_DIR")
     if place is None:  # started by hand

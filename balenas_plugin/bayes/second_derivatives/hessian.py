@@ -1,6 +1,6 @@
 r"""The exact Hessian of the validation loss in the architecture parameters, and its largest eigenvalue.
 
-The dominant eigenvalue of :math:`\nabla^2_\alpha L_{val}` tells how sharp the optimum found is (Fig. 3 of the paper).
+The dominant eigenvalue of :math:`\nabla^2_\alpha L_{val}` shows how sharp the optimum found is (Fig. 3 of the paper).
 
 Source: Zela et al. 2020, "Understanding and Robustifying Differentiable Architecture Search".
 """

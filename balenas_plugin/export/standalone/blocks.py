@@ -23,7 +23,7 @@ _WRITTEN_OUT = 32
 """Largest number of elements of a tensor that is written into the source."""
 
 _INFERRED = (torch.float32, torch.int64, torch.bool)
-"""Types that a constant has without being told."""
+"""Types that a constant has without being declared."""
 
 
 class BlockBuilder:

@@ -57,7 +57,7 @@ def take_apart(model: nn.Module, example: Tensor) -> Structure:
 
     Args:
         model: any network of one input.
-        example: an input, shape (N, ...); the modules are told apart by how a pass over it calls them.
+        example: an input, shape (N, ...); the modules are distinguished by how a pass over it calls them.
 
     Raises:
         NotExportableError: the network cannot be traced.

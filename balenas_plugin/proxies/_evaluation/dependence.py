@@ -41,7 +41,7 @@ def _has_live_path(model: nn.Module, inputs: Tensor) -> bool:
             output = _weighted_output(network.run(example))
         if _has_gradient(output, example, embedded):
             return True
-        # Zero, or not a number: once more, to tell an underflow or overflow from a dead end.
+        # Zero, or not a number: once more, to distinguish an underflow or overflow from a dead end.
         embedded = EmbeddingsAsInputs(ones=True)
         with embedded, ExponentTracking(), NormalisationRemoved(keep_scale=True):
             output = _weighted_output(network.run(example))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.search_spaces import NONE, PARAMETRIC, SKIP, CellEdge, Reading, SearchSpace
 
@@ -72,8 +72,8 @@ class Chain(SearchSpace):
         classes = supernet.head.out_features
         return Chain(channels=supernet.stem.out_channels, num_classes=classes, image_size=image_shape[1])
 
-    def notation(self, sample: Sample) -> str:
-        return "{first}>{second}/{bypass}".format(**sample)
+    def notation(self, architecture: Architecture) -> str:
+        return "{first}>{second}/{bypass}".format(**architecture)
 
     def read(self, text: str, *, notation: str | None = None) -> Reading:
         words = text.replace(">", "/").split("/")
@@ -81,12 +81,14 @@ class Chain(SearchSpace):
             raise SpaceError(f"{text!r} is no architecture of Chain-27, such as conv>pass/void")
         return Reading("own", sample=dict(zip(EDGES, words, strict=True)))
 
-    def cells(self, sample: Mapping[str, Any]) -> dict[str, list[CellEdge]]:
-        edges = [CellEdge(*nodes, str(sample[label]), label) for label, nodes in EDGES.items() if label in sample]
+    def cells(self, architecture: Mapping[str, Any]) -> dict[str, list[CellEdge]]:
+        edges = [
+            CellEdge(*nodes, str(architecture[label]), label) for label, nodes in EDGES.items() if label in architecture
+        ]
         return {"chain": edges} if edges else {}
 
-    def build(self, sample: Sample) -> nn.Module:
-        return Network(lambda name: operation(sample[name], self._sizes[0]), *self._sizes)
+    def build(self, architecture: Architecture) -> nn.Module:
+        return Network(lambda name: operation(architecture[name], self._sizes[0]), *self._sizes)
 
 
 SPACE = Chain()

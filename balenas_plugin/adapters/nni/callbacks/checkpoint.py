@@ -39,7 +39,7 @@ class SearchCheckpoint(Checkpoint):
 
     Args:
         directory: created when needed. The file in it is replaced after each epoch.
-        run: what tells the search from others, as plain values; None: the name of the directory.
+        run: what distinguishes the search from others, as plain values; None: the name of the directory.
 
     Raises:
         StorageError: a checkpoint could not be written; the previous one is whole.
@@ -61,7 +61,7 @@ class SearchCheckpoint(Checkpoint):
 
     @property
     def run(self) -> Mapping[str, Any]:
-        """What tells the search from others."""
+        """What distinguishes the search from others."""
         return {"directory": self.directory.name} if self._run is None else self._run
 
     def other(self, recorded: Mapping[str, Any]) -> str:
@@ -159,7 +159,7 @@ class _Sealing(TorchCheckpointIO):
     """Writes a checkpoint with its seal, into the file itself: Lightning's own way goes through the temporary folder.
 
     Args:
-        run: what tells the search from others.
+        run: what distinguishes the search from others.
     """
 
     def __init__(self, run: Mapping[str, Any]) -> None:

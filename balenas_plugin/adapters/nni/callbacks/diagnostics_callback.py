@@ -18,8 +18,8 @@ from balenas_plugin.adapters.nni.callbacks.learned import header_of, search_stat
 from balenas_plugin.adapters.nni.callbacks.probing import accuracy_at, curvature_of
 from balenas_plugin.adapters.nni.callbacks.search_callback import SearchCallback
 from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
-from balenas_plugin.bayes.decisions import Sample
-from balenas_plugin.diagnostics import DiagnosticsOptions, SearchState, alarms_of, stop_reason, summarise
+from balenas_plugin.bayes.decisions import Architecture
+from balenas_plugin.diagnostics import DiagnosticsOptions, SearchState, stop_reason, summarise, warnings_of
 from balenas_plugin.diagnostics.log_file import append_record, as_written, plain, write_log
 from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.ground_truth import accuracies_of
@@ -31,7 +31,7 @@ class Diagnostics(SearchCallback):
 
     Give it to the evaluator: ``Classification(..., callbacks=[Diagnostics("diagnostics.jsonl")])``. What is written
     is described in `balenas_plugin.diagnostics.log_file`; the numbers also go to the trainer's loggers, under
-    ``diagnostics/``. Alarms are told once, when they begin. A resumed search continues the file.
+    ``diagnostics/``. A warning is reported once, when it begins. A resumed search continues the file.
 
     Args:
         path: of the file; an older one there is replaced when training starts.
@@ -87,7 +87,7 @@ class Diagnostics(SearchCallback):
         self._validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Measure, write, tell, and stop the search if that was asked for."""
+        """Measure, write, report, and stop the search if that was asked for."""
         if not self.searching:
             return
         if trainer.is_global_zero:
@@ -123,15 +123,15 @@ class Diagnostics(SearchCallback):
         records = [*self.records, record]
         warmup = int(getattr(module, "warmup_epochs", 0))
         learned = isinstance(module, DistributionModule)
-        alarms = alarms_of(records, self.options, warmup_epochs=warmup, has_posterior=learned)
-        if alarms:
-            record["alarms"] = [alarm.to_dict() for alarm in alarms]
+        warnings = warnings_of(records, self.options, warmup_epochs=warmup, has_posterior=learned)
+        if warnings:
+            record["alarms"] = [warning.to_dict() for warning in warnings]
         reason = stop_reason(records, self.options, warmup_epochs=warmup)
         if reason is not None:
             record["stopped"] = reason
         record = as_written(record)
         self._write(state, module, record)
-        self._tell(record)
+        self._report(record)
         _log(trainer, record, state)
 
     def _write(self, state: SearchState, module: BaseOneShotLightningModule, record: dict[str, Any]) -> None:
@@ -139,16 +139,16 @@ class Diagnostics(SearchCallback):
         if first:
             header = {**header_of(state, module), "options": asdict(self.options), "seed": self.seed}
             self._header = as_written(header)
-        before = {alarm["kind"] for alarm in (self.records[-1] if self.records else {}).get("alarms", [])}
-        self._new_alarms = [alarm for alarm in record.get("alarms", []) if alarm["kind"] not in before]
+        before = {warning["kind"] for warning in (self.records[-1] if self.records else {}).get("alarms", [])}
+        self._new_warnings = [warning for warning in record.get("alarms", []) if warning["kind"] not in before]
         self.records.append(record)
         if first or not self.path.exists():
             write_log(self.path, self._header or {}, self.records)
         else:
             append_record(self.path, record)
 
-    def _tell(self, record: dict[str, Any]) -> None:
-        lines = [f"{alarm['message']} {alarm['cure']}" for alarm in self._new_alarms]
+    def _report(self, record: dict[str, Any]) -> None:
+        lines = [f"{warning['message']} {warning['cure']}" for warning in self._new_warnings]
         if "stopped" in record:
             lines.append(f"stopped early: {record['stopped']}.")
         for line in lines:
@@ -172,7 +172,7 @@ class Diagnostics(SearchCallback):
         return {"eigenvalue": plain(found.eigenvalue), "trace": plain(found.trace), "curvature": how}
 
     def _accuracy(
-        self, trainer: pl.Trainer, module: BaseOneShotLightningModule, sample: Sample | None
+        self, trainer: pl.Trainer, module: BaseOneShotLightningModule, architecture: Architecture | None
     ) -> dict[str, Any]:
         """Return the validation accuracy: the evaluator's own, or measured here where the strategy never validates."""
         metrics = trainer.callback_metrics
@@ -182,14 +182,14 @@ class Diagnostics(SearchCallback):
         if self._validated or not measurable or not self.options.validate:
             return {}
         try:
-            accuracy = accuracy_at(module, trainer, sample, seed=self.seed)
+            accuracy = accuracy_at(module, trainer, architecture, seed=self.seed)
         except (EvaluatorError, RuntimeError):  # a measurement is not worth a search
             return {}
         return {} if accuracy is None else {"val_acc": plain(accuracy)}
 
     def _truths(self, state: SearchState) -> Any:
-        def truths(samples: Sequence[Sample]) -> dict[str, Any] | None:
-            return accuracies_of([state.notations(sample) for sample in samples], self.table)
+        def truths(samples: Sequence[Architecture]) -> dict[str, Any] | None:
+            return accuracies_of([state.notations(architecture) for architecture in samples], self.table)
 
         return truths
 

@@ -47,7 +47,7 @@ class SearchPlan(SearchCallback):
     def _begin(self) -> None:
         self._intervals: list[float] = []
         self._last: float | None = None
-        self._told: set[bool] = set()
+        self._reported: set[bool] = set()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin anew: a search before this one may have taken other times."""
@@ -62,7 +62,7 @@ class SearchPlan(SearchCallback):
             data = _loaders(trainer) if self._data is None else self._data
             plan = {"supernet": _supernet(pl_module), "plan": _plan(trainer, pl_module), **_reach(trainer, pl_module)}
             for title, text in {**data, **plan}.items():
-                _tell(title, text)
+                _report(title, text)
 
     # -- what it takes ------------------------------------------------------------------------------------------------
 
@@ -77,7 +77,7 @@ class SearchPlan(SearchCallback):
     ) -> None:
         """Time the iteration; say what all will take when enough are timed, in the warm-up as a guess."""
         warm = trainer.current_epoch >= _warmup(pl_module)
-        if not self.searching or warm in self._told or not trainer.is_global_zero:
+        if not self.searching or warm in self._reported or not trainer.is_global_zero:
             return
         now = time.perf_counter()
         if self._last is not None:
@@ -85,13 +85,13 @@ class SearchPlan(SearchCallback):
         self._last = now
         timed = self._intervals[_UNTIMED:]
         if len(timed) >= _TIMED or sum(timed) >= _TIMED_SECONDS:
-            self._told.add(warm)
+            self._reported.add(warm)
             seconds = _remaining(trainer, pl_module, sum(timed) / len(timed))
             if seconds is not None:
-                _tell("expected", _expected(seconds, trainer.strategy.root_device, guessed=not warm))
+                _report("expected", _expected(seconds, trainer.strategy.root_device, guessed=not warm))
 
 
-def _tell(title: str, text: str) -> None:
+def _report(title: str, text: str) -> None:
     tqdm.write(f"search: {title:<9} {text}", file=sys.stderr)
 
 
@@ -204,4 +204,4 @@ def _expected(seconds: float, device: torch.device, *, guessed: bool) -> str:
     memory = torch.cuda.max_memory_reserved(device) if cuda else peak_memory()
     if memory:
         text += f"; memory so far {memory / 1e9:.1f} GB{' of the GPU' if cuda else ''}"
-    return f"{text} (a guess, told again after the warm-up)" if guessed else text
+    return f"{text} (a guess, reported again after the warm-up)" if guessed else text

@@ -21,7 +21,7 @@ from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.one_shot.metrics import undisturbed
 from balenas_plugin.adapters.nni.supernets.by_position import batches_at, positions_of
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
-from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.diagnostics import Curvature, measure_curvature
 from balenas_plugin.diagnostics.curvature import EXACT_UP_TO
 from balenas_plugin.errors import EvaluatorError
@@ -91,20 +91,20 @@ def _loss(module: BaseOneShotLightningModule, batch: Any, seed: int) -> Callable
 
 
 def accuracy_at(
-    module: BaseOneShotLightningModule, trainer: pl.Trainer, sample: Sample | None, *, seed: int
+    module: BaseOneShotLightningModule, trainer: pl.Trainer, architecture: Architecture | None, *, seed: int
 ) -> float | None:
     """Return the accuracy, from 0 to 1, on the whole validation set, in evaluation mode; None if it is no classifier.
 
     Args:
         module: of a differentiable strategy.
         trainer: of the search.
-        sample: the path that strategies which sample paths (Proxyless) are evaluated on; others are at the mean.
+        architecture: the path that strategies which sample paths (Proxyless) are evaluated on; others are at the mean.
         seed: of whatever is random in the data.
     """
     right = count = 0
     with undisturbed(module, seed=seed), torch.no_grad():
         module.eval()
-        _set_path(list(module.supernet_modules()), sample)
+        _set_path(list(module.supernet_modules()), architecture)
         for batch in fixed_batches(validation_loader(trainer), trainer):
             if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(b, Tensor) for b in batch)):
                 return None
@@ -118,8 +118,8 @@ def accuracy_at(
     return right / count if count else None
 
 
-def _set_path(parts: Sequence[Any], sample: Sample | None) -> None:
-    memo = dict(sample or {})
+def _set_path(parts: Sequence[Any], architecture: Architecture | None) -> None:
+    memo = dict(architecture or {})
     for part in parts:
-        if isinstance(part, _PATHS) and sample is not None:
+        if isinstance(part, _PATHS) and architecture is not None:
             part.resample(memo=memo)  # takes what memo says, and draws nothing

@@ -330,7 +330,7 @@ class DistributionModule(SearchModule):
                 self._space(),
                 self.options.compile_mode,
                 keeps_gradients=self.options.order == "second",
-                tell=self.trainer.is_global_zero,
+                verbose=self.trainer.is_global_zero,
                 mixing=self.mixing,
             )
         return super().on_train_start()

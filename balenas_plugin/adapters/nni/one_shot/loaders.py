@@ -17,7 +17,7 @@ from balenas_plugin.errors import EvaluatorError
 
 
 def number_of_examples(loader: Any) -> int | None:
-    """Return how many examples one pass over `loader` sees, in all processes together, or None if it cannot tell."""
+    """Return how many examples one pass over `loader` sees, in all processes together, None if unknown."""
     sampler = getattr(loader, "sampler", None)
     if isinstance(sampler, DistributedSampler):
         sampler = sampler.dataset  # the sampler's own length is that of one process's share

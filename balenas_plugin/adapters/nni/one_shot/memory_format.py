@@ -17,7 +17,7 @@ from balenas_plugin.adapters.nni.one_shot.metrics import undisturbed
 _logger = logging.getLogger(__name__)
 
 
-def wants_channels_last(network: nn.Module, given: bool | None, *, reduced_precision: bool) -> bool:
+def may_use_channels_last(network: nn.Module, given: bool | None, *, reduced_precision: bool) -> bool:
     """Return whether to try channels-last memory.
 
     Args:
@@ -36,7 +36,7 @@ def use_channels_last(network: nn.Module, *steps: Callable[[], object]) -> bool:
 
     Values stay the same. If a step fails that runs in torch's default layout (one with `view` behind a convolution,
     say), all is put back and a message is logged. A step that fails in both is none of the layout's business: the
-    search will tell, if it fails there too. If none can be tried, torch's layout stays.
+    search will report it, if it fails there too. If none can be tried, torch's layout stays.
 
     Args:
         network: changed in place; its parameters stay the same objects.
@@ -104,7 +104,7 @@ class ChannelsLast(pl.Callback):
 
     Args:
         network: see `use_channels_last`.
-        given: the user's option, see `wants_channels_last`.
+        given: the user's option, see `may_use_channels_last`.
         steps: returns all that the search does on a batch, ``{"train": ..., "val": ...}``. What they leave is put back.
     """
 
@@ -123,7 +123,7 @@ class ChannelsLast(pl.Callback):
         if self._in_use is not None:
             return
         reduced = "16" in str(trainer.precision)
-        self._in_use = wants_channels_last(self._network, self._given, reduced_precision=reduced)
+        self._in_use = may_use_channels_last(self._network, self._given, reduced_precision=reduced)
         if self._in_use:
             assert isinstance(pl_module, BaseOneShotLightningModule)
             with undisturbed(pl_module, seed=0), trainer.precision_plugin.forward_context():

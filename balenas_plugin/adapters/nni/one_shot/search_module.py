@@ -2,7 +2,7 @@
 
 NNI's own calls some hooks of the evaluator's module and leaves out others, steps no scheduler that monitors a metric,
 and lets Lightning refuse gradient accumulation and clipping. Here the weight step is Lightning's, hook by hook, and
-architecture steps stay out of the evaluator's sight: its `training_step` gives their loss, and no hook tells of them.
+architecture steps stay out of the evaluator's sight: its `training_step` gives their loss, and no hook sees them.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ class SearchModule(DartsLightningModule):
     # -- log and checkpoints ------------------------------------------------------------------------------------------
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log; a batch whose size Lightning cannot tell (a graph, an object of the user's) counts once in means."""
+        """Log; a batch of a size unknown to Lightning (a graph, an object of the user's) counts once in means."""
         try:
             super().log(name, value, *args, **kwargs)
         except (MisconfigurationException, RecursionError) as error:

@@ -165,7 +165,7 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
             "of them; strategies of this package keep one architecture over several"
         )
     weight_loader, architecture_loader = search_loaders(
-        config.data, data, seed=config.seed, device=trainer.strategy.root_device, tell=trainer.is_global_zero
+        config.data, data, seed=config.seed, device=trainer.strategy.root_device, verbose=trainer.is_global_zero
     )
     if trainer.overfit_batches and isinstance(weight_loader, DeviceLoader):
         raise OptionError("evaluator.overfit_batches needs a DataLoader: set data.on_device to false")

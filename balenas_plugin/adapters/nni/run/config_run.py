@@ -34,7 +34,7 @@ from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy
 from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
 from balenas_plugin.bayes.architectures import Architectures
-from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.benchmarks import find_table
 from balenas_plugin.config import SearchConfig
@@ -46,7 +46,7 @@ from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder, other_run, run_identity
 from balenas_plugin.run_folder.location import FOLDER_VARIABLE, helps_another
 from balenas_plugin.search_spaces import space_of
-from balenas_plugin.selection.candidates import tell_fewer
+from balenas_plugin.selection.candidates import report_fewer
 
 Record = dict[str, Any]
 """One architecture of architectures.json."""
@@ -77,7 +77,7 @@ def run_search(
         KeyboardInterrupt: the user stopped it; it can be resumed.
     """
     quiet()
-    find_table()  # a BALENAS_DATA that can be no path is told now, not after the first epoch
+    find_table()  # a BALENAS_DATA that can be no path is reported now, not after the first epoch
     if config.threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))  # or Lightning's DDP chooses a number
     resume = resume and not folder.replaces
@@ -85,10 +85,10 @@ def run_search(
         torch.set_num_threads(config.threads)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = load_search_data(config.data)
-    told = config.evaluator.trainer.get("enable_progress_bar", True)
+    verbose = config.evaluator.trainer.get("enable_progress_bar", True)
     if not helps_another(config):
         recorded = _recorded_data(folder, data) if resume else {}
-        data.description.update(recorded or check_files(data, progress=told))
+        data.description.update(recorded or check_files(data, progress=verbose))
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
     require_search_epochs(getattr(strategy, "warmup_epochs", 0), config.evaluator.epochs)
@@ -101,8 +101,8 @@ def run_search(
     history = History(folder, lambda: _describe(strategy, space, folder))
     untrained = show_progress and getattr(strategy, "candidate_epochs", 0) > 0
     note = {"note": "`balenas ui` alone trains what it finds; here strategy.candidate_epochs does nothing"}
-    progress: list[pl.Callback] = [SearchPlan(summary(data) | (note if untrained else {}))] if told else []
-    progress += [Progress()] if told and show_progress else []
+    progress: list[pl.Callback] = [SearchPlan(summary(data) | (note if untrained else {}))] if verbose else []
+    progress += [Progress()] if verbose and show_progress else []
     watch = (
         [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []
     )
@@ -156,7 +156,7 @@ def _run_experiment(space: ModelSpace, evaluator: Any, strategy: OneShotStrategy
     experiment_config = NasExperimentConfig.default(space, evaluator, strategy)
     experiment_config.experiment_working_directory = folder.path / "nni"
     experiment_config.experiment_name = folder.path.name
-    experiment_config.log_level = "fatal"  # errors are raised, and told once
+    experiment_config.log_level = "fatal"  # errors are raised, and reported once
     experiment = NasExperiment(space, evaluator, strategy, experiment_config)
     try:
         finished = experiment.run()
@@ -183,8 +183,8 @@ def _run_experiment(space: ModelSpace, evaluator: Any, strategy: OneShotStrategy
 def _describe(strategy: OneShotStrategy, space: ModelSpace, folder: RunFolder) -> dict[str, Any]:
     """Save the posterior of this epoch, and return the history's columns that only the strategy knows."""
     if not isinstance(strategy, DistributionStrategy):
-        sample = exported(strategy.oneshot_module)
-        return {"architecture": _name(space, sample)}
+        architecture = exported(strategy.oneshot_module)
+        return {"architecture": _name(space, architecture)}
     posterior = strategy.posterior
     posterior.save(folder.posterior)
     best = next(strategy.iterate_samples())
@@ -195,20 +195,20 @@ def _describe(strategy: OneShotStrategy, space: ModelSpace, folder: RunFolder) -
     }
 
 
-def _name(space: ModelSpace, sample: dict[str, Any]) -> str:
-    return next(iter(space_of(space).notations(sample).values()), json.dumps(sample, sort_keys=True))
+def _name(space: ModelSpace, architecture: dict[str, Any]) -> str:
+    return next(iter(space_of(space).notations(architecture).values()), json.dumps(architecture, sort_keys=True))
 
 
 def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: int) -> Iterator[Record]:
     """Yield what is known of the best architectures that a strategy has found, the best first."""
     if not isinstance(strategy, DistributionStrategy):
-        sample = exported(strategy.oneshot_module)
-        yield {"rank": 1, "choices": sample, **_notation_and_truth(space, sample)}
+        architecture = exported(strategy.oneshot_module)
+        yield {"rank": 1, "choices": architecture, **_notation_and_truth(space, architecture)}
         return
     spread = _spread(strategy.posterior)
     if strategy.selection is not None:
         best = strategy.rank(progress=True)[:top_k]
-        tell_fewer(len(best), top_k, strategy.selection)
+        report_fewer(len(best), top_k, strategy.selection)
         for ranked in best:
             record = {"chosen_by": ", ".join(strategy.selection.proxies), **ranked.to_dict()}
             yield {**record, **_notation_and_truth(space, ranked.choices), **spread}
@@ -225,20 +225,20 @@ def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: in
             "winning_probability": {label: math.exp(value) for label, value in found.decisions.items()},
             **spread,
         }
-    tell_fewer(rank, top_k, None)
+    report_fewer(rank, top_k, None)
 
 
-def _log_probability_of_a_guess(strategy: DistributionStrategy, sample: Sample) -> float | None:
+def _log_probability_of_a_guess(strategy: DistributionStrategy, architecture: Architecture) -> float | None:
     """Return the log-probability in nats of an architecture while all scores are alike; None if it is not known."""
     known = strategy.posterior
     alike = {label: torch.ones(len(law)) for label, law in known.laws.items()}
-    guess = Architectures(known.decisions, Posterior(alike, alike, known.choices)).describe(sample)
+    guess = Architectures(known.decisions, Posterior(alike, alike, known.choices)).describe(architecture)
     return guess.log_probability if math.isfinite(guess.log_probability) else None
 
 
-def _notation_and_truth(space: ModelSpace, sample: dict[str, Any]) -> Record:
+def _notation_and_truth(space: ModelSpace, architecture: dict[str, Any]) -> Record:
     """Return the space's notation and, where a benchmark is at hand, what it knows (the search has not seen it)."""
-    notation = space_of(space).notations(sample)
+    notation = space_of(space).notations(architecture)
     truth = ground_truth_of(notation)
     return {"notation": notation} if truth is None else {"notation": notation, "ground_truth": truth}
 

@@ -23,7 +23,7 @@ from balenas_plugin.options import Schema, json_schema
 from balenas_plugin.search_spaces import SPACES
 
 Member = tuple[Mapping[str, list[str]], type[Any]]
-"""What a section that has a name can be: its name, or names, and what else tells it; and its options."""
+"""What a section that has a name can be: its name, or names, and what else says it; and its options."""
 
 MADE_WITH = ("nni", "pytorch-lightning", "torch")
 """Packages whose options a config can give, so that the schema depends on their versions."""

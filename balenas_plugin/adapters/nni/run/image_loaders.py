@@ -15,7 +15,7 @@ _logger = logging.getLogger(__name__)
 
 
 def search_loaders(
-    config: DataConfig, data: SearchData, *, seed: int, device: torch.device, tell: bool = True
+    config: DataConfig, data: SearchData, *, seed: int, device: torch.device, verbose: bool = True
 ) -> tuple[Any, Any]:
     """Return the loader of the weight half and that of the architecture half, both shuffled.
 
@@ -24,14 +24,14 @@ def search_loaders(
         data: the two halves.
         seed: of orders and augmentation, where the images lie on the device; else torch's global generator is used.
         device: that trains.
-        tell: whether to say that images which should lie on the device do not.
+        verbose: whether to say that images which should lie on the device do not.
     """
     halves = (data.weight_set, data.architecture_set)
     if config.on_device is False or config.num_workers:
         reason: str | None = "another loader was asked for"
     else:
         reason = next((why for half in halves if (why := unfit_for_device(half, device)) is not None), None)
-        if reason is not None and config.on_device is True and tell:
+        if reason is not None and config.on_device is True and verbose:
             _logger.warning("data.on_device: the images are not kept on %s, because %s", device, reason)
     weight_set, architecture_set = halves
     if reason is None:

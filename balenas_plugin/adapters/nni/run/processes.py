@@ -15,7 +15,7 @@ _PATIENCE = 5.0
 def trial_processes(experiment: str, trial: str | None = None) -> Iterator[psutil.Process]:
     """Yield the running trials of an experiment (or one of them), this process and its parents excepted.
 
-    Only this user's processes can be told apart; those of others are passed over.
+    Only this user's processes can be distinguished; those of others are passed over.
 
     Args:
         experiment: NNI's identifier.

@@ -1,4 +1,4 @@
-"""What a search that is a trial tells NNI's manager, and so its web page."""
+"""What a search that is a trial reports to NNI's manager, and so its web page."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy
 
 from balenas_plugin.errors import BalenasError, EvaluatorError
 
-_GRACE = 3.0  # seconds in which the first process may fail of the same cause, and then tells it alone
+_GRACE = 3.0  # seconds in which the first process may fail of the same cause, and then reports it alone
 
 
 def require_supported(trainer: pl.Trainer) -> None:
@@ -43,7 +43,7 @@ class ProcessGuard(pl.Callback):
     """Watch over the processes of a search on several devices.
 
     The first process stops those it started when it fails or is stopped itself. The others wait a moment before they
-    fail, so that an error that all of them meet is told once, and end when the process that started them is gone: a
+    fail, so that an error that all of them meet is reported once, and end when the process that started them is gone: a
     collective operation on GPUs would wait for minutes. It has to be the first of the callbacks.
     """
 
@@ -65,7 +65,7 @@ class ProcessGuard(pl.Callback):
             return
 
         def remember(signum: int, frame: FrameType | None) -> None:
-            trainer._signal_connector.received_sigterm = trainer.is_global_zero  # the others are told by the first
+            trainer._signal_connector.received_sigterm = trainer.is_global_zero  # the others are stopped by the first
 
         signal.signal(signal.SIGTERM, remember)
 

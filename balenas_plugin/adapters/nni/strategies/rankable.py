@@ -1,4 +1,4 @@
-"""Rank one architecture at the first batch, so that what a selection cannot do is told before the search, not after."""
+"""Rank one architecture at the first batch, so that what a selection cannot do is reported before the search."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def require_rankable(module: BaseOneShotLightningModule, to_rank: Callable[[], M
         OptionError: a proxy cannot score networks of the space, or the supernet's accuracy cannot be counted.
     """
     with undisturbed(module, seed=0):
-        sample = exported(module)
+        architecture = exported(module)
         try:
-            require_scorable(sample, **to_rank())
+            require_scorable(architecture, **to_rank())
         except SpaceError as error:  # which says nothing of the other architectures
-            _logger.warning("the ranking of the selection will fail if it comes upon %s: %s", sample, error)
+            _logger.warning("the ranking of the selection will fail if it comes upon %s: %s", architecture, error)

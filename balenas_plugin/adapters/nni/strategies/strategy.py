@@ -35,7 +35,7 @@ from balenas_plugin.adapters.nni.supernets.fused import fusing_hooks, fusion_rep
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, supernet_modules
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, exported
 from balenas_plugin.adapters.nni.supernets.trained_supernet import TrainedSupernet
-from balenas_plugin.bayes.architectures import Architectures, RankedSample
+from balenas_plugin.bayes.architectures import Architectures, DescribedArchitecture
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.distributions import (
     ChosenDistribution,
@@ -50,7 +50,7 @@ from balenas_plugin.presets import Preset
 from balenas_plugin.search import Search
 from balenas_plugin.search_spaces import SearchSpace
 from balenas_plugin.selection import ProxySelection, RankedArchitecture, rank
-from balenas_plugin.selection.candidates import tell_fewer
+from balenas_plugin.selection.candidates import report_fewer
 
 
 class DistributionStrategy(SearchStrategy):
@@ -284,10 +284,10 @@ class DistributionStrategy(SearchStrategy):
         with module.holding(self.supernet):
             return module.posterior()
 
-    def iterate_samples(self) -> Iterator[RankedSample]:
+    def iterate_samples(self) -> Iterator[DescribedArchitecture]:
         """Yield the argmax of mu, then all other networks from the most to the least probable.
 
-        Each comes as NNI's sample with its exact log-probability under the posterior. A sample names the choices that
+        Each comes as a mapping with its exact log-probability under the posterior. It names the choices that
         make a difference: none inside a candidate that is not chosen, or in a block beyond a depth.
         """
         module = self._search_module()
@@ -310,10 +310,10 @@ class DistributionStrategy(SearchStrategy):
         else:
             samples = (ranked.choices for ranked in self.rank())
         listed = 0
-        for sample in islice(samples, limit):
+        for architecture in islice(samples, limit):
             listed += 1
-            yield FoundModel(self.model_space.model_space, self.model_space.evaluator).freeze(sample)
-        tell_fewer(listed, limit or listed, self.selection)
+            yield FoundModel(self.model_space.model_space, self.model_space.evaluator).freeze(architecture)
+        report_fewer(listed, limit or listed, self.selection)
 
     def rank(self, selection: ProxySelection | None = None, *, progress: bool = False) -> list[RankedArchitecture]:
         """Rank architectures drawn from the posterior, by zero-cost proxies or by the supernet's accuracy.

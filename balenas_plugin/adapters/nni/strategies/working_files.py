@@ -1,4 +1,4 @@
-"""Where a search in a script writes: where its trainer was told to, or among NNI's experiments; not where it stands."""
+"""Where a search in a script writes: where its trainer was set to, or among NNI's experiments; not where it stands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 def output_folder(trainer: pl.Trainer) -> Path:
     """Return a new folder for the files of a search: in `default_root_dir` if that was given, else in NNI's own."""
-    home = Path(NNI_HOME_DIR if _untold(trainer) else trainer.default_root_dir)
+    home = Path(NNI_HOME_DIR if _without_folder(trainer) else trainer.default_root_dir)
     return home / "balenas_checkpoints" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
 
 
@@ -31,7 +31,7 @@ def out_of_working_directory(trainer: Any, folder: Path) -> Iterator[None]:
         trainer: a `pl.Trainer`, of which a private attribute is set.
         folder: where to write.
     """
-    if not _untold(trainer):
+    if not _without_folder(trainer):
         yield
         return
     before = trainer._default_root_dir, trainer.loggers
@@ -47,7 +47,7 @@ def out_of_working_directory(trainer: Any, folder: Path) -> Iterator[None]:
         trainer._default_root_dir, trainer.loggers = before
 
 
-def _untold(trainer: pl.Trainer) -> bool:
+def _without_folder(trainer: pl.Trainer) -> bool:
     """Return whether nobody has said where the trainer should write."""
     given = getattr(trainer, "trace_kwargs", {}).get("default_root_dir")
     return given is None and Path(trainer.default_root_dir) == Path.cwd()

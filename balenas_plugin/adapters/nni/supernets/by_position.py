@@ -17,7 +17,7 @@ def positions_of(loader: Any, which: str) -> Tensor:
     """Return the positions, in its data set, of the examples that a loader gives, int64, shape (N,).
 
     Args:
-        loader: of either half; a `SubsetRandomSampler` is how many scripts tell the halves of one set apart.
+        loader: of either half; a `SubsetRandomSampler` is how many scripts distinguish the halves of one set.
         which: half it is, for the message.
 
     Raises:
@@ -46,5 +46,5 @@ def batches_at(loader: Any, positions: Tensor) -> Iterator[Any]:
 
 
 def batch_size_of(loader: Any) -> int:
-    """Return a loader's batch size; 64 if it does not tell."""
+    """Return a loader's batch size; 64 if it does not say."""
     return getattr(loader, "batch_size", None) or 64

@@ -32,7 +32,7 @@ class CompiledForward:
         mode: one of `MODES`; those that capture CUDA graphs become "default" where there is no GPU.
         keeps_gradients: whether gradients of one pass are used after the next (second order): CUDA graphs would
             overwrite them.
-        tell: whether to say what cannot be done; of several processes one does.
+        verbose: whether to say what cannot be done; of several processes one does.
         mixing: has the mixing weights of the current pass, which its backward reaches besides the parameters. A pass
             of drawn candidates alone is not compiled: the next one draws others.
     """
@@ -43,14 +43,14 @@ class CompiledForward:
         mode: str,
         *,
         keeps_gradients: bool = False,
-        tell: bool = True,
+        verbose: bool = True,
         mixing: MixingWeights | None = None,
     ) -> None:
-        self._tell = tell
+        self._verbose = verbose
         self._mixing = mixing or mixing_of(network)
         why = "this is not a GPU" if not _on_gpu(network) else 'order="second" keeps gradients over several passes'
         self.graphs = mode != "default" and _on_gpu(network) and not keeps_gradients
-        if mode != "default" and not self.graphs and tell:
+        if mode != "default" and not self.graphs and verbose:
             _logger.warning("compile=%r captures CUDA graphs, but %s: compiled without them", mode, why)
         self._network = network
         self._eager = network.forward
@@ -104,7 +104,7 @@ class CompiledForward:
 
     def _give_up(self, error: Exception) -> None:
         self.gave_up = True
-        if not self._tell:
+        if not self._verbose:
             return
         reason = next((line for line in map(str.strip, str(error).splitlines()) if line), "no reason given")
         _logger.warning(

@@ -131,7 +131,7 @@ def _traced(model: nn.Module, training: bool) -> fx.Graph | None:
 
 
 def _state(module: nn.Module) -> dict[str, tuple[int, int | None]]:
-    """Return what tells whether an attribute was set, or a container of one filled."""
+    """Return what shows whether an attribute was set, or a container of one filled."""
     sizes = (list, dict, set, tuple)
     return {name: (id(value), len(value) if isinstance(value, sizes) else None) for name, value in vars(module).items()}
 

@@ -12,18 +12,18 @@ from nni.nas.space import RawFormatModelSpace
 from torch import nn
 
 from balenas_plugin.adapters.nni.supernets.dataflow import without_unused
-from balenas_plugin.bayes.decisions import Decision, Sample
+from balenas_plugin.bayes.decisions import Architecture, Decision
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.search_spaces import SearchSpace, initialised_anew, space_of
 
 
-def completed(model_space: ModelSpace, sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a sample that names every choice: modules that NNI makes anew ask for those that make no difference too.
+def completed(model_space: ModelSpace, architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an architecture that names all choices: modules that NNI makes anew ask for those without effect too.
 
     Those get the default of NNI, the first value.
     """
-    given = {label: mutable.default() for label, mutable in model_space.simplify().items() if label not in sample}
-    return {**given, **sample}
+    given = {label: mutable.default() for label, mutable in model_space.simplify().items() if label not in architecture}
+    return {**given, **architecture}
 
 
 class FoundModel(RawFormatModelSpace):
@@ -51,21 +51,23 @@ class NniSpace(SearchSpace):
         self.decisions = decisions
         self.image_shape = image_shape
 
-    def build(self, sample: Sample) -> nn.Module:
+    def build(self, architecture: Architecture) -> nn.Module:
         """Return the frozen network, every layer of it initialised anew, without modules that it makes no use of.
 
         Raises:
-            SpaceError: the space cannot freeze this sample.
+            SpaceError: the space cannot freeze this architecture.
         """
         try:
-            network = copy.deepcopy(self.model_space.freeze(completed(self.model_space, sample)))
+            network = copy.deepcopy(self.model_space.freeze(completed(self.model_space, architecture)))
         except (NotImplementedError, RuntimeError, ValueError, KeyError) as error:
-            raise SpaceError(f"{type(self.model_space).__name__} cannot be frozen to {sample}: {error}") from error
+            raise SpaceError(
+                f"{type(self.model_space).__name__} cannot be frozen to {architecture}: {error}"
+            ) from error
         return without_unused(initialised_anew(network), torch.ones(2, *self.image_shape))
 
-    def notations(self, sample: Sample) -> dict[str, str]:
+    def notations(self, architecture: Architecture) -> dict[str, str]:
         """Return the notations of a known space, whose networks only NNI can build, or none."""
-        return space_of(self.model_space).notations(sample)
+        return space_of(self.model_space).notations(architecture)
 
 
 def exporter_space(model_space: ModelSpace, decisions: Sequence[Decision], image_shape: tuple[int, ...]) -> SearchSpace:

@@ -49,7 +49,7 @@ def labelled_alphas(module: BaseSuperNetModule, name: str) -> dict[str, nn.Param
 def architecture_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return label -> alpha (logits, shape (number of candidates,)) of a supernet, in label order.
 
-    Two different alphas under one label (a choice inside a cell and one outside it) are told apart by a suffix.
+    Two different alphas under one label (a choice inside a cell and one outside it) are distinguished by a suffix.
     """
     found: dict[str, nn.Parameter] = {}
     cells_last = sorted(supernet_modules(model), key=lambda pair: isinstance(pair[1], DifferentiableMixedCell))

@@ -19,12 +19,12 @@ from balenas_plugin.adapters.nni.supernets.activity import conditional, uses_of
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, labelled_alphas, supernet_modules
 from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.bayes.decisions import (
+    Architecture,
     CellNode,
     Decision,
     Learned,
     Logits,
     OneOf,
-    Sample,
     TopSet,
     counted_outcomes,
     plain_choice,
@@ -53,31 +53,31 @@ class Exported:
         with restored([alpha for _, alpha in self.alphas]):
             for label, alpha in self.alphas:
                 alpha.copy_(logits[label])
-            return self.from_sample(self.module.export({}))
+            return self.from_architecture(self.module.export({}))
 
     def outcomes(self, posterior: Learned) -> Listed:
-        """Return frozen sample -> log of its share among the draws."""
+        """Return frozen architecture -> log of its share among the draws."""
         return counted_outcomes(self, posterior) if self.alphas else Listed({self.choose({}): 0.0})
 
-    def to_sample(self, outcome: Outcome, posterior: Learned) -> Sample:
-        """Return the sample that was frozen."""
+    def to_architecture(self, outcome: Outcome, posterior: Learned) -> Architecture:
+        """Return the architecture that was frozen."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in outcome}
 
-    def from_sample(self, sample: Sample) -> Outcome:
-        """Return the module's part of the sample as a hashable."""
+    def from_architecture(self, architecture: Architecture) -> Outcome:
+        """Return the module's part of the architecture as a hashable."""
         keys = self.module.simplify() if not self.alphas else self.module.export({})
-        return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in sample.items() if k in keys))
+        return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in architecture.items() if k in keys))
 
 
-def exported(module: BaseOneShotLightningModule) -> Sample:
+def exported(module: BaseOneShotLightningModule) -> Architecture:
     """Return the architecture that a one-shot module has found: the choices that make a difference."""
-    sample = {label: plain_choice(value) for label, value in module.export().items()}
+    architecture = {label: plain_choice(value) for label, value in module.export().items()}
     alphas = {label: alpha.detach().cpu() for label, alpha in architecture_parameters(module.model).items()}
     if not alphas:
-        return sample  # of a strategy that samples
+        return architecture  # of a strategy that samples
     posterior = Posterior(alphas, {label: torch.ones_like(alpha) for label, alpha in alphas.items()})
     architectures = Architectures(decisions_of(module.model), posterior)
-    return architectures.discretise(alphas) if _of_space(module.model) else architectures.active(sample)
+    return architectures.discretise(alphas) if _of_space(module.model) else architectures.active(architecture)
 
 
 def decisions_of(model: nn.Module) -> list[Decision]:

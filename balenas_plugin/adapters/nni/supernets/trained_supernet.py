@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.supernets.by_position import batch_size_of, batches_at, positions_of
 from balenas_plugin.adapters.nni.supernets.found_model import completed
-from balenas_plugin.bayes.decisions import Sample
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.errors import EvaluatorError, SpaceError
 from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.search_spaces import SearchSpace
@@ -58,9 +58,9 @@ class TrainedSupernet:
         self._device = device
         self._prepare = prepare
 
-    def network(self, sample: Sample) -> nn.Module:
+    def network(self, architecture: Architecture) -> nn.Module:
         """Return an architecture's network with its own copy of the supernet's weights."""
-        return inherited_network(self._supernet, self._space, sample).to(self._device)
+        return inherited_network(self._supernet, self._space, architecture).to(self._device)
 
     def weight_batches(self, count: int, *, seed: int) -> Sequence[Batch]:
         """Return `count` whole batches of the training loader's set, or all; its augmentation is seeded too."""
@@ -87,30 +87,30 @@ class TrainedSupernet:
         )
 
 
-def inherited_network(supernet: ModelSpace, space: SearchSpace, sample: Mapping[str, Any]) -> nn.Module:
+def inherited_network(supernet: ModelSpace, space: SearchSpace, architecture: Mapping[str, Any]) -> nn.Module:
     """Return the frozen network with a copy of the supernet's weights.
 
     Raises:
         SpaceError: the space's frozen network has parameters that its supernet does not have.
     """
     try:
-        return copy.deepcopy(supernet.freeze(completed(supernet, sample)))
+        return copy.deepcopy(supernet.freeze(completed(supernet, architecture)))
     except NotImplementedError:  # NNI cannot freeze supernet cells
-        network = space.build(dict(sample))
-        _load_cell_weights(network, supernet, sample)
+        network = space.build(dict(architecture))
+        _load_cell_weights(network, supernet, architecture)
         return network
 
 
-def _load_cell_weights(network: nn.Module, supernet: nn.Module, sample: Mapping[str, Any]) -> None:
+def _load_cell_weights(network: nn.Module, supernet: nn.Module, architecture: Mapping[str, Any]) -> None:
     """Copy the weights of a supernet with cells into a frozen network: operation k of a node is (input, operation)."""
     moved = {}
     for path, cell in supernet.named_modules():
-        if isinstance(cell, DifferentiableMixedCell) and f"{cell.label}/op_{cell.num_predecessors}_0" in sample:
+        if isinstance(cell, DifferentiableMixedCell) and f"{cell.label}/op_{cell.num_predecessors}_0" in architecture:
             for node in range(cell.num_nodes):
                 number = node + cell.num_predecessors
                 for k in range(cell.num_ops_per_node):
-                    (source,) = sample[f"{cell.label}/input_{number}_{k}"]
-                    operation = sample[f"{cell.label}/op_{number}_{k}"]
+                    (source,) = architecture[f"{cell.label}/input_{number}_{k}"]
+                    operation = architecture[f"{cell.label}/op_{number}_{k}"]
                     moved[f"{path}.ops.{node}.{k}."] = f"{path}.ops.{node}.{source}.{operation}."
     weights, state = supernet.state_dict(), {}
     for key, value in network.state_dict().items():

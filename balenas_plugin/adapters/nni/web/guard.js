@@ -18,7 +18,7 @@ net.Server.prototype.listen = function (port, ...rest) {
   return listen.call(this, port, hosts[0], ...rest);
 };
 
-// NNI's WebSocket library accepts any path, and one that no handler wants ends the manager.
+// NNI's WebSocket library accepts any path, and one that no handler expects ends the manager.
 const inside = (path) => !prefix || `${path}/`.replace("?", "/").startsWith(`/${prefix}/`);
 const { emit } = http.Server.prototype;
 http.Server.prototype.emit = function (event, request, answer, ...rest) {

@@ -16,7 +16,7 @@ from balenas_plugin.adapters.nni.web.found import Found
 from balenas_plugin.adapters.nni.web.recipes import ScriptedSearch, weights_file
 from balenas_plugin.adapters.nni.web.submission import Submission
 from balenas_plugin.adapters.nni.web.trials import CandidateTrial, SearchTrial
-from balenas_plugin.selection.candidates import tell_fewer
+from balenas_plugin.selection.candidates import report_fewer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class SearchInTrials:
         self._adopt(found)
         epochs = self.strategy.candidate_epochs
         records = found.records[: self.strategy.candidate_trials]
-        tell_fewer(len(records), self.strategy.candidate_trials, self.strategy.selection)
+        report_fewer(len(records), self.strategy.candidate_trials, self.strategy.selection)
         metrics = self.submission.candidates([CandidateTrial(record, self.recipe, epochs) for record in records])
         if epochs > 0:
             self.strategy.trained = {

@@ -105,9 +105,9 @@ class _Stopped:
         folder = Path(self.config.canonical_copy().experiment_working_directory, self.id, "log")
         with contextlib.suppress(OSError):
             lines = (folder / "nnictl_stderr.log").read_text(encoding="utf-8", errors="replace").splitlines()
-            told = [line.strip() for line in lines if "Error" in line]
-            if told:
-                return f"{told[-1]} (see {folder})"
+            reported = [line.strip() for line in lines if "Error" in line]
+            if reported:
+                return f"{reported[-1]} (see {folder})"
         return ""
 
     def stop(self: Any) -> None:
@@ -140,7 +140,7 @@ class _Channel(TunerCommandChannel):
                 return super().receive()
             except ValueError:  # "Unknown command type: ImportData"
                 continue
-            except Exception:  # whatever the lost connection raises; who waits for the trials tells of it
+            except Exception:  # whatever the lost connection raises; who waits for the trials reports it
                 return Terminate()
 
 

@@ -29,7 +29,7 @@ _POLL = 1.0
 _PATIENCE = 60.0
 """Seconds without an answer after which a manager counts as lost, if its process cannot be seen to have ended."""
 
-_TELLING = re.compile(r"balenas: |[\w.]*(Error|Exception|Interrupt|Exit)\b")
+_REPORTS = re.compile(r"balenas: |[\w.]*(Error|Exception|Interrupt|Exit)\b")
 """A line of standard error that says what went wrong."""
 
 Job = Mapping[str, Any]
@@ -185,14 +185,14 @@ class Submission:
 
 
 def lost(experiment: str) -> str:
-    """Return what to tell where an experiment's manager is gone."""
+    """Return what to say where an experiment's manager is gone."""
     return (
         f"NNI's manager of experiment {experiment} has ended. Finished trials are kept: resume the experiment to go on."
     )
 
 
 def _reason(job: Job) -> str:
-    """Return why a trial failed, as far as its status and its standard error tell."""
+    """Return why a trial failed, as far as its status and its standard error say."""
     if job["status"] == "USER_CANCELED":  # also NNI's word for a process that a signal has killed
         return ": it was cancelled on the page, or killed, perhaps for want of memory."
     path = Path(job.get("logPath", ""), "trial.stderr")
@@ -200,5 +200,5 @@ def _reason(job: Job) -> str:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return "."
-    told = [line for line in lines if _TELLING.match(line)]
-    return f": {told[-1].removeprefix('balenas: ').strip()}" if told else "."
+    reported = [line for line in lines if _REPORTS.match(line)]
+    return f": {reported[-1].removeprefix('balenas: ').strip()}" if reported else "."

@@ -66,7 +66,7 @@ class SearchTrial(ExecutableModelSpace):
 
     def execute(self) -> None:
         """Search, reporting every epoch, then what was found."""
-        with errors_told():
+        with errors_reported():
             end_predecessor()
             report = TrialReport()
             reports = EpochReports(report)
@@ -117,7 +117,7 @@ class CandidateTrial(ExecutableModelSpace):
 
     def execute(self) -> None:
         """Report what is known of the architecture; train it first if that is asked for."""
-        with errors_told():
+        with errors_reported():
             end_predecessor()
             quiet()
             report = TrialReport()
@@ -203,7 +203,7 @@ def train(model: RawFormatModelSpace, epochs: int, report: Callable[[Metric], No
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
+def errors_reported() -> Iterator[None]:
     """End the process with one clear line on standard error, which the page shows, if an error is the user's."""
     warnings.simplefilter("ignore")  # standard error is for what went wrong
     try:

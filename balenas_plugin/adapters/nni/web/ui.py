@@ -35,7 +35,7 @@ from balenas_plugin.adapters.nni.web.recipes import ConfiguredSearch
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import load_search_data
 from balenas_plugin.errors import FileFormatError, OptionError, SearchFailedError, nearest
-from balenas_plugin.files import read_text, refused_writes_told, write_text_atomically
+from balenas_plugin.files import read_text, refused_writes_reported, write_text_atomically
 from balenas_plugin.run_folder import RunFolder
 
 NOTE = "experiment.json"
@@ -93,7 +93,7 @@ def search_in_ui(
         place.mkdir(exist_ok=True)
         place.chmod(0o700)  # the page's address is in what NNI keeps there
         _prepare_page(experiment, addresses, port, url_prefix)
-        with _stopped_afterwards(experiment), refused_writes_told(folder.path):
+        with _stopped_afterwards(experiment), refused_writes_reported(folder.path):
             try:
                 (experiment.run if identifier is None else experiment.resume)(port)
             except SearchFailedError as error:
@@ -207,10 +207,10 @@ def _prepare_page(experiment: Any, addresses: list[str], port: int, url_prefix: 
     path = f"{experiment.url_prefix}/" if experiment.url_prefix else ""
     reach = _LOCAL if addresses == [LOOPBACK] else _OPEN
 
-    def tell() -> None:
+    def announce() -> None:
         print(f"Experiment {experiment.id}: http://127.0.0.1:{port}/{path}oview\n{_SECRET}\n{reach}", flush=True)
 
-    experiment.on_started = tell
+    experiment.on_started = announce
 
 
 @contextmanager

@@ -42,11 +42,11 @@ def test_early_stopping_by_eigenvalue_ends_the_search(tmp_path):
     assert len(log.records) < 6
 
 
-def test_an_alarm_is_told_once(tmp_path, capsys):
+def test_a_warning_is_reported_once(tmp_path, capsys):
     _, log = run(BaLeNAS(arc_learning_rate=1e-6), tmp_path, epochs=5, curvature="off", window=2)
-    rung = [[alarm["kind"] for alarm in record.get("alarms", [])] for record in log.records]
-    assert rung[0] == []
-    assert all("standstill" in kinds for kinds in rung[2:])
+    raised = [[warning["kind"] for warning in record.get("alarms", [])] for record in log.records]
+    assert raised[0] == []
+    assert all("standstill" in kinds for kinds in raised[2:])
     assert capsys.readouterr().err.count("hardly move") == 1
 
 
@@ -55,7 +55,7 @@ def test_random_sampling_has_no_logits_that_could_stand_still(tmp_path):
     assert [record.get("alarms", []) for record in log.records] == [[]] * 4
 
 
-def test_a_broken_search_is_told(tmp_path, capsys):
+def test_a_broken_search_is_reported(tmp_path, capsys):
     """NNI's DARTS goes on with NaN weights."""
     torch.manual_seed(0)
     evaluator = classification(tmp_path, max_epochs=2, learning_rate=1e30, callbacks=[Diagnostics("d.jsonl")])
@@ -64,7 +64,7 @@ def test_a_broken_search_is_told(tmp_path, capsys):
     strategy.run()
     last = read_log(Path("d.jsonl")).records[-1]
     assert "weights" in last["not_finite"]
-    assert "nan" in [alarm["kind"] for alarm in last["alarms"]]
+    assert "nan" in [warning["kind"] for warning in last["alarms"]]
     assert "NaN or infinite" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""When an alarm rings, when a search is stopped, and what is read back from the file."""
+"""When a warning is raised, when a search is stopped, and what is read back from the file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from balenas_plugin.diagnostics import DiagnosticsOptions, alarms_of, eigenvalue_growth, read_log, stop_reason
+from balenas_plugin.diagnostics import DiagnosticsOptions, eigenvalue_growth, read_log, stop_reason, warnings_of
 from balenas_plugin.diagnostics.log_file import append_record, plain, write_log
 from balenas_plugin.errors import FileFormatError, OptionError
 
@@ -25,7 +25,7 @@ def records(**columns: list[Any]) -> list[dict[str, Any]]:
 
 
 def kinds(given: list[dict[str, Any]], **options: Any) -> list[str]:
-    return [alarm.kind for alarm in alarms_of(given, OPTIONS, **options)]
+    return [warning.kind for warning in warnings_of(given, OPTIONS, **options)]
 
 
 def test_growth_is_the_ratio_of_two_windows():
@@ -92,18 +92,18 @@ def test_logits_that_stand_still_ring():
     assert kinds(records(logits=still), warmup_epochs=1) == []
 
 
-def test_every_alarm_says_what_to_do():
+def test_every_warning_says_what_to_do():
     bad = records(
         eigenvalue=[1.0] * 5 + [2.0] * 5,
         skip_ratio=[1.0] * 10,
         logits=[{"a": [0.0]}] * 10,
         not_finite=[None] * 9 + [["weights"]],
     )
-    alarms = alarms_of(bad, OPTIONS)
-    assert {alarm.kind for alarm in alarms} == {"nan", "skips", "eigenvalue", "standstill"}
-    for alarm in alarms:
-        assert len(alarm.message) > 30
-        assert any(word in alarm.cure for word in ("learning_rate", "stop_by", "epochs"))
+    warnings = warnings_of(bad, OPTIONS)
+    assert {warning.kind for warning in warnings} == {"nan", "skips", "eigenvalue", "standstill"}
+    for warning in warnings:
+        assert len(warning.message) > 30
+        assert any(word in warning.cure for word in ("learning_rate", "stop_by", "epochs"))
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,6 @@ def test_other_files_are_refused(content, message, tmp_path: Path):
         read_log(path)
 
 
-def test_a_missing_file_is_told(tmp_path: Path):
+def test_a_missing_file_is_reported(tmp_path: Path):
     with pytest.raises(FileFormatError, match="cannot read"):
         read_log(tmp_path / "none.jsonl")

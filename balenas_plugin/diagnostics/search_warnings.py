@@ -20,7 +20,7 @@ _STANDSTILL = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alarm:
+class SearchWarning:
     """Something a user should know: what kind, what was seen, and what to do."""
 
     kind: str
@@ -32,10 +32,10 @@ class Alarm:
         return asdict(self)
 
 
-def alarms_of(
+def warnings_of(
     records: Sequence[Record], options: DiagnosticsOptions, *, warmup_epochs: int = 0, has_posterior: bool = False
-) -> list[Alarm]:
-    """Return the alarms that hold after the last of `records`.
+) -> list[SearchWarning]:
+    """Return the warnings that hold after the last of `records`.
 
     Args:
         records: of all epochs so far, in order.
@@ -50,7 +50,7 @@ def alarms_of(
         _rising(searched, options),
         _standing_still(searched, options.window),
     ]
-    return [alarm for alarm in found if alarm is not None]
+    return [warning for warning in found if warning is not None]
 
 
 def eigenvalue_growth(records: Sequence[Record], window: int) -> float | None:
@@ -68,7 +68,7 @@ def eigenvalue_growth(records: Sequence[Record], window: int) -> float | None:
 
 
 def stop_reason(records: Sequence[Record], options: DiagnosticsOptions, *, warmup_epochs: int = 0) -> str | None:
-    """Return why the search should stop after the last of `records`, None if it should not (see `alarms_of`)."""
+    """Return why the search should stop after the last of `records`, None if it should not (see `warnings_of`)."""
     records = _after(warmup_epochs, records)
     if not records:
         return None
@@ -93,25 +93,25 @@ def _after(warmup_epochs: int, records: Sequence[Record]) -> list[Record]:
     return [record for record in records if record["epoch"] >= warmup_epochs]
 
 
-def _not_finite(record: Record) -> Alarm | None:
+def _not_finite(record: Record) -> SearchWarning | None:
     broken = record.get("not_finite") or []
     if not broken:
         return None
-    return Alarm(
+    return SearchWarning(
         kind="nan",
         message=f"NaN or infinite: {', '.join(broken)}. Nothing that follows means anything.",
         cure="Lower the learning rate of the weights or arc_learning_rate, or set gradient_clip_val.",
     )
 
 
-def _skips(records: Sequence[Record], has_posterior: bool) -> Alarm | None:
+def _skips(records: Sequence[Record], has_posterior: bool) -> SearchWarning | None:
     ratios = [record.get("skip_ratio") for record in records[-2:]]  # of one epoch alone, it may be chance
     if len(ratios) < 2 or any(ratio is None or ratio <= MAX_SKIP_RATIO for ratio in ratios):
         return None
     ratio = ratios[-1]
     earlier = " An earlier epoch may hold a better architecture"
     earlier += ": balenas export RUN_DIR --epoch N." if has_posterior else "."
-    return Alarm(
+    return SearchWarning(
         kind="skips",
         message=f"{ratio:.0%} of the chosen operations are skip connections: the search is collapsing. Networks with "
         "more than 3 of 8 are usually poor.",
@@ -120,11 +120,11 @@ def _skips(records: Sequence[Record], has_posterior: bool) -> Alarm | None:
     )
 
 
-def _rising(records: Sequence[Record], options: DiagnosticsOptions) -> Alarm | None:
+def _rising(records: Sequence[Record], options: DiagnosticsOptions) -> SearchWarning | None:
     growth = eigenvalue_growth(records, options.window)
     if growth is None or growth <= options.factor:
         return None
-    return Alarm(
+    return SearchWarning(
         kind="eigenvalue",
         message=f"The validation loss becomes sharp in the architecture: the largest eigenvalue has grown by a factor "
         f"of {growth:.2f} over {options.window} measurements (the early-stopping rule allows {options.factor:g}). "
@@ -133,7 +133,7 @@ def _rising(records: Sequence[Record], options: DiagnosticsOptions) -> Alarm | N
     )
 
 
-def _standing_still(records: Sequence[Record], window: int) -> Alarm | None:
+def _standing_still(records: Sequence[Record], window: int) -> SearchWarning | None:
     if len(records) <= window:
         return None
     before, now = records[-1 - window].get("logits"), records[-1].get("logits")
@@ -149,7 +149,7 @@ def _standing_still(records: Sequence[Record], window: int) -> Alarm | None:
     largest = max(moves, default=math.inf)
     if largest >= _STANDSTILL:
         return None
-    return Alarm(
+    return SearchWarning(
         kind="standstill",
         message=f"The logits hardly move: at most {largest:.2g} in the last {window} epochs. The architecture is still "
         "the one that chance began with.",
