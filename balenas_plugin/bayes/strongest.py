@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from balenas_plugin.bayes.laws import AT_ONCE, Law, joined
-from balenas_plugin.bayes.quadrature import log_tail_integral, quadrature
+from balenas_plugin.bayes.laws.quadrature import log_tail_integral, quadrature
 from balenas_plugin.bayes.ranking import Listed
 
 Entry = tuple[int, int]

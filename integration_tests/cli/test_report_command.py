@@ -82,7 +82,7 @@ def test_curvature_resumes_exactly(folder: Path) -> None:
     [
         ("diagnostics.drawz=3", "did you mean 'draws'"),
         ("diagnostics.curvature=exactly", "did you mean 'exact'"),
-        ("diagnostics=often", "mapping of options, or true or false"),
+        ("diagnostics=often", "mapping of options or true or false"),
         ("diagnostics.stop_by=hessian", "never, eigenvalue, entropy"),
     ],
 )

@@ -255,7 +255,7 @@ def test_enas_runs_or_says_what_it_needs(folder: Path) -> None:
 
 
 def test_temperature_of_gumbel_darts_may_be_a_list(folder: Path) -> None:
-    arguments = ("--set", "strategy={name: GumbelDARTS, temperature: [1, 0.5]}", "--set", "evaluator.epochs=2")
+    arguments = ("--set", "strategy={name: nni.GumbelDARTS, temperature: [1, 0.5]}", "--set", "evaluator.epochs=2")
     ended = balenas("search", "tiny.yml", *arguments, folder=folder)
     assert ended.code == 0, ended.errors
     rows = list(csv.DictReader((folder / "runs" / "tiny" / "history.csv").open()))

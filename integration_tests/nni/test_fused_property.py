@@ -154,7 +154,7 @@ FORGOTTEN: dict[str, tuple[tuple[str, ...], list[tuple[Any, str, Any]]]] = {
             (fan.Fan, "_call", lambda self, branch, x, _: branch.operation(x)),
         ],
     ),
-    "what a trial leaves": (("stateful", "made on the fly"), [(fusion_plan, "undone", contextlib.nullcontext)]),
+    "what a trial leaves": (("stateful", "made on the fly"), [(fusion_plan, "untouched", contextlib.nullcontext)]),
     "its own code": (
         ("forward of Conv2d", "forward of hub ReLUConvBN", "forward of hub Zero", "overriding subclass"),
         [(chains, "departure", lambda *_: None)],

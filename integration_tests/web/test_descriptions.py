@@ -112,7 +112,7 @@ def test_a_recipe_for_another_machine_carries_small_tensors_and_refuses_large_on
         evaluator = Classification(
             num_classes=4, train_dataloaders=loader, val_dataloaders=loader, logger=False, accelerator="cpu"
         )
-        return ScriptedSearch.of(space, evaluator, {"num_mc_samples": 2}, folder=None)
+        return ScriptedSearch.of(space, evaluator, "BaLeNAS", {"num_mc_samples": 2}, folder=None)
 
     sent = json.loads(json.dumps(recipe(dataset()).to_json()))
     assert "//" not in sent["tensors"]  # what NNI takes for a comment

@@ -10,7 +10,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from balenas_plugin.bayes.quadrature import normalised, quadrature
+from balenas_plugin.bayes.laws.quadrature import normalised, quadrature
 
 AnyLaw = TypeVar("AnyLaw", bound="Law")
 
