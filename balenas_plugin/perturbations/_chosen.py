@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pydantic
 from pydantic_core import core_schema
 
-from balenas_plugin.errors import OptionError, quoted
+from balenas_plugin.errors import BalenasError, OptionError, quoted
 from balenas_plugin.options import Schema, given_options, json_schema, signature_options
 from balenas_plugin.perturbations._perturbation import Perturbation
 from balenas_plugin.perturbations._registry import get_perturbation, list_perturbations
@@ -36,7 +36,13 @@ def perturbation_of(given: Any, *, seed: int) -> Perturbation | None:
             f"got {quoted(given)}"
         )
     kind = get_perturbation(name) if isinstance(name, str) else name
-    return kind(**given_options(_options(kind), options), seed=seed)
+    checked = given_options(_options(kind), options)
+    try:
+        return kind(**checked, seed=seed)
+    except BalenasError:
+        raise
+    except (TypeError, ValueError) as error:  # of a class of the user's
+        raise OptionError(f"the perturbation {kind.name} does not accept {quoted(checked)}: {error}") from error
 
 
 @cache

@@ -59,7 +59,9 @@ def test_passes_of_an_iteration(preset, space, passes):
     perturbation = optimizer.options.perturbation
     assert same(weight_step, at_the_mean) is (order.weight_step == "mean" and perturbation is None)
     attack = 9 if perturbation == "sdarts-adv" else 0
-    assert len(seen) == attack + (5 if order.order == "second" else 2)  # with levels: 1, the other one is NASLib's validation
+    assert len(seen) == attack + (
+        5 if order.order == "second" else 2
+    )  # with levels: 1, the other one is NASLib's validation
     for weights in (w for a_pass in seen for w in a_pass):
         torch.testing.assert_close(weights.sum(), torch.ones(()))
 
