@@ -1,4 +1,4 @@
-"""Random numbers whose state can be saved: of a distribution's draws."""
+"""Random numbers whose state can be saved: of a distribution's draws, of perturbations."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class SeededNoise:
     def exponential(self, like: Tensor) -> Tensor:
         """Return Exp(1) noise with the shape, dtype and device of `like`."""
         noise = torch.empty(like.shape, dtype=like.dtype).exponential_(generator=self._generator)
+        return noise.to(like.device)
+
+    def uniform(self, like: Tensor, bound: float) -> Tensor:
+        """Return noise between -bound and bound with the shape, dtype and device of `like`."""
+        noise = torch.empty(like.shape, dtype=like.dtype).uniform_(-bound, bound, generator=self._generator)
         return noise.to(like.device)
 
     def dirichlet(self, concentration: Tensor) -> Tensor:

@@ -1,15 +1,16 @@
 """Algorithm 1 once, over closures: architecture steps and weight steps, whatever framework trains the network.
 
 An adapter says how to evaluate the losses and to step the weights (`Host`), a distribution how weights are drawn and
-learned, and an `Order` which level goes first, how often, and by which gradient.
+learned, an `Order` which level goes first, how often, and by which gradient, and a `Perturbation` what is done to the
+mixing weights in the weight step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gradient
 from balenas_plugin.distributions import Distribution, Draw, Weights
-from balenas_plugin.errors import OptionError
+from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.options import NonNegativeInt, PositiveInt, declared_options
+from balenas_plugin.perturbations import Perturbation
 
 FirstStep = Literal["architecture", "weights"]
 GradientOrder = Literal["first", "second"]
@@ -83,8 +85,11 @@ class Host(Protocol):
     def validation_loss(self, k: int) -> Tensor:
         """Return the mean loss on what the k-th draw of the step sees of the validation batch."""
 
-    def training_loss(self, k: int) -> Tensor:
-        """Return the same of the training batch, without a step."""
+    def training_loss(self, k: int | None) -> Tensor:
+        """Return the same of the training batch, of all of it for None, without a step."""
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Let the network be in evaluation mode inside the block; only perturbations ask for it."""
 
     def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor | None:
         """Train the network's weights on the training batch; return the loss, None if there is none.
@@ -106,16 +111,33 @@ class Search:
     Args:
         distribution: of the mixing weights.
         order: of the two levels.
+        perturbation: of the mixing weights in the weight step; None: there is none.
+
+    Raises:
+        OptionError: the parts do not go together.
 
     Source: Zhang et al. 2022, Algorithm 1; Liu et al. 2019; Dong and Yang 2019 for weights first.
     """
 
-    def __init__(self, distribution: Distribution, order: Order) -> None:
+    def __init__(self, distribution: Distribution, order: Order, perturbation: Perturbation | None = None) -> None:
         if distribution.draws_one and order.order == "second":
             raise OptionError(f"{distribution.name} computes one candidate a draw, so it has no second order")
         if order.levels == 1 and distribution.num_mc_samples > 1:
             raise OptionError("levels: 1 has one draw for both levels, so num_mc_samples must be 1")
-        self.distribution, self.order = distribution, order
+        if distribution.draws_one and perturbation is not None:
+            raise OptionError(
+                f"{distribution.name} computes one candidate a draw, so {perturbation.name} cannot perturb it: that "
+                "takes the mixing weights of all candidates"
+            )
+        if order.levels == 1 and perturbation is not None:
+            raise OptionError(f"levels: 1 has no weight step of its own, which {perturbation.name} perturbs")
+        self.distribution, self.order, self.perturbation = distribution, order, perturbation
+
+    def new_epoch(self, epoch: int, epochs: int) -> None:
+        """Say which epoch of how many begins, from 0."""
+        self.distribution.new_epoch(epoch, epochs)
+        if self.perturbation is not None:
+            self.perturbation.new_epoch(epoch, epochs)
 
     def iteration(self, host: Host, *, epoch: int, index: int) -> tuple[Tensor | None, Tensor | None]:
         """Run one iteration; return the training loss, and the validation loss if there was an architecture step.
@@ -177,6 +199,8 @@ class Search:
         alone = self.order.clip_with == "weights"  # then no gradient of the mixing weights is computed
         with nullcontext() if not alone else torch.no_grad():
             draw = self.distribution.sample() if self.order.weight_step == "sample" else self.distribution.mean()
+        if self.perturbation is not None:
+            draw = self._perturbed(draw, self.perturbation, host)
         if alone:
             with frozen([*draw.weights.values(), *self.distribution.parameters.values()]), host.mixing(draw):
                 return host.step_weights(list)
@@ -200,6 +224,29 @@ class Search:
             return None, None
         return loss, loss
 
+    def _perturbed(self, draw: Draw, perturbation: Perturbation, host: Host) -> Draw:
+        """Return the draw whose weights are perturbed; gradients in them are not pulled back any further."""
+        others = [*host.network_weights, *self.distribution.parameters.values()]
+
+        def evaluate(weights: Weights, gradient: bool) -> tuple[Tensor, Weights]:
+            tried = Draw(weights, weights)
+            inputs = list(tried.weights.values())
+            with torch.enable_grad(), host.mixing(tried), frozen(others if gradient else [*others, *inputs]):
+                loss = host.training_loss(None)
+                if gradient and loss.requires_grad:
+                    loss.backward()
+            *found, mean = host.average([*(w.grad for w in inputs), loss.detach()])
+            assert mean is not None
+            return mean, {label: torch.zeros_like(w) for label, w in weights.items()} | _present(list(weights), found)
+
+        try:
+            with host.evaluating():
+                weights = perturbation(draw.weights, self.distribution.mask, evaluate)
+        except SkippedStep:
+            return draw
+        leaves = {label: w.requires_grad_() for label, w in weights.items()}
+        return Draw(leaves, leaves)
+
     def _architecture_gradients(self, draw: Draw, host: Host) -> list[Tensor]:
         """Return the gradients of the distribution's parameters that a weight step's backward pass left."""
         found = draw.pull_back(_in_the_weights(draw, host.average([w.grad for w in draw.weights.values()])))
@@ -207,6 +254,31 @@ class Search:
             return list(found.values())
         before = {label: p.grad for label, p in self.distribution.parameters.items() if p.grad is not None}
         return [g + before[label] if label in before else g for label, g in found.items()]
+
+    # -- resume -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the parts, and their names."""
+        state = {"name": self.distribution.name, **self.distribution.state_dict()}
+        return state if self.perturbation is None else {**state, "perturbation": self.perturbation.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state returned by `state_dict`.
+
+        Raises:
+            FileFormatError: it is of a search with another perturbation.
+        """
+        saved = state.get("perturbation")
+        found = "none" if saved is None else repr(saved["name"])
+        own = "none" if self.perturbation is None else repr(self.perturbation.name)
+        if found != own:
+            raise FileFormatError(
+                f"the checkpoint is of a search whose perturbation is {found}, and that of this one is {own}. Start "
+                "the search anew."
+            )
+        self.distribution.load_state_dict(state)
+        if self.perturbation is not None and saved is not None:
+            self.perturbation.load_state_dict(saved)
 
 
 def _present(labels: Sequence[str], gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:

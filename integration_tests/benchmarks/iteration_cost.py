@@ -63,6 +63,8 @@ CANDIDATES: dict[str, Callable[[], Any]] = {
     BASELINE: nni.nas.strategy.DARTS,
     "NNI GumbelDARTS": nni.nas.strategy.GumbelDARTS,
     "DARTS": preset("DARTS"),
+    "SDARTS_RS": preset("SDARTS_RS"),
+    "SDARTS_ADV": preset("SDARTS_ADV"),
     "DrNAS": preset("DrNAS"),
     "GumbelDARTS": preset("GumbelDARTS"),
     "GDAS": preset("GDAS"),

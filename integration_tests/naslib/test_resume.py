@@ -119,7 +119,7 @@ def searched(preset: str, folder: Path, *, stops: bool = False) -> dict[str, tor
     return optimizer.graph.state_dict()
 
 
-@pytest.mark.parametrize("preset", ONE_EACH)
+@pytest.mark.parametrize("preset", [*ONE_EACH, "SDARTS_RS"])
 def test_a_stopped_search_of_every_distribution_continues_exactly(preset: str, tmp_path: Path) -> None:
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()

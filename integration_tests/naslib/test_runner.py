@@ -194,6 +194,7 @@ def test_our_configs_hold_valid_options(name: str) -> None:
         "levels",
         "num_mc_samples",
         "order",
+        "perturbation",
         "selection",
         "weight_step_alpha",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from nni.nas.space import RawFormatModelSpace
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from balenas_plugin import Diagnostics, DistributionStrategy, Posterior
+from balenas_plugin import BaLeNAS, Diagnostics, DistributionStrategy, Posterior
 from balenas_plugin.adapters.nni import strategy_of
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint
+from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.distributions import Distribution, Draw
@@ -112,10 +114,38 @@ def test_a_distribution_of_ones_own_searches_selects_and_is_saved(tmp_path):
     assert loaded.win_probability() == strategy.posterior.win_probability()
 
 
-def test_a_checkpoint_of_another_distribution_is_refused(tmp_path):
+def test_a_checkpoint_of_other_parts_is_refused(tmp_path):
     run("DARTS", tmp_path, epochs=1)
+    with pytest.raises(FileFormatError, match="perturbation is none, and that of this one is 'sdarts-rs'"):
+        run("SDARTS_RS", tmp_path, resume=True)
     with pytest.raises(FileFormatError, match=r"learns the distribution 'point'.* learns 'dirichlet'"):
         run("DrNAS", tmp_path, resume=True)
+
+
+def test_an_attack_leaves_statistics_and_modes_alone(tmp_path, monkeypatch):
+    """Of BaLeNAS at draws: any distribution takes any perturbation."""
+    seen, evaluating = [], NniHost.evaluating
+
+    @contextmanager
+    def watched(host):
+        module = host.module.training_module
+        before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        with evaluating(host):
+            assert not any(part.training for part in module.modules())
+            yield
+        assert all(part.training for part in module.modules())
+        assert all(torch.equal(buffer, before[name]) for name, buffer in module.named_buffers())
+        seen.append(len(before))
+
+    monkeypatch.setattr(NniHost, "evaluating", watched)
+    strategy = BaLeNAS(num_mc_samples=1, weight_step_alpha="sample", perturbation={"name": "sdarts-adv", "steps": 2})
+    evaluator = classification(tmp_path, **loaders(shape=CASES["convolution_values"].shape))
+    strategy.initialize(
+        RawFormatModelSpace(CASES["convolution_values"].space(), evaluator), SequentialExecutionEngine()
+    )
+    strategy.run()
+    assert seen
+    assert min(seen) > 0
 
 
 @every_preset
@@ -154,6 +184,24 @@ def test_selection_ranks_what_it_has_learned(name, tmp_path):
         (lambda: DistributionStrategy(), "needs a distribution: one of dirichlet, gaussian"),
         (lambda: DistributionStrategy(distribution="dirichlett"), "did you mean 'dirichlet'"),
         (lambda: strategy_of("DrNAS")(prior_precision=1.0), "no option 'prior_precision'"),
+        (lambda: strategy_of("GDAS")(perturbation="sdarts-rs"), "one candidate a draw, so sdarts-rs cannot perturb it"),
+        (
+            lambda: strategy_of("SNAS")(perturbation="sdarts-adv"),
+            "no weight step of its own, which sdarts-adv perturbs",
+        ),
+        (lambda: strategy_of("DARTS")(perturbation="sdarts-ad"), "unknown perturbation.*did you mean 'sdarts-adv'"),
+        (
+            lambda: strategy_of("DARTS")(perturbation=3),
+            "perturbation must be one of sdarts-adv, sdarts-rs, or a mapping",
+        ),
+        (
+            lambda: strategy_of("DARTS")(perturbation={"name": "sdarts-rs", "steps": 3}),
+            "the perturbation sdarts-rs has no option 'steps'. Options: epsilon_max",
+        ),
+        (
+            lambda: strategy_of("SDARTS_ADV")(perturbation={"name": "sdarts-adv", "steps": 0}),
+            "perturbation.steps must be a whole number of at least 1, got 0",
+        ),
         (lambda: strategy_of("DARTZ"), "unknown preset 'DARTZ'"),
     ],
 )

@@ -19,10 +19,10 @@ class Recorded:
     def __init__(self, values: Sequence[Tensor]) -> None:
         self.values = iter(values)
 
-    def __call__(self, _: Tensor) -> Tensor:
+    def __call__(self, *_: Any) -> Tensor:
         return next(self.values)
 
-    exponential = dirichlet = __call__
+    exponential = dirichlet = uniform = __call__
 
 
 class ToyHost:
@@ -56,7 +56,7 @@ class ToyHost:
     def validation_loss(self, k: int) -> Tensor:
         return self.loss(self.draw, *self.val)
 
-    def training_loss(self, k: int) -> Tensor:
+    def training_loss(self, k: int | None) -> Tensor:
         return self.loss(self.draw, *self.train)
 
     def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor:

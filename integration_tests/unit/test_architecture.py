@@ -22,7 +22,7 @@ LAYERS = (
     {"bounded_yaml", "files", "options", "parts", "signals"},
     {"bayes", "data", "fused", "mixed_ops"},
     {"search_spaces"},
-    {"benchmarks", "diagnostics", "distributions", "export", "presets", "proxies"},
+    {"benchmarks", "diagnostics", "distributions", "export", "perturbations", "presets", "proxies"},
     {"search", *LAZY},
     {"config"},
     {"doctor", "ground_truth", "run_folder", "selection"},

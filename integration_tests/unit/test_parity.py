@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PARITY = Path(__file__).resolve().parents[1] / "parity.py"
-FILES = ("vadam", "architect", "family/gdas", "family/drnas", "family/snas_dsnas")
+FILES = ("vadam", "architect", "family/gdas", "family/drnas", "family/snas_dsnas", "family/sdarts")
 NOT_YET = {"family/drnas": {"partial_cell", "wider_functions"}, "family/snas_dsnas": {"dsnas"}}
 
 
@@ -49,6 +49,8 @@ def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
         ("family/gdas", ("sampling", 0, "grad_hardwts", 0, 0)),
         ("family/drnas", ("search_kl", "steps", 0, "eta_grad", 0, 0)),
         ("family/drnas", ("pathwise_gradient_masked", 0, "eta_grad", 0)),
+        ("family/sdarts", ("pgd_perturbations", 4, "losses_in_order", 3)),
+        ("family/sdarts", ("search_adv_clipped", "steps", 5, "W", 1, 2, 0, 0)),
         ("family/snas_dsnas", ("snas", "rows", 0, "z", 0, 0)),
     ],
 )

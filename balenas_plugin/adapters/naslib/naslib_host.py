@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from naslib.search_spaces.core.primitives import MixedOp
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from balenas_plugin.bayes.architect import VirtualStep
 from balenas_plugin.distributions import Draw
 from balenas_plugin.mixed_ops.drawn_path import Others, drawn_path
+from balenas_plugin.restoring import modes_restored
 from balenas_plugin.search.mixing import MixingWeights
 
 Batch = tuple[Tensor, Tensor]
@@ -89,9 +90,16 @@ class NaslibHost:
         self.logits_val.append(logits.detach())
         return loss
 
-    def training_loss(self, k: int) -> Tensor:
+    def training_loss(self, k: int | None) -> Tensor:
         """Return the loss of the weight batch, without a step."""
         return self.optimizer.evaluate(self.data_train, "training")[1]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Put the graph into evaluation mode inside the block."""
+        with modes_restored(self.optimizer.graph):
+            self.optimizer.graph.eval()
+            yield
 
     def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor:
         """Train the weights as NASLib does; return the loss."""

@@ -29,6 +29,7 @@ from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import Distribution, get_distribution, list_distributions
 from balenas_plugin.errors import NonFiniteLossError, OptionError
+from balenas_plugin.perturbations import perturbation_of
 from balenas_plugin.presets import Preset, get_preset, list_presets
 from balenas_plugin.restoring import random_numbers_restored, restored
 from balenas_plugin.search import Search
@@ -104,7 +105,7 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
 
         Raises:
             SpaceError: the space has no choices.
-            OptionError: `selection` does not know the space, or the distribution needs to know `epochs`.
+            OptionError: `selection` does not know the space, or the method needs to know `epochs`.
         """
         super().adapt_search_space(search_space, dataset, scope, dataset_api)
         self._alphas = common_notation(search_space, labelled_alphas(self.graph))
@@ -112,14 +113,14 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
             if isinstance(module, AskingMixedOp):
                 module.mixing, module.others = self.mixing, published_others(search_space)
         self.network_weights = [p for p in self.graph.parameters() if p.requires_grad]
-        self.distribution = self._chosen(
-            {entry.label: entry.alpha for entry in self._alphas}, seed=int(torch.randint(2**62, ()).item())
-        )
+        self.distribution = self._chosen({entry.label: entry.alpha for entry in self._alphas}, seed=_seed())
+        asked = self.options.perturbation
+        perturbation = perturbation_of(asked, seed=0 if asked is None else _seed())
+        self._search = Search(self.distribution, self.update_order, perturbation)
         self.distribution.set_dataset_size(self.options.data_size or _FIRST_AUTHORS_N)
         self._number_of_epochs(0)
         self.arch_optimizer = self.distribution.optimizer
-        self._search = Search(self.distribution, self.update_order)
-        self._state = SavedState(self.distribution, self.op_optimizer, self._scheduler)
+        self._state = SavedState(self._search, self.op_optimizer, self._scheduler)
         self.graph.add_module(NAME, self._state)
         if self.options.selection is not None:
             self._exporter_space()  # refuse a space that it does not know now, not after the search
@@ -154,13 +155,13 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
         """Let the distribution know, and continue with the random numbers of the checkpoint after a resume."""
         super().new_epoch(epoch)
         self._epoch, self._iteration = epoch, 0
-        self.distribution.new_epoch(epoch, self._number_of_epochs(epoch))
+        self._search.new_epoch(epoch, self._number_of_epochs(epoch))
         self._state.restore_random_numbers()
         logger.info("entropy of the distribution: %.4f nats", self.distribution.entropy())
 
     def _number_of_epochs(self, epoch: int) -> int:
-        """Return the epochs of the search, which most distributions do not ask for."""
-        if type(self.distribution).new_epoch is Distribution.new_epoch:
+        """Return the epochs of the search, which most methods do not ask for."""
+        if type(self.distribution).new_epoch is Distribution.new_epoch and self._search.perturbation is None:
             return max(self.options.epochs or 0, epoch + 1)
         if self.options.epochs is None or epoch >= self.options.epochs:
             raise OptionError(
@@ -268,6 +269,10 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
         """Return the benchmark's accuracy of the present argmax (see `Repairs`), without touching random generators."""
         with random_numbers_restored(), self._holding(self.distribution.scores()):  # NASLib's graphs draw their ids
             return super().test_statistics()
+
+
+def _seed() -> int:
+    return int(torch.randint(2**62, ()).item())
 
 
 def _method(preset: str | None, distribution: str | type[Distribution] | None) -> tuple[Preset, type[Distribution]]:

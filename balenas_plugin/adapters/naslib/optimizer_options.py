@@ -12,6 +12,7 @@ import torch
 from balenas_plugin.distributions import ChosenDistribution, Distribution, distribution_options
 from balenas_plugin.errors import OptionError
 from balenas_plugin.options import Positive, PositiveInt, declared_options
+from balenas_plugin.perturbations import PerturbationOption, perturbation_of
 from balenas_plugin.presets import Preset
 from balenas_plugin.search import Order, Search
 from balenas_plugin.search.algorithm import GradientOrder, WeightStep
@@ -35,9 +36,11 @@ class SearchOptions:
         order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
         unrolled: NASLib's name for the second order.
         weight_step_alpha: train the weights at the "mean" of the distribution, or at a "sample".
+        perturbation: of the mixing weights in the weight step: "sdarts-rs", "sdarts-adv", or {"name": ..., options}
+            (`balenas_plugin.perturbations`).
         arch_learning_rate: of the distribution's optimizer.
         data_size: N for distributions that ask for it, if not given otherwise.
-        epochs: of the search, for distributions that change with them, such as GDAS's temperature.
+        epochs: of the search, for what changes with them, such as GDAS's temperature and SDARTS's radius.
         selection: how `get_final_architecture` selects: "synflow" for the paper's BaLeNAS-TF, a `ProxySelection` (or a
             dict of its options); None for the largest parameter of every edge, as NASLib discretises.
 
@@ -48,6 +51,7 @@ class SearchOptions:
     order: GradientOrder | None = None
     unrolled: bool = False
     weight_step_alpha: WeightStep = "mean"
+    perturbation: PerturbationOption = None
     arch_learning_rate: Positive = 3e-4
     data_size: Positive | None = None
     epochs: PositiveInt | None = None
@@ -107,5 +111,6 @@ def read_options(
         **{name: merged[name] for name in _OF_ORDER if name in merged},
     )
     chosen = ChosenDistribution(kind, {own: merged[name] for name, own in learned.items() if name in merged})
-    Search(chosen({"": torch.zeros(2)}, seed=0), order)  # refuses parts that do not go together
+    perturbation = perturbation_of(search.perturbation, seed=0)
+    Search(chosen({"": torch.zeros(2)}, seed=0), order, perturbation)  # refuses parts that do not go together
     return search, order, chosen, {name: value for name, value in merged.items() if name not in SEARCH_OPTIONS}

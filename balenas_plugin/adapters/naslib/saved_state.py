@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.naslib.packed_state import packed, unpacked
-from balenas_plugin.distributions import Distribution
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.restoring import random_states, set_random_states
+from balenas_plugin.search import Search
 
 NAME = "balenas"
 """Name of the module in the graph."""
@@ -30,7 +30,7 @@ class SavedState(nn.Module):
     """Written when the graph's state dict is taken, put into effect when one is loaded.
 
     Args:
-        distribution: that is learned.
+        search: what is learned, and what perturbs it.
         weight_optimizer: of the graph's weights.
         scheduler: returns the schedule of its learning rate, or None while there is none.
 
@@ -39,12 +39,12 @@ class SavedState(nn.Module):
 
     def __init__(
         self,
-        distribution: Distribution,
+        search: Search,
         weight_optimizer: torch.optim.Optimizer,
         scheduler: Callable[[], Any],
     ) -> None:
         super().__init__()
-        self._distribution = distribution
+        self._search, self._distribution = search, search.distribution
         self._weight_optimizer = weight_optimizer
         self._scheduler = scheduler
         self._random: dict[str, Tensor] | None = None
@@ -70,7 +70,7 @@ class SavedState(nn.Module):
         state = {
             "learned": self._distribution.name,
             "parameters": self._distribution.parameters,
-            "distribution": self._distribution.state_dict(),
+            "distribution": self._search.state_dict(),
             "weights": self._weight_optimizer.state_dict()["state"],
             "schedule": None,
             "random": random_states(),
@@ -117,7 +117,7 @@ class SavedState(nn.Module):
         with torch.no_grad():
             for label, parameter in distribution.parameters.items():
                 parameter.copy_(state["parameters"][label])
-        distribution.load_state_dict(loaded)
+        self._search.load_state_dict(loaded)
 
     def _load_schedule(self, found: Mapping[str, Any] | None) -> None:
         scheduler = self._scheduler()

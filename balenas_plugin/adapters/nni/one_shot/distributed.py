@@ -45,6 +45,10 @@ class Ranks:
         dist.broadcast_object_list(held, src=0)
         return held[0]
 
+    def new_seed(self) -> int:
+        """Return a seed from the first process's random numbers."""
+        return int(self.first(int(torch.randint(2**62, ()).item())))
+
     def gather(self, value: Any) -> list[Any]:
         """Return what every process passed here, in their order."""
         if not self.several:

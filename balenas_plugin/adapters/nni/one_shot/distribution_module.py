@@ -78,7 +78,6 @@ class DistributionModule(SearchModule):
         self.network_weights: list[nn.Parameter] = []
         self.ranks = Ranks()
         self._chosen = chosen
-        self._distribution: Distribution | None = None
         self._restored: Mapping[str, Any] | None = None
         self._adopted: Posterior | None = None
         self._search: Search | None = None
@@ -93,9 +92,14 @@ class DistributionModule(SearchModule):
     @property
     def distribution(self) -> Distribution:
         """The distribution that is learned; available once training has been set up."""
-        if self._distribution is None:
+        return self.search.distribution
+
+    @property
+    def search(self) -> Search:
+        """Algorithm 1 over the parts; available once training has been set up."""
+        if self._search is None:
             raise EvaluatorError("the search has not started, so there is no posterior yet: run the experiment first")
-        return self._distribution
+        return self._search
 
     def posterior(self) -> Posterior:
         """Return what is learned as it is now (a copy)."""
@@ -118,7 +122,7 @@ class DistributionModule(SearchModule):
 
     def export(self) -> dict[str, Any]:
         """Return what NNI's rules make of the scores that the distribution ranks by."""
-        if self._distribution is None:
+        if self._search is None:
             return dict(super().export())
         alphas, scores = self.named_arch_parameters(), self.distribution.scores()
         with restored(list(alphas.values())), torch.no_grad():
@@ -127,16 +131,17 @@ class DistributionModule(SearchModule):
             return dict(super().export())
 
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
-        """Create the distribution over the alphas; its noise has a generator of its own."""
+        """Create the distribution over the alphas; it and the perturbation have generators of their own."""
         parameters = self.named_arch_parameters()
         if not parameters:
             raise SpaceError("the model space has no choices, so there is nothing to search")
-        seed = self.ranks.first(int(torch.randint(2**62, ()).item())) if self._chosen.kind.is_random else 0
-        self._distribution = self._chosen(parameters, seed=seed)
+        seed = self.ranks.new_seed() if self._chosen.kind.is_random else 0
+        distribution = self._chosen(parameters, seed=seed)
+        perturbation = self.options.perturbed_by(self.ranks.new_seed)
+        self._search = Search(distribution, self.options.update_order(), perturbation)
         if self._restored is not None:
-            self._distribution.load_state_dict(self._restored)
-        self._search = Search(self._distribution, self.options.update_order())
-        return self._distribution.optimizer
+            self._search.load_state_dict(self._restored)
+        return distribution.optimizer
 
     def named_arch_parameters(self) -> dict[str, nn.Parameter]:
         """Return label -> alpha, the posterior mean outside of a step, in label order."""
@@ -187,12 +192,11 @@ class DistributionModule(SearchModule):
         return nullcontext() if self._compiled is None else self._compiled.used(learning=batch_idx == 0)
 
     def _iteration(self, batch: dict[str, Any], batch_idx: int) -> Any:
-        assert self._search is not None
         host = NniHost(self, batch, batch_idx)
         if batch_idx == 0:
             host.of_draw("val", 0)  # says what cannot be split before the warm-up, not after it
         before = [parameter.detach().clone() for parameter in self.distribution.parameters.values()]
-        _, loss = self._search.iteration(host, epoch=self.trainer.current_epoch, index=batch_idx)
+        _, loss = self.search.iteration(host, epoch=self.trainer.current_epoch, index=batch_idx)
         if loss is not None:
             after = self.distribution.parameters.values()
             moved = [(a.detach() - b).square().sum() for a, b in zip(after, before, strict=True)]
@@ -210,11 +214,12 @@ class DistributionModule(SearchModule):
                 read.update(id(parameter) for parameter in module.parameters(recurse=False))
                 read.update(id(p) for p in getattr(module, "arch_parameters", list)())
         found = {label: alpha for label, alpha in self.named_arch_parameters().items() if id(alpha) in read}
-        if found and not self.distribution.has_logits:
+        perturbs = self.options.perturbation is not None
+        if found and (perturbs or not self.distribution.has_logits):
+            what = "no perturbation" if perturbs else f"no draw of a {self.distribution.name} distribution"
             raise SpaceError(
-                f"the modules of {', '.join(found)} compute their mixing weights themselves, so no draw of a "
-                f"{self.distribution.name} distribution reaches them: let them call what NNI passes to `mutate` as "
-                "mutate_kwargs['softmax']"
+                f"the modules of {', '.join(found)} compute their mixing weights themselves, so {what} reaches them: "
+                "let them call what NNI passes to `mutate` as mutate_kwargs['softmax']"
             )
         return found
 
@@ -338,14 +343,14 @@ class DistributionModule(SearchModule):
     def on_train_epoch_start(self) -> Any:
         """Tell the distribution the epoch, and the size of data that may be loaded anew for each."""
         self.distribution.set_dataset_size(number_of_examples(self.trainer.train_dataloader["val"]))
-        self.distribution.new_epoch(self.trainer.current_epoch, self.trainer.max_epochs or -1)
+        self.search.new_epoch(self.trainer.current_epoch, self.trainer.max_epochs or -1)
         return super().on_train_epoch_start()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the distribution's state, and the batch that proxies look at."""
         super().on_save_checkpoint(checkpoint)
         self.example.save(checkpoint)
-        checkpoint[self.STATE] = {"name": self.distribution.name, **self.distribution.state_dict()}
+        checkpoint[self.STATE] = self.search.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back what `on_save_checkpoint` kept.

@@ -14,7 +14,7 @@ from balenas_plugin.adapters.nni.one_shot.losses import NoLossError, loss_of
 from balenas_plugin.bayes.architect import VirtualStep
 from balenas_plugin.distributions import Draw
 from balenas_plugin.errors import EvaluatorError
-from balenas_plugin.restoring import restored
+from balenas_plugin.restoring import modes_restored, restored
 
 
 class NniHost:
@@ -66,16 +66,29 @@ class NniHost:
 
     def validation_loss(self, k: int) -> Tensor:
         """Return the loss of the architecture batch, with the penalty."""
+        with self._skippable():
+            return self.module.validation_loss(self.of_draw("val", k), self.batch_idx)
+
+    def training_loss(self, k: int | None) -> Tensor:
+        """Return the loss of the weight batch, without a step."""
+        batch = self.batch["train"] if k is None else self.of_draw("train", k)
+        with self._skippable():
+            return self.module.silent_loss(batch, 2 * self.batch_idx + 1)
+
+    @contextmanager
+    def _skippable(self) -> Iterator[None]:
         try:
-            loss = self.module.validation_loss(self.of_draw("val", k), self.batch_idx)
+            yield
         except NoLossError as error:
             self.module.require_skippable(error)
             raise
-        return loss
 
-    def training_loss(self, k: int) -> Tensor:
-        """Return the loss of the weight batch, without a step."""
-        return self.module.silent_loss(self.of_draw("train", k), 2 * self.batch_idx + 1)
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Put the evaluator's module, and with it the supernet, into evaluation mode inside the block."""
+        with modes_restored(self.module.training_module):
+            self.module.training_module.eval()
+            yield
 
     def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor | None:
         """Train the weights as Lightning does."""

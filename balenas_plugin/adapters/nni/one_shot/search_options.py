@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 
 from balenas_plugin.errors import OptionError
 from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
+from balenas_plugin.perturbations import Perturbation, PerturbationOption, perturbation_of
 from balenas_plugin.search import Order
 from balenas_plugin.search.algorithm import (
     ClippedWith,
@@ -37,6 +38,8 @@ class SearchOptions:
         finite_difference: for order "second": "central" as in the reference, or "one-sided" with one evaluation less.
         arc_learning_rate: learning rate of the distribution, for logits in logits per step.
         weight_step_alpha: "mean", or "sample" to train the weights at a draw.
+        perturbation: of the mixing weights in the weight step: "sdarts-rs", "sdarts-adv", or {"name": ..., options}
+            (`balenas_plugin.perturbations`).
         warmup_epochs: epochs at the start without architecture steps.
         gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
         clip_with: which gradients count in that norm, see `balenas_plugin.search.Order`.
@@ -66,6 +69,7 @@ class SearchOptions:
     order: GradientOrder = "first"
     finite_difference: FiniteDifference = "central"
     weight_step_alpha: WeightStep = "mean"
+    perturbation: PerturbationOption = None
     warmup_epochs: NonNegativeInt = 0
     arc_learning_rate: Positive = 3e-4
     gradient_clip_val: Positive | None = None
@@ -90,6 +94,10 @@ class SearchOptions:
     def compile_mode(self) -> str | None:
         """One of torch.compile's modes, or None not to compile."""
         return ("default" if self.compile else None) if isinstance(self.compile, bool) else self.compile
+
+    def perturbed_by(self, seed: Callable[[], int]) -> Perturbation | None:
+        """Return what perturbs the weight step; `seed`, of its noise, is asked if there is anything."""
+        return None if self.perturbation is None else perturbation_of(self.perturbation, seed=seed())
 
     def update_order(self) -> Order:
         """Return which level is updated when, for Algorithm 1."""

@@ -152,7 +152,7 @@ class DistributionStrategy(SearchStrategy):
 
     def _require_sound(self) -> None:
         """Raise OptionError where the parts do not go together."""
-        Search(self.chosen({"": torch.zeros(2)}, seed=0), self.options.update_order())
+        Search(self.chosen({"": torch.zeros(2)}, seed=0), self.options.update_order(), self.options.perturbed_by(int))
 
     def arguments(self) -> dict[str, Any]:
         """Return all arguments that make an equal strategy."""
