@@ -125,6 +125,9 @@ class Distribution(ABC):
         self.noise = SeededNoise(seed)
         self.optimizer: torch.optim.Optimizer = (optimizer or adam)(list(self.parameters.values()))
 
+    def start(self) -> None:  # noqa: B027  # most begin where the parameters are
+        """Put the parameters where a new search begins."""
+
     # -- draws --------------------------------------------------------------------------------------------------------
 
     @abstractmethod

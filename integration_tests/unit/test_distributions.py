@@ -19,7 +19,9 @@ from balenas_plugin.distributions.dirichlet import concentration
 from balenas_plugin.errors import OptionError
 
 MEMBERS = {
+    "categorical": {},
     "dirichlet": {},
+    "exponentiated-gradient": {},
     "gaussian": {"dataset_size": 50, "initial_precision": 4.0, "lr": 0.05},
     "gumbel": {"temperature": 0.7},
     "hard-gumbel": {"temperature": 0.7},
@@ -27,7 +29,7 @@ MEMBERS = {
 }
 """name -> options; every distribution of the package has an entry."""
 
-SAMPLED = ("dirichlet", "gaussian", "gumbel", "hard-gumbel")
+SAMPLED = ("categorical", "dirichlet", "gaussian", "gumbel", "hard-gumbel")
 """Those whose choices are drawn, so that probabilities can be counted."""
 
 
@@ -287,7 +289,12 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=1.0)
 
 
-FAST = {**{name: {"optimizer": sgd} for name in MEMBERS}, "gaussian": {}, "dirichlet": {"lr": 0.2}}
+FAST = {
+    **{name: {"optimizer": sgd} for name in MEMBERS},
+    "gaussian": {},
+    "dirichlet": {"lr": 0.2},
+    "exponentiated-gradient": {"lr": 0.2},
+}
 
 
 @every_member
@@ -380,3 +387,33 @@ def test_temperatures_of_whole_searches():
         make("gumbel", temperature=(1, 0))
     with pytest.raises(OptionError, match="did you mean 'l2'"):
         make("dirichlet", anchor="l1")
+
+
+def test_theta_starts_uniform_and_takes_the_gradient_in_the_weights():
+    """Not the one in the logits, which has the softmax's Jacobian; an entry never falls below the floor's share."""
+    distribution = make("exponentiated-gradient", lr=0.5)
+    distribution.start()
+    assert distribution.mean().weights["a"].tolist() == pytest.approx([1 / 3] * 3)
+    distribution.update(linear(COSTS))
+    expected = torch.exp(-0.5 * COSTS["a"])
+    torch.testing.assert_close(distribution.mean().weights["a"].detach(), expected / expected.sum())
+    for _ in range(60):
+        distribution.update(linear(COSTS))
+    assert float(distribution.mean().weights["b"].detach().min()) == pytest.approx(1e-5, rel=0.5)
+
+
+def test_a_decided_label_is_fixed_at_the_start_of_an_epoch():
+    distribution = make("categorical", fix_margin=0.5, num_mc_samples=4)
+    with torch.no_grad():
+        distribution.parameters["a"].copy_(torch.tensor([0.0, 3.0, 0.0]))
+        distribution.parameters["b"].zero_()
+    distribution.update(linear(COSTS))
+    before = distribution.parameters["a"].clone()
+    distribution.new_epoch(1, 3)
+    distribution.update(linear(COSTS))
+    assert torch.equal(distribution.parameters["a"], before)
+    assert {distribution.sample().chosen["a"] for _ in range(50)} == {1}
+    assert len({distribution.sample().chosen["b"] for _ in range(50)}) == 4
+    resumed = make("categorical", fix_margin=0.5)
+    resumed.load_state_dict(distribution.state_dict())
+    assert resumed.fixed == {"a"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 PARITY = Path(__file__).resolve().parents[1] / "parity.py"
-FILES = ("vadam", "architect", "family/gdas", "family/drnas", "family/snas_dsnas")
-NOT_YET = {"family/drnas": {"partial_cell", "wider_functions"}, "family/snas_dsnas": {"dsnas"}}
+FILES = ("vadam", "architect", "family/gdas", "family/drnas", "family/snas_dsnas", "family/gaea")
+NOT_YET = {"family/drnas": {"partial_cell", "wider_functions"}}
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,9 @@ def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
         ("family/drnas", ("search_kl", "steps", 0, "eta_grad", 0, 0)),
         ("family/drnas", ("pathwise_gradient_masked", 0, "eta_grad", 0)),
         ("family/snas_dsnas", ("snas", "rows", 0, "z", 0, 0)),
+        ("family/snas_dsnas", ("dsnas", "steps", 3, "log_alpha_grad", 1, 0)),
+        ("family/gaea", ("cases", 1, "steps", 5, "after", "theta", "reduce", 8, 4)),
+        ("family/gaea", ("projection", "rows", 1, "output", 2)),
     ],
 )
 def test_a_changed_number_is_noticed(parity, parity_dir, tmp_path, capsys, name, path):

@@ -115,6 +115,7 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
         self.distribution = self._chosen(
             {entry.label: entry.alpha for entry in self._alphas}, seed=int(torch.randint(2**62, ()).item())
         )
+        self.distribution.start()
         self.distribution.set_dataset_size(self.options.data_size or _FIRST_AUTHORS_N)
         self._number_of_epochs(0)
         self.arch_optimizer = self.distribution.optimizer

@@ -135,6 +135,8 @@ class DistributionModule(SearchModule):
         self._distribution = self._chosen(parameters, seed=seed)
         if self._restored is not None:
             self._distribution.load_state_dict(self._restored)
+        else:
+            self._distribution.start()
         self._search = Search(self._distribution, self.options.update_order())
         return self._distribution.optimizer
 
