@@ -43,16 +43,24 @@ class Categorical(Distribution):
 
     def draw(self, parameters: Mapping[str, Tensor]) -> Draw:
         """Return one-hot weights."""
-        log_p = {label: a.masked_fill(~self.mask[label], -torch.inf).log_softmax(-1) for label, a in parameters.items()}
+        log_p = self.log_p(parameters)
         races = {label: lp.detach().exp() / self._exponential(lp) for label, lp in log_p.items()}  # of Poisson clocks
         races |= {label: log_p[label] for label in self.fixed & log_p.keys()}
         largest = torch.stack([race.argmax(-1) for race in races.values()])  # a GPU is waited for once
+        return self.one_hot(parameters, log_p, largest)
+
+    def log_p(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return label -> log-probabilities, shape (K,)."""
+        return {label: a.masked_fill(~self.mask[label], -torch.inf).log_softmax(-1) for label, a in parameters.items()}
+
+    def one_hot(self, parameters: Mapping[str, Tensor], log_p: Mapping[str, Tensor], chosen: Tensor) -> Draw:
+        """Return the draw of given candidates, an index a label."""
         values = {
-            label: F.one_hot(k, lp.shape[-1]).to(lp) for (label, lp), k in zip(log_p.items(), largest, strict=True)
+            label: F.one_hot(k, lp.shape[-1]).to(lp) for (label, lp), k in zip(log_p.items(), chosen, strict=True)
         }
         outputs = {label: torch.where(values[label] > 0, lp, 0) for label, lp in log_p.items()}
-        chosen = dict(zip(log_p, largest.tolist(), strict=True))
-        return Draw(parameters, outputs, values=values, chosen=chosen, others="none")
+        indices = dict(zip(log_p, chosen.tolist(), strict=True))
+        return Draw(parameters, outputs, values=values, chosen=indices, others="none")
 
     def _exponential(self, like: Tensor) -> Tensor:
         return self.noise.exponential(like).clamp_min(torch.finfo(like.dtype).tiny)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PARITY = Path(__file__).resolve().parents[1] / "parity.py"
-FILES = ("vadam", "architect", "family/gdas", "family/drnas", "family/snas_dsnas", "family/gaea")
+FILES = ("vadam", "architect", "family/gdas", "family/drnas", "family/snas_dsnas", "family/gaea", "family/parsec")
 NOT_YET = {"family/drnas": {"partial_cell", "wider_functions"}}
 
 
@@ -51,6 +51,8 @@ def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
         ("family/drnas", ("pathwise_gradient_masked", 0, "eta_grad", 0)),
         ("family/snas_dsnas", ("snas", "rows", 0, "z", 0, 0)),
         ("family/snas_dsnas", ("dsnas", "steps", 3, "log_alpha_grad", 1, 0)),
+        ("family/parsec", ("cases", 0, "steps", 4, "importance_weights", 2)),
+        ("family/parsec", ("cases", 1, "steps", 5, "grad_v", 1, 1)),
         ("family/gaea", ("cases", 1, "steps", 5, "after", "theta", "reduce", 8, 4)),
         ("family/gaea", ("projection", "rows", 1, "output", 2)),
     ],

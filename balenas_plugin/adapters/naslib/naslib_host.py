@@ -93,6 +93,10 @@ class NaslibHost:
         """Return the loss of the weight batch, without a step."""
         return self.optimizer.evaluate(self.data_train, "training")[1]
 
+    def examples(self) -> int:
+        """Return the size of the validation batch."""
+        return len(self.data_val[0])
+
     def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor:
         """Train the weights as NASLib does; return the loss."""
         optimizer = self.optimizer
