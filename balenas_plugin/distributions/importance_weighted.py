@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from balenas_plugin.distributions._distribution import Draw, Evaluate
+from balenas_plugin.distributions._distribution import Distribution, Draw, Evaluate
 from balenas_plugin.distributions.categorical import Categorical
 from balenas_plugin.errors import OptionError
-from balenas_plugin.options import Positive, PositiveInt
+from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +33,9 @@ class ImportanceWeighted(Categorical):
         num_mc_samples: M, at least 2: the weight of a single draw is always 1.
         temperature: t, a power of the likelihood of the whole batch. 1 is the paper's product over its examples, with
             which one draw takes nearly all the weight; 1 / batch size is the likelihood of an average example.
-        options: of a categorical distribution.
+        lr, betas, weight_decay: of Adam, which learns the logits.
+        optimizer: makes another optimizer of them.
+        seed: of the noise.
 
     Raises:
         OptionError: there are less than two draws.
@@ -43,6 +45,7 @@ class ImportanceWeighted(Categorical):
 
     name = "importance-weighted"
     needs_gradient = False
+    new_epoch = Distribution.new_epoch  # nothing is fixed
     source = "Casale et al. 2019"
 
     def __init__(
@@ -51,14 +54,26 @@ class ImportanceWeighted(Categorical):
         *,
         num_mc_samples: PositiveInt = 8,
         temperature: Positive = 1.0,
-        **options: Any,
+        lr: Positive = 3e-4,
+        betas: Betas = (0.5, 0.999),
+        weight_decay: NonNegative = 0.0,
+        optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
+        seed: int = 0,
     ) -> None:
         if num_mc_samples < 2:
             raise OptionError(
                 f"{self.name} compares draws with each other, so num_mc_samples must be at least 2, got "
                 f"{num_mc_samples}: with one, the architecture follows chance alone"
             )
-        super().__init__(parameters, num_mc_samples=num_mc_samples, **options)
+        super().__init__(
+            parameters,
+            num_mc_samples=num_mc_samples,
+            lr=lr,
+            betas=betas,
+            weight_decay=weight_decay,
+            optimizer=optimizer,
+            seed=seed,
+        )
         self.temperature = temperature
         self.drawn: dict[str, Tensor] = {}
         """Label -> index of the candidate in each draw of the last update, shape (M,)."""
@@ -126,4 +141,6 @@ class ImportanceWeighted(Categorical):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state returned by `state_dict`."""
         super().load_state_dict(state)
-        self.drawn, self.importance = dict(state["drawn"]), state["importance"]
+        device = next(iter(self.parameters.values())).device
+        self.drawn = dict(state["drawn"])
+        self.importance = None if state["importance"] is None else state["importance"].to(device)

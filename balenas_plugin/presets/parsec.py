@@ -5,7 +5,7 @@ from balenas_plugin.presets._preset import Preset
 PARSEC = Preset(
     name="PARSEC",
     distribution="importance-weighted",
-    options={"num_mc_samples": 8, "temperature": 1.0, "weight_step_alpha": "sample", "weight_decay": 0.0},
+    options={"weight_step_alpha": "sample"},
     summary="Learn the probabilities of operations from the likelihoods of sampled architectures, without gradients.",
     source="Casale, Gordon and Fusi 2019, Probabilistic Neural Architecture Search",
     notes="No code of the authors is public. The number of draws, the learning rates and the split of the data are not "

@@ -57,7 +57,10 @@ def test_passes_of_an_iteration(preset, space, passes):
     weight_step = seen[0] if order.first == "weights" or order.levels == 1 else seen[-1]
     at_the_mean = mean if order.first == "weights" else after
     assert same(weight_step, at_the_mean) is (order.weight_step == "mean")
-    assert len(seen) == (5 if order.order == "second" else 2)  # with levels: 1, the other one is NASLib's validation
+    draws = optimizer.distribution.num_mc_samples
+    assert len(seen) == (
+        5 if order.order == "second" else draws + 1
+    )  # with levels: 1, the other one is NASLib's validation
     for weights in (w for a_pass in seen for w in a_pass):
         torch.testing.assert_close(weights.sum(), torch.ones(()))
 
