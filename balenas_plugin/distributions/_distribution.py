@@ -57,6 +57,8 @@ class Draw:
         self.logits = {label: a.detach() for label, a in (logits or {}).items()}
         self.direct: Weights = {}
         """label -> gradient in the logits, of what reads the parameter itself."""
+        self.examples = 1
+        """Of how many examples the loss was the mean, where a distribution asks for it (it needs no gradient)."""
 
     def pull_back(self, gradients: Weights) -> dict[str, Tensor]:
         """Return label -> gradient in the parameters, of gradients in the weights; labels without one are left out."""
@@ -104,6 +106,9 @@ class Distribution(ABC):
     draws_one: ClassVar[bool] = False
     """Whether its draws compute one candidate a label."""
 
+    needs_gradient: ClassVar[bool] = True
+    """Whether it learns from gradients in the weights; else an evaluation is a forward pass alone."""
+
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
@@ -125,6 +130,9 @@ class Distribution(ABC):
         self.noise = SeededNoise(seed)
         self.optimizer: torch.optim.Optimizer = (optimizer or adam)(list(self.parameters.values()))
 
+    def start(self) -> None:  # noqa: B027  # most begin where the parameters are
+        """Put the parameters where a new search begins."""
+
     # -- draws --------------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -139,6 +147,10 @@ class Distribution(ABC):
     def sample(self) -> Draw:
         """Return one draw of every label."""
         return self.draw(self._leaves())
+
+    def training_draw(self) -> Draw:
+        """Return the draw at which a weight step trains the network, where it trains at one."""
+        return self.sample()
 
     def mean(self) -> Draw:
         """Return the mean weights: what validation sees."""

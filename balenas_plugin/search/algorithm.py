@@ -91,6 +91,9 @@ class Host(Protocol):
     def evaluating(self) -> AbstractContextManager[None]:
         """Let the network be in evaluation mode inside the block; only perturbations ask for it."""
 
+    def examples(self) -> int:
+        """Return how many examples the validation loss is the mean of, in all processes."""
+
     def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor | None:
         """Train the network's weights on the training batch; return the loss, None if there is none.
 
@@ -122,6 +125,8 @@ class Search:
     def __init__(self, distribution: Distribution, order: Order, perturbation: Perturbation | None = None) -> None:
         if distribution.draws_one and order.order == "second":
             raise OptionError(f"{distribution.name} computes one candidate a draw, so it has no second order")
+        if order.levels == 1 and not distribution.needs_gradient:
+            raise OptionError(f"{distribution.name} compares the losses of several draws, so levels must be 2")
         if order.levels == 1 and distribution.num_mc_samples > 1:
             raise OptionError("levels: 1 has one draw for both levels, so num_mc_samples must be 1")
         if distribution.draws_one and perturbation is not None:
@@ -163,6 +168,12 @@ class Search:
 
         def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
             k, parameters = next(draws), list(self.distribution.parameters.values())
+            if not self.distribution.needs_gradient:
+                draw.examples = host.examples()
+                with torch.no_grad(), host.mixing(draw):
+                    (mean,) = host.average([host.validation_loss(k)])
+                assert mean is not None
+                return mean, {}
             inputs = [*draw.weights.values(), *parameters]  # a loss may read the parameters besides
             found: Sequence[Tensor | None]
             with host.mixing(draw):
@@ -198,7 +209,7 @@ class Search:
         host.begin()
         alone = self.order.clip_with == "weights"  # then no gradient of the mixing weights is computed
         with nullcontext() if not alone else torch.no_grad():
-            draw = self.distribution.sample() if self.order.weight_step == "sample" else self.distribution.mean()
+            draw = self.distribution.training_draw() if self.order.weight_step == "sample" else self.distribution.mean()
         if self.perturbation is not None:
             draw = self._perturbed(draw, self.perturbation, host)
         if alone:

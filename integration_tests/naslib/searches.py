@@ -35,9 +35,10 @@ def config(**search: Any) -> Config:
 def adapted(
     space: str = "nb201", *, preset: str | None = "BaLeNAS", seed: int = 0, **options: Any
 ) -> DistributionOptimizer:
-    """Return an optimizer with a supernet that has not made a step; one draw a step and 3 epochs by default."""
+    """Return an optimizer with a supernet that has not made a step; as few draws a step as may be, and 3 epochs."""
     torch.manual_seed(seed)
-    optimizer = DistributionOptimizer(preset=preset, **{"num_mc_samples": 1, "epochs": 3, **options})
+    draws = 2 if preset == "PARSEC" else 1
+    optimizer = DistributionOptimizer(preset=preset, **{"num_mc_samples": draws, "epochs": 3, **options})
     optimizer.adapt_search_space(SPACES[space](), "cifar10")
     optimizer.before_training()
     return optimizer

@@ -91,7 +91,7 @@ def test_a_distribution_of_ones_own():
     assert optimizer.distribution.sharpness == 3
     assert DistributionOptimizer(distribution="dirichlet").update_order == Order()
     for both in ({}, {"preset": "DrNAS", "distribution": "dirichlet"}):
-        with pytest.raises(OptionError, match=r"a preset, one of BaLeNAS, .*, or a distribution, one of dirichlet"):
+        with pytest.raises(OptionError, match=r"a preset, one of BaLeNAS, .*, or a distribution, one of categorical"):
             DistributionOptimizer(**both)
 
 

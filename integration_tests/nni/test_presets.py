@@ -179,9 +179,12 @@ def test_selection_ranks_what_it_has_learned(name, tmp_path):
     [
         (lambda: strategy_of("GDAS")(order="second"), "computes one candidate a draw, so it has no second order"),
         (lambda: strategy_of("SNAS")(num_mc_samples=2), "num_mc_samples must be 1"),
+        (lambda: strategy_of("PARSEC")(num_mc_samples=1), "compares draws .* at least 2, got 1"),
+        (lambda: strategy_of("PARSEC")(levels=1), "compares the losses of several draws, so levels must be 2"),
+        (lambda: strategy_of("PARSEC")(mc_batches="split"), 'same examples: mc_batches must be "full"'),
         (lambda: strategy_of("SNAS")(order="second"), "levels: 1 has one step for both"),
         (lambda: strategy_of("DrNAS")(distribution="point"), "DrNAS learns the distribution 'dirichlet', got 'point'"),
-        (lambda: DistributionStrategy(), "needs a distribution: one of dirichlet, gaussian"),
+        (lambda: DistributionStrategy(), "needs a distribution: one of categorical, dirichlet"),
         (lambda: DistributionStrategy(distribution="dirichlett"), "did you mean 'dirichlet'"),
         (lambda: strategy_of("DrNAS")(prior_precision=1.0), "no option 'prior_precision'"),
         (lambda: strategy_of("GDAS")(perturbation="sdarts-rs"), "one candidate a draw, so sdarts-rs cannot perturb it"),

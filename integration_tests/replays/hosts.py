@@ -59,6 +59,9 @@ class ToyHost:
     def training_loss(self, k: int | None) -> Tensor:
         return self.loss(self.draw, *self.train)
 
+    def examples(self) -> int:
+        return len(self.val[1])
+
     def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor:
         self.sgd.zero_grad()
         loss = self.loss(self.draw, *self.train)

@@ -19,15 +19,18 @@ from balenas_plugin.distributions.dirichlet import concentration
 from balenas_plugin.errors import OptionError
 
 MEMBERS = {
+    "categorical": {},
     "dirichlet": {},
+    "exponentiated-gradient": {},
     "gaussian": {"dataset_size": 50, "initial_precision": 4.0, "lr": 0.05},
     "gumbel": {"temperature": 0.7},
     "hard-gumbel": {"temperature": 0.7},
+    "importance-weighted": {},
     "point": {},
 }
 """name -> options; every distribution of the package has an entry."""
 
-SAMPLED = ("dirichlet", "gaussian", "gumbel", "hard-gumbel")
+SAMPLED = ("categorical", "dirichlet", "gaussian", "gumbel", "hard-gumbel", "importance-weighted")
 """Those whose choices are drawn, so that probabilities can be counted."""
 
 
@@ -287,7 +290,12 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=1.0)
 
 
-FAST = {**{name: {"optimizer": sgd} for name in MEMBERS}, "gaussian": {}, "dirichlet": {"lr": 0.2}}
+FAST = {
+    **{name: {"optimizer": sgd} for name in MEMBERS},
+    "gaussian": {},
+    "dirichlet": {"lr": 0.2},
+    "exponentiated-gradient": {"lr": 0.2},
+}
 
 
 @every_member
@@ -303,7 +311,7 @@ def mean_cost(distribution):
     return float(sum((w.detach() * COSTS[label]).sum() for label, w in distribution.mean().weights.items()))
 
 
-@every_member
+@pytest.mark.parametrize("name", [name for name in MEMBERS if get_distribution(name).needs_gradient])
 def test_a_label_without_a_gradient_is_left_alone(name):
     distribution = make(name)
     before = distribution.parameters["b"].clone()
@@ -380,3 +388,69 @@ def test_temperatures_of_whole_searches():
         make("gumbel", temperature=(1, 0))
     with pytest.raises(OptionError, match="did you mean 'l2'"):
         make("dirichlet", anchor="l1")
+
+
+def test_theta_starts_uniform_and_takes_the_gradient_in_the_weights():
+    """Not the one in the logits, which has the softmax's Jacobian; an entry never falls below the floor's share."""
+    distribution = make("exponentiated-gradient", lr=0.5)
+    distribution.start()
+    assert distribution.mean().weights["a"].tolist() == pytest.approx([1 / 3] * 3)
+    distribution.update(linear(COSTS))
+    expected = torch.exp(-0.5 * COSTS["a"])
+    torch.testing.assert_close(distribution.mean().weights["a"].detach(), expected / expected.sum())
+    for _ in range(60):
+        distribution.update(linear(COSTS))
+    assert float(distribution.mean().weights["b"].detach().min()) == pytest.approx(1e-5, rel=0.5)
+
+
+def test_a_decided_label_is_fixed_at_the_start_of_an_epoch():
+    distribution = make("categorical", fix_margin=0.5, num_mc_samples=4)
+    with torch.no_grad():
+        distribution.parameters["a"].copy_(torch.tensor([0.0, 3.0, 0.0]))
+        distribution.parameters["b"].zero_()
+    distribution.update(linear(COSTS))
+    before = distribution.parameters["a"].clone()
+    distribution.new_epoch(1, 3)
+    distribution.update(linear(COSTS))
+    assert torch.equal(distribution.parameters["a"], before)
+    assert {distribution.sample().chosen["a"] for _ in range(50)} == {1}
+    assert len({distribution.sample().chosen["b"] for _ in range(50)}) == 4
+    resumed = make("categorical", fix_margin=0.5)
+    resumed.load_state_dict(distribution.state_dict())
+    assert resumed.fixed == {"a"}
+
+
+def losses_of(draw):
+    """Return an evaluation without gradients, whose loss is the cost of the candidate drawn under "a"."""
+    return COSTS["a"][draw.chosen["a"]], {}
+
+
+def test_importance_weights_are_likelihoods_and_one_draw_taking_all_is_warned_of(caplog):
+    sharp = make("importance-weighted", num_mc_samples=16, temperature=1000.0)
+    mild = make("importance-weighted", num_mc_samples=16, temperature=1e-6, weight_decay=0.0)
+    for _ in range(100):
+        sharp.update(losses_of)
+        mild.update(losses_of)
+    assert mild.metrics()["effective_sample_size"] == pytest.approx(16, rel=1e-3)
+    costs = COSTS["a"][sharp.drawn["a"]]
+    torch.testing.assert_close(sharp.importance, (-1000 * costs).softmax(0))
+    assert "one draw takes nearly all" not in caplog.text  # many draws are the same architecture here
+    alone = make("importance-weighted", num_mc_samples=2, temperature=1000.0)
+    for k in range(100):
+        clock = iter(range(2))
+        alone.update(lambda draw, clock=clock: (torch.tensor(float(next(clock))).double(), {}))
+        assert ("draws were worth 1.00 on average in the first 100" in caplog.text) == (k == 99)
+
+
+def test_weights_are_trained_at_draws_in_the_share_of_their_importance():
+    distribution = make("importance-weighted", num_mc_samples=3)
+    assert distribution.training_draw().chosen.keys() == {"a", "b"}  # of a warm-up
+    distribution.update(losses_of)
+    distribution.drawn = {"a": torch.tensor([0, 1, 2]), "b": torch.tensor([3, 0, 1])}
+    distribution.importance = torch.tensor([0.1, 0.6, 0.3], dtype=torch.float64)
+    chosen = [tuple(distribution.training_draw().chosen.values()) for _ in range(2000)]
+    shares = [chosen.count(pair) / 2000 for pair in ((0, 3), (1, 0), (2, 1))]
+    assert shares == pytest.approx([0.1, 0.6, 0.3], abs=0.05)
+    resumed = make("importance-weighted", num_mc_samples=3)
+    resumed.load_state_dict(distribution.state_dict())
+    assert resumed.training_draw().chosen == distribution.training_draw().chosen

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 PARITY = Path(__file__).resolve().parents[1] / "parity.py"
-FILES = ("vadam", "architect", "family/gdas", "family/drnas", "family/snas_dsnas", "family/sdarts")
-NOT_YET = {"family/drnas": {"partial_cell", "wider_functions"}, "family/snas_dsnas": {"dsnas"}}
+FILES = (
+    "vadam",
+    "architect",
+    *(f"family/{name}" for name in ("gdas", "drnas", "snas_dsnas", "sdarts", "gaea", "parsec")),
+)
+NOT_YET = {"family/drnas": {"partial_cell", "wider_functions"}}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +56,11 @@ def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
         ("family/sdarts", ("pgd_perturbations", 4, "losses_in_order", 3)),
         ("family/sdarts", ("search_adv_clipped", "steps", 5, "W", 1, 2, 0, 0)),
         ("family/snas_dsnas", ("snas", "rows", 0, "z", 0, 0)),
+        ("family/snas_dsnas", ("dsnas", "steps", 3, "log_alpha_grad", 1, 0)),
+        ("family/parsec", ("cases", 0, "steps", 4, "importance_weights", 2)),
+        ("family/parsec", ("cases", 1, "steps", 5, "grad_v", 1, 1)),
+        ("family/gaea", ("cases", 1, "steps", 5, "after", "theta", "reduce", 8, 4)),
+        ("family/gaea", ("projection", "rows", 1, "output", 2)),
     ],
 )
 def test_a_changed_number_is_noticed(parity, parity_dir, tmp_path, capsys, name, path):

@@ -101,6 +101,10 @@ class NaslibHost:
             self.optimizer.graph.eval()
             yield
 
+    def examples(self) -> int:
+        """Return the size of the validation batch."""
+        return len(self.data_val[0])
+
     def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor:
         """Train the weights as NASLib does; return the loss."""
         optimizer = self.optimizer

@@ -114,6 +114,7 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
                 module.mixing, module.others = self.mixing, published_others(search_space)
         self.network_weights = [p for p in self.graph.parameters() if p.requires_grad]
         self.distribution = self._chosen({entry.label: entry.alpha for entry in self._alphas}, seed=_seed())
+        self.distribution.start()
         asked = self.options.perturbation
         perturbation = perturbation_of(asked, seed=0 if asked is None else _seed())
         self._search = Search(self.distribution, self.update_order, perturbation)

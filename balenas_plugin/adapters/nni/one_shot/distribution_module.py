@@ -141,6 +141,8 @@ class DistributionModule(SearchModule):
         self._search = Search(distribution, self.options.update_order(), perturbation)
         if self._restored is not None:
             self._search.load_state_dict(self._restored)
+        else:
+            distribution.start()
         return distribution.optimizer
 
     def named_arch_parameters(self) -> dict[str, nn.Parameter]:

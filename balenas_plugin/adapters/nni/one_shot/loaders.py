@@ -43,6 +43,12 @@ def require_a_batch(loader: Any, which: str) -> None:
         )
 
 
+def number_in_batch(batch: Any) -> int | None:
+    """Return how many examples a batch has; None unless all of its tensors have as many entries."""
+    sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in _leaves(batch) if isinstance(leaf, Tensor)}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
 def split_batch(batch: Any, parts: int, examples: int | None = None) -> list[Any]:
     """Split a batch along its examples into `parts` of sizes that differ by one at most, in order.
 

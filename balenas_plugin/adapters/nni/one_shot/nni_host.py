@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balenas_plugin.adapters.nni.one_shot.loaders import split_batch
+from balenas_plugin.adapters.nni.one_shot.loaders import number_in_batch, split_batch
 from balenas_plugin.adapters.nni.one_shot.losses import NoLossError, loss_of
 from balenas_plugin.bayes.architect import VirtualStep
 from balenas_plugin.distributions import Draw
@@ -89,6 +89,20 @@ class NniHost:
         with modes_restored(self.module.training_module):
             self.module.training_module.eval()
             yield
+
+    def examples(self) -> int:
+        """Return the size of the validation batch, over all processes.
+
+        Raises:
+            EvaluatorError: its tensors do not agree on it.
+        """
+        found = number_in_batch(self.batch["val"])
+        if found is None:
+            raise EvaluatorError(
+                f"{self.module.method} multiplies the likelihoods of a batch's examples, so it needs batches whose "
+                "tensors all have the examples as first dimension"
+            )
+        return found * int(self.module.trainer.world_size)
 
     def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor | None:
         """Train the weights as Lightning does."""

@@ -153,6 +153,11 @@ class DistributionStrategy(SearchStrategy):
     def _require_sound(self) -> None:
         """Raise OptionError where the parts do not go together."""
         Search(self.chosen({"": torch.zeros(2)}, seed=0), self.options.update_order(), self.options.perturbed_by(int))
+        if self.options.mc_batches == "split" and not self.distribution.needs_gradient:
+            raise OptionError(
+                f"{self.chosen.name} compares the losses of draws, so they must see the same examples: "
+                'mc_batches must be "full"'
+            )
 
     def arguments(self) -> dict[str, Any]:
         """Return all arguments that make an equal strategy."""

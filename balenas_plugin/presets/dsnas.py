@@ -1,0 +1,18 @@
+"""DSNAS."""
+
+from balenas_plugin.presets._preset import Preset
+
+DSNAS = Preset(
+    name="DSNAS",
+    distribution="categorical",
+    options={
+        "levels": 1,
+        "weight_step_alpha": "sample",
+        "arc_learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "fix_margin": 0.3,
+    },
+    summary="Learn logits and weights together, at one drawn operation a choice, by the score of the draw.",
+    source="Hu et al. 2020, DSNAS: Direct Neural Architecture Search without Parameter Retraining",
+    notes="Without the FLOPs term. The weights are trained with the evaluator's optimizer as in any other search.",
+)
