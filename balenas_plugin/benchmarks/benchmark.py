@@ -24,6 +24,7 @@ class GroundTruth:
         architecture: in the space's notation.
         index: its number in the benchmark, or None where the file does not say.
         benchmark: the file that the numbers come from.
+        num_seeds: how many trainings the averages are of, or None where the file does not say.
         values: data set -> metric -> value (accuracies in percent).
         rank: data set -> 1 + the number of better architectures by `ranked_by`.
         regret: data set -> the best architecture's accuracy minus this one's, in percentage points.
@@ -35,6 +36,7 @@ class GroundTruth:
     architecture: str
     index: int | None
     benchmark: str
+    num_seeds: int | None
     values: Mapping[str, Mapping[str, float]]
     rank: Mapping[str, int]
     regret: Mapping[str, float]
@@ -74,6 +76,10 @@ class Benchmark(ABC):
 
     def index(self, architecture: str) -> int | None:
         """Return the number of an architecture of `positions`, None where the file does not say."""
+        return None
+
+    def num_seeds(self, architecture: str) -> int | None:
+        """Return how often an architecture of `positions` was trained, None where the file does not say."""
         return None
 
     def everyone(self, dataset: str, metric: str) -> npt.NDArray[np.floating[Any]] | None:
@@ -137,6 +143,7 @@ class Benchmark(ABC):
             architecture=key,
             index=self.index(key),
             benchmark=self.name,
+            num_seeds=self.num_seeds(key),
             values=values,
             rank=rank,
             regret=regret,

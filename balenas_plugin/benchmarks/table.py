@@ -48,6 +48,7 @@ def benchmark_from_rows(rows: Sequence[Row], *, name: str) -> TableBenchmark:
         name=name,
         architectures=[row.architecture for row in ordered],
         indices=np.array([row.index for row in ordered], dtype=np.int32),
+        num_seeds=np.array([row.num_seeds for row in ordered], dtype=np.int8),
         columns=_columns(ordered),
     )
 
@@ -130,6 +131,7 @@ def _read(path: Path, _mtime_ns: int, _size: int) -> TableBenchmark:
         name=path.name,
         architectures=[architectures[place] for place in order],
         indices=indices[order],
+        num_seeds=_numbers(table["n_seeds"])[order] if "n_seeds" in table.column_names else None,
         columns=columns,
         checksum=checksum,
     )
@@ -171,8 +173,8 @@ def _check_schema(table: pa.Table, path: Path) -> None:
     for field in table.schema:
         kind = field.type
         right = True
-        if field.name == "index":
-            right = pa.types.is_integer(kind) and table["index"].null_count == 0
+        if field.name in ("index", "n_seeds"):
+            right = pa.types.is_integer(kind) and table[field.name].null_count == 0
         elif field.name == "arch_str":
             right = _is_text(kind) and table["arch_str"].null_count == 0
         elif field.name in COLUMNS:

@@ -45,8 +45,9 @@ class TableBenchmark(Benchmark):
     Args:
         name: what the numbers come from.
         architectures: canonical strings, all different.
-        indices: NAS-Bench-201's number of each, or None where it is not known.
         columns: column name -> one value per architecture.
+        indices: NAS-Bench-201's number of each, or None where it is not known.
+        num_seeds: how many times each was trained on the data set where that is most, or None where it is not known.
         checksum: "verified", or "no checksum" for a table that another program wrote.
     """
 
@@ -58,14 +59,15 @@ class TableBenchmark(Benchmark):
         *,
         name: str,
         architectures: Iterable[str],
-        indices: npt.NDArray[np.integer[Any]] | None,
         columns: Mapping[str, npt.NDArray[np.floating[Any]]],
+        indices: npt.NDArray[np.integer[Any]] | None = None,
+        num_seeds: npt.NDArray[np.integer[Any]] | None = None,
         checksum: str = "no checksum",
     ) -> None:
         self.checksum = checksum
         self._name = name
         self._positions = {architecture: position for position, architecture in enumerate(architectures)}
-        self._indices = indices
+        self._indices, self._num_seeds = indices, num_seeds
         self._columns = {column: values for column, values in columns.items() if not np.isnan(values).all()}
         for values in self._columns.values():
             values.setflags(write=False)
@@ -90,8 +92,12 @@ class TableBenchmark(Benchmark):
         return float(self._columns[column][self._positions[architecture]])
 
     def index(self, architecture: str) -> int | None:
-        """Return the `index` column (see `Benchmark.index`)."""
+        """Return NAS-Bench-201's number (see `Benchmark.index`)."""
         return None if self._indices is None else int(self._indices[self._positions[architecture]])
+
+    def num_seeds(self, architecture: str) -> int | None:
+        """Return the `n_seeds` column (see `Benchmark.num_seeds`)."""
+        return None if self._num_seeds is None else int(self._num_seeds[self._positions[architecture]])
 
     def all_values(self, column: str) -> npt.NDArray[np.floating[Any]]:
         """Return a column, read-only."""

@@ -56,6 +56,8 @@ def _query(options: argparse.Namespace) -> int:
 
         checked("--dataset", options.dataset, Annotated[str, OneOf(lambda: tuple(benchmark.ranked_by))])
     print(truth["architecture"] if truth["index"] is None else f"{truth['architecture']}  (index {truth['index']})")
+    if truth["num_seeds"] is not None:
+        print(f"trained with {truth['num_seeds']} seeds; not seen by any search")
     for dataset, metrics in truth["values"].items():
         if options.dataset in (None, dataset):
             print(f"\n{dataset}")

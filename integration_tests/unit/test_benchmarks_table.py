@@ -58,7 +58,7 @@ def test_best_architectures_of_the_shipped_table_are_the_published_ones(dataset,
     assert len(benchmark.positions) == 15625
     assert benchmark.query(winner, dataset, "test_accuracy") == pytest.approx(best, abs=5e-4)
     truth = benchmark.describe(winner)
-    assert (truth.index, truth.rank[dataset], truth.regret[dataset]) == (index, 1, 0)
+    assert (truth.index, truth.num_seeds, truth.rank[dataset], truth.regret[dataset]) == (index, 3, 1, 0)
 
 
 def test_all_skip_cell_of_the_shipped_table_is_where_darts_collapses():
@@ -79,6 +79,7 @@ def test_the_shipped_table_is_small_whole_and_what_the_data_beside_the_checkout_
     assert shipped.positions.keys() == other.positions.keys()
     places = [other.positions[architecture] for architecture in shipped.positions]
     np.testing.assert_array_equal(shipped._indices, other._indices[places])
+    np.testing.assert_array_equal(shipped._num_seeds, other._num_seeds[places])
     for column in shipped.columns.keys() & other.columns.keys() - {"params_mb"}:  # 150 of whose are wrong there
         tolerance = 0.5 if column.endswith("time_s") else 1e-4
         np.testing.assert_allclose(shipped.columns[column], other.columns[column][places], atol=tolerance)
@@ -247,6 +248,7 @@ def test_without_a_checksum_the_same_edit_is_accepted(table):
     [
         ({"in16_test": None}, "no column in16_test"),
         ({"index": None}, "no column index"),
+        ({"n_seeds": pa.array(["3"] * 5)}, "column n_seeds holds string"),
         ({"c10_test": pa.array(["a"] * 5)}, "column c10_test holds string"),
         ({"arch_str": pa.array(range(5))}, "column arch_str holds int64"),
         ({"arch_str": pa.array([*NAMES[:4], None])}, "column arch_str holds string or gaps"),
