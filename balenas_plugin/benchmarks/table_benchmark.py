@@ -79,17 +79,13 @@ class TableBenchmark(Benchmark):
 
     @property
     def columns(self) -> Mapping[str, npt.NDArray[np.floating[Any]]]:
-        """Return the columns that are not empty."""
+        """Return the columns that are not empty, read-only."""
         return self._columns
 
     @property
     def positions(self) -> Mapping[str, int]:
         """Return the row of every architecture."""
         return self._positions
-
-    def value(self, architecture: str, column: str) -> float:
-        """Return one number of an architecture of `positions`, NaN where it is not known."""
-        return float(self._columns[column][self._positions[architecture]])
 
     def index(self, architecture: str) -> int | None:
         """Return NAS-Bench-201's number (see `Benchmark.index`)."""
@@ -98,10 +94,6 @@ class TableBenchmark(Benchmark):
     def num_seeds(self, architecture: str) -> int | None:
         """Return the `n_seeds` column (see `Benchmark.num_seeds`)."""
         return None if self._num_seeds is None else int(self._num_seeds[self._positions[architecture]])
-
-    def all_values(self, column: str) -> npt.NDArray[np.floating[Any]]:
-        """Return a column, read-only."""
-        return self._columns[column]
 
     def everyone(self, dataset: str, metric: str) -> npt.NDArray[np.floating[Any]] | None:
         """Return the column of a metric (see `Benchmark.everyone`)."""
@@ -128,7 +120,7 @@ class TableBenchmark(Benchmark):
         if column is None or column not in self.columns:
             column = column_of(dataset, metric, columns=self.columns, source=self.name)  # raises
         key = self.key(architecture)
-        value = self.value(key, column)
+        value = float(self._columns[column][self._positions[key]])
         if math.isnan(value):
             known = ", ".join(self._values(key, dataset)) or "nothing"
             raise DataError(

@@ -53,7 +53,7 @@ def rewrite(path, change, *, keep_metadata=True):
 )
 def test_best_architectures_of_the_shipped_table_are_the_published_ones(dataset, best, index):
     benchmark = open_benchmark(SHIPPED)
-    accuracies = benchmark.all_values(COLUMN[dataset, "test_accuracy"])
+    accuracies = benchmark.columns[COLUMN[dataset, "test_accuracy"]]
     winner = list(benchmark.positions)[int(accuracies.argmax())]
     assert len(benchmark.positions) == 15625
     assert benchmark.query(winner, dataset, "test_accuracy") == pytest.approx(best, abs=5e-4)
@@ -66,7 +66,7 @@ def test_all_skip_cell_of_the_shipped_table_is_where_darts_collapses():
     accuracy = benchmark.query(ALL_SKIP, "cifar10", "test_accuracy")
     assert accuracy == pytest.approx(54.297, abs=5e-4)
     truth = benchmark.describe(ALL_SKIP)
-    better = (benchmark.all_values("c10_test") > accuracy).sum()
+    better = (benchmark.columns["c10_test"] > accuracy).sum()
     assert truth.rank["cifar10"] == 1 + better > 15000
     assert truth.regret["cifar10"] == pytest.approx(94.373 - 54.297, abs=1e-3)
     assert truth.values["cifar10-valid"]["params_mb"] == pytest.approx(0.073306)
@@ -185,7 +185,7 @@ def test_description_is_marked_as_unseen_by_the_search(table):
 def test_columns_cannot_be_changed_by_a_caller(table):
     benchmark = open_benchmark(table)
     with pytest.raises(ValueError, match="read-only"):
-        benchmark.all_values("c10_test")[0] = 100
+        benchmark.columns["c10_test"][0] = 100
 
 
 # ------------------------------------------------------------------------------------------------- the file
@@ -240,7 +240,7 @@ def test_without_a_checksum_the_same_edit_is_accepted(table):
     values = pq.read_table(table)["c10_test"].to_pylist()
     rewrite(table, {"c10_test": pa.array([None, *values[1:]])}, keep_metadata=False)
     assert read_table(table).checksum == "no checksum"
-    assert np.isnan(read_table(table).all_values("c10_test")[0])
+    assert np.isnan(read_table(table).columns["c10_test"][0])
 
 
 @pytest.mark.parametrize(
