@@ -1,8 +1,9 @@
-"""Add what a benchmark knows to what a search found, marked as unseen by it."""
+"""Add what a benchmark knows to what a search found, marked as unseen by it, unless BALENAS_GROUND_TRUTH is "off"."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -13,21 +14,30 @@ from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.errors import BalenasError, DataError, OptionError
 from balenas_plugin.search_spaces import SearchSpace, space_of_notation
 
+SWITCH = "BALENAS_GROUND_TRUTH"
+"""Environment variable that hides the ground truth, for somebody who wants to choose without having seen it."""
+
 _logger = logging.getLogger(__name__)
 
 
+def hidden() -> bool:
+    """Return whether the environment says that nothing is to be looked up or shown unless it is asked for."""
+    return os.environ.get(SWITCH, "").strip().lower() in ("off", "0", "no", "false")
+
+
 def open_table(space: SearchSpace, table: Path | None = None) -> Benchmark | None:
-    """Return the benchmark of a space in a table, or None where no table is at hand, or the space has no benchmark.
+    """Return the benchmark of a space in a table, or None where none is at hand, it is hidden, or the space has none.
 
     Args:
         space: that the architectures are of.
-        table: the table or its folder. None looks where the benchmark's tables are kept (BALENAS_DATA); a table there
-            that cannot be read ends no search, because nobody asked for it: it is named once, and left alone.
+        table: the table or its folder, which is shown even if ground truth is hidden. None looks where the benchmark's
+            tables are kept (NAS-Bench-201's: in BALENAS_DATA, else the one that ships); a table that cannot be read
+            ends no search, because nobody asked for it: it is named once, and left alone.
 
     Raises:
         BalenasError: the `table` that is given is not there or cannot be read.
     """
-    if not space.ground_truth:
+    if not space.ground_truth or (table is None and hidden()):
         return None
     path = import_module(space.ground_truth).find_table(table)
     if path is None:

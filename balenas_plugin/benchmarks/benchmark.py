@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,9 @@ class GroundTruth:
         architecture: in the space's notation.
         index: its number in the benchmark, or None where the file does not say.
         benchmark: the file that the numbers come from.
+        num_seeds: how many trainings the averages are of, or None where the file does not say.
         values: data set -> metric -> value (accuracies in percent).
-        rank: data set -> 1 + the number of better architectures by `ranked_by`; empty where the file's architectures
-            are read one at a time.
+        rank: data set -> 1 + the number of better architectures by `ranked_by`.
         regret: data set -> the best architecture's accuracy minus this one's, in percentage points.
         ranked_by: data set -> the metric of `rank` and `regret`.
         num_architectures: how many architectures the ranks are among.
@@ -34,6 +36,7 @@ class GroundTruth:
     architecture: str
     index: int | None
     benchmark: str
+    num_seeds: int | None
     values: Mapping[str, Mapping[str, float]]
     rank: Mapping[str, int]
     regret: Mapping[str, float]
@@ -43,7 +46,7 @@ class GroundTruth:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain containers, for JSON and YAML."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 class Benchmark(ABC):
@@ -73,6 +76,10 @@ class Benchmark(ABC):
 
     def index(self, architecture: str) -> int | None:
         """Return the number of an architecture of `positions`, None where the file does not say."""
+        return None
+
+    def num_seeds(self, architecture: str) -> int | None:
+        """Return how often an architecture of `positions` was trained, None where the file does not say."""
         return None
 
     def everyone(self, dataset: str, metric: str) -> npt.NDArray[np.floating[Any]] | None:
@@ -128,21 +135,27 @@ class Benchmark(ABC):
         values = self.values(key)
         rank, regret = {}, {}
         for dataset, metric in self.ranked_by.items():
-            everyone = self.everyone(dataset, metric) if metric in values.get(dataset, {}) else None
-            if everyone is not None:
-                own = values[dataset][metric]
-                rank[dataset] = 1 + int(np.count_nonzero(everyone > own))  # NaN is never greater
-                regret[dataset] = float(np.nanmax(everyone)) - own
+            own, everyone = values.get(dataset, {}).get(metric), self._worst_first.get(dataset)
+            if own is not None and everyone:
+                rank[dataset] = 1 + len(everyone) - bisect_right(everyone, own)
+                regret[dataset] = everyone[-1] - own
         return GroundTruth(
             architecture=key,
             index=self.index(key),
             benchmark=self.name,
+            num_seeds=self.num_seeds(key),
             values=values,
             rank=rank,
             regret=regret,
             ranked_by={dataset: self.ranked_by[dataset] for dataset in rank},
             num_architectures=len(self.positions),
         )
+
+    @cached_property
+    def _worst_first(self) -> dict[str, list[float]]:
+        """Data set -> what is known by `ranked_by`, in ascending order."""
+        found = {dataset: self.everyone(dataset, metric) for dataset, metric in self.ranked_by.items()}
+        return {dataset: np.sort(of[~np.isnan(of)]).tolist() for dataset, of in found.items() if of is not None}
 
     def architecture(self, index: int) -> str:
         """Return the architecture with a number.

@@ -2,17 +2,15 @@
 
 `NAS-Bench-201-v1_1-096897.pth` has 4.7 GB and needs 28 GB once it is loaded. It is one pickle of one architecture after
 another; each is reduced to its row as soon as it is complete and then forgotten (see `plain_pickle`), so memory stays
-at what a few architectures need. Four wrappings of that pickle are known by their first bytes:
+at what a few architectures need. Three wrappings of that pickle are known by their first bytes:
 
     PyTorch's zip archive (since 1.6)          the pickle is the member `data.pkl`
     PyTorch's older format (the official one)  three small pickles precede it: magic number, version, machine
-    bzip2                                      NATS-Bench's `NATS-tss-v1_0-3ffb9.pickle.pbz2`
     nothing                                    a plain pickle
 """
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import os
 import zipfile
@@ -21,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from balenas_plugin.benchmarks.mistaken_files import require_benchmark_kind
-from balenas_plugin.benchmarks.nats_folder import NatsFolderBenchmark
 from balenas_plugin.benchmarks.pickles.plain_pickle import PlainReader
 from balenas_plugin.benchmarks.table import write_table
 from balenas_plugin.benchmarks.trials import Row, is_architecture, reduce_architecture
@@ -30,7 +26,7 @@ from balenas_plugin.errors import DataError, FileFormatError
 from balenas_plugin.files import expanded, open_regular
 
 LEGACY_TORCH_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
-ZIP_START, BZIP2_START, PICKLE_START = b"PK\x03\x04", b"BZh", b"\x80"
+ZIP_START = b"PK\x03\x04"
 
 Progress = Callable[[int], object]
 
@@ -50,7 +46,7 @@ def import_official(
     """Turn the official file `path` into the compact table `out`; takes minutes, and memory for a few architectures.
 
     Args:
-        path: `NAS-Bench-201-v1_?-*.pth`, NATS-Bench's `NATS-tss-*.pickle.pbz2`, or its folder `NATS-tss-*-simple`.
+        path: `NAS-Bench-201-v1_?-*.pth`.
         out: the parquet file to write; a previous one is replaced only by a whole one.
         progress: called with the number of architectures that are done, after each.
 
@@ -60,9 +56,7 @@ def import_official(
         StorageError: the table could not be written.
     """
     source, table = expanded(path), expanded(out)
-    if not source.is_dir():
-        require_benchmark_kind(source)
-    rows = _folder_rows(source, progress) if source.is_dir() else read_official(source, progress=progress)
+    rows = read_official(source, progress=progress)
     checksum = write_table(table, rows, source=source.name)
     return ImportReport(table=table, num_architectures=len(rows), sha256=checksum)
 
@@ -79,8 +73,7 @@ def read_official(path: Path, *, progress: Progress | None = None) -> list[Row]:
         keep |= missing  # never seen so far: a name that is referred to again after many architectures
     if not rows:
         raise FileFormatError(
-            f"{path} holds no architectures in the layout of NAS-Bench-201. Expected NAS-Bench-201-v1_?-*.pth or "
-            "NATS-tss-*.pickle.pbz2."
+            f"{path} holds no architectures in the layout of NAS-Bench-201. Expected NAS-Bench-201-v1_?-*.pth."
         )
     return rows
 
@@ -114,8 +107,6 @@ def _open_pickle(path: Path) -> Iterator[tuple[BinaryIO, int]]:
             file.seek(0)
             if start.startswith(ZIP_START):
                 file = _open_member(path, stack.enter_context(zipfile.ZipFile(file)))
-            elif start.startswith(BZIP2_START):
-                file = cast(BinaryIO, bz2.BZ2File(file))
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
         except (zipfile.BadZipFile, RuntimeError, UnicodeDecodeError) as error:  # RuntimeError: encrypted, for one
@@ -128,13 +119,3 @@ def _open_member(path: Path, archive: zipfile.ZipFile) -> BinaryIO:
     if len(members) != 1:
         raise FileFormatError(f"{path} is a zip archive, but not one that PyTorch wrote.")
     return cast(BinaryIO, archive.open(members[0]))
-
-
-def _folder_rows(folder: Path, progress: Progress | None) -> list[Row]:
-    benchmark = NatsFolderBenchmark(folder)
-    rows = []
-    for architecture in benchmark.positions:
-        rows.append(benchmark.row(architecture))
-        if progress is not None:
-            progress(len(rows))
-    return rows

@@ -1,6 +1,6 @@
-"""Reduce the trials of one architecture, as NAS-Bench-201 and NATS-Bench store them, to one row of the table.
+"""Reduce the trials of one architecture, as NAS-Bench-201 stores them, to one row of the table.
 
-Both store an architecture as a dictionary of two schedules (``less`` and ``full``, or ``12`` and ``200``), each with
+An architecture is a dictionary of two schedules (``less`` and ``full``, of 12 and 200 epochs), each with
 
     arch_index, arch_str
     all_results    (data set, seed) -> trial
@@ -47,7 +47,7 @@ class Row:
 
 def is_architecture(info: Mapping[Any, Any]) -> bool:
     """Return whether the dictionary `info` holds both schedules of an architecture."""
-    return _is_schedule(info.get("full", info.get("200"))) and _is_schedule(info.get("less", info.get("12")))
+    return _is_schedule(info.get("full")) and _is_schedule(info.get("less"))
 
 
 def reduce_architecture(info: Mapping[Any, Any], *, source: str) -> Row:
@@ -59,7 +59,7 @@ def reduce_architecture(info: Mapping[Any, Any], *, source: str) -> Row:
     """
     if not is_architecture(info):
         raise FileFormatError(f"{source} does not have the layout of NAS-Bench-201: no schedules in {list(info)[:5]}.")
-    full, less = info.get("full", info.get("200")), info.get("less", info.get("12"))
+    full, less = info["full"], info["less"]
     try:
         index = int(full["arch_index"])
         architecture = format_string(parse(full["arch_str"]))

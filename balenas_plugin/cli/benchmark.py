@@ -27,12 +27,16 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
         "--notation", metavar="NAME", help="string, index, indices, naslib (its op_indices) or nni (found out)"
     )
     query.add_argument("--dataset", help="cifar10-valid, cifar10, cifar100 or ImageNet16-120 (all)")
-    query.add_argument("--table", type=Path, help="the table, or its folder (default: in BALENAS_DATA)")
+    query.add_argument(
+        "--table", type=Path, help="another table, or its folder (default: in BALENAS_DATA, else what ships)"
+    )
     query.set_defaults(run_command=_query)
     benchmark = commands.add_parser("benchmark", help="work with ground-truth tables")
     actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
-    importing = actions.add_parser("import", help="turn the official file into the compact table, in little memory")
-    importing.add_argument("file", type=Path, metavar="FILE", help="NAS-Bench-201's .pth, or NATS-Bench's folder")
+    importing = actions.add_parser(
+        "import", help="turn the official file into a table with every seed, in little memory"
+    )
+    importing.add_argument("file", type=Path, metavar="FILE", help="NAS-Bench-201's .pth")
     importing.add_argument("--output", type=Path, default=Path("nb201_full.parquet"), help="(nb201_full.parquet)")
     importing.set_defaults(run_command=_benchmark_import)
 
@@ -52,6 +56,8 @@ def _query(options: argparse.Namespace) -> int:
 
         checked("--dataset", options.dataset, Annotated[str, OneOf(lambda: tuple(benchmark.ranked_by))])
     print(truth["architecture"] if truth["index"] is None else f"{truth['architecture']}  (index {truth['index']})")
+    if truth["num_seeds"] is not None:
+        print(f"trained with {truth['num_seeds']} seeds; not seen by any search")
     for dataset, metrics in truth["values"].items():
         if options.dataset in (None, dataset):
             print(f"\n{dataset}")
@@ -81,8 +87,7 @@ def _read(text: str, name: str | None, notation: str | None) -> tuple[SearchSpac
 
 
 def _benchmark_import(options: argparse.Namespace) -> int:
-    if not options.file.is_dir():
-        require_file(options.file, "the benchmark")
+    require_file(options.file, "the benchmark")
     from tqdm import tqdm
 
     from balenas_plugin.benchmarks import import_official

@@ -87,7 +87,11 @@ def add_export(commands: Any, formatter: Any) -> None:
     export.add_argument("--max-params", type=float, metavar="P", help="leave out larger networks")
     export.add_argument("--max-flops", type=float, metavar="F", help="leave out costlier networks (per image)")
     export.add_argument("--workers", type=int, metavar="W", help="processes that score in parallel (1)")
-    export.add_argument("--table", type=Path, help="ground truth to add (default: in BALENAS_DATA)")
+    export.add_argument(
+        "--table",
+        type=Path,
+        help="ground truth to add (default: in BALENAS_DATA, else what ships; BALENAS_GROUND_TRUTH=off: none)",
+    )
     export.set_defaults(run_command=_export)
 
 

@@ -30,8 +30,8 @@ fig2   share of skip connections over the epochs: DARTS, longer DARTS, BaLeNAS w
 fig3   largest eigenvalue of d2 L_val / d alpha2 over the epochs: DARTS, BaLeNAS
 A figure is written as Markdown, CSV, JSON, SVG and PNG.
 
-Needs the NAS-Bench-201 table (--table, or in the folder that BALENAS_DATA names; fig2 and fig3 do not) and, at small
-scale, the CIFAR-10 parquet files there.
+NAS-Bench-201's accuracies ship with the package (--table, or a table in the folder that BALENAS_DATA names, comes
+first). At small scale, the CIFAR-10 parquet files are needed there.
 """
 
 
@@ -63,7 +63,7 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
     reproduce.add_argument(
         "--jobs", type=int, metavar="J", help="searches at a time (as many as fit the cores; at paper scale 1)"
     )
-    reproduce.add_argument("--table", type=Path, help="ground truth (default: in BALENAS_DATA)")
+    reproduce.add_argument("--table", type=Path, help="ground truth (default: in BALENAS_DATA, else what ships)")
     reproduce.add_argument("--resume", action="store_true", help="go on with the searches that are in --output")
     reproduce.set_defaults(run_command=_reproduce)
 

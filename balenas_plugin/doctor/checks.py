@@ -30,7 +30,7 @@ from balenas_plugin.machine import cores
 
 DISTRIBUTION = "balenas-plugin"
 DATA_VARIABLE = "BALENAS_DATA"
-DATA_FILES = ("nb201_full.parquet", "cifar10_train_jpeg.parquet", "cifar10_test_jpeg.parquet")
+DATA_FILES = ("cifar10_train_jpeg.parquet", "cifar10_test_jpeg.parquet")
 LITTLE_DISK = 1.0  # GiB
 
 _GIB = float(1 << 30)

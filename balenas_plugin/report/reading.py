@@ -18,6 +18,7 @@ from balenas_plugin.bounded_yaml import MAX_BYTES, NOT_YAML, BoundedLoader, yaml
 from balenas_plugin.diagnostics import DiagnosticsLog, read_log
 from balenas_plugin.errors import FileFormatError
 from balenas_plugin.files import read_text
+from balenas_plugin.ground_truth import hidden
 from balenas_plugin.run_folder import RunFolder
 
 NOT_KNOWN = "\N{EN DASH}"
@@ -120,7 +121,9 @@ def numbers(value: object) -> list[float | None]:
 
 
 def at(value: object, keys: Sequence[str]) -> object:
-    """Return what nested mappings hold under `keys`, None where there is nothing."""
+    """Return what nested mappings hold under `keys`, None where there is nothing, or a ground truth that is hidden."""
+    if "ground_truth" in keys and hidden():
+        return None
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value

@@ -95,7 +95,7 @@ def reproduce(
         scale: how large.
         seeds: of the searches.
         output: where to search and write.
-        table: the ground truth; None: in the folder that BALENAS_DATA names.
+        table: the ground truth; None: in the folder that BALENAS_DATA names, else what ships.
         jobs: searches at a time.
         supernet_of: opens the supernet of a finished search, for tables that select by its accuracy.
         name: of the files, without ending; None: the experiment's.

@@ -1,6 +1,6 @@
 """What BaLeNAS-TF picks on average over draws and initialisations of SynFlow, after every epoch of a search.
 
-    python integration_tests/benchmarks/expected_selection.py RUN_DIR [RUN_DIR ...] --table ../shared/data
+    python integration_tests/benchmarks/expected_selection.py RUN_DIR [RUN_DIR ...]
     python integration_tests/benchmarks/expected_selection.py RUN_DIR --seeds 8 --scores scores.json
 
 One pick owes much to the initialisation that SynFlow looks at, so a single pick a seed says little about a setting.
@@ -107,7 +107,7 @@ def _mean(values):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
-    parser.add_argument("--table", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--table", type=Path, help="another NAS-Bench-201 table, or its folder")
     parser.add_argument("--scores", type=Path, default=Path("synflow-scores.json"), help="file that keeps the scores")
     parser.add_argument("--seeds", type=int, default=4, help="initialisations (4)")
     parser.add_argument("--n", type=int, default=1000, help="draws, or most probable architectures, of a pick (1000)")

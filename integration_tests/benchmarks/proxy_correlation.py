@@ -1,7 +1,7 @@
 """How well a proxy orders NAS-Bench-201: Spearman's correlation with the true CIFAR-10 test accuracy.
 
-    python integration_tests/benchmarks/proxy_correlation.py --table ../shared/data
-    python integration_tests/benchmarks/proxy_correlation.py --proxy naswot --architectures 200 --table ../shared/data
+    python integration_tests/benchmarks/proxy_correlation.py
+    python integration_tests/benchmarks/proxy_correlation.py --proxy naswot --architectures 200
 
 Abdelfattah et al. 2021 publish 0.74 for SynFlow over all 15,625 architectures.
 """
@@ -24,7 +24,7 @@ from balenas_plugin.search_spaces.nasbench201 import NasBench201Space, format_st
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, help="NAS-Bench-201 table or its folder (default: BALENAS_DATA)")
+    parser.add_argument("--table", type=Path, help="another NAS-Bench-201 table, or its folder")
     parser.add_argument("--proxy", default="synflow")
     parser.add_argument("--architectures", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=64, help="of random images, for proxies that look at data")

@@ -70,14 +70,14 @@ def test_an_architecture_that_the_table_lacks_has_no_ground_truth(copy_of_finish
         (("9930",), "read as the number of an architecture in NAS-Bench-201."),
     ],
 )
-def test_query_takes_other_notations_and_says_how_it_read_them(data_dir, given, how, capsys) -> None:
+def test_query_takes_other_notations_and_says_how_it_read_them(given, how, capsys) -> None:
     string = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
-    assert main(["query", *(given or (string,)), "--table", str(data_dir)]) == 0
+    assert main(["query", *(given or (string,))]) == 0
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0] == f"{string}  (index 9930)"
     assert how in printed.err
 
 
-def test_query_by_a_number_that_is_none(data_dir, capsys) -> None:
-    assert main(["query", "99999", "--table", str(data_dir)]) == 2
+def test_query_by_a_number_that_is_none(capsys) -> None:
+    assert main(["query", "99999"]) == 2
     assert "a number from 0 to 15624, got '99999'" in capsys.readouterr().err

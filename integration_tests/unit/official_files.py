@@ -1,6 +1,5 @@
 """NAS-Bench-201's official files in miniature, written with the official package's own classes."""
 
-import bz2
 import collections
 import pickle
 
@@ -82,11 +81,7 @@ def save_pickle(content, path):
     path.write_bytes(pickle.dumps(content, protocol=4))
 
 
-def save_bzip2(content, path):
-    path.write_bytes(bz2.compress(pickle.dumps(content, protocol=4)))
-
-
-SAVERS = {"legacy": save_legacy, "zip": torch.save, "pickle": save_pickle, "bzip2": save_bzip2}
+SAVERS = {"legacy": save_legacy, "zip": torch.save, "pickle": save_pickle}
 
 
 def assert_same_numbers(benchmark, api):

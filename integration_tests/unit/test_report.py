@@ -83,6 +83,14 @@ def test_the_alternative_texts_say_the_numbers(tmp_path):
     assert "1.000 in epoch 0, 0.408 in epoch 5" in alts["sigma"]
 
 
+def test_ground_truth_can_be_hidden(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "a")
+    assert "unseen" in page_of(folder)[1]
+    monkeypatch.setenv("BALENAS_GROUND_TRUTH", "off")
+    assert "unseen" not in page_of(folder)[1]
+    assert "ground_truth" not in {picture.name for picture in run_pictures(read_run(folder))}
+
+
 def test_the_same_folders_give_the_same_page(drawn, tmp_path):
     folders = [make_run(tmp_path / "a", labels={"cell/0_1": OPERATIONS})]
     pages = [page_of(*folders)[0].all("img") for _ in range(2)]

@@ -18,7 +18,7 @@ from PIL import Image
 
 from balenas_plugin.benchmarks import open_benchmark
 from balenas_plugin.benchmarks.measures import COLUMN
-from balenas_plugin.benchmarks.table import TableBenchmark
+from balenas_plugin.benchmarks.table_benchmark import TableBenchmark
 from balenas_plugin.cli import build_parser
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.diagnostics.log_file import append_record, write_log
@@ -54,7 +54,7 @@ searches:
 def benchmark() -> TableBenchmark:
     """Two architectures."""
     columns = {COLUMN["cifar10", "test_accuracy"]: np.array([94.0, 10.0])}
-    return TableBenchmark(name="two", architectures=[GOOD, POOR], indices=None, columns=columns)
+    return TableBenchmark(name="two", architectures=[GOOD, POOR], columns=columns)
 
 
 def record(epoch: int, **numbers: Any) -> dict[str, Any]:
@@ -330,13 +330,13 @@ def test_a_figure_is_drawn_from_searches_that_have_ended_and_runs_none(
     assert sorted((output / "searches").rglob("*")) == before
 
 
-def test_the_first_figure_needs_the_table(searched: tuple[Scale, Path], data_dir: Path) -> None:
+def test_the_first_figure_looks_up_what_ships(searched: tuple[Scale, Path]) -> None:
     scale, output = searched
     for name, architecture in (("darts", POOR), ("gumbel-darts", GOOD), ("balenas", GOOD)):
         log = output / "searches" / name / "seed-0" / "diagnostics.jsonl"
         write_log(log, {}, [record(e, notation={"nasbench201": architecture}) for e in range(4)])
-    found, _ = reproduce(FIGURES["fig1"], scale, [0], output, table=data_dir, jobs=1, supernet_of=no_supernet)
-    truth = open_benchmark(data_dir)
+    found, _ = reproduce(FIGURES["fig1"], scale, [0], output, table=None, jobs=1, supernet_of=no_supernet)
+    truth = open_benchmark()
     errors = {row.title: set(curve.means) for row, curve in found.curves()}
     assert errors["DARTS 1st"] == {100 - truth.query(POOR, "cifar10", "test_accuracy")}
     assert errors["GumbelDARTS"] == errors["BaLeNAS 1st"] == {100 - truth.query(GOOD, "cifar10", "test_accuracy")}

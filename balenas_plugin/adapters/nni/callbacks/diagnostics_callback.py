@@ -37,7 +37,7 @@ class Diagnostics(SearchCallback):
         path: of the file; an older one there is replaced when training starts.
         options: `DiagnosticsOptions`, or a dict of them.
         seed: of the draws and of whatever else is random in the measurements.
-        table: of the space's benchmark, for the ground truth; None looks in the folder that BALENAS_DATA names.
+        table: of the space's benchmark, for the ground truth; None: see `open_table`.
     """
 
     def __init__(
