@@ -13,9 +13,9 @@ from balenas_plugin.cli.completion import add_completion
 from balenas_plugin.cli.export import add_export
 from balenas_plugin.cli.naslib import add_naslib
 from balenas_plugin.cli.parser import Parser
+from balenas_plugin.cli.reference import add_reference
 from balenas_plugin.cli.report import add_report
 from balenas_plugin.cli.reproduce import add_reproduce
-from balenas_plugin.cli.schema import add_schema
 from balenas_plugin.cli.search import add_search
 from balenas_plugin.cli.ui import add_ui
 from balenas_plugin.errors import input_problem
@@ -31,6 +31,7 @@ examples:
   balenas export runs/quickstart --samples 100 --proxy synflow --top 10
   balenas report runs/quickstart                  one page that shows the whole search
   balenas reproduce table1 --seeds 0-3            is BaLeNAS better than DARTS? search and see
+  balenas methods                                 DARTS, DrNAS, GDAS and the others, and how their parts combine
   balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer balenas
   balenas query "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 
@@ -51,7 +52,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"balenas {__version__}")
     commands = parser.commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     of_runs = (add_search, add_ui, add_export, add_report)
-    for add in (*of_runs, add_benchmark, add_reproduce, add_naslib, add_schema, add_completion):
+    for add in (*of_runs, add_benchmark, add_reproduce, add_naslib, add_reference, add_completion):
         add(commands, formatter)
     parser.set_defaults(parser=parser)
     doctor = commands.add_parser("doctor", help="check the installation and name what is broken, with its cure")

@@ -4,7 +4,7 @@ To add one, write a module here with a subclass of `Perturbation` and its `name`
 package as an entry point of the group ``balenas_plugin.perturbations``.
 """
 
-from balenas_plugin.perturbations._chosen import PerturbationOption, perturbation_of
+from balenas_plugin.perturbations._chosen import PerturbationOption, perturbation_of, perturbation_options
 from balenas_plugin.perturbations._perturbation import Evaluate, Perturbation, onto_simplex
 from balenas_plugin.perturbations._registry import get_perturbation, list_perturbations
 
@@ -16,4 +16,5 @@ __all__ = [
     "list_perturbations",
     "onto_simplex",
     "perturbation_of",
+    "perturbation_options",
 ]

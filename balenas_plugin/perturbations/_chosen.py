@@ -36,7 +36,7 @@ def perturbation_of(given: Any, *, seed: int) -> Perturbation | None:
             f"got {quoted(given)}"
         )
     kind = get_perturbation(name) if isinstance(name, str) else name
-    checked = given_options(_options(kind), options)
+    checked = given_options(perturbation_options(kind), options)
     try:
         return kind(**checked, seed=seed)
     except BalenasError:
@@ -46,7 +46,8 @@ def perturbation_of(given: Any, *, seed: int) -> Perturbation | None:
 
 
 @cache
-def _options(kind: type[Perturbation]) -> type[Any]:
+def perturbation_options(kind: type[Perturbation]) -> type[Any]:
+    """Return the options that users may give to a perturbation: those of its constructor."""
     return signature_options(kind, "perturbation", called=f"the perturbation {kind.name}", without=("seed",))
 
 
@@ -60,7 +61,7 @@ class _Choice:
         return {"anyOf": [{"enum": list_perturbations()}, *map(self._form, list_perturbations()), {"type": "null"}]}
 
     def _form(self, name: str) -> Schema:
-        options = json_schema(_options(get_perturbation(name)))
+        options = json_schema(perturbation_options(get_perturbation(name)))
         properties = {"name": {"const": name}, **options["properties"]}
         return {"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False}
 

@@ -1,0 +1,103 @@
+"""`balenas methods` and `balenas schema`: what can be searched with, for people and for editors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from typing import Any
+
+_EXAMPLES = """\
+example:
+  balenas schema > schema.json
+
+An editor with a YAML language server (VS Code with the extension YAML, Neovim, PyCharm) then completes, describes and
+checks the options of a config whose first line is
+  # yaml-language-server: $schema=schema.json
+The configs that come with this package have it. Make it anew after another version of torch, or a package with
+proxies or distributions of its own, is installed.
+"""
+
+
+_METHODS = """\
+example:
+  balenas methods
+
+A config takes a method by its name, `strategy: DrNAS`, with its options; parts combine:
+  strategy: {name: BaLeNAS, perturbation: sdarts-adv}
+"""
+
+
+def add_reference(commands: Any, formatter: Any) -> None:
+    """Add `balenas methods` and `balenas schema`."""
+    methods = commands.add_parser(
+        "methods",
+        help="list the methods, the parts that they are made of, and what does not go together",
+        epilog=_METHODS,
+        formatter_class=formatter,
+    )
+    methods.set_defaults(run_command=_methods)
+    schema = commands.add_parser(
+        "schema",
+        help="print the JSON schema of configs, for editors",
+        epilog=_EXAMPLES,
+        formatter_class=formatter,
+    )
+    schema.set_defaults(run_command=_schema)
+
+
+def _schema(options: argparse.Namespace) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
+        from balenas_plugin.adapters.nni.run.config_schema import config_schema
+
+    print(json.dumps(config_schema(), indent=1))
+    return 0
+
+
+def _methods(options: argparse.Namespace) -> int:
+    from balenas_plugin.distributions import distribution_options, get_distribution, list_distributions
+    from balenas_plugin.options import default_options
+    from balenas_plugin.perturbations import get_perturbation, list_perturbations, perturbation_options
+    from balenas_plugin.presets import get_preset, list_presets
+
+    presets = [get_preset(name) for name in list_presets()]
+    print("METHODS")
+    for preset in presets:
+        changed = ", ".join(f"{name}: {json.dumps(value)}" for name, value in preset.options.items())
+        print(f"  {preset.name:<17}{preset.summary}")
+        print(f"  {'':<17}learns {preset.distribution}{'; ' + changed if changed else ''}")
+        print(f"  {'':<17}{preset.source}")
+    parts = {name: distribution_options(get_distribution(name)) for name in list_distributions()}
+    perturbations = {name: perturbation_options(get_perturbation(name)) for name in list_perturbations()}
+    for title, of_kind in (("DISTRIBUTIONS", parts), ("PERTURBATIONS", perturbations)):
+        print(f"\n{title} and their options")
+        for name, declared in of_kind.items():
+            shown = ("arc_learning_rate" if option == "lr" else option for option in default_options(declared))
+            print(f"  {name:<24}{', '.join(shown)}")
+    print("\nWHAT DOES NOT GO TOGETHER")
+    for reason in refusals():
+        print(f"  {reason}")
+    return 0
+
+
+def refusals() -> list[str]:
+    """Return why parts are refused together, each reason once: every distribution is tried with every other part."""
+    import torch
+
+    from balenas_plugin.distributions import ChosenDistribution, get_distribution, list_distributions
+    from balenas_plugin.errors import OptionError
+    from balenas_plugin.perturbations import list_perturbations, perturbation_of
+    from balenas_plugin.search import Order, Search
+
+    found: dict[str, None] = {}
+    perturbations = [None, *(perturbation_of(name, seed=0) for name in list_perturbations())]
+    for name in list_distributions():
+        distribution = ChosenDistribution(get_distribution(name), {})({"": torch.zeros(2)}, seed=0)
+        for order in (Order(), Order(order="second"), Order(levels=1)):
+            for perturbation in perturbations:
+                try:
+                    Search(distribution, order, perturbation)
+                except OptionError as error:
+                    found[str(error)] = None
+    return list(found)
