@@ -24,16 +24,13 @@ from .report_page import draw_nothing, page_of
 
 @pytest.fixture
 def drawn() -> None:
-    """Draw the pictures; other tests look at what stands around them, and drawing takes most of a report's time."""
+    """Draw the pictures, which takes most of a report's time; other tests look at what stands around them."""
 
 
 @pytest.fixture(autouse=True)
 def _not_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "drawn" not in request.fixturenames:
         draw_nothing(monkeypatch)
-
-
-# -- the page ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_page_shows_the_search(tmp_path):
