@@ -33,7 +33,7 @@ def test_what_fails_or_takes_too_long_leaves_the_others(tmp_path, monkeypatch, c
     assert check.main([*ON_CPU, "--output", str(tmp_path / "found")]) == 1
     record = json.loads((tmp_path / "found" / "gpu_check.json").read_text())
     first, wrong, slow, last = record["parts"]
-    assert wrong["problem"].startswith("OptionError: num_mc_samples")
+    assert wrong["problem"].startswith("OptionError: strategy.num_mc_samples")
     assert slow["problem"] == "took longer than 0 s"
     for part in (first, last):
         assert part["problem"] is None

@@ -64,7 +64,7 @@ def state(*, epoch: int, warmup: int, draws: int = 3, batches: int = 9) -> tuple
     )
     module = plan.DistributionModule.__new__(plan.DistributionModule)
     object.__setattr__(module, "options", SimpleNamespace(levels=2, mc_batches="full", order="first"))
-    object.__setattr__(module, "_distribution", SimpleNamespace(num_mc_samples=draws))
+    object.__setattr__(module, "_search", SimpleNamespace(distribution=SimpleNamespace(num_mc_samples=draws)))
     object.__setattr__(module, "warmup_epochs", warmup)
     return trainer, module
 

@@ -52,7 +52,7 @@ def test_a_failed_trial_shows_why_and_a_killed_manager_loses_nothing(folder: Pat
         bad, good = sorted(experiment.trials(), key=lambda trial: trial["parameters"]["strategy.num_mc_samples"])
         assert bad["status"] == "FAILED"
         reported = requests.get(f"{experiment.api}/trial-file/{bad['trialJobId']}/stderr", timeout=60).text
-        assert reported == "balenas: num_mc_samples must be a whole number of at least 1, got 0\n"
+        assert reported == "balenas: strategy.num_mc_samples must be a whole number of at least 1, got 0\n"
 
         until(lambda: len(experiment.curve(good["trialJobId"])) >= 2, what="the second epoch")
         (first,) = (p for p in processes_of(identifier) if p.environ().get("NNI_TRIAL_JOB_ID") == good["trialJobId"])

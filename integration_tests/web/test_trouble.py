@@ -80,10 +80,12 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unknown_experiment_or_strategy(folder: Path) -> None:
     program = balenas_ui("--view", "nosuchid", folder=folder)
-    other = balenas_ui("tiny.yml", "--set", "strategy=DARTS", folder=folder)
+    other = balenas_ui("tiny.yml", "--set", "strategy=nni.DARTS", folder=folder)
     assert program.ended() == other.ended() == 2
     assert program.errors.startswith("balenas: NNI knows no experiment 'nosuchid'")
-    assert other.errors.startswith("balenas: balenas ui searches with BaLeNAS, got strategy DARTS")
+    assert other.errors.startswith(
+        "balenas: balenas ui searches with strategies of this package, and nni.DARTS is one of NNI's"
+    )
 
 
 class Page:

@@ -104,7 +104,7 @@ class DistributionModule(SearchModule):
     def posterior(self) -> Posterior:
         """Return what is learned as it is now (a copy)."""
         if self._adopted is not None:
-            return self._adopted
+            return self._adopted.decided_by(decisions_of(self._space()))
         return self.distribution.posterior(choice_names(self._space()), decisions_of(self._space()))
 
     def adopt(self, posterior: Posterior, example: Any = None) -> None:

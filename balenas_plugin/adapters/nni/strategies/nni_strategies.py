@@ -119,7 +119,7 @@ def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     }
     if name == "nni.ENAS":
         defaults |= _ENAS_DEFAULTS
-    return {**defaults, **options, "name": name}
+    return {**defaults, **options}
 
 
 def strategy_options(name: str, distribution: Any = None) -> type[Any]:
