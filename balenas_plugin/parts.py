@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+import inspect
 import logging
 import pkgutil
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from balenas_plugin.errors import OptionError, nearest
 
@@ -29,22 +29,14 @@ class Parts(Generic[T]):
     Args:
         kind: what a part is called in messages, e.g. "proxy".
         package: where this package's own are; the group of the entry points has the same name.
-        of_module: returns the parts that a module defines, by name.
-        is_part: whether a loaded object is one.
-        contract: what messages say that it must be, e.g. "balenas_plugin.proxies.Proxy".
+        of: the class that parts are objects of, such as `Proxy`; or, with `classes`, subclasses of. Each has a `name`.
+        classes: whether parts are classes.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        package: str,
-        *,
-        of_module: Callable[[object], dict[str, T]],
-        is_part: Callable[[object], bool],
-        contract: str,
-    ) -> None:
-        self.kind, self.package, self.contract = kind, package, contract
-        self._of_module, self._is_part = of_module, is_part
+    def __init__(self, kind: str, package: str, of: type, *, classes: bool = False) -> None:
+        self.kind, self.package = kind, package
+        self.contract = f"{'subclass of ' if classes else ''}{package}.{of.__name__}"
+        self._of, self._classes = of, classes
 
     def names(self) -> list[str]:
         """Return the names of all parts that can be asked for, sorted. Those of other packages are not imported."""
@@ -75,8 +67,17 @@ class Parts(Generic[T]):
         found: dict[str, T] = {}
         for module in pkgutil.iter_modules(package.__path__):
             if not module.name.startswith("_"):
-                found |= self._of_module(importlib.import_module(f"{self.package}.{module.name}"))
+                content = vars(importlib.import_module(f"{self.package}.{module.name}"))
+                own = (part for part in content.values() if self._is_part(part, content["__name__"]))
+                found |= {part.name: part for part in own}
         return found
+
+    def _is_part(self, candidate: Any, module: str | None = None) -> bool:
+        """Return whether it is a part; of classes, one that is defined in `module`, if that is given."""
+        if not self._classes:
+            return isinstance(candidate, self._of)
+        is_class = inspect.isclass(candidate) and issubclass(candidate, self._of)
+        return is_class and module in (None, candidate.__module__)
 
     @functools.cache  # noqa: B019  # the instances are module constants
     def _third_party(self, name: str) -> T:
@@ -96,7 +97,7 @@ class Parts(Generic[T]):
             raise OptionError(
                 f"{self.kind} {name!r}: {entries[0].value!r} is a {type(part).__name__}; it must be a {self.contract}"
             )
-        return part  # type: ignore[no-any-return]  # `is_part` has said so
+        return part  # type: ignore[no-any-return]  # `_is_part` has said so
 
     def _entry_points(self) -> importlib.metadata.EntryPoints:
         return importlib.metadata.entry_points(group=self.package)

@@ -48,16 +48,5 @@ class Proxy:
         return self.compute(model, inputs, targets)
 
 
-def _of_module(module: object) -> dict[str, Proxy]:
-    proxy: Proxy = vars(module)["PROXY"]
-    return {proxy.name: proxy}
-
-
-PROXIES: Parts[Proxy] = Parts(
-    "proxy",
-    ENTRY_POINT_GROUP,
-    of_module=_of_module,
-    is_part=lambda part: isinstance(part, Proxy),
-    contract="balenas_plugin.proxies.Proxy",
-)
+PROXIES: Parts[Proxy] = Parts("proxy", ENTRY_POINT_GROUP, Proxy)
 list_proxies, get_proxy = PROXIES.names, PROXIES.get

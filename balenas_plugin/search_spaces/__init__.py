@@ -54,17 +54,7 @@ DEFAULT_SPACE = "NasBench201"
 """What a config searches that does not say, and whose architectures `balenas query` reads first."""
 
 
-def _of_module(module: object) -> dict[str, SearchSpace]:
-    return {space.name: space for space in vars(module).values() if isinstance(space, SearchSpace)}
-
-
-SPACES: Parts[SearchSpace] = Parts(
-    "space",
-    "balenas_plugin.search_spaces",
-    of_module=_of_module,
-    is_part=lambda part: isinstance(part, SearchSpace),
-    contract="balenas_plugin.search_spaces.SearchSpace",
-)
+SPACES: Parts[SearchSpace] = Parts("space", "balenas_plugin.search_spaces", SearchSpace)
 list_spaces = SPACES.names
 
 

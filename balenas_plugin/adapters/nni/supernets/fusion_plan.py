@@ -189,7 +189,8 @@ class Planned(nn.Module):
         return f"{plan}; as NNI does where {left}" if None in ways else f"as NNI does: {left}"
 
     def _made_plan(self) -> Plan:
-        raise NotImplementedError
+        """Return a plan for the module as it is now."""
+        raise NotImplementedError(f"{type(self).__name__} must say how its candidates are planned")
 
 
 def why_not_its_own(owner: nn.Module, nnis: type[nn.Module]) -> str | None:
