@@ -63,12 +63,14 @@ class Draw:
     def pull_back(self, gradients: Weights) -> dict[str, Tensor]:
         """Return label -> gradient in the parameters, of gradients in the weights; labels without one are left out."""
         used = [label for label in self._parameters if label in gradients]
-        found = torch.autograd.grad(
-            [self.outputs[label] for label in used],
-            [self._parameters[label] for label in used],
-            [gradients[label] for label in used],
-        )
-        pulled = dict(zip(used, found, strict=True))
+        pulled: dict[str, Tensor] = {}
+        if used:  # torch refuses an empty list
+            found = torch.autograd.grad(
+                [self.outputs[label] for label in used],
+                [self._parameters[label] for label in used],
+                [gradients[label] for label in used],
+            )
+            pulled.update(zip(used, found, strict=True))
         for label, gradient in self.direct.items():
             pulled[label] = pulled[label] + gradient if label in pulled else gradient
         return pulled

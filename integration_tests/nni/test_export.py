@@ -8,16 +8,19 @@ from typing import Any
 import nni
 import pytest
 import torch
+from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace, MutableModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
-from nni.nas.space import model_context
+from nni.nas.space import RawFormatModelSpace, model_context
 from nni.tools.nnictl.config_utils import Experiments
 from torch import Tensor, nn
 
 from balenas_plugin import BaLeNAS, Posterior
+from balenas_plugin.adapters.nni import strategy_of
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
+from balenas_plugin.errors import SpaceError
 
 from .searches import classification, loaders, search
 from .spaces import CASES, Case, Depth, Layers
@@ -194,3 +197,20 @@ def test_a_module_that_reads_its_logits_itself_is_searched_as_one_that_asks(opti
         torch.testing.assert_close(
             posteriors[0].precision[label], posteriors[1].precision[label], rtol=1e-9, atol=1e-12
         )
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "message"),
+    [
+        ("DrNAS", {}, "no draw of a dirichlet distribution reaches them"),
+        ("SDARTS_RS", {}, "no perturbation reaches them"),
+        ("DARTS", {"levels": 1}, "no gradient of theirs is taken with levels: 1"),
+    ],
+)
+def test_a_module_that_reads_its_logits_itself_is_refused_where_that_loses_something(
+    preset, options, message, tmp_path
+):
+    strategy = strategy_of(preset)(mutation_hooks=[ReadingGate.mutate], **options)
+    strategy.initialize(RawFormatModelSpace(Gated(), classification(tmp_path)), SequentialExecutionEngine())
+    with pytest.raises(SpaceError, match=message):
+        strategy.run()

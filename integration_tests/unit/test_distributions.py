@@ -116,6 +116,11 @@ def mean_cost(distribution):
     return float(sum((w.detach() * COSTS[label]).sum() for label, w in distribution.mean().weights.items()))
 
 
+@every_member
+def test_a_draw_without_any_gradient_has_none_to_pull_back(name):
+    assert make(name).sample().pull_back({}) == {}
+
+
 @pytest.mark.parametrize("name", [name for name in MEMBERS if get_distribution(name).needs_gradient])
 def test_a_label_without_a_gradient_is_left_alone(name):
     distribution = make(name)

@@ -31,7 +31,7 @@ from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
 from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
-from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names, read_directly
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
@@ -210,18 +210,17 @@ class DistributionModule(SearchModule):
         return host.outputs
 
     def _read_directly(self) -> dict[str, nn.Parameter]:
-        read: set[int] = set()
-        for module in self._supernet_modules:
-            if getattr(module, "_softmax", None) is not self.mixing:
-                read.update(id(parameter) for parameter in module.parameters(recurse=False))
-                read.update(id(p) for p in getattr(module, "arch_parameters", list)())
-        found = {label: alpha for label, alpha in self.named_arch_parameters().items() if id(alpha) in read}
-        perturbs = self.options.perturbation is not None
-        if found and (perturbs or not self.distribution.has_logits):
-            what = "no perturbation" if perturbs else f"no draw of a {self.distribution.name} distribution"
+        found = read_directly(self._supernet_modules, self.mixing, self.named_arch_parameters())
+        lost = {
+            "no perturbation reaches them": self.options.perturbation is not None,
+            "no gradient of theirs is taken with levels: 1": self.options.levels == 1,
+            f"no draw of a {self.distribution.name} distribution reaches them": not self.distribution.has_logits,
+        }
+        if found and any(lost.values()):
             raise SpaceError(
-                f"the modules of {', '.join(found)} compute their mixing weights themselves, so {what} reaches them: "
-                "let them call what NNI passes to `mutate` as mutate_kwargs['softmax']"
+                f"the modules of {', '.join(found)} compute their mixing weights themselves, so "
+                f"{next(what for what, holds in lost.items() if holds)}: let them call what NNI passes to `mutate` as "
+                "mutate_kwargs['softmax']"
             )
         return found
 

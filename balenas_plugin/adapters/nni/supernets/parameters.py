@@ -7,7 +7,7 @@ share appears once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.oneshot.pytorch.supermodule.differentiable import (
@@ -59,6 +59,24 @@ def architecture_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
                 continue
             found[label if label not in found else f"{label}/in_cell"] = alpha
     return dict(sorted(found.items()))
+
+
+def read_directly(
+    modules: Iterable[nn.Module], mixing: nn.Module, alphas: Mapping[str, nn.Parameter]
+) -> dict[str, nn.Parameter]:
+    """Return label -> alpha of those that a module of the user's reads itself, in the place of asking `mixing`.
+
+    Args:
+        modules: of a supernet.
+        mixing: what mixed modules ask for their weights.
+        alphas: label -> alpha.
+    """
+    read: set[int] = set()
+    for module in modules:
+        if getattr(module, "_softmax", None) is not mixing:
+            read.update(id(parameter) for parameter in module.parameters(recurse=False))
+            read.update(id(p) for p in getattr(module, "arch_parameters", list)())
+    return {label: alpha for label, alpha in alphas.items() if id(alpha) in read}
 
 
 def choice_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
