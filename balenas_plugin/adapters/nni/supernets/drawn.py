@@ -1,4 +1,4 @@
-"""NNI's supernet modules, but where one candidate of a label is drawn they compute it alone; put in by mutation hooks.
+"""NNI's supernet modules, but of what is drawn or dropped they compute what is left alone; put in by mutation hooks.
 
 Operations whose arguments are choices (NNI's mixed convolutions and their like) have no candidates to leave out: they
 compute once, with weights mixed of slices.
@@ -42,6 +42,14 @@ def drawn_candidates(edges: Sequence[tuple[nn.Module, Tensor]], others: Others) 
     return chosen, others
 
 
+def kept_candidates(edges: Sequence[tuple[nn.Module, Tensor]]) -> list[Sequence[int]] | None:
+    """Return the candidates of each edge that a pass computes; None if those are all."""
+    kept = [softmax.kept(alpha) if isinstance(softmax, MixingWeights) else None for softmax, alpha in edges]
+    if all(indices is None for indices in kept):
+        return None
+    return [range(len(alpha)) if k is None else k for k, (_, alpha) in zip(kept, edges, strict=True)]
+
+
 class DrawnLayer(DifferentiableMixedLayer):
     """A LayerChoice."""
 
@@ -50,11 +58,14 @@ class DrawnLayer(DifferentiableMixedLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Take what the candidates take."""
-        drawn = drawn_candidates([(self._softmax, self._arch_alpha)], self.others)
-        if drawn is None or why_not_its_own(self, DifferentiableMixedLayer) is not None:
+        edge = [(self._softmax, self._arch_alpha)]
+        drawn, kept = drawn_candidates(edge, self.others), kept_candidates(edge)
+        if not (drawn or kept) or why_not_its_own(self, DifferentiableMixedLayer) is not None:
             return super().forward(*args, **kwargs)
-        (chosen,), others = drawn
         weights = self._softmax(self._arch_alpha)
+        if kept and drawn is None:
+            return self._reduction([self[self.names[k]](*args, **kwargs) for k in kept[0]], weights[list(kept[0])])
+        (chosen,), others = cast(Any, drawn)
         return drawn_path(weights, chosen, lambda k: self[self.names[k]](*args, **kwargs), others=others)
 
 
@@ -103,7 +114,8 @@ class DrawnCell(DifferentiableMixedCell):
 
     def forward(self, *inputs: Any) -> Any:
         """Take and return what NNI's cell does."""
-        if drawn_candidates([(self._softmax, alpha) for alpha in self._arch_alpha.values()], self.others) is None:
+        edges = [(self._softmax, alpha) for alpha in self._arch_alpha.values()]
+        if drawn_candidates(edges, self.others) is None and kept_candidates(edges) is None:
             return super().forward(*inputs)
         processed = preprocess_cell_inputs(self.num_predecessors, *inputs)
         nodes = list(self.preprocessor(processed))
@@ -114,6 +126,7 @@ class DrawnCell(DifferentiableMixedCell):
 
     def _edge_result(self, label: str, operations: nn.ModuleDict, x: Tensor) -> Tensor:
         alpha, candidates = self._arch_alpha[label], list(operations.values())
+        weights, edge = self._softmax(alpha), [(self._softmax, alpha)]
 
         def run(k: int) -> Tensor:
             if k < len(candidates):
@@ -121,8 +134,11 @@ class DrawnCell(DifferentiableMixedCell):
             with torch.no_grad():  # the edge is not chosen: zeros of a shape that only a candidate knows
                 return torch.zeros_like(copy.deepcopy(candidates[0]).eval()(x))
 
-        (chosen,), others = cast(Any, drawn_candidates([(self._softmax, alpha)], self.others))
-        return drawn_path(self._softmax(alpha), chosen, run, others=others)
+        if (drawn := drawn_candidates(edge, self.others)) is not None:
+            return drawn_path(weights, drawn[0][0], run, others=drawn[1])
+        (kept,) = kept_candidates(edge) or [range(len(alpha))]
+        computed = [k for k in kept if k < len(candidates)] or [len(candidates)]
+        return cast(Tensor, sum(weights[k] * run(k) for k in computed))
 
 
 def drawing_hooks() -> list[Any]:

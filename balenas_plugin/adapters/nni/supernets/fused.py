@@ -17,7 +17,7 @@ from nni.nas.nn.pytorch.cell import preprocess_cell_inputs
 from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell, DifferentiableMixedLayer
 from torch import Tensor, nn
 
-from balenas_plugin.adapters.nni.supernets.drawn import DrawnCell, DrawnLayer, drawn_candidates
+from balenas_plugin.adapters.nni.supernets.drawn import DrawnCell, DrawnLayer, drawn_candidates, kept_candidates
 from balenas_plugin.adapters.nni.supernets.fusion_plan import Plan, Planned, why_not_its_own
 from balenas_plugin.fused import Branch, Contribution, Fan, combine, departure
 from balenas_plugin.mixed_ops.drawn_path import Others
@@ -140,7 +140,7 @@ class FusedMixedCell(Planned, DrawnCell):
 
 
 def _mixed(fan: Fan, x: Tensor, edges: Sequence[tuple[nn.Module, Tensor]], others: Others) -> dict[int, Contribution]:
-    """Return target -> contribution of the candidates that leave x: of all of them, or of the drawn ones alone.
+    """Return target -> contribution of the candidates that leave x: of all of them, or of those that the pass has.
 
     Args:
         fan: the candidates.
@@ -149,8 +149,10 @@ def _mixed(fan: Fan, x: Tensor, edges: Sequence[tuple[nn.Module, Tensor]], other
         others: see `DrawnLayer`.
     """
     weights = [softmax(alpha) for softmax, alpha in edges]
-    drawn = drawn_candidates(edges, others)
-    return fan(x, weights) if drawn is None else fan.drawn(x, weights, *drawn)
+    if (drawn := drawn_candidates(edges, others)) is not None:
+        return fan.drawn(x, weights, [[k] for k in drawn[0]], drawn[1])
+    kept = kept_candidates(edges)
+    return fan(x, weights) if kept is None else fan.drawn(x, weights, kept, "none")
 
 
 def keep_fixed(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:
