@@ -23,6 +23,8 @@ from balenas_plugin.errors import OptionError
 from balenas_plugin.mixed_ops.drawn_path import Others
 from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt
 
+_COUNTED, _LOGGED_ONE_BY_ONE = 16_384, 64
+
 Weights = Mapping[str, Tensor]
 """label -> mixing weights of a pass, shape (K,), not negative, adding up to 1."""
 
@@ -110,6 +112,8 @@ class Distribution(ABC):
 
     needs_gradient: ClassVar[bool] = True
     """Whether it learns from gradients in the weights; else an evaluation is a forward pass alone."""
+
+    _counted_one_by_one = 1_024
 
     def __init__(
         self,
@@ -304,8 +308,8 @@ class Distribution(ABC):
     def counted_probabilities(self) -> dict[str, Tensor]:
         """Return label -> share of draws in which each choice has the largest weight, shape (K,), float64.
 
-        16,384 draws (1,024 of a `draw` that cannot make them at once), the same each time; those that the search
-        makes are as without them. Half a draw is added to each choice that was not dropped, so that none is impossible.
+        16,384 draws (1,024 of a `draw` that cannot make them at once, in `metrics` 64), the same each time; those that
+        the search makes are as without them. Half a draw is added to each choice that was not dropped, so that none is impossible.
         """
         counts = {label: mask.double().cpu() / 2 for label, mask in self.mask.items()}
         noise, self.noise = self.noise, SeededNoise(0)
@@ -326,12 +330,16 @@ class Distribution(ABC):
             weights = self.draw(many).weights
             if all(w.shape == many[label].shape and _on_simplex(w) for label, w in weights.items()):
                 return {label: w.argmax(-1) for label, w in weights.items()}
-        draws = [self.sample().weights for _ in range(_COUNTED_ONE_BY_ONE)]
+        draws = [self.sample().weights for _ in range(self._counted_one_by_one)]
         return {label: torch.stack([draw[label].argmax() for draw in draws]) for label in self.parameters}
 
     def metrics(self) -> dict[str, float]:
-        """Return what is logged of it: see `Posterior.metrics`."""
-        return self.posterior().metrics()
+        """Return what is logged of it, every few steps: see `Posterior.metrics`."""
+        self._counted_one_by_one = _LOGGED_ONE_BY_ONE
+        try:
+            return self.posterior().metrics()
+        finally:
+            del self._counted_one_by_one
 
     # -- resume -------------------------------------------------------------------------------------------------------
 
@@ -350,8 +358,6 @@ class Distribution(ABC):
         self.mask = {label: state["mask"][label].to(p.device) for label, p in self.parameters.items()}
         self._find_kept()
 
-
-_COUNTED, _COUNTED_ONE_BY_ONE = 16_384, 1_024
 
 
 def _on_simplex(weights: Tensor) -> bool:

@@ -41,7 +41,7 @@ class Trained(Protocol):
         """Clip the gradients of the weights as the weight step does."""
 
 
-class Perturbation(ABC):  # noqa: B024  # a member defines one of two methods
+class Perturbation(ABC):
     """Perturbs the mixing weights that the network's weights are trained at.
 
     Args:
