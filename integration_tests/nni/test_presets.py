@@ -90,11 +90,12 @@ def test_it_searches_every_kind_of_space(name, case, tmp_path):
 
 @pytest.mark.parametrize("name", list_presets())
 def test_it_is_measured_selects_and_resumes_bit_for_bit(name, tmp_path):
-    """Diagnostics are of the search that is not stopped alone: they leave no trace in it."""
-    diagnostics = Diagnostics(tmp_path / "d.jsonl", {"curvature_every_n_epochs": 4, "draws": 9})
+    def diagnostics(of: str) -> Diagnostics:
+        return Diagnostics(tmp_path / f"{of}.jsonl", {"curvature_every_n_epochs": 2, "draws": 9})
+
     selection = {"proxy": "params", "candidates": "enumerate", "n": 3}
-    whole = run(name, tmp_path / "whole", callbacks=[diagnostics], selection=selection)
-    *_, record = read_log(tmp_path / "d.jsonl").records
+    whole = run(name, tmp_path / "whole", callbacks=[diagnostics("whole")], selection=selection)
+    *_, record = records = read_log(tmp_path / "whole.jsonl").records
     assert math.isfinite(record["eigenvalue"])
     for probabilities in record["probabilities"].values():
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)  # six digits are written
@@ -102,8 +103,9 @@ def test_it_is_measured_selects_and_resumes_bit_for_bit(name, tmp_path):
     assert len(scores) == 3
     assert scores == sorted(scores, reverse=True)
     with pytest.raises(Killed):
-        run(name, tmp_path / "killed", callbacks=[Kill()])
-    resumed = run(name, tmp_path / "killed", resume=True)
+        run(name, tmp_path / "killed", callbacks=[diagnostics("killed"), Kill()])
+    resumed = run(name, tmp_path / "killed", callbacks=[diagnostics("killed")], resume=True)
+    assert read_log(tmp_path / "killed.jsonl").records == records
     assert resumed.posterior.to_document() == whole.posterior.to_document()
     expected = whole.supernet.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in resumed.supernet.state_dict().items())
