@@ -108,6 +108,9 @@ class Distribution(ABC):
     draws_one: ClassVar[bool] = False
     """Whether its draws compute one candidate a label."""
 
+    learns: ClassVar[bool] = True
+    """Whether there is anything to learn; else no search takes architecture steps."""
+
     needs_gradient: ClassVar[bool] = True
     """Whether it learns from gradients in the weights; else an evaluation is a forward pass alone."""
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gradient
 from balenas_plugin.distributions import Distribution, Draw, Weights
+from balenas_plugin.distributions.uniform import uniform_path
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.options import NonNegativeInt, PositiveInt, declared_options
 from balenas_plugin.perturbations import Perturbation
@@ -25,7 +26,7 @@ from balenas_plugin.perturbations import Perturbation
 FirstStep = Literal["architecture", "weights"]
 GradientOrder = Literal["first", "second"]
 FiniteDifference = Literal["central", "one-sided"]
-WeightStep = Literal["mean", "sample"]
+WeightStep = Literal["mean", "sample", "uniform"]
 ClippedWith = Literal["weights", "architecture", "stale-architecture"]
 Levels = Annotated[int, Field(ge=1, le=2)]
 
@@ -40,7 +41,8 @@ class Order:
         architecture_every: an architecture step every so many iterations.
         order: "first", or "second" for the gradient through one unrolled weight step.
         finite_difference: of the second order, see `second_order_gradient`.
-        weight_step: train the weights at the "mean" of the distribution, or at a "sample".
+        weight_step: train the weights at the "mean" of the distribution, at a "sample", or at a "uniform" path: one
+            candidate a label, each with the same probability, whatever is learned (RandomNAS, SETN).
         warmup_epochs: epochs at the start without architecture steps.
         levels: 2, a batch for each level; or 1, both levels from one draw on the training batch, as in SNAS.
         clip_with: what counts when the gradient of the network's weights is clipped by its norm: the "weights" alone,
@@ -129,10 +131,11 @@ class Search:
             raise OptionError(f"{distribution.name} compares the losses of several draws, so levels must be 2")
         if order.levels == 1 and distribution.num_mc_samples > 1:
             raise OptionError("levels: 1 has one draw for both levels, so num_mc_samples must be 1")
-        if distribution.draws_one and perturbation is not None:
+        if perturbation is not None and (distribution.draws_one or order.weight_step == "uniform"):
+            drawn = "a uniform weight step" if order.weight_step == "uniform" else distribution.name
             raise OptionError(
-                f"{distribution.name} computes one candidate a draw, so {perturbation.name} cannot perturb it: that "
-                "takes the mixing weights of all candidates"
+                f"{drawn} computes one candidate a draw, so {perturbation.name} cannot perturb it: that takes the "
+                "mixing weights of all candidates"
             )
         if order.levels == 1 and perturbation is not None:
             raise OptionError(f"levels: 1 has no weight step of its own, which {perturbation.name} perturbs")
@@ -152,7 +155,8 @@ class Search:
             epoch: from 0.
             index: of the iteration in its epoch, from 0.
         """
-        searches = epoch >= self.order.warmup_epochs and (index + 1) % self.order.architecture_every == 0
+        due = epoch >= self.order.warmup_epochs and (index + 1) % self.order.architecture_every == 0
+        searches = due and self.distribution.learns
         if self.order.levels == 1 and searches:
             return self.joint_step(host)
         if self.order.first == "weights":
@@ -209,7 +213,7 @@ class Search:
         host.begin()
         alone = self.order.clip_with == "weights"  # then no gradient of the mixing weights is computed
         with nullcontext() if not alone else torch.no_grad():
-            draw = self.distribution.training_draw() if self.order.weight_step == "sample" else self.distribution.mean()
+            draw = self._weight_step_draw()
         if self.perturbation is not None:
             draw = self._perturbed(draw, self.perturbation, host)
         if alone:
@@ -217,6 +221,12 @@ class Search:
                 return host.step_weights(list)
         with host.mixing(draw):
             return host.step_weights(lambda: self._architecture_gradients(draw, host))
+
+    def _weight_step_draw(self) -> Draw:
+        """Return what the weights are trained at."""
+        if self.order.weight_step == "uniform":
+            return uniform_path(self.distribution)
+        return self.distribution.training_draw() if self.order.weight_step == "sample" else self.distribution.mean()
 
     def joint_step(self, host: Host) -> tuple[Tensor | None, Tensor | None]:
         """Update weights and distribution from one draw and one training batch; return the loss of each."""

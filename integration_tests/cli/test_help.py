@@ -92,11 +92,11 @@ def test_names_that_complete_are_those_that_there_are() -> None:
     from balenas_plugin.benchmarks import DATASETS
     from balenas_plugin.options import json_schema
     from balenas_plugin.proxies import list_proxies
-    from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, ProxySelection
+    from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, PROBABILITY, ProxySelection
     from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY
 
     expected = {
-        "proxy": {*list_proxies(), SUPERNET_ACCURACY},
+        "proxy": {*list_proxies(), SUPERNET_ACCURACY, PROBABILITY},
         "selection": set(NAMED_SELECTIONS),
         "candidates": set(json_schema(ProxySelection)["properties"]["candidates"]["enum"]),
         "dataset": set(DATASETS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from balenas_plugin.diagnostics import read_log
 from balenas_plugin.distributions import Distribution, Draw
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.presets import list_presets
+from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, named_selection
 
 from .searches import classification, loaders
 from .spaces import CASES, Layers
@@ -99,9 +101,12 @@ def test_it_is_measured_selects_and_resumes_bit_for_bit(name, tmp_path):
     assert math.isfinite(record["eigenvalue"])
     for probabilities in record["probabilities"].values():
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)  # six digits are written
-    scores = [ranked.scores["params"] for ranked in whole.rank()]
-    assert len(scores) == 3
-    assert scores == sorted(scores, reverse=True)
+    for chosen in (whole.selection, *(replace(named_selection(selected), n=3) for selected in NAMED_SELECTIONS)):
+        ranked = whole.rank(chosen)
+        assert 1 <= len(ranked) <= 3
+        if len(chosen.proxies) == 1:
+            scores = [found.scores[chosen.proxies[0]] for found in ranked]
+            assert scores == sorted(scores, reverse=True)
     with pytest.raises(Killed):
         run(name, tmp_path / "killed", callbacks=[diagnostics("killed"), Kill()])
     resumed = run(name, tmp_path / "killed", callbacks=[diagnostics("killed")], resume=True)
@@ -180,6 +185,8 @@ def test_an_attack_leaves_statistics_and_modes_alone(tmp_path, monkeypatch):
         (lambda: DistributionStrategy(distribution="dirichlett"), "did you mean 'dirichlet'"),
         (lambda: strategy_of("DrNAS")(prior_precision=1.0), "no option 'prior_precision'"),
         (lambda: strategy_of("GDAS")(perturbation="sdarts-rs"), "one candidate a draw, so sdarts-rs cannot perturb it"),
+        (lambda: strategy_of("SETN")(perturbation="sdarts-rs"), "a uniform weight step computes one candidate a draw"),
+        (lambda: strategy_of("RSPS")(num_mc_samples=2), "no option 'num_mc_samples'"),
         (
             lambda: strategy_of("SNAS")(perturbation="sdarts-adv"),
             "no weight step of its own, which sdarts-adv perturbs",

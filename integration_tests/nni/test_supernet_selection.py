@@ -150,6 +150,11 @@ def test_every_kind_of_space_can_be_ranked(name, tmp_path):
     values = [found.scores[SUPERNET_ACCURACY] for found in ranked]
     assert values == sorted(values, reverse=True)
     assert all(0 <= value <= 1 and round(value * 16, 6).is_integer() for value in values)  # of 16 examples
+    before = copy.deepcopy(strategy.supernet.state_dict())
+    wanted = {"candidates": "darts-pt", "n": 2, "proxy": "params", "batch_statistics": True, "fine_tuning": 1}
+    perturbed = strategy.rank(ProxySelection(**wanted))
+    assert 1 <= len(perturbed) <= 2
+    assert all(torch.equal(value, before[key]) for key, value in strategy.supernet.state_dict().items())
 
 
 def test_halves_of_one_set_distinguished_by_samplers_stay_apart(tmp_path):

@@ -135,7 +135,8 @@ class DistributionModule(SearchModule):
         parameters = self.named_arch_parameters()
         if not parameters:
             raise SpaceError("the model space has no choices, so there is nothing to search")
-        seed = self.ranks.new_seed() if self._chosen.kind.is_random else 0
+        draws = self._chosen.kind.is_random or self.options.weight_step_alpha == "uniform"
+        seed = self.ranks.new_seed() if draws else 0
         distribution = self._chosen(parameters, seed=seed)
         perturbation = self.options.perturbed_by(self.ranks.new_seed)
         self._search = Search(distribution, self.options.update_order(), perturbation)

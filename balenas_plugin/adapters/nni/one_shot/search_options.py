@@ -37,7 +37,8 @@ class SearchOptions:
         order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
         finite_difference: for order "second": "central" as in the reference, or "one-sided" with one evaluation less.
         arc_learning_rate: learning rate of the distribution, for logits in logits per step.
-        weight_step_alpha: "mean", or "sample" to train the weights at a draw.
+        weight_step_alpha: train the weights at the "mean", at a "sample" (a draw), or at "uniform" paths: one candidate
+            a choice, each with the same probability, whatever is learned.
         perturbation: of the mixing weights in the weight step: "sdarts-rs", "sdarts-adv", or {"name": ..., options}
             (`balenas_plugin.perturbations`).
         warmup_epochs: epochs at the start without architecture steps.

@@ -91,7 +91,8 @@ class DistributionStrategy(SearchStrategy):
         }
         self.options = SearchOptions(**{key: value for key, value in options.items() if key in OPTION_NAMES})
         chosen = {key: value for key, value in options.items() if key not in OPTION_NAMES}
-        self.chosen = ChosenDistribution(self.distribution, chosen | {"lr": self.options.arc_learning_rate})
+        rate = {"lr": self.options.arc_learning_rate} if self.distribution.learns else {}
+        self.chosen = ChosenDistribution(self.distribution, chosen | rate)
         self._require_sound()
         super().__init__(
             arc_learning_rate=self.options.arc_learning_rate,
