@@ -14,7 +14,6 @@ FILES = (
     "architect",
     *(f"family/{name}" for name in ("gdas", "drnas", "snas_dsnas", "sdarts", "gaea", "parsec")),
 )
-NOT_YET = {"family/drnas": {"partial_cell", "wider_functions"}}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def parity():
 @pytest.mark.parametrize("name", FILES)
 def test_every_section_is_replayed(parity, parity_dir, name):
     found = dict(parity.lines(parity_dir / f"{name}.json"))
-    assert {section for section, off in found.items() if off is None} == NOT_YET.get(name, set())
+    assert {section for section, off in found.items() if off is None} == set()
     assert all(off <= 1e-9 for off in found.values() if off is not None)
 
 
