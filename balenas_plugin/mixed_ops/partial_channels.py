@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.errors import SpaceError
-from balenas_plugin.mixed_ops._mixed_op import MixedOp
-from balenas_plugin.mixed_ops.channels import channel_shuffle, narrowed, passed_by
+from balenas_plugin.mixed_ops._mixed_op import MixedOp, Source
+from balenas_plugin.mixed_ops.channels import channel_shuffle, keeps_width, narrowed, passed_by, width_of
 from balenas_plugin.options import PositiveInt, checked
 
 
@@ -24,6 +24,7 @@ class PartialChannels(MixedOp):
     Args:
         k: into how many parts the channels are divided; it divides the number of channels of every edge.
         edge_normalization: weigh the edges to a node by the softmax of learned parameters.
+        shuffle: the channels of every node; without it, the same ones are mixed everywhere.
 
     Source: Xu et al. 2020 (PC-DARTS), Section 3.
     """
@@ -31,12 +32,15 @@ class PartialChannels(MixedOp):
     name = "partial-channels"
     source = "Xu et al. 2020"
 
-    def __init__(self, *, k: PositiveInt = 4, edge_normalization: bool = False) -> None:
+    def __init__(self, *, k: PositiveInt = 4, edge_normalization: bool = False, shuffle: bool = True) -> None:
         self.k = int(checked("k", k, PositiveInt))
-        self.edge_normalization = edge_normalization
+        self.edge_normalization, self.shuffle = edge_normalization, shuffle
 
-    def build(self, candidates: Mapping[str, nn.Module], *, called: str) -> dict[str, nn.Module]:
-        """Return the candidates with a k-th of their channels."""
+    def build(self, candidates: Mapping[str, nn.Module], *, called: str) -> dict[str, nn.Module] | None:
+        """Return the candidates with a k-th of their channels; None if they change the number of channels."""
+        widths = {each: width_of(each) for each in candidates.values()}
+        if any(width is not None and not keeps_width(each, width) for each, width in widths.items()):
+            return None
         return {name: narrowed(each, self.k, called=f"{called}.{name}") for name, each in candidates.items()}
 
     def enter(self, x: Tensor) -> Tensor:
@@ -45,10 +49,11 @@ class PartialChannels(MixedOp):
             raise SpaceError(f"an edge has {x.shape[1]} channels, which k={self.k} does not divide: choose another k")
         return x[:, : x.shape[1] // self.k]
 
-    def leave(self, mixed: Tensor, sources: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+    def leave(self, mixed: Tensor, sources: Sequence[Source]) -> Tensor:
         """Return what was mixed and what has passed by, shuffled: once for all edges, whose sum it is."""
         if self.k == 1:
             return mixed
         rest = [(passed_by(x, mixed, self.k), weight) for x, weight in sources]
         scaled = [part if weight is None else weight * part for part, weight in rest]
-        return channel_shuffle(torch.cat([mixed, reduce(torch.add, scaled)], 1), self.k)
+        whole = torch.cat([mixed, reduce(torch.add, scaled)], 1)
+        return channel_shuffle(whole, self.k) if self.shuffle else whole
