@@ -9,6 +9,7 @@ from typing import Any, Literal
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 
 from balenas_plugin.errors import OptionError
+from balenas_plugin.mixed_ops import MixedOpOption
 from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
 from balenas_plugin.perturbations import Perturbation, PerturbationOption, perturbation_of
 from balenas_plugin.search import Order
@@ -41,6 +42,8 @@ class SearchOptions:
             a choice, each with the same probability, whatever is learned.
         perturbation: of the mixing weights in the weight step: "sdarts-rs", "sdarts-adv", or {"name": ..., options}
             (`balenas_plugin.perturbations`).
+        mixed_op: how edges compute their candidates: "partial-channels", "merged-convolutions", or {"name":
+            ..., options} (`balenas_plugin.mixed_ops`); None: all of them, in full.
         warmup_epochs: epochs at the start without architecture steps.
         gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
         clip_with: which gradients count in that norm, see `balenas_plugin.search.Order`.
@@ -71,6 +74,7 @@ class SearchOptions:
     finite_difference: FiniteDifference = "central"
     weight_step_alpha: WeightStep = "mean"
     perturbation: PerturbationOption = None
+    mixed_op: MixedOpOption = None
     warmup_epochs: NonNegativeInt = 0
     arc_learning_rate: Positive = 3e-4
     gradient_clip_val: Positive | None = None
