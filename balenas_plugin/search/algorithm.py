@@ -23,7 +23,7 @@ from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.mixed_ops import MixedOp
 from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from balenas_plugin.options import NonNegativeInt, PositiveInt, declared_options
-from balenas_plugin.perturbations import Perturbation
+from balenas_plugin.perturbations import Level, Perturbation
 
 FirstStep = Literal["architecture", "weights"]
 GradientOrder = Literal["first", "second"]
@@ -105,6 +105,13 @@ class Host(Protocol):
             clipped_with: returns, after the backward pass, further gradients that count in a clipped norm.
         """
 
+    @property
+    def weight_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the network's weights, for what steps them besides; only perturbations ask for it."""
+
+    def clip_gradients(self) -> None:
+        """Clip the gradients of the network's weights as `step_weights` does."""
+
     def virtual_step(self) -> VirtualStep:
         """Return what the weight optimizer's next step would be; second order only."""
 
@@ -149,7 +156,7 @@ class Search:
                 f"{drawn} computes one candidate a draw, so {perturbation.name} cannot perturb it: that takes the "
                 "mixing weights of all candidates"
             )
-        if order.levels == 1 and perturbation is not None:
+        if order.levels == 1 and perturbation is not None and perturbation.perturbs:
             raise OptionError(f"levels: 1 has no weight step of its own, which {perturbation.name} perturbs")
         if mixed_op is not None and mixed_op.edge_normalization and not distribution.needs_gradient:
             raise OptionError(
@@ -183,6 +190,13 @@ class Search:
 
     def architecture_step(self, host: Host) -> Tensor | None:
         """Update the distribution on the validation batch; return the mean loss over its draws, None if left out."""
+        try:
+            with self._around(host, "architecture"):
+                return self._learn(host)
+        except SkippedStep:
+            return None
+
+    def _learn(self, host: Host) -> Tensor:
         host.begin()
         draws, edges = iter(range(self.distribution.num_mc_samples)), self._edges
         of_edges: list[Sequence[Tensor | None]] = []
@@ -203,7 +217,8 @@ class Search:
                         for parameter in (*parameters, *edges):
                             parameter.grad = None
                         loss = host.validation_loss(k)
-                        if loss.requires_grad or not draw.chosen:  # zeros alone may have been drawn
+                        left_out = draw.chosen or self.distribution.kept
+                        if loss.requires_grad or not left_out:  # zeros alone may have been drawn
                             loss.backward()  # not `grad`, which forbids reentrant checkpoints
                         found = host.average([x.grad for x in inputs])
                 else:
@@ -221,21 +236,22 @@ class Search:
             of_edges.append(found[2 * len(labels) :])
             return loss.detach(), _in_the_weights(draw, found)
 
-        try:
-            loss = self.distribution.update(evaluate)
-        except SkippedStep:
-            return None
+        loss = self.distribution.update(evaluate)
         if self.edges is not None:
             self.edges.step(of_edges)
         return loss
 
     def weight_step(self, host: Host) -> Tensor | None:
         """Train the network's weights at the mean or at a draw; return the loss."""
+        with self._around(host, "weights"):
+            return self._train(host)
+
+    def _train(self, host: Host) -> Tensor | None:
         host.begin()
         alone = self.order.clip_with == "weights"  # then no gradient of the mixing weights is computed
         with nullcontext() if not alone else torch.no_grad():
             draw = self._weight_step_draw()
-        if self.perturbation is not None:
+        if self.perturbation is not None and self.perturbation.perturbs:
             draw = self._perturbed(draw, self.perturbation, host)
         if alone:
             others = [*self.distribution.parameters.values(), *self._edges]
@@ -267,7 +283,8 @@ class Search:
             return loss, _in_the_weights(draw, found)
 
         try:
-            loss = self.distribution.update(evaluate)
+            with self._around(host, "architecture", "weights"):
+                loss = self.distribution.update(evaluate)
         except SkippedStep:
             return None, None
         return loss, loss
@@ -275,6 +292,10 @@ class Search:
     @property
     def _edges(self) -> Sequence[Tensor]:
         return () if self.edges is None else self.edges.parameters
+
+    def _around(self, host: Host, *levels: Level) -> AbstractContextManager[None]:
+        """Let the perturbation surround a step of these levels."""
+        return nullcontext() if self.perturbation is None else self.perturbation.around(self.distribution, host, levels)
 
     def _perturbed(self, draw: Draw, perturbation: Perturbation, host: Host) -> Draw:
         """Return the draw whose weights are perturbed; gradients in them are not pulled back any further."""

@@ -191,10 +191,15 @@ def test_an_attack_leaves_statistics_and_modes_alone(tmp_path, monkeypatch):
             lambda: strategy_of("SNAS")(perturbation="sdarts-adv"),
             "no weight step of its own, which sdarts-adv perturbs",
         ),
+        (lambda: strategy_of("GDAS")(perturbation="operation-dropout"), "operation-dropout cannot perturb it"),
+        (
+            lambda: strategy_of("DropNAS")(perturbation={"name": "operation-dropout", "rate": 1}),
+            "perturbation.rate must be",
+        ),
         (lambda: strategy_of("DARTS")(perturbation="sdarts-ad"), "unknown perturbation.*did you mean 'sdarts-adv'"),
         (
             lambda: strategy_of("DARTS")(perturbation=3),
-            "perturbation must be one of sdarts-adv, sdarts-rs, or a mapping",
+            "perturbation must be one of operation-dropout, sdarts-adv, sdarts-rs, or a mapping",
         ),
         (
             lambda: strategy_of("DARTS")(perturbation={"name": "sdarts-rs", "steps": 3}),

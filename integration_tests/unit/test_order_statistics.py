@@ -64,7 +64,7 @@ def test_win_probability_equals_adaptive_quadrature(vector):
 
     def integrand(x, o):
         z = (x - mean) / std
-        return math.exp(-z[o] ** 2 / 2) / math.sqrt(2 * math.pi) / std[o] * np.prod(special.ndtr(np.delete(z, o)))
+        return math.exp(-(z[o] ** 2) / 2) / math.sqrt(2 * math.pi) / std[o] * np.prod(special.ndtr(np.delete(z, o)))
 
     found = log_win_probability(double(mean), double(std)).exp()
     assert found.sum().item() == pytest.approx(1.0, abs=1e-12)

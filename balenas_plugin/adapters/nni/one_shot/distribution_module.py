@@ -140,7 +140,7 @@ class DistributionModule(SearchModule):
         draws = self._chosen.kind.is_random or self.options.weight_step_alpha == "uniform"
         seed = self.ranks.new_seed() if draws else 0
         distribution = self._chosen(parameters, seed=seed)
-        perturbation = self.options.perturbed_by(self.ranks.new_seed)
+        perturbation = self.options.perturbed_by(self.ranks.new_seed, self._space())
         self._search = Search(distribution, self.options.update_order(), perturbation, self.mixing.mixed_op)
         if edges := edge_parameters(self._space()):
             learned = {
@@ -351,7 +351,8 @@ class DistributionModule(SearchModule):
 
     def on_train_epoch_start(self) -> Any:
         """Tell the distribution the epoch, and the size of data that may be loaded anew for each."""
-        self.distribution.set_dataset_size(number_of_examples(self.trainer.train_dataloader["val"]))
+        learned_on = self.trainer.train_dataloader["train" if self.options.levels == 1 else "val"]
+        self.distribution.set_dataset_size(number_of_examples(learned_on))
         self.search.new_epoch(self.trainer.current_epoch, self.trainer.max_epochs or -1)
         return super().on_train_epoch_start()
 

@@ -1,4 +1,4 @@
-"""NNI's supernet modules, but where one candidate of a label is drawn they compute it alone; put in by mutation hooks.
+"""NNI's supernet modules, but of what is drawn or dropped they compute what is left alone; put in by mutation hooks.
 
 Where a search has a `MixedOp`, it builds their candidates and says how these are mixed.
 
@@ -58,6 +58,14 @@ def drawn_candidates(edges: Sequence[tuple[nn.Module, Tensor]], others: Others) 
     return chosen, others
 
 
+def kept_candidates(edges: Sequence[tuple[nn.Module, Tensor]]) -> list[Sequence[int]] | None:
+    """Return the candidates of each edge that a pass computes; None if those are all."""
+    kept = [softmax.kept(alpha) if isinstance(softmax, MixingWeights) else None for softmax, alpha in edges]
+    if all(indices is None for indices in kept):
+        return None
+    return [range(len(alpha)) if k is None else k for k, (_, alpha) in zip(kept, edges, strict=True)]
+
+
 class DrawnLayer(DifferentiableMixedLayer):
     """A LayerChoice; its candidates may be built and mixed by a `MixedOp`."""
 
@@ -102,13 +110,17 @@ class DrawnLayer(DifferentiableMixedLayer):
         return self.mixed_op.leave(self._mixed(self.mixed_op.enter(x)), [(x, None)])
 
     def _mixed(self, *args: Any, **kwargs: Any) -> Any:
-        drawn = drawn_candidates([(self._softmax, self._arch_alpha)], self.others)
-        if drawn is None and self.mixed_op is not None:
-            return self.mixed_op.mix(args[0], self.operations, self._softmax(self._arch_alpha))
-        if drawn is None or why_not_its_own(self, DifferentiableMixedLayer) is not None:
-            return super().forward(*args, **kwargs)
-        (chosen,), others = drawn
+        edge = [(self._softmax, self._arch_alpha)]
+        drawn, kept = drawn_candidates(edge, self.others), kept_candidates(edge)
         weights, operations = self._softmax(self._arch_alpha), self.operations
+        if drawn is None and self.mixed_op is not None:
+            (computed,) = kept or [range(len(operations))]
+            return self.mixed_op.mix(args[0], [operations[k] for k in computed], weights[list(computed)])
+        if not (drawn or kept) or why_not_its_own(self, DifferentiableMixedLayer) is not None:
+            return super().forward(*args, **kwargs)
+        if kept and drawn is None:
+            return self._reduction([operations[k](*args, **kwargs) for k in kept[0]], weights[list(kept[0])])
+        (chosen,), others = cast(Any, drawn)
         return drawn_path(weights, chosen, lambda k: operations[k](*args, **kwargs), others=others)
 
 
@@ -203,8 +215,9 @@ class DrawnCell(DifferentiableMixedCell):
 
     def forward(self, *inputs: Any) -> Any:
         """Take and return what NNI's cell does."""
-        drawn = drawn_candidates([(self._softmax, alpha) for alpha in self._arch_alpha.values()], self.others)
-        if drawn is None and self.mixed_op is None:
+        learned = [(self._softmax, alpha) for alpha in self._arch_alpha.values()]
+        whole = drawn_candidates(learned, self.others) is None and kept_candidates(learned) is None
+        if whole and self.mixed_op is None:
             return super().forward(*inputs)
         processed = preprocess_cell_inputs(self.num_predecessors, *inputs)
         nodes, mixed_op = list(self.preprocessor(processed)), self.mixed_op or IN_FULL
@@ -231,9 +244,7 @@ class DrawnCell(DifferentiableMixedCell):
 
     def _edge_result(self, label: str, operations: nn.ModuleDict, x: Tensor) -> Tensor:
         alpha, candidates = self._arch_alpha[label], self.operations(operations)
-        drawn = drawn_candidates([(self._softmax, alpha)], self.others)
-        if drawn is None:
-            return (self.mixed_op or IN_FULL).mix(x, candidates, self._softmax(alpha))
+        weights, edge, mixed_op = self._softmax(alpha), [(self._softmax, alpha)], self.mixed_op or IN_FULL
 
         def run(k: int) -> Tensor:
             if k < len(candidates):
@@ -241,8 +252,13 @@ class DrawnCell(DifferentiableMixedCell):
             with torch.no_grad():  # the edge is not chosen: zeros of a shape that only a candidate knows
                 return torch.zeros_like(copy.deepcopy(candidates[0]).eval()(x))
 
-        (chosen,), others = drawn
-        return drawn_path(self._softmax(alpha), chosen, run, others=others)
+        if (drawn := drawn_candidates(edge, self.others)) is not None:
+            return drawn_path(weights, drawn[0][0], run, others=drawn[1])
+        (kept,) = kept_candidates(edge) or [range(len(alpha))]
+        computed = [k for k in kept if k < len(candidates)]
+        if not computed:
+            return weights[-1] * run(len(candidates))
+        return mixed_op.mix(x, [candidates[k] for k in computed], weights[computed])
 
 
 def drawing_hooks() -> list[Any]:
