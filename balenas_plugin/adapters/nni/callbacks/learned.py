@@ -119,7 +119,7 @@ def _candidates(
     found = {}
     for node, inputs in enumerate(module.ops):
         number = node + module.num_predecessors
-        by_input = [[(str(key), operations[key]) for key in module.op_names] for operations in inputs]
+        by_input = [[(str(key), operation) for key, operation in operations.items()] for operations in inputs]
         if isinstance(module, DifferentiableMixedCell):
             for j, named in enumerate(by_input):
                 local = f"{module.label}/{number}_{j}"

@@ -7,6 +7,7 @@ compute once, with weights mixed of slices.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -97,9 +98,32 @@ class DrawnRepeat(DifferentiableMixedRepeat):
 
 
 class DrawnCell(DifferentiableMixedCell):
-    """A cell of edges (DARTS, NASNet, AmoebaNet ...)."""
+    """A cell of edges (DARTS, NASNet, AmoebaNet ...).
+
+    Where its table of factories says that they are `complete`, an edge has only those candidates for which they return
+    a layer, and a logit for each of these alone: NNI has the same candidates on all edges, and one logit more.
+    """
 
     others: Others = "none"
+
+    def __init__(self, op_factory: Any, *args: Any, **kwargs: Any) -> None:
+        if not getattr(op_factory, "complete", False):
+            super().__init__(op_factory, *args, **kwargs)
+            return
+        super(DifferentiableMixedCell, self).__init__(op_factory, *args, **kwargs)
+        given = inspect.signature(DifferentiableMixedCell.__init__).bind(self, op_factory, *args, **kwargs).arguments
+        memo = given["memo"]
+        self._softmax = given["mutate_kwargs"].get("softmax", nn.Softmax(-1))
+        self._arch_alpha = nn.ParameterDict()
+        for target, edges in enumerate(cast(Any, self.ops), start=self.num_predecessors):
+            for source, operations in enumerate(edges):
+                for name in [name for name, operation in operations.items() if operation is None]:
+                    del operations[name]
+                label = f"{self.label}/{target}_{source}"
+                key = f"{label}/in_cell"  # as NNI calls it
+                if key not in memo:
+                    memo[key] = nn.Parameter(1e-3 * torch.randn(len(operations)))
+                self._arch_alpha[label] = memo[key]
 
     def forward(self, *inputs: Any) -> Any:
         """Take and return what NNI's cell does."""

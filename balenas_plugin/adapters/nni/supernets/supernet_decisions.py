@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
@@ -124,7 +124,7 @@ def _decisions_of_module(module: BaseSuperNetModule, unique: dict[str, str]) -> 
                 node,
                 tuple(unique[f"{module.label}/{node}_{j}"] for j in range(node)),
                 module.num_ops_per_node,
-                tuple(module.op_names),
+                tuple(tuple(map(str, edge)) for edge in cast(Any, module.ops[node - module.num_predecessors])),
             )
             for node in nodes
         ]
