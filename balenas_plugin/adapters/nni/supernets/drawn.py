@@ -9,6 +9,7 @@ compute once, with weights mixed of slices.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -191,15 +192,24 @@ class EdgeWeighedNasBench201Cell(NasBench201Cell):
 
 
 class DrawnCell(DifferentiableMixedCell):
-    """A cell of edges (DARTS, NASNet, AmoebaNet ...); a `MixedOp` may build and mix its candidates."""
+    """A cell of edges (DARTS, NASNet, AmoebaNet ...); a `MixedOp` may build and mix its candidates.
+
+    Where its table of factories says that they are `complete`, an edge has only those candidates for which they return
+    a layer, and a logit for each of these alone: NNI has the same candidates on all edges, and one logit more.
+    """
 
     mixed_op: MixedOp | None
 
     others: Others = "none"
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        memo = args[-3]
+    def __init__(self, op_factory: Any, *args: Any, **kwargs: Any) -> None:
+        given = inspect.signature(DifferentiableMixedCell.__init__).bind(self, op_factory, *args, **kwargs).arguments
+        if getattr(op_factory, "complete", False):
+            super(DifferentiableMixedCell, self).__init__(op_factory, *args, **kwargs)
+            self._softmax = given["mutate_kwargs"].get("softmax", nn.Softmax(-1))
+            self._give_logits(given["memo"])
+        else:
+            super().__init__(op_factory, *args, **kwargs)
         mixed_op = getattr(self._softmax, "mixed_op", None)
         places = [(node, j) for node in range(self.num_nodes) for j in range(node + self.num_predecessors)]
         edges = [
@@ -211,7 +221,20 @@ class DrawnCell(DifferentiableMixedCell):
             for (node, j), edge in zip(places, edges, strict=True):
                 self.ops[node][j].update(edge)
             if self.mixed_op.edge_normalization:
-                give_edge_weights(self, range(self.num_predecessors, self.num_predecessors + self.num_nodes), memo)
+                nodes = range(self.num_predecessors, self.num_predecessors + self.num_nodes)
+                give_edge_weights(self, nodes, given["memo"])
+
+    def _give_logits(self, memo: dict[str, Any]) -> None:
+        self._arch_alpha = nn.ParameterDict()
+        for target, edges in enumerate(cast(Any, self.ops), start=self.num_predecessors):
+            for source, operations in enumerate(edges):
+                for name in [name for name, operation in operations.items() if operation is None]:
+                    del operations[name]
+                label = f"{self.label}/{target}_{source}"
+                key = f"{label}/in_cell"  # as NNI calls it
+                if key not in memo:
+                    memo[key] = nn.Parameter(1e-3 * torch.randn(len(operations)))
+                self._arch_alpha[label] = memo[key]
 
     def forward(self, *inputs: Any) -> Any:
         """Take and return what NNI's cell does."""
