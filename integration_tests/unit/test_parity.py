@@ -13,6 +13,8 @@ FILES = (
     "vadam",
     "architect",
     *(f"family/{name}" for name in ("gdas", "drnas", "snas_dsnas", "sdarts", "gaea", "parsec")),
+    "spaces/nb1shot1_supernet",
+    "spaces/nb1shot1_discretise",
 )
 NOT_YET = {"family/drnas": {"partial_cell", "wider_functions"}}
 
@@ -61,6 +63,7 @@ def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
         ("family/parsec", ("cases", 1, "steps", 5, "grad_v", 1, 1)),
         ("family/gaea", ("cases", 1, "steps", 5, "after", "theta", "reduce", 8, 4)),
         ("family/gaea", ("projection", "rows", 1, "output", 2)),
+        ("spaces/nb1shot1_discretise", ("space_3", 5, "adjacency", 0, 6)),
     ],
 )
 def test_a_changed_number_is_noticed(parity, parity_dir, tmp_path, capsys, name, path):
