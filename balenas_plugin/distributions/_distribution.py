@@ -110,6 +110,9 @@ class Distribution(ABC):
     draws_one: ClassVar[bool] = False
     """Whether its draws compute one candidate a label."""
 
+    learns: ClassVar[bool] = True
+    """Whether there is anything to learn; else no search takes architecture steps."""
+
     needs_gradient: ClassVar[bool] = True
     """Whether it learns from gradients in the weights; else an evaluation is a forward pass alone."""
 
@@ -309,7 +312,8 @@ class Distribution(ABC):
         """Return label -> share of draws in which each choice has the largest weight, shape (K,), float64.
 
         16,384 draws (1,024 of a `draw` that cannot make them at once, in `metrics` 64), the same each time; those that
-        the search makes are as without them. Half a draw is added to each choice that was not dropped, so that none is impossible.
+        the search makes are as without them. Half a draw is added to each choice that was not dropped, so that none is
+        impossible.
         """
         counts = {label: mask.double().cpu() / 2 for label, mask in self.mask.items()}
         noise, self.noise = self.noise, SeededNoise(0)
@@ -357,7 +361,6 @@ class Distribution(ABC):
         self.noise.load_state_dict(state["noise"])
         self.mask = {label: state["mask"][label].to(p.device) for label, p in self.parameters.items()}
         self._find_kept()
-
 
 
 def _on_simplex(weights: Tensor) -> bool:

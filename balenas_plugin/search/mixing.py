@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from balenas_plugin.distributions import Draw
+from balenas_plugin.mixed_ops import MixedOp
 from balenas_plugin.mixed_ops.drawn_path import Others
 
 
@@ -19,10 +20,12 @@ class MixingWeights(nn.Module):
 
     Args:
         mean_weights: parameter (K,) -> weights (K,), where no draw is used.
+        mixed_op: how edges compute their candidates; None: all of them in full.
     """
 
-    def __init__(self, mean_weights: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, mean_weights: Callable[[Tensor], Tensor], mixed_op: MixedOp | None = None) -> None:
         super().__init__()
+        self.mixed_op = mixed_op
         self._mean_weights = mean_weights
         self._used: dict[Tensor, Tensor] = {}
         self._chosen: dict[Tensor, int] = {}
@@ -75,7 +78,7 @@ class MixingWeights(nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the draw behind: a supernet that was copied or pickled mixes with the mean."""
-        return MixingWeights, (self._mean_weights,)
+        return MixingWeights, (self._mean_weights, self.mixed_op)
 
 
 def mixing_of(model: nn.Module) -> MixingWeights:

@@ -104,12 +104,13 @@ FAST = {
 
 
 @every_member
-def test_an_update_lowers_the_loss(name):
+def test_an_update_lowers_the_loss_where_anything_is_learned(name):
     distribution = make(name, num_mc_samples=4, **FAST[name])
     before = mean_cost(distribution)
     for _ in range(30):
         distribution.update(linear(COSTS))
-    assert mean_cost(distribution) < before - 0.05
+    assert (mean_cost(distribution) < before - 0.05) == distribution.learns
+    assert distribution.learns or mean_cost(distribution) == before
 
 
 def mean_cost(distribution):

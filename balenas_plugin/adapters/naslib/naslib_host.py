@@ -130,7 +130,7 @@ class NaslibHost:
     @property
     def weight_optimizer(self) -> torch.optim.Optimizer:
         """NASLib's `op_optimizer`."""
-        return self.optimizer.op_optimizer  # type: ignore[no-any-return]  # NASLib has no types
+        return self.optimizer.op_optimizer
 
     def virtual_step(self) -> VirtualStep:
         """Return what the weight optimizer's next step would be; its momentum counts if it is SGD's."""

@@ -138,8 +138,9 @@ class NniHost:
 
     def average(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return means over the processes."""
-        parameters = self.module.distribution.parameters.values()
-        like = [*parameters, *parameters, *self.network_weights][: len(gradients)]
+        parameters, edges = self.module.distribution.parameters.values(), self.module.search.edges
+        of_edges = () if edges is None else edges.parameters
+        like = [*parameters, *parameters, *of_edges, *self.network_weights][: len(gradients)]
         return self.module.ranks.present_averages(gradients, like)
 
 

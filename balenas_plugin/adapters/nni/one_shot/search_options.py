@@ -11,6 +11,7 @@ from torch import nn
 
 from balenas_plugin.adapters.nni.supernets.parameters import parameterised_candidates
 from balenas_plugin.errors import OptionError
+from balenas_plugin.mixed_ops import MixedOpOption
 from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
 from balenas_plugin.perturbations import Perturbation, PerturbationOption, perturbation_of
 from balenas_plugin.search import Order
@@ -39,9 +40,12 @@ class SearchOptions:
         order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
         finite_difference: for order "second": "central" as in the reference, or "one-sided" with one evaluation less.
         arc_learning_rate: learning rate of the distribution, for logits in logits per step.
-        weight_step_alpha: "mean", or "sample" to train the weights at a draw.
+        weight_step_alpha: train the weights at the "mean", at a "sample" (a draw), or at "uniform" paths: one candidate
+            a choice, each with the same probability, whatever is learned.
         perturbation: of the mixing weights: "sdarts-rs", "sdarts-adv" in the weight step, "operation-dropout" in both,
             or {"name": ..., options} (`balenas_plugin.perturbations`).
+        mixed_op: how edges compute their candidates: "partial-channels", "merged-convolutions", or {"name":
+            ..., options} (`balenas_plugin.mixed_ops`); None: all of them, in full.
         warmup_epochs: epochs at the start without architecture steps.
         gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
         clip_with: which gradients count in that norm, see `balenas_plugin.search.Order`.
@@ -72,6 +76,7 @@ class SearchOptions:
     finite_difference: FiniteDifference = "central"
     weight_step_alpha: WeightStep = "mean"
     perturbation: PerturbationOption = None
+    mixed_op: MixedOpOption = None
     warmup_epochs: NonNegativeInt = 0
     arc_learning_rate: Positive = 3e-4
     gradient_clip_val: Positive | None = None

@@ -116,7 +116,9 @@ def choice_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
             elif isinstance(module, DifferentiableMixedInput):
                 names = [str(k) for k in range(module.n_candidates)]
             elif isinstance(module, DifferentiableMixedCell):
-                names = [str(n) for n in module.op_names] + [NOT_CHOSEN] * (len(alpha) - len(module.op_names))
+                node, j = map(int, label.rpartition("/")[2].split("_"))
+                operations = cast(Any, module.ops[node - module.num_predecessors])[j]
+                names = [*map(str, operations), *[NOT_CHOSEN] * (len(alpha) - len(operations))]
             elif hasattr(spaces.get(label), "values"):
                 names = [str(v) for v in spaces[label].values]
             else:
