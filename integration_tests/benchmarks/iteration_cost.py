@@ -266,12 +266,14 @@ def every_preset(options: argparse.Namespace) -> dict[str, Any]:
     from balenas_plugin.errors import BalenasError
     from balenas_plugin.presets import list_presets
 
-    def run(name: str, iterations: int) -> list[float]:
-        strategy = preset(name, warmup_epochs=0)()
-        return search(strategy, options, iterations, time.process_time)
+    def run(name: str, iterations: int, sizes: argparse.Namespace = options) -> list[float]:
+        return search(preset(name, warmup_epochs=0)(), sizes, iterations, time.process_time)
 
     def memory_of(name: str, found: Any) -> None:
+        small = argparse.Namespace(**{**vars(options), "channels": 2, "cells": 1, "batch_size": 2, "image_size": 8})
         try:
+            if options.device == "cpu":
+                run(name, 3, small)  # what is loaded at the first use is no preset's own
             peak = PeakMemory()
             with peak.watched(options.device):
                 run(name, 6)
@@ -279,9 +281,6 @@ def every_preset(options: argparse.Namespace) -> dict[str, Any]:
         except BalenasError as error:
             found.put(str(error))
 
-    if options.device == "cpu":  # what is imported and kept at the first use is no preset's own
-        small = argparse.Namespace(**{**vars(options), "channels": 2, "cells": 1, "batch_size": 2, "image_size": 8})
-        search(preset("DARTS")(), small, 3)
     fork = multiprocessing.get_context("fork")
     names = ["DARTS", *(name for name in list_presets() if name != "DARTS" and name in (options.only or [name]))]
     memory: dict[str, Any] = {}
