@@ -114,6 +114,9 @@ class Distribution(ABC):
     needs_gradient: ClassVar[bool] = True
     """Whether it learns from gradients in the weights; else an evaluation is a forward pass alone."""
 
+    needs_accuracy: ClassVar[bool] = False
+    """Whether such an evaluation returns the accuracy of a draw, from 0 to 1, in the place of its loss."""
+
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
