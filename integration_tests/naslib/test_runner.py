@@ -186,6 +186,7 @@ def test_our_configs_hold_valid_options(name: str) -> None:
     assert {*SEARCH_OPTIONS, *naslib_names(Gaussian)} - set(config["search"]) == {
         "antithetic",
         "architecture_every",
+        "architecture_steps",
         "betas",
         "clip_with",
         "dataset_size",

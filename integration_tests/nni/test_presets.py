@@ -31,7 +31,10 @@ from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, named_sel
 from .searches import classification, loaders
 from .spaces import CASES, Layers
 
-OPTIONS: dict[str, dict[str, Any]] = {"BaLeNAS": {"num_mc_samples": 2}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "BaLeNAS": {"num_mc_samples": 2},
+    "ENAS": {"num_mc_samples": 2, "architecture_steps": 4},
+}
 """Of single presets, besides a rate at which something is learned in a few steps."""
 
 WEIGHED, DRAWN = "DrNAS", "GDAS"
@@ -186,6 +189,7 @@ def test_an_attack_leaves_statistics_and_modes_alone(tmp_path, monkeypatch):
         (lambda: strategy_of("DrNAS")(prior_precision=1.0), "no option 'prior_precision'"),
         (lambda: strategy_of("GDAS")(perturbation="sdarts-rs"), "one candidate a draw, so sdarts-rs cannot perturb it"),
         (lambda: strategy_of("SETN")(perturbation="sdarts-rs"), "a uniform weight step computes one candidate a draw"),
+        (lambda: strategy_of("ENAS")(levels=1), "levels: 1 has one step for both"),
         (lambda: strategy_of("RSPS")(num_mc_samples=2), "no option 'num_mc_samples'"),
         (
             lambda: strategy_of("SNAS")(perturbation="sdarts-adv"),
