@@ -344,9 +344,13 @@ class Distribution(ABC):
         """Return what is logged of it, every few steps: see `Posterior.metrics`."""
         self._counted_one_by_one = _LOGGED_ONE_BY_ONE
         try:
-            return self.posterior().metrics()
+            return {**self.posterior().metrics(), **self.own_metrics()}
         finally:
             del self._counted_one_by_one
+
+    def own_metrics(self) -> dict[str, float]:
+        """Return what the method itself is watched by, name -> number: part of `metrics`, and of the diagnostics."""
+        return {}
 
     # -- resume -------------------------------------------------------------------------------------------------------
 
