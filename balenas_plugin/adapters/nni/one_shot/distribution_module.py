@@ -31,14 +31,13 @@ from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
 from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
-from balenas_plugin.adapters.nni.supernets.edges import edge_parameters
+from balenas_plugin.adapters.nni.supernets.edges import edge_parameters, learned_edge_weights
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names, read_directly
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import ChosenDistribution, Distribution
 from balenas_plugin.errors import EvaluatorError, FileFormatError, NonFiniteLossError, SpaceError
-from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from balenas_plugin.restoring import restored
 from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
@@ -141,11 +140,7 @@ class DistributionModule(SearchModule):
         distribution = self._chosen(parameters, seed=seed)
         perturbation = self.options.perturbed_by(self.ranks.new_seed)
         self._search = Search(distribution, self.options.update_order(), perturbation, self.mixing.mixed_op)
-        if edges := edge_parameters(self._space()):
-            learned = {
-                key: self._chosen.options[key] for key in ("betas", "weight_decay") if key in self._chosen.options
-            }
-            self._search.edges = EdgeWeights(edges, lr=self.options.arc_learning_rate, **learned)
+        self._search.edges = learned_edge_weights(self._space(), self._chosen.options)
         if self._restored is not None:
             self._search.load_state_dict(self._restored)
         else:

@@ -45,7 +45,7 @@ from balenas_plugin.distributions import (
     list_distributions,
 )
 from balenas_plugin.errors import OptionError, SpaceError, quoted
-from balenas_plugin.mixed_ops import Alone, mixed_op_of
+from balenas_plugin.mixed_ops import mixed_op_of
 from balenas_plugin.options import given_options, joined_options, summary
 from balenas_plugin.presets import Preset
 from balenas_plugin.search import Search
@@ -220,8 +220,6 @@ class DistributionStrategy(SearchStrategy):
                 f"{type(model).__name__} has no choices, so there is nothing to search: give it a LayerChoice, "
                 "InputChoice, Repeat, Cell or nni.choice"
             )
-        if self.mixed_op is not None and not any(isinstance(module, Alone) for module in model.modules()):
-            raise SpaceError(f"{type(model).__name__} has no choice of operations that {self.mixed_op.name} can mix")
         searched = {label for _, module in supernet_modules(model) for label in module.simplify()}
         loose = sorted(set(self._arch_parameters) - searched)
         if loose:

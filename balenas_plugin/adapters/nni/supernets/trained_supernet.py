@@ -57,12 +57,12 @@ class TrainedSupernet:
         self._space = space
         self._halves = weight_loader, architecture_loader
         self._positions = positions_of(weight_loader, "training"), positions_of(architecture_loader, "validation")
-        self._device = device
+        self.device = device
         self._prepare = prepare
 
     def network(self, architecture: Architecture) -> nn.Module:
         """Return an architecture's network with its own copy of the supernet's weights."""
-        return inherited_network(self._supernet, self._space, architecture).to(self._device)
+        return inherited_network(self._supernet, self._space, architecture).to(self.device)
 
     def weight_batches(self, count: int, *, seed: int) -> Sequence[Batch]:
         """Return `count` whole batches of the training loader's set, or all; its augmentation is seeded too."""
@@ -83,7 +83,7 @@ class TrainedSupernet:
     def _moved(self, batch: Any) -> Batch:
         match self._prepare(batch):
             case [Tensor() as images, Tensor() as labels]:
-                return images.to(self._device), labels.to(self._device)
+                return images.to(self.device), labels.to(self.device)
         raise EvaluatorError(
             f"the supernet's accuracy needs batches (images, labels); a loader gives {type(batch).__name__}"
         )
