@@ -18,16 +18,17 @@ from torch import Tensor
 
 from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gradient
 from balenas_plugin.distributions import Distribution, Draw, Weights
+from balenas_plugin.distributions.uniform import uniform_path
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.mixed_ops import MixedOp
 from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from balenas_plugin.options import NonNegativeInt, PositiveInt, declared_options
-from balenas_plugin.perturbations import Perturbation
+from balenas_plugin.perturbations import Level, Perturbation
 
 FirstStep = Literal["architecture", "weights"]
 GradientOrder = Literal["first", "second"]
 FiniteDifference = Literal["central", "one-sided"]
-WeightStep = Literal["mean", "sample"]
+WeightStep = Literal["mean", "sample", "uniform"]
 ClippedWith = Literal["weights", "architecture", "stale-architecture"]
 Levels = Annotated[int, Field(ge=1, le=2)]
 
@@ -42,7 +43,8 @@ class Order:
         architecture_every: an architecture step every so many iterations.
         order: "first", or "second" for the gradient through one unrolled weight step.
         finite_difference: of the second order, see `second_order_gradient`.
-        weight_step: train the weights at the "mean" of the distribution, or at a "sample".
+        weight_step: train the weights at the "mean" of the distribution, at a "sample", or at a "uniform" path: one
+            candidate a label, each with the same probability, whatever is learned (RandomNAS, SETN).
         warmup_epochs: epochs at the start without architecture steps.
         levels: 2, a batch for each level; or 1, both levels from one draw on the training batch, as in SNAS.
         clip_with: what counts when the gradient of the network's weights is clipped by its norm: the "weights" alone,
@@ -103,6 +105,13 @@ class Host(Protocol):
             clipped_with: returns, after the backward pass, further gradients that count in a clipped norm.
         """
 
+    @property
+    def weight_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the network's weights, for what steps them besides; only perturbations ask for it."""
+
+    def clip_gradients(self) -> None:
+        """Clip the gradients of the network's weights as `step_weights` does."""
+
     def virtual_step(self) -> VirtualStep:
         """Return what the weight optimizer's next step would be; second order only."""
 
@@ -141,12 +150,13 @@ class Search:
             raise OptionError(f"{distribution.name} compares the losses of several draws, so levels must be 2")
         if order.levels == 1 and distribution.num_mc_samples > 1:
             raise OptionError("levels: 1 has one draw for both levels, so num_mc_samples must be 1")
-        if distribution.draws_one and perturbation is not None:
+        if perturbation is not None and (distribution.draws_one or order.weight_step == "uniform"):
+            drawn = "a uniform weight step" if order.weight_step == "uniform" else distribution.name
             raise OptionError(
-                f"{distribution.name} computes one candidate a draw, so {perturbation.name} cannot perturb it: that "
-                "takes the mixing weights of all candidates"
+                f"{drawn} computes one candidate a draw, so {perturbation.name} cannot perturb it: that takes the "
+                "mixing weights of all candidates"
             )
-        if order.levels == 1 and perturbation is not None:
+        if order.levels == 1 and perturbation is not None and perturbation.perturbs:
             raise OptionError(f"levels: 1 has no weight step of its own, which {perturbation.name} perturbs")
         if mixed_op is not None and mixed_op.edge_normalization and not distribution.needs_gradient:
             raise OptionError(
@@ -168,7 +178,8 @@ class Search:
             epoch: from 0.
             index: of the iteration in its epoch, from 0.
         """
-        searches = epoch >= self.order.warmup_epochs and (index + 1) % self.order.architecture_every == 0
+        due = epoch >= self.order.warmup_epochs and (index + 1) % self.order.architecture_every == 0
+        searches = due and self.distribution.learns
         if self.order.levels == 1 and searches:
             return self.joint_step(host)
         if self.order.first == "weights":
@@ -179,6 +190,13 @@ class Search:
 
     def architecture_step(self, host: Host) -> Tensor | None:
         """Update the distribution on the validation batch; return the mean loss over its draws, None if left out."""
+        try:
+            with self._around(host, "architecture"):
+                return self._learn(host)
+        except SkippedStep:
+            return None
+
+    def _learn(self, host: Host) -> Tensor:
         host.begin()
         draws, edges = iter(range(self.distribution.num_mc_samples)), self._edges
         of_edges: list[Sequence[Tensor | None]] = []
@@ -199,7 +217,8 @@ class Search:
                         for parameter in (*parameters, *edges):
                             parameter.grad = None
                         loss = host.validation_loss(k)
-                        if loss.requires_grad or not draw.chosen:  # zeros alone may have been drawn
+                        left_out = draw.chosen or self.distribution.kept
+                        if loss.requires_grad or not left_out:  # zeros alone may have been drawn
                             loss.backward()  # not `grad`, which forbids reentrant checkpoints
                         found = host.average([x.grad for x in inputs])
                 else:
@@ -217,21 +236,22 @@ class Search:
             of_edges.append(found[2 * len(labels) :])
             return loss.detach(), _in_the_weights(draw, found)
 
-        try:
-            loss = self.distribution.update(evaluate)
-        except SkippedStep:
-            return None
+        loss = self.distribution.update(evaluate)
         if self.edges is not None:
             self.edges.step(of_edges)
         return loss
 
     def weight_step(self, host: Host) -> Tensor | None:
         """Train the network's weights at the mean or at a draw; return the loss."""
+        with self._around(host, "weights"):
+            return self._train(host)
+
+    def _train(self, host: Host) -> Tensor | None:
         host.begin()
         alone = self.order.clip_with == "weights"  # then no gradient of the mixing weights is computed
         with nullcontext() if not alone else torch.no_grad():
-            draw = self.distribution.training_draw() if self.order.weight_step == "sample" else self.distribution.mean()
-        if self.perturbation is not None:
+            draw = self._weight_step_draw()
+        if self.perturbation is not None and self.perturbation.perturbs:
             draw = self._perturbed(draw, self.perturbation, host)
         if alone:
             others = [*self.distribution.parameters.values(), *self._edges]
@@ -239,6 +259,12 @@ class Search:
                 return host.step_weights(list)
         with frozen(self._edges), host.mixing(draw):
             return host.step_weights(lambda: self._architecture_gradients(draw, host))
+
+    def _weight_step_draw(self) -> Draw:
+        """Return what the weights are trained at."""
+        if self.order.weight_step == "uniform":
+            return uniform_path(self.distribution)
+        return self.distribution.training_draw() if self.order.weight_step == "sample" else self.distribution.mean()
 
     def joint_step(self, host: Host) -> tuple[Tensor | None, Tensor | None]:
         """Update weights and distribution from one draw and one training batch; return the loss of each."""
@@ -257,7 +283,8 @@ class Search:
             return loss, _in_the_weights(draw, found)
 
         try:
-            loss = self.distribution.update(evaluate)
+            with self._around(host, "architecture", "weights"):
+                loss = self.distribution.update(evaluate)
         except SkippedStep:
             return None, None
         return loss, loss
@@ -265,6 +292,10 @@ class Search:
     @property
     def _edges(self) -> Sequence[Tensor]:
         return () if self.edges is None else self.edges.parameters
+
+    def _around(self, host: Host, *levels: Level) -> AbstractContextManager[None]:
+        """Let the perturbation surround a step of these levels."""
+        return nullcontext() if self.perturbation is None else self.perturbation.around(self.distribution, host, levels)
 
     def _perturbed(self, draw: Draw, perturbation: Perturbation, host: Host) -> Draw:
         """Return the draw whose weights are perturbed; gradients in them are not pulled back any further."""
@@ -310,20 +341,30 @@ class Search:
             state["edges"] = self.edges.state_dict()
         return state
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state returned by `state_dict`.
+    @staticmethod
+    def same_parts(state: Mapping[str, Any] | None, **parts: Perturbation | MixedOp | None) -> Mapping[str, Any] | None:
+        """Return a state that `state_dict` returned, if it is of a search with the same parts.
 
         Raises:
             FileFormatError: it is of a search with another perturbation or mixed operation.
         """
-        for kind, part in (("perturbation", self.perturbation), ("mixed_op", self.mixed_op)):
-            found = repr(state[kind]["name"]) if kind in state else "none"
+        for kind, part in parts.items() if state is not None else ():
+            found = repr(state[kind]["name"]) if state is not None and kind in state else "none"
             own = "none" if part is None else repr(part.name)
             if found != own:
                 raise FileFormatError(
                     f"the checkpoint is of a search whose {kind} is {found}, and that of this one is {own}. Start the "
                     "search anew."
                 )
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state returned by `state_dict`.
+
+        Raises:
+            FileFormatError: it is of a search with another perturbation or mixed operation.
+        """
+        self.same_parts(state, perturbation=self.perturbation, mixed_op=self.mixed_op)
         self.distribution.load_state_dict(state)
         if self.perturbation is not None:
             self.perturbation.load_state_dict(state["perturbation"])

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from balenas_plugin.bayes.decisions import strongest_edges
 from balenas_plugin.distributions import Draw
 from balenas_plugin.distributions.dirichlet import Dirichlet
 from balenas_plugin.mixed_ops.channels import Copies, widen
 from balenas_plugin.mixed_ops.partial_channels import PartialChannels
 from balenas_plugin.search import Order, Search
-from balenas_plugin.search.discretise import strongest_edges
 from balenas_plugin.search_spaces.nasbench201 import format_string
 from replays import difference, largest, tensor
 from replays.hosts import Recorded, ToyHost, by_row, rows

@@ -120,7 +120,7 @@ def _candidates(
     found = {}
     for node, inputs in enumerate(module.ops):
         number = node + module.num_predecessors
-        by_input = [[(str(key), _operation(operations[key])) for key in module.op_names] for operations in inputs]
+        by_input = [[(str(k), _operation(each)) for k, each in operations.items()] for operations in inputs]
         if isinstance(module, DifferentiableMixedCell):
             for j, named in enumerate(by_input):
                 local = f"{module.label}/{number}_{j}"

@@ -136,9 +136,9 @@ class DistributionModule(SearchModule):
         parameters = self.named_arch_parameters()
         if not parameters:
             raise SpaceError("the model space has no choices, so there is nothing to search")
-        seed = self.ranks.new_seed() if self._chosen.kind.is_random else 0
-        distribution = self._chosen(parameters, seed=seed)
-        perturbation = self.options.perturbed_by(self.ranks.new_seed)
+        draws = self._chosen.kind.is_random or self.options.weight_step_alpha == "uniform"
+        distribution = self._chosen(parameters, seed=self.ranks.new_seed() if draws else 0)
+        perturbation = self.options.perturbed_by(self.ranks.new_seed, self._space())
         self._search = Search(distribution, self.options.update_order(), perturbation, self.mixing.mixed_op)
         self._search.edges = learned_edge_weights(self._space(), self._chosen.options)
         if self._restored is not None:
@@ -248,11 +248,10 @@ class DistributionModule(SearchModule):
 
     def _differentiable_probs(self) -> dict[str, dict[Any, Tensor]]:
         """Return what `export_probs` does, as tensors: NNI's floats would give the penalty no gradient."""
-        probs = self.export_probs()
         alphas = self.named_arch_parameters()
         return {
             label: dict(zip(names, self.mixing(alphas[label]), strict=False))
-            for label, names in probs.items()
+            for label, names in self.export_probs().items()
             if label in alphas
         }
 
@@ -345,7 +344,8 @@ class DistributionModule(SearchModule):
 
     def on_train_epoch_start(self) -> Any:
         """Tell the distribution the epoch, and the size of data that may be loaded anew for each."""
-        self.distribution.set_dataset_size(number_of_examples(self.trainer.train_dataloader["val"]))
+        learned_on = self.trainer.train_dataloader["train" if self.options.levels == 1 else "val"]
+        self.distribution.set_dataset_size(number_of_examples(learned_on))
         self.search.new_epoch(self.trainer.current_epoch, self.trainer.max_epochs or -1)
         return super().on_train_epoch_start()
 
@@ -370,7 +370,7 @@ class DistributionModule(SearchModule):
                 f"the checkpoint is of a search that learns the distribution {learned!r}, or of an older version; "
                 f"{self.method} learns {self._chosen.name!r}. Start the search anew."
             )
-        self._restored = state
+        self._restored = Search.same_parts(state, mixed_op=self.mixing.mixed_op)
 
     def on_train_epoch_end(self) -> Any:
         """Stop before the checkpoint is replaced if the epoch's last step broke the weights."""

@@ -92,7 +92,8 @@ class DistributionStrategy(SearchStrategy):
         }
         self.options = SearchOptions(**{key: value for key, value in options.items() if key in OPTION_NAMES})
         chosen = {key: value for key, value in options.items() if key not in OPTION_NAMES}
-        self.chosen = ChosenDistribution(self.distribution, chosen | {"lr": self.options.arc_learning_rate})
+        rate = {"lr": self.options.arc_learning_rate} if self.distribution.learns else {}
+        self.chosen = ChosenDistribution(self.distribution, chosen | rate)
         self.mixed_op = mixed_op_of(self.options.mixed_op)
         self._require_sound()
         super().__init__(
@@ -308,7 +309,7 @@ class DistributionStrategy(SearchStrategy):
         """Yield the best architectures as frozen models, each network once; say so if there are fewer than asked for.
 
         Without a `selection`: the argmax of mu, then the next most probable distinct ones. With one: its ranking. Their
-        weights are the supernet's; not where a `mixed_op` has built others than the space's own: then they are new.
+        weights are the supernet's, but new where a `mixed_op` has built other operations than the space's own.
 
         Args:
             sort: ignored; the order is always the one above.
@@ -319,9 +320,8 @@ class DistributionStrategy(SearchStrategy):
         else:
             samples = (ranked.choices for ranked in self.rank())
         listed = 0
-        for architecture in islice(samples, limit):
-            listed += 1
-            space = self.model_space.model_space if self.mixed_op is None else self._pristine
+        space = self.model_space.model_space if self.mixed_op is None else self._pristine
+        for listed, architecture in enumerate(islice(samples, limit), start=1):  # noqa: B007  # it is read behind
             yield FoundModel(space, self.model_space.evaluator).freeze(architecture)
         report_fewer(listed, limit or listed, self.selection)
 

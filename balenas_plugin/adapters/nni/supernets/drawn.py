@@ -1,4 +1,4 @@
-"""NNI's supernet modules, but where one candidate of a label is drawn they compute it alone; put in by mutation hooks.
+"""NNI's supernet modules, but of what is drawn or dropped they compute what is left alone; put in by mutation hooks.
 
 Where a search has a `MixedOp`, it builds their candidates and says how these are mixed.
 
@@ -9,6 +9,7 @@ compute once, with weights mixed of slices.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -58,6 +59,14 @@ def drawn_candidates(edges: Sequence[tuple[nn.Module, Tensor]], others: Others) 
     return chosen, others
 
 
+def kept_candidates(edges: Sequence[tuple[nn.Module, Tensor]]) -> list[Sequence[int]] | None:
+    """Return the candidates of each edge that a pass computes; None if those are all."""
+    kept = [softmax.kept(alpha) if isinstance(softmax, MixingWeights) else None for softmax, alpha in edges]
+    if all(indices is None for indices in kept):
+        return None
+    return [range(len(alpha)) if k is None else k for k, (_, alpha) in zip(kept, edges, strict=True)]
+
+
 class DrawnLayer(DifferentiableMixedLayer):
     """A LayerChoice; its candidates may be built and mixed by a `MixedOp`."""
 
@@ -102,13 +111,17 @@ class DrawnLayer(DifferentiableMixedLayer):
         return self.mixed_op.leave(self._mixed(self.mixed_op.enter(x)), [(x, None)])
 
     def _mixed(self, *args: Any, **kwargs: Any) -> Any:
-        drawn = drawn_candidates([(self._softmax, self._arch_alpha)], self.others)
-        if drawn is None and self.mixed_op is not None:
-            return self.mixed_op.mix(args[0], self.operations, self._softmax(self._arch_alpha))
-        if drawn is None or why_not_its_own(self, DifferentiableMixedLayer) is not None:
-            return super().forward(*args, **kwargs)
-        (chosen,), others = drawn
+        edge = [(self._softmax, self._arch_alpha)]
+        drawn, kept = drawn_candidates(edge, self.others), kept_candidates(edge)
         weights, operations = self._softmax(self._arch_alpha), self.operations
+        if drawn is None and self.mixed_op is not None:
+            (computed,) = kept or [range(len(operations))]
+            return self.mixed_op.mix(args[0], [operations[k] for k in computed], weights[list(computed)])
+        if not (drawn or kept) or why_not_its_own(self, DifferentiableMixedLayer) is not None:
+            return super().forward(*args, **kwargs)
+        if kept and drawn is None:
+            return self._reduction([operations[k](*args, **kwargs) for k in kept[0]], weights[list(kept[0])])
+        (chosen,), others = cast(Any, drawn)
         return drawn_path(weights, chosen, lambda k: operations[k](*args, **kwargs), others=others)
 
 
@@ -179,15 +192,24 @@ class EdgeWeighedNasBench201Cell(NasBench201Cell):
 
 
 class DrawnCell(DifferentiableMixedCell):
-    """A cell of edges (DARTS, NASNet, AmoebaNet ...); a `MixedOp` may build and mix its candidates."""
+    """A cell of edges (DARTS, NASNet, AmoebaNet ...); a `MixedOp` may build and mix its candidates.
+
+    Where its table of factories says that they are `complete`, an edge has only those candidates for which they return
+    a layer, and a logit for each of these alone: NNI has the same candidates on all edges, and one logit more.
+    """
 
     mixed_op: MixedOp | None
 
     others: Others = "none"
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        memo = args[-3]
+    def __init__(self, op_factory: Any, *args: Any, **kwargs: Any) -> None:
+        given = inspect.signature(DifferentiableMixedCell.__init__).bind(self, op_factory, *args, **kwargs).arguments
+        if getattr(op_factory, "complete", False):
+            super(DifferentiableMixedCell, self).__init__(op_factory, *args, **kwargs)
+            self._softmax = given["mutate_kwargs"].get("softmax", nn.Softmax(-1))
+            self._give_logits(given["memo"])
+        else:
+            super().__init__(op_factory, *args, **kwargs)
         mixed_op = getattr(self._softmax, "mixed_op", None)
         places = [(node, j) for node in range(self.num_nodes) for j in range(node + self.num_predecessors)]
         edges = [
@@ -199,12 +221,26 @@ class DrawnCell(DifferentiableMixedCell):
             for (node, j), edge in zip(places, edges, strict=True):
                 self.ops[node][j].update(edge)
             if self.mixed_op.edge_normalization:
-                give_edge_weights(self, range(self.num_predecessors, self.num_predecessors + self.num_nodes), memo)
+                nodes = range(self.num_predecessors, self.num_predecessors + self.num_nodes)
+                give_edge_weights(self, nodes, given["memo"])
+
+    def _give_logits(self, memo: dict[str, Any]) -> None:
+        self._arch_alpha = nn.ParameterDict()
+        for target, edges in enumerate(cast(Any, self.ops), start=self.num_predecessors):
+            for source, operations in enumerate(edges):
+                for name in [name for name, operation in operations.items() if operation is None]:
+                    del operations[name]
+                label = f"{self.label}/{target}_{source}"
+                key = f"{label}/in_cell"  # as NNI calls it
+                if key not in memo:
+                    memo[key] = nn.Parameter(1e-3 * torch.randn(len(operations)))
+                self._arch_alpha[label] = memo[key]
 
     def forward(self, *inputs: Any) -> Any:
         """Take and return what NNI's cell does."""
-        drawn = drawn_candidates([(self._softmax, alpha) for alpha in self._arch_alpha.values()], self.others)
-        if drawn is None and self.mixed_op is None:
+        learned = [(self._softmax, alpha) for alpha in self._arch_alpha.values()]
+        whole = drawn_candidates(learned, self.others) is None and kept_candidates(learned) is None
+        if whole and self.mixed_op is None:
             return super().forward(*inputs)
         processed = preprocess_cell_inputs(self.num_predecessors, *inputs)
         nodes, mixed_op = list(self.preprocessor(processed)), self.mixed_op or IN_FULL
@@ -225,15 +261,26 @@ class DrawnCell(DifferentiableMixedCell):
         posterior = Posterior.of({label: GumbelLaw(alpha) for label, alpha in alphas.items()}, kind="scores")
         return Architectures(cell_nodes(self, {label: label for label in alphas}), posterior).discretise(alphas)
 
+    def alone(self, node: int, source: int, name: str) -> nn.Module:
+        """Return a copy of a candidate as a network of one architecture has it, times the weight of its edge.
+
+        Args:
+            node: the node that its edge leads to, counted without the cell's inputs.
+            source: the input of that node.
+            name: of the candidate, which a `MixedOp` has built.
+        """
+        candidate: Any = copy.deepcopy(cast(Any, self.ops)[node][source][name])
+        weight = edge_weights(self, node + self.num_predecessors)[source]
+        candidate.weight = 1.0 if weight is None else weight.item()
+        return cast(nn.Module, candidate)
+
     def operations(self, edge: nn.ModuleDict) -> list[nn.Module]:
         """Return the candidates of an edge as they are mixed."""
         return [each if self.mixed_op is None else cast(Any, each).operation for each in edge.values()]
 
     def _edge_result(self, label: str, operations: nn.ModuleDict, x: Tensor) -> Tensor:
         alpha, candidates = self._arch_alpha[label], self.operations(operations)
-        drawn = drawn_candidates([(self._softmax, alpha)], self.others)
-        if drawn is None:
-            return (self.mixed_op or IN_FULL).mix(x, candidates, self._softmax(alpha))
+        weights, edge, mixed_op = self._softmax(alpha), [(self._softmax, alpha)], self.mixed_op or IN_FULL
 
         def run(k: int) -> Tensor:
             if k < len(candidates):
@@ -241,8 +288,13 @@ class DrawnCell(DifferentiableMixedCell):
             with torch.no_grad():  # the edge is not chosen: zeros of a shape that only a candidate knows
                 return torch.zeros_like(copy.deepcopy(candidates[0]).eval()(x))
 
-        (chosen,), others = drawn
-        return drawn_path(self._softmax(alpha), chosen, run, others=others)
+        if (drawn := drawn_candidates(edge, self.others)) is not None:
+            return drawn_path(weights, drawn[0][0], run, others=drawn[1])
+        (kept,) = kept_candidates(edge) or [range(len(alpha))]
+        computed = [k for k in kept if k < len(candidates)]
+        if not computed:
+            return weights[-1] * run(len(candidates))
+        return mixed_op.mix(x, [candidates[k] for k in computed], weights[computed])
 
 
 def drawing_hooks() -> list[Any]:

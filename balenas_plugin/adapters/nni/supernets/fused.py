@@ -22,6 +22,7 @@ from balenas_plugin.adapters.nni.supernets.drawn import (
     DrawnLayer,
     EdgeWeighedNasBench201Cell,
     drawn_candidates,
+    kept_candidates,
 )
 from balenas_plugin.adapters.nni.supernets.edges import edge_weights, scaled
 from balenas_plugin.adapters.nni.supernets.fusion_plan import Plan, Planned, why_not_its_own
@@ -142,7 +143,8 @@ class FusedMixedCell(Planned, DrawnCell):
             [
                 Branch(operation, target, name)
                 for target in self._targets_of(source)
-                for name, operation in zip(self.op_names, self.operations(self._edge(source, target)), strict=True)
+                for edge in [self._edge(source, target)]
+                for name, operation in zip(edge, self.operations(edge), strict=True)
             ]
             for source in sources
         ]
@@ -173,7 +175,7 @@ def _mixed(
     others: Others,
     scales: Sequence[Tensor | None] | None = None,
 ) -> dict[int, Contribution]:
-    """Return target -> contribution of the candidates that leave x: of all of them, or of the drawn ones alone.
+    """Return target -> contribution of the candidates that leave x: of all of them, or of those that the pass has.
 
     Args:
         fan: the candidates.
@@ -185,8 +187,10 @@ def _mixed(
     weights = [softmax(alpha) for softmax, alpha in edges]
     if scales is not None:
         weights = [scaled(w, scale) for w, scale in zip(weights, scales, strict=True)]
-    drawn = drawn_candidates(edges, others)
-    return fan(x, weights) if drawn is None else fan.drawn(x, weights, *drawn)
+    if (drawn := drawn_candidates(edges, others)) is not None:
+        return fan.drawn(x, weights, [[k] for k in drawn[0]], drawn[1])
+    kept = kept_candidates(edges)
+    return fan(x, weights) if kept is None else fan.drawn(x, weights, kept, "none")
 
 
 def keep_fixed(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:
