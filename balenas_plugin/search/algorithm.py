@@ -367,20 +367,30 @@ class Search:
             state["edges"] = self.edges.state_dict()
         return state
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state returned by `state_dict`.
+    @staticmethod
+    def same_parts(state: Mapping[str, Any] | None, **parts: Perturbation | MixedOp | None) -> Mapping[str, Any] | None:
+        """Return a state that `state_dict` returned, if it is of a search with the same parts.
 
         Raises:
             FileFormatError: it is of a search with another perturbation or mixed operation.
         """
-        for kind, part in (("perturbation", self.perturbation), ("mixed_op", self.mixed_op)):
-            found = repr(state[kind]["name"]) if kind in state else "none"
+        for kind, part in parts.items() if state is not None else ():
+            found = repr(state[kind]["name"]) if state is not None and kind in state else "none"
             own = "none" if part is None else repr(part.name)
             if found != own:
                 raise FileFormatError(
                     f"the checkpoint is of a search whose {kind} is {found}, and that of this one is {own}. Start the "
                     "search anew."
                 )
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state returned by `state_dict`.
+
+        Raises:
+            FileFormatError: it is of a search with another perturbation or mixed operation.
+        """
+        self.same_parts(state, perturbation=self.perturbation, mixed_op=self.mixed_op)
         self.distribution.load_state_dict(state)
         if self.perturbation is not None:
             self.perturbation.load_state_dict(state["perturbation"])
