@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,13 +19,14 @@ from balenas_plugin.adapters.nni import strategy_of
 from balenas_plugin.adapters.nni.supernets.edges import edge_parameters
 from balenas_plugin.adapters.nni.supernets.found_model import NniSpace
 from balenas_plugin.adapters.nni.supernets.fused import fusion_report
-from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, exported
 from balenas_plugin.adapters.nni.supernets.trained_supernet import inherited_network
 from balenas_plugin.distributions import Draw
 from balenas_plugin.errors import FileFormatError, OptionError, SpaceError
 from balenas_plugin.mixed_ops import Alone
 from balenas_plugin.search.mixing import mixing_of
+from balenas_plugin.search_spaces.darts.supernet import DartsSupernet
 
 from . import spaces
 from .searches import classification, loaders
@@ -119,12 +121,35 @@ def test_an_inherited_network_equals_the_supernet_at_its_architecture(name, mixe
     alphas = {label: torch.randn(a.shape) for label, a in architecture_parameters(model).items()}
     architecture = {}
     for decision in decisions_of(model):
-        posterior = type("Scores", (), {"scores": alphas})
-        architecture |= decision.to_architecture(decision.choose(alphas), posterior)
+        architecture |= decision.to_architecture(decision.choose(alphas), SimpleNamespace(scores=alphas))
     network = inherited_network(model, space, architecture).double().eval()
     x = torch.randn(4, *IMAGE, dtype=torch.float64)
     with mixing_of(model).using(certain(model, architecture), architecture_parameters(model)):
         torch.testing.assert_close(network(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("mixed_op", [WEIGHED, MERGED], ids=["weighed", "merged"])
+def test_the_darts_space_gives_networks_what_its_supernet_holds(mixed_op):
+    """Of fewer channels, or with parts of shared kernels; a merged supernet with `none` elsewhere computes the same."""
+    torch.manual_seed(0)
+    model = BaLeNAS(mixed_op=mixed_op).mutate_model(DartsSupernet(8, 3, CLASSES)).double().eval()
+    decisions, names = decisions_of(model), choice_names(model)
+    weights = {label: F.one_hot(torch.tensor(ops.index("none")), len(ops)).double() for label, ops in names.items()}
+    alphas = {label: torch.randn(len(ops)) for label, ops in names.items()}
+    architecture = {}
+    for decision in decisions:
+        chosen = decision.choose(alphas)
+        architecture |= decision.to_architecture(chosen, SimpleNamespace(scores=alphas))
+        for j, operation in chosen:
+            weights[decision.labels[j]] = F.one_hot(torch.tensor(operation), len(alphas[decision.labels[j]])).double()
+    network, x = inherited_network(model, None, architecture).double().eval(), torch.randn(2, *IMAGE).double()
+    held = [module for module in network.modules() if isinstance(module, Alone)]
+    assert len(held) == 3 * 8  # cells, operations
+    assert all(module.weight < 1 for module in held) is (mixed_op is WEIGHED)
+    output = network(x)
+    if mixed_op is MERGED:
+        with mixing_of(model).using(Draw(weights, weights), architecture_parameters(model)):
+            torch.testing.assert_close(output, model(x))
 
 
 @pytest.mark.parametrize(("name", "mixed_op"), [("NasBench201", WEIGHED), ("Reducing", PARTIAL), ("Reducing", MERGED)])
