@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,20 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 from balenas_plugin.cli.inputs import require_file, require_table
 
 if TYPE_CHECKING:
+    from balenas_plugin.bayes.decisions import Architecture
+    from balenas_plugin.benchmarks import Benchmark
     from balenas_plugin.search_spaces import Reading, SearchSpace
 
 
 def add_benchmark(commands: Any, formatter: Any) -> None:
     """Add `balenas query` and `balenas benchmark import`."""
-    query = commands.add_parser("query", help="print all that a benchmark knows of an architecture")
+    query = commands.add_parser("query", help="print all that a benchmark knows of an architecture, or its size")
     query.add_argument(
         "architecture",
         metavar="ARCH",
-        help="its string in the benchmark, in quotes; or its index, operation indices, or NNI's dict",
+        help="its string in the benchmark, or its genotype, in quotes; or its index, operation indices, or NNI's dict",
     )
     query.add_argument("--space", metavar="NAME", help="that the architecture is of (found out)")
     query.add_argument(
-        "--notation", metavar="NAME", help="string, index, indices, naslib (its op_indices) or nni (found out)"
+        "--notation",
+        metavar="NAME",
+        help="string, index, indices, naslib (its op_indices) or nni; genotype, compact or config (found out)",
     )
     query.add_argument("--dataset", help="cifar10-valid, cifar10, cifar100 or ImageNet16-120 (all)")
     query.add_argument(
@@ -43,14 +46,21 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
 
 def _query(options: argparse.Namespace) -> int:
     require_table(options.table)
-    from balenas_plugin.ground_truth import require_benchmark
+    from balenas_plugin.ground_truth import open_table, require_benchmark
 
     space, reading = _read(options.architecture, options.space, options.notation)
-    benchmark = require_benchmark(space, options.table)
-    architecture: Any = reading.sample if reading.index is None else benchmark.architecture(reading.index)
-    truth = benchmark.describe(architecture).to_dict()
     if reading.read_as:
         print(f"balenas: read as {reading.read_as}. {reading.remark}".rstrip(), file=sys.stderr)
+    benchmark: Benchmark | None
+    if space.trained_as and reading.sample is not None:
+        _print_sizes(space, reading.sample)
+        benchmark = open_table(space, options.table)
+        if benchmark is None or space.notation(reading.sample) not in benchmark.positions:
+            return 0
+    else:
+        benchmark = require_benchmark(space, options.table)
+    architecture: Any = reading.sample if reading.index is None else benchmark.architecture(reading.index)
+    truth = benchmark.describe(architecture).to_dict()
     if options.dataset is not None:
         from balenas_plugin.options import OneOf, checked
 
@@ -70,20 +80,35 @@ def _query(options: argparse.Namespace) -> int:
     return 0
 
 
+def _print_sizes(space: SearchSpace, architecture: Architecture) -> None:
+    """Print the parameters and multiply-adds of the networks that the papers of a space train."""
+    import torch
+
+    from balenas_plugin.proxies import get_proxy
+
+    print(f"{space.notation(architecture)}\n\n  {'network':20}{'parameters':>14}{'multiply-adds':>16}")
+    for name, sizes in space.trained_as.items():
+        sized = space.sized(**sizes)
+        with torch.device("meta"):
+            network = sized.build(architecture)
+        image = torch.empty(1, *sized.image_shape, device="meta")
+        counted = [get_proxy(proxy).compute(network, image) for proxy in ("params", "flops")]
+        print(f"  {name:20}{counted[0]:>14,.0f}{counted[1] / 2:>16,.0f}")
+
+
 def _read(text: str, name: str | None, notation: str | None) -> tuple[SearchSpace, Reading]:
     """Return the first space that can read the architecture, the default one before others, and what it has read."""
-    from balenas_plugin.errors import SpaceError
+    from balenas_plugin.errors import OptionError, SpaceError, UnreadableError
     from balenas_plugin.search_spaces import DEFAULT_SPACE, SPACES, get_space
 
     first = get_space(name or DEFAULT_SPACE)
-    others = [space for space in SPACES.all if name is None and space is not first and space.ground_truth]
-    try:
-        return first, first.read(text, notation=notation)
-    except SpaceError:
-        for space in others:
-            with contextlib.suppress(SpaceError):
-                return space, space.read(text, notation=notation)
-        raise
+    problems = []
+    for space in (first, *(space for space in SPACES.all if name is None and space is not first)):
+        try:
+            return space, space.read(text, notation=notation)
+        except (SpaceError, OptionError) as error:
+            problems.append(error)
+    raise next((p for p in problems if not isinstance(p, UnreadableError | OptionError)), problems[0])
 
 
 def _benchmark_import(options: argparse.Namespace) -> int:

@@ -1,10 +1,11 @@
-"""`balenas methods` and `balenas schema`: what can be searched with, for people and for editors."""
+"""`balenas methods`, `balenas spaces` and `balenas schema`: what can be searched, for people and for editors."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import warnings
+from collections import Counter
 from typing import Any
 
 _EXAMPLES = """\
@@ -28,8 +29,18 @@ A config takes a method by its name, `strategy: DrNAS`, with its options; parts 
 """
 
 
+_SPACES = """\
+example:
+  balenas spaces
+
+A config takes a space by its name, with the options of its supernet:
+  space: {name: darts-reference, width: 16, num_cells: 8}
+Model spaces of NNI's hub (`space: DARTS`) and your own (`space: module:Class`) are searched too, by NNI's conventions.
+"""
+
+
 def add_reference(commands: Any, formatter: Any) -> None:
-    """Add `balenas methods` and `balenas schema`."""
+    """Add `balenas methods`, `balenas spaces` and `balenas schema`."""
     methods = commands.add_parser(
         "methods",
         help="list the methods, the parts that they are made of, and what does not go together",
@@ -37,6 +48,13 @@ def add_reference(commands: Any, formatter: Any) -> None:
         formatter_class=formatter,
     )
     methods.set_defaults(run_command=_methods)
+    spaces = commands.add_parser(
+        "spaces",
+        help="list the search spaces: their sizes, choices and sources, and the ground truth that is at hand",
+        epilog=_SPACES,
+        formatter_class=formatter,
+    )
+    spaces.set_defaults(run_command=_spaces)
     schema = commands.add_parser(
         "schema",
         help="print the JSON schema of configs, for editors",
@@ -78,6 +96,22 @@ def _methods(options: argparse.Namespace) -> int:
     print("\nWHAT DOES NOT GO TOGETHER")
     for reason in refusals():
         print(f"  {reason}")
+    return 0
+
+
+def _spaces(options: argparse.Namespace) -> int:
+    from balenas_plugin.ground_truth import open_table
+    from balenas_plugin.search_spaces import SPACES
+
+    for space in sorted(SPACES.all, key=lambda space: space.name):
+        counts = Counter(len(values) for values in space.choices.values())
+        choices = " and ".join(f"{count} choices among {among}" for among, count in counts.items())
+        size = "unknown size" if space.size is None else f"{space.size:,} architectures"
+        table = open_table(space)
+        truth = "no benchmark" if not space.ground_truth else "benchmark: not at hand" if table is None else table.name
+        print(f"{space.name:<17}{space.title} ({space.source or 'no source'})")
+        print(f"{'':<17}{size}; {choices}: {', '.join(map(str, space.kinds))}")
+        print(f"{'':<17}ground truth: {truth}")
     return 0
 
 

@@ -20,8 +20,10 @@ from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gra
 from balenas_plugin.distributions import Distribution, Draw, Weights
 from balenas_plugin.distributions.uniform import uniform_path
 from balenas_plugin.errors import FileFormatError, OptionError
+from balenas_plugin.mixed_ops import MixedOp
+from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from balenas_plugin.options import NonNegativeInt, PositiveInt, declared_options
-from balenas_plugin.perturbations import Perturbation
+from balenas_plugin.perturbations import Level, Perturbation
 
 FirstStep = Literal["architecture", "weights"]
 GradientOrder = Literal["first", "second"]
@@ -114,6 +116,13 @@ class Host(Protocol):
             clipped_with: returns, after the backward pass, further gradients that count in a clipped norm.
         """
 
+    @property
+    def weight_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the network's weights, for what steps them besides; only perturbations ask for it."""
+
+    def clip_gradients(self) -> None:
+        """Clip the gradients of the network's weights as `step_weights` does."""
+
     def virtual_step(self) -> VirtualStep:
         """Return what the weight optimizer's next step would be; second order only."""
 
@@ -128,6 +137,7 @@ class Search:
         distribution: of the mixing weights.
         order: of the two levels.
         perturbation: of the mixing weights in the weight step; None: there is none.
+        mixed_op: how edges compute their candidates; None: all of them in full.
 
     Raises:
         OptionError: the parts do not go together.
@@ -135,7 +145,16 @@ class Search:
     Source: Zhang et al. 2022, Algorithm 1; Liu et al. 2019; Dong and Yang 2019 for weights first.
     """
 
-    def __init__(self, distribution: Distribution, order: Order, perturbation: Perturbation | None = None) -> None:
+    edges: EdgeWeights | None = None
+    """What learns the weights of edges, where they have any."""
+
+    def __init__(
+        self,
+        distribution: Distribution,
+        order: Order,
+        perturbation: Perturbation | None = None,
+        mixed_op: MixedOp | None = None,
+    ) -> None:
         if distribution.draws_one and order.order == "second":
             raise OptionError(f"{distribution.name} computes one candidate a draw, so it has no second order")
         if order.levels == 1 and not distribution.needs_gradient:
@@ -148,9 +167,13 @@ class Search:
                 f"{drawn} computes one candidate a draw, so {perturbation.name} cannot perturb it: that takes the "
                 "mixing weights of all candidates"
             )
-        if order.levels == 1 and perturbation is not None:
+        if order.levels == 1 and perturbation is not None and perturbation.perturbs:
             raise OptionError(f"levels: 1 has no weight step of its own, which {perturbation.name} perturbs")
-        self.distribution, self.order, self.perturbation = distribution, order, perturbation
+        if mixed_op is not None and mixed_op.edge_normalization and not distribution.needs_gradient:
+            raise OptionError(
+                f"{distribution.name} learns from losses alone, so edge_normalization has no gradient to learn from"
+            )
+        self.distribution, self.order, self.perturbation, self.mixed_op = distribution, order, perturbation, mixed_op
 
     def new_epoch(self, epoch: int, epochs: int) -> None:
         """Say which epoch of how many begins, from 0."""
@@ -185,22 +208,31 @@ class Search:
 
     def architecture_step(self, host: Host) -> Tensor | None:
         """Update the distribution on the validation batch; return the mean loss over its draws, None if left out."""
+        try:
+            with self._around(host, "architecture"):
+                return self._learn(host)
+        except SkippedStep:
+            return None
+
+    def _learn(self, host: Host) -> Tensor:
         host.begin()
-        draws = iter(range(self.distribution.num_mc_samples))
+        draws, edges = iter(range(self.distribution.num_mc_samples)), self._edges
+        of_edges: list[Sequence[Tensor | None]] = []
 
         def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
             k, parameters = next(draws), list(self.distribution.parameters.values())
             if not self.distribution.needs_gradient:
                 return self._without_gradient(draw, host, k), {}
-            inputs = [*draw.weights.values(), *parameters]  # a loss may read the parameters besides
+            inputs = [*draw.weights.values(), *parameters, *edges]  # a loss may read the parameters besides
             found: Sequence[Tensor | None]
             with host.mixing(draw):
                 if self.order.order == "first":
                     with frozen(host.network_weights):
-                        for parameter in parameters:
+                        for parameter in (*parameters, *edges):
                             parameter.grad = None
                         loss = host.validation_loss(k)
-                        if loss.requires_grad or not draw.chosen:  # zeros alone may have been drawn
+                        left_out = draw.chosen or self.distribution.kept
+                        if loss.requires_grad or not left_out:  # zeros alone may have been drawn
                             loss.backward()  # not `grad`, which forbids reentrant checkpoints
                         found = host.average([x.grad for x in inputs])
                 else:
@@ -214,13 +246,14 @@ class Search:
                         average=lambda tensors: [g for g in host.average(tensors) if g is not None],
                     )
             labels = list(draw.weights)
-            draw.direct = _present(labels, found[len(labels) :])
+            draw.direct = _present(labels, found[len(labels) : 2 * len(labels)])
+            of_edges.append(found[2 * len(labels) :])
             return loss.detach(), _in_the_weights(draw, found)
 
-        try:
-            return self.distribution.update(evaluate)
-        except SkippedStep:
-            return None
+        loss = self.distribution.update(evaluate)
+        if self.edges is not None:
+            self.edges.step(of_edges)
+        return loss
 
     def _without_gradient(self, draw: Draw, host: Host, k: int) -> Tensor:
         """Return the loss of a draw, or its accuracy."""
@@ -236,16 +269,21 @@ class Search:
 
     def weight_step(self, host: Host) -> Tensor | None:
         """Train the network's weights at the mean or at a draw; return the loss."""
+        with self._around(host, "weights"):
+            return self._train(host)
+
+    def _train(self, host: Host) -> Tensor | None:
         host.begin()
         alone = self.order.clip_with == "weights"  # then no gradient of the mixing weights is computed
         with nullcontext() if not alone else torch.no_grad():
             draw = self._weight_step_draw()
-        if self.perturbation is not None:
+        if self.perturbation is not None and self.perturbation.perturbs:
             draw = self._perturbed(draw, self.perturbation, host)
         if alone:
-            with frozen([*draw.weights.values(), *self.distribution.parameters.values()]), host.mixing(draw):
+            others = [*self.distribution.parameters.values(), *self._edges]
+            with frozen([*draw.weights.values(), *others]), host.mixing(draw):
                 return host.step_weights(list)
-        with host.mixing(draw):
+        with frozen(self._edges), host.mixing(draw):
             return host.step_weights(lambda: self._architecture_gradients(draw, host))
 
     def _weight_step_draw(self) -> Draw:
@@ -257,23 +295,37 @@ class Search:
     def joint_step(self, host: Host) -> tuple[Tensor | None, Tensor | None]:
         """Update weights and distribution from one draw and one training batch; return the loss of each."""
         host.begin()
+        for parameter in self._edges:
+            parameter.grad = None
 
         def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
             with host.mixing(draw):
                 loss = host.step_weights(list)
             if loss is None:
                 raise SkippedStep
-            return loss, _in_the_weights(draw, host.average([w.grad for w in draw.weights.values()]))
+            found = host.average([x.grad for x in (*draw.weights.values(), *self._edges)])
+            if self.edges is not None:
+                self.edges.step([found[len(draw.weights) :]])
+            return loss, _in_the_weights(draw, found)
 
         try:
-            loss = self.distribution.update(evaluate)
+            with self._around(host, "architecture", "weights"):
+                loss = self.distribution.update(evaluate)
         except SkippedStep:
             return None, None
         return loss, loss
 
+    @property
+    def _edges(self) -> Sequence[Tensor]:
+        return () if self.edges is None else self.edges.parameters
+
+    def _around(self, host: Host, *levels: Level) -> AbstractContextManager[None]:
+        """Let the perturbation surround a step of these levels."""
+        return nullcontext() if self.perturbation is None else self.perturbation.around(self.distribution, host, levels)
+
     def _perturbed(self, draw: Draw, perturbation: Perturbation, host: Host) -> Draw:
         """Return the draw whose weights are perturbed; gradients in them are not pulled back any further."""
-        others = [*host.network_weights, *self.distribution.parameters.values()]
+        others = [*host.network_weights, *self.distribution.parameters.values(), *self._edges]
 
         def evaluate(weights: Weights, gradient: bool) -> tuple[Tensor, Weights]:
             tried = Draw(weights, weights)
@@ -307,25 +359,33 @@ class Search:
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the parts, and their names."""
         state = {"name": self.distribution.name, **self.distribution.state_dict()}
-        return state if self.perturbation is None else {**state, "perturbation": self.perturbation.state_dict()}
+        if self.perturbation is not None:
+            state["perturbation"] = self.perturbation.state_dict()
+        if self.mixed_op is not None:
+            state["mixed_op"] = {"name": self.mixed_op.name}
+        if self.edges is not None:
+            state["edges"] = self.edges.state_dict()
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state returned by `state_dict`.
 
         Raises:
-            FileFormatError: it is of a search with another perturbation.
+            FileFormatError: it is of a search with another perturbation or mixed operation.
         """
-        saved = state.get("perturbation")
-        found = "none" if saved is None else repr(saved["name"])
-        own = "none" if self.perturbation is None else repr(self.perturbation.name)
-        if found != own:
-            raise FileFormatError(
-                f"the checkpoint is of a search whose perturbation is {found}, and that of this one is {own}. Start "
-                "the search anew."
-            )
+        for kind, part in (("perturbation", self.perturbation), ("mixed_op", self.mixed_op)):
+            found = repr(state[kind]["name"]) if kind in state else "none"
+            own = "none" if part is None else repr(part.name)
+            if found != own:
+                raise FileFormatError(
+                    f"the checkpoint is of a search whose {kind} is {found}, and that of this one is {own}. Start the "
+                    "search anew."
+                )
         self.distribution.load_state_dict(state)
-        if self.perturbation is not None and saved is not None:
-            self.perturbation.load_state_dict(saved)
+        if self.perturbation is not None:
+            self.perturbation.load_state_dict(state["perturbation"])
+        if self.edges is not None:
+            self.edges.load_state_dict(state["edges"])
 
 
 def _present(labels: Sequence[str], gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:

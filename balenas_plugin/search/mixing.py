@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from balenas_plugin.distributions import Draw
+from balenas_plugin.mixed_ops import MixedOp
 from balenas_plugin.mixed_ops.drawn_path import Others
 
 
@@ -19,13 +20,16 @@ class MixingWeights(nn.Module):
 
     Args:
         mean_weights: parameter (K,) -> weights (K,), where no draw is used.
+        mixed_op: how edges compute their candidates; None: all of them in full.
     """
 
-    def __init__(self, mean_weights: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, mean_weights: Callable[[Tensor], Tensor], mixed_op: MixedOp | None = None) -> None:
         super().__init__()
+        self.mixed_op = mixed_op
         self._mean_weights = mean_weights
         self._used: dict[Tensor, Tensor] = {}
         self._chosen: dict[Tensor, int] = {}
+        self._kept: dict[Tensor, Sequence[int]] = {}
         self.others: Others | None = None
         """How candidates that the current draw does not compute take part, if it says so (see `drawn_path`)."""
 
@@ -38,22 +42,35 @@ class MixingWeights(nn.Module):
         """Return the only candidate that the current draw computes; None if all are."""
         return self._chosen.get(parameter) if self._chosen else None
 
+    def kept(self, parameter: Tensor) -> Sequence[int] | None:
+        """Return the candidates that the current draw computes where some were dropped; None if there are all."""
+        return self._kept.get(parameter) if self._kept else None
+
     @contextmanager
-    def using(self, draw: Draw, parameters: Mapping[str, Tensor]) -> Iterator[None]:
-        """Let all mixed modules use the weights of a draw inside the block."""
-        before = self._used, self._chosen, self.others
+    def using(
+        self, draw: Draw, parameters: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]] | None = None
+    ) -> Iterator[None]:
+        """Let all mixed modules use the weights of a draw inside the block.
+
+        Args:
+            draw: of the distribution.
+            parameters: label -> parameter by which modules ask.
+            kept: label -> candidates that have a part, of labels where not all have (`Distribution.kept`).
+        """
+        before = self._used, self._chosen, self._kept, self.others
         self._used = {parameters[label]: weights for label, weights in draw.weights.items()}
         self._chosen = {parameters[label]: index for label, index in draw.chosen.items()}
+        self._kept = {parameters[label]: indices for label, indices in (kept or {}).items()}
         self.others = draw.others
         try:
             yield
         finally:
-            self._used, self._chosen, self.others = before
+            self._used, self._chosen, self._kept, self.others = before
 
     @property
     def draws_paths(self) -> bool:
         """Whether the current draw leaves candidates out."""
-        return bool(self._chosen)
+        return bool(self._chosen or self._kept)
 
     def used_tensors(self) -> list[Tensor]:
         """Return the weights of the current draw; none outside of one."""
@@ -61,7 +78,7 @@ class MixingWeights(nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the draw behind: a supernet that was copied or pickled mixes with the mean."""
-        return MixingWeights, (self._mean_weights,)
+        return MixingWeights, (self._mean_weights, self.mixed_op)
 
 
 def mixing_of(model: nn.Module) -> MixingWeights:

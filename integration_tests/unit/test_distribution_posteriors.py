@@ -62,7 +62,9 @@ def test_nodes_of_cells_are_as_probable_as_draws_show(name):
     labels = ("c/2_0", "c/2_1", "c/2_2")
     posterior = get_distribution(name)({label: torch.randn(3) for label in labels}, **MEMBERS[name]).posterior()
     for kept in (2, 3):
-        node = CellNode("c", 2, labels, kept, ("x", "y"))  # the last of the three scores is never taken
+        node = CellNode(
+            "c", 2, labels, kept, (("x", "y"),) * len(labels)
+        )  # the last of the three scores is never taken
         draws = 20_000
         best = [drawn[:, :2].max(-1) for drawn in many(posterior, labels, draws=draws).values()]
         edges = torch.stack([b.values for b in best], 1).topk(kept).indices.sort(-1).values
@@ -124,6 +126,16 @@ def assert_equal(one: Posterior, other: Posterior):
             assert one.laws[label].parameters()[name].dtype == values.dtype
             torch.testing.assert_close(one.laws[label].parameters()[name], values, rtol=1e-8, atol=0)
     assert one.most_probable(3)[0] == other.most_probable(3)[0]
+
+
+def test_what_is_logged_every_few_steps_asks_for_few_draws():
+    distribution, asked = make("noisy-vectors"), []
+    draw = distribution.draw
+    distribution.draw = lambda parameters: asked.append(parameters) or draw(parameters)
+    entropy = distribution.metrics()["entropy"]
+    assert len(asked) == 65  # one that would have made many at once
+    assert entropy == pytest.approx(distribution.entropy(), abs=0.2)
+    assert len(asked) == 65 + 1_025
 
 
 def test_choices_of_a_draw_that_nobody_knows_more_of_are_counted():

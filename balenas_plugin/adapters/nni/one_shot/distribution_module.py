@@ -31,12 +31,14 @@ from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
 from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
+from balenas_plugin.adapters.nni.supernets.edges import edge_parameters
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names, read_directly
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import ChosenDistribution, Distribution
 from balenas_plugin.errors import EvaluatorError, FileFormatError, NonFiniteLossError, SpaceError
+from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from balenas_plugin.restoring import restored
 from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
@@ -138,8 +140,13 @@ class DistributionModule(SearchModule):
         draws = self._chosen.kind.is_random or self.options.weight_step_alpha == "uniform"
         seed = self.ranks.new_seed() if draws else 0
         distribution = self._chosen(parameters, seed=seed)
-        perturbation = self.options.perturbed_by(self.ranks.new_seed)
-        self._search = Search(distribution, self.options.update_order(), perturbation)
+        perturbation = self.options.perturbed_by(self.ranks.new_seed, self._space())
+        self._search = Search(distribution, self.options.update_order(), perturbation, self.mixing.mixed_op)
+        if edges := edge_parameters(self._space()):
+            learned = {
+                key: self._chosen.options[key] for key in ("betas", "weight_decay") if key in self._chosen.options
+            }
+            self._search.edges = EdgeWeights(edges, lr=self.options.arc_learning_rate, **learned)
         if self._restored is not None:
             self._search.load_state_dict(self._restored)
         else:
@@ -177,8 +184,8 @@ class DistributionModule(SearchModule):
             self.training_module.set_model(held)
 
     def arch_parameters(self) -> list[nn.Parameter]:
-        """Return the alphas in label order (NNI's own order depends on addresses)."""
-        return list(self.named_arch_parameters().values())
+        """Return the alphas in label order (NNI's own order depends on addresses), then the weights of edges."""
+        return [*self.named_arch_parameters().values(), *edge_parameters(self._space()).values()]
 
     # -- one iteration ------------------------------------------------------------------------------------------------
 
@@ -344,7 +351,8 @@ class DistributionModule(SearchModule):
 
     def on_train_epoch_start(self) -> Any:
         """Tell the distribution the epoch, and the size of data that may be loaded anew for each."""
-        self.distribution.set_dataset_size(number_of_examples(self.trainer.train_dataloader["val"]))
+        learned_on = self.trainer.train_dataloader["train" if self.options.levels == 1 else "val"]
+        self.distribution.set_dataset_size(number_of_examples(learned_on))
         self.search.new_epoch(self.trainer.current_epoch, self.trainer.max_epochs or -1)
         return super().on_train_epoch_start()
 

@@ -174,6 +174,10 @@ class SearchModule(DartsLightningModule):
         if _of_architecture(optimizer):
             return
         self.training_module.on_before_optimizer_step(optimizer)
+        self.clip_weights(optimizer)
+
+    def clip_weights(self, optimizer: Any) -> None:
+        """Clip the gradients of an optimizer's weights as the strategy says, or the trainer."""
         trainer, own = self.trainer, self.gradient_clip_val
         self.configure_gradient_clipping(
             optimizer,

@@ -8,6 +8,7 @@ share appears once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
 
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.oneshot.pytorch.supermodule.differentiable import (
@@ -79,6 +80,31 @@ def read_directly(
     return {label: alpha for label, alpha in alphas.items() if id(alpha) in read}
 
 
+def parameterised_candidates(model: nn.Module) -> dict[str, tuple[bool, ...]]:
+    """Return label -> which candidates have weights, of the choices among layers and in cells, in label order.
+
+    An operation of a cell is one of its name: a skip connection has weights where it halves the image, but is counted
+    as one without, since it has none elsewhere in the cell. A label that several modules share is treated alike.
+    """
+    found: dict[int, tuple[bool, ...]] = {}
+    for name, module in supernet_modules(model):
+        flags: list[bool] = []
+        if isinstance(module, DifferentiableMixedLayer):
+            flags = [_has_weights(module[n]) for n in module.names]
+        elif isinstance(module, DifferentiableMixedCell):
+            edges = [edge for node in cast(Any, module.ops) for edge in node]
+            flags = [all(_has_weights(edge[str(n)]) for edge in edges) for n in module.op_names]
+        for alpha in labelled_alphas(module, name).values() if flags else ():
+            padded = (*flags, *[False] * (len(alpha) - len(flags)))  # the edge is not chosen
+            before = found.get(id(alpha), padded)
+            found[id(alpha)] = tuple(one and other for one, other in zip(before, padded, strict=True))
+    return {label: found[id(a)] for label, a in architecture_parameters(model).items() if id(a) in found}
+
+
+def _has_weights(candidate: nn.Module) -> bool:
+    return next(candidate.parameters(), None) is not None
+
+
 def choice_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Return label -> names of what each logit stands for, in label order (see `architecture_parameters`)."""
     by_parameter: dict[int, tuple[str, ...]] = {}
@@ -90,7 +116,9 @@ def choice_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
             elif isinstance(module, DifferentiableMixedInput):
                 names = [str(k) for k in range(module.n_candidates)]
             elif isinstance(module, DifferentiableMixedCell):
-                names = [str(n) for n in module.op_names] + [NOT_CHOSEN] * (len(alpha) - len(module.op_names))
+                node, j = map(int, label.rpartition("/")[2].split("_"))
+                operations = cast(Any, module.ops[node - module.num_predecessors])[j]
+                names = [*map(str, operations), *[NOT_CHOSEN] * (len(alpha) - len(operations))]
             elif hasattr(spaces.get(label), "values"):
                 names = [str(v) for v in spaces[label].values]
             else:

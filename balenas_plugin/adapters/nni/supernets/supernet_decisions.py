@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
@@ -13,9 +14,10 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import (
     DifferentiableMixedInput,
     DifferentiableMixedLayer,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.supernets.activity import conditional, uses_of
+from balenas_plugin.adapters.nni.supernets.edges import edge_parameters, edge_weights
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, labelled_alphas, supernet_modules
 from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.bayes.decisions import (
@@ -89,7 +91,17 @@ def _of_space(model: nn.Module) -> list[Decision]:
     """Return the decisions of a known space if the supernet has its architecture parameters, or none."""
     space = space_of(model)
     sizes = {label: alpha.numel() for label, alpha in architecture_parameters(model).items()}
-    return list(space.decisions) if sizes == {label: len(values) for label, values in space.choices.items()} else []
+    if sizes != {label: len(values) for label, values in space.choices.items()}:
+        return []
+    return [_weighed(decision, edge_parameters(model)) for decision in space.decisions]
+
+
+def _weighed(decision: Decision, edges: Mapping[str, Tensor]) -> Decision:
+    """Return a decision of a space that knows the weights that its edges have learned, if they have any."""
+    logits = edges.get(f"{decision.cell}/{decision.node}") if isinstance(decision, CellNode) else None
+    if logits is None:
+        return decision
+    return replace(cast(CellNode, decision), log_edge_weights=tuple(logits.detach().log_softmax(-1).tolist()))
 
 
 def decisions_of_modules(model: nn.Module) -> list[Decision]:
@@ -117,21 +129,26 @@ def _decisions_of_module(module: BaseSuperNetModule, unique: dict[str, str]) -> 
     if isinstance(module, DifferentiableMixedInput):
         return [TopSet(label, int(module.n_chosen or 1)) for label in unique.values()]
     if isinstance(module, DifferentiableMixedCell):
-        nodes = range(module.num_predecessors, module.num_predecessors + module.num_nodes)
-        return [
-            CellNode(
-                module.label,
-                node,
-                tuple(unique[f"{module.label}/{node}_{j}"] for j in range(node)),
-                module.num_ops_per_node,
-                tuple(module.op_names),
-            )
-            for node in nodes
-        ]
+        return [*cell_nodes(module, unique)]
     values: dict[str, Any] = {label: getattr(space, "values", None) for label, space in module.simplify().items()}
     if unique and all(values.get(label) is not None for label in unique):
         return [OneOf(unique[label], tuple(values[label])) for label in unique]
     return []
+
+
+def cell_nodes(cell: DifferentiableMixedCell, unique: Mapping[str, str]) -> list[CellNode]:
+    """Return the decisions of a cell; `unique` maps its labels to the model's."""
+    return [
+        CellNode(
+            cell.label,
+            node,
+            tuple(unique[f"{cell.label}/{node}_{j}"] for j in range(node)),
+            cell.num_ops_per_node,
+            tuple(tuple(map(str, edge)) for edge in cast(Any, cell.ops[node - cell.num_predecessors])),
+            tuple(float(weight.detach().log()) for weight in edge_weights(cell, node) if weight is not None),
+        )
+        for node in range(cell.num_predecessors, cell.num_predecessors + cell.num_nodes)
+    ]
 
 
 def _exported(module: BaseSuperNetModule, own: dict[str, nn.Parameter], unique: dict[str, str]) -> Exported:

@@ -17,11 +17,13 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMix
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.supernets.by_position import batch_size_of, batches_at, positions_of
+from balenas_plugin.adapters.nni.supernets.edges import edge_weights
 from balenas_plugin.adapters.nni.supernets.found_model import completed
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.distributions import Draw
 from balenas_plugin.errors import EvaluatorError, SpaceError
+from balenas_plugin.mixed_ops import Alone
 from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.search.mixing import mixing_of
 from balenas_plugin.search_spaces import SearchSpace
@@ -141,6 +143,12 @@ def _load_cell_weights(network: nn.Module, supernet: nn.Module, architecture: Ma
                     (source,) = architecture[f"{cell.label}/input_{number}_{k}"]
                     operation = architecture[f"{cell.label}/op_{number}_{k}"]
                     moved[f"{path}.ops.{node}.{k}."] = f"{path}.ops.{node}.{source}.{operation}."
+                    candidate: Any = cell.ops[node][source][operation]
+                    if isinstance(candidate, Alone):  # of fewer channels than the space's own, say
+                        alone: Any = copy.deepcopy(candidate)
+                        weight = edge_weights(cell, number)[source]
+                        alone.weight = 1.0 if weight is None else float(weight)
+                        setattr(network.get_submodule(f"{path}.ops.{node}"), str(k), alone)
     weights, state = supernet.state_dict(), {}
     for key, value in network.state_dict().items():
         prefix = next((prefix for prefix in moved if key.startswith(prefix)), "")
