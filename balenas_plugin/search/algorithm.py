@@ -65,6 +65,10 @@ class Order:
             raise OptionError("levels: 1 has one step for both, so order, first and architecture_every say nothing")
 
 
+Cost = Callable[[Tensor, Weights], Tensor]
+"""Returns what is minimised in the place of a loss, of it and the weights under which costs are expected."""
+
+
 class SkippedStep(Exception):  # noqa: N818  # it is no error
     """A host raises it in an architecture step that is to be left out."""
 
@@ -115,6 +119,7 @@ class Search:
         distribution: of the mixing weights.
         order: of the two levels.
         perturbation: of the mixing weights in the weight step; None: there is none.
+        cost: joins the loss of the architecture; None: there is none.
 
     Raises:
         OptionError: the parts do not go together.
@@ -122,7 +127,13 @@ class Search:
     Source: Zhang et al. 2022, Algorithm 1; Liu et al. 2019; Dong and Yang 2019 for weights first.
     """
 
-    def __init__(self, distribution: Distribution, order: Order, perturbation: Perturbation | None = None) -> None:
+    def __init__(
+        self,
+        distribution: Distribution,
+        order: Order,
+        perturbation: Perturbation | None = None,
+        cost: Cost | None = None,
+    ) -> None:
         if distribution.draws_one and order.order == "second":
             raise OptionError(f"{distribution.name} computes one candidate a draw, so it has no second order")
         if order.levels == 1 and not distribution.needs_gradient:
@@ -136,7 +147,7 @@ class Search:
             )
         if order.levels == 1 and perturbation is not None:
             raise OptionError(f"levels: 1 has no weight step of its own, which {perturbation.name} perturbs")
-        self.distribution, self.order, self.perturbation = distribution, order, perturbation
+        self.distribution, self.order, self.perturbation, self.cost = distribution, order, perturbation, cost
 
     def new_epoch(self, epoch: int, epochs: int) -> None:
         """Say which epoch of how many begins, from 0."""
@@ -173,6 +184,7 @@ class Search:
                 with torch.no_grad(), host.mixing(draw):
                     (mean,) = host.average([host.validation_loss(k)])
                 assert mean is not None
+                self._with_cost(draw, mean, {}, host)  # alone: what weighs the draws is their likelihood
                 return mean, {}
             inputs = [*draw.weights.values(), *parameters]  # a loss may read the parameters besides
             found: Sequence[Tensor | None]
@@ -197,12 +209,26 @@ class Search:
                     )
             labels = list(draw.weights)
             draw.direct = _present(labels, found[len(labels) :])
-            return loss.detach(), _in_the_weights(draw, found)
+            return self._with_cost(draw, loss.detach(), _in_the_weights(draw, found), host)
 
         try:
             return self.distribution.update(evaluate)
         except SkippedStep:
             return None
+
+    def _with_cost(self, draw: Draw, loss: Tensor, gradients: Weights, host: Host) -> tuple[Tensor, Weights]:
+        """Return the loss with the cost, and its gradient in the weights; the cost's own goes to the draw."""
+        if self.cost is None:
+            return loss, gradients
+        (mean,) = host.average([loss.detach()])
+        assert mean is not None
+        with torch.enable_grad():
+            mean = mean.detach().requires_grad_()
+            total = self.cost(mean, draw.expected)
+            slope, *found = torch.autograd.grad(total, [mean, *draw.expected.values()], allow_unused=True)
+        draw.of_costs = _present(list(draw.expected), found)
+        draw.direct = {label: slope * g for label, g in draw.direct.items()}
+        return total.detach(), {label: slope * g for label, g in gradients.items()}
 
     def weight_step(self, host: Host) -> Tensor | None:
         """Train the network's weights at the mean or at a draw; return the loss."""
@@ -227,7 +253,8 @@ class Search:
                 loss = host.step_weights(list)
             if loss is None:
                 raise SkippedStep
-            return loss, _in_the_weights(draw, host.average([w.grad for w in draw.weights.values()]))
+            gradients = _in_the_weights(draw, host.average([w.grad for w in draw.weights.values()]))
+            return self._with_cost(draw, loss, gradients, host)
 
         try:
             loss = self.distribution.update(evaluate)

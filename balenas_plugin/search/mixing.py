@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,8 +26,7 @@ class MixingWeights(nn.Module):
         self._mean_weights = mean_weights
         self._used: dict[Tensor, Tensor] = {}
         self._chosen: dict[Tensor, int] = {}
-        self.others: Others | None = None
-        """How candidates that the current draw does not compute take part, if it says so (see `drawn_path`)."""
+        self._others: dict[Tensor, Others | Sequence[int]] = {}
 
     def forward(self, parameter: Tensor) -> Tensor:
         """Return the weights of a label, shape (K,)."""
@@ -38,17 +37,21 @@ class MixingWeights(nn.Module):
         """Return the only candidate that the current draw computes; None if all are."""
         return self._chosen.get(parameter) if self._chosen else None
 
+    def others(self, parameter: Tensor) -> Others | Sequence[int] | None:
+        """Return how candidates that the current draw does not compute take part, if it says so (see `drawn_path`)."""
+        return self._others.get(parameter)
+
     @contextmanager
     def using(self, draw: Draw, parameters: Mapping[str, Tensor]) -> Iterator[None]:
         """Let all mixed modules use the weights of a draw inside the block."""
-        before = self._used, self._chosen, self.others
+        before = self._used, self._chosen, self._others
         self._used = {parameters[label]: weights for label, weights in draw.weights.items()}
         self._chosen = {parameters[label]: index for label, index in draw.chosen.items()}
-        self.others = draw.others
+        self._others = {parameters[label]: others for label, others in draw.others.items()}
         try:
             yield
         finally:
-            self._used, self._chosen, self.others = before
+            self._used, self._chosen, self._others = before
 
     @property
     def draws_paths(self) -> bool:

@@ -29,7 +29,10 @@ from balenas_plugin.presets import list_presets
 from .searches import classification, loaders
 from .spaces import CASES, Layers
 
-OPTIONS: dict[str, dict[str, Any]] = {"BaLeNAS": {"num_mc_samples": 2}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "BaLeNAS": {"num_mc_samples": 2},
+    "ProxylessNAS": {"warmup_epochs": 0, "architecture_every": 2, "mode": "two"},
+}
 """Of single presets, besides a rate at which something is learned in a few steps."""
 
 every_preset = pytest.mark.parametrize("name", list_presets())
@@ -165,7 +168,8 @@ def test_diagnostics_measure_it(name, tmp_path):
 @every_preset
 def test_selection_ranks_what_it_has_learned(name, tmp_path):
     torch.manual_seed(3)
-    strategy = strategy_of(name)(selection={"proxy": "params", "candidates": "enumerate", "n": 3})
+    selection = {"proxy": "params", "candidates": "enumerate", "n": 3}
+    strategy = strategy_of(name)(selection=selection, **OPTIONS.get(name, {}))
     evaluator = classification(tmp_path)
     strategy.initialize(RawFormatModelSpace(Layers(), evaluator), SequentialExecutionEngine())
     strategy.run()

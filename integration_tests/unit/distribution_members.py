@@ -8,6 +8,7 @@ import torch
 from balenas_plugin.distributions import Distribution, Draw, get_distribution
 
 MEMBERS = {
+    "binary-gates": {},
     "categorical": {},
     "dirichlet": {},
     "exponentiated-gradient": {},
@@ -19,7 +20,7 @@ MEMBERS = {
 }
 """name -> options; every distribution of the package has an entry."""
 
-SAMPLED = ("categorical", "dirichlet", "gaussian", "gumbel", "hard-gumbel", "importance-weighted")
+SAMPLED = ("binary-gates", "categorical", "dirichlet", "gaussian", "gumbel", "hard-gumbel", "importance-weighted")
 """Those whose choices are drawn, so that probabilities can be counted."""
 
 

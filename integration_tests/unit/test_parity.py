@@ -12,7 +12,7 @@ PARITY = Path(__file__).resolve().parents[1] / "parity.py"
 FILES = (
     "vadam",
     "architect",
-    *(f"family/{name}" for name in ("gdas", "drnas", "snas_dsnas", "sdarts", "gaea", "parsec")),
+    *(f"family/{name}" for name in ("gdas", "drnas", "snas_dsnas", "sdarts", "gaea", "parsec", "proxyless")),
 )
 NOT_YET = {"family/drnas": {"partial_cell", "wider_functions"}}
 
@@ -59,6 +59,8 @@ def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
         ("family/snas_dsnas", ("dsnas", "steps", 3, "log_alpha_grad", 1, 0)),
         ("family/parsec", ("cases", 0, "steps", 4, "importance_weights", 2)),
         ("family/parsec", ("cases", 1, "steps", 5, "grad_v", 1, 1)),
+        ("family/proxyless", ("sequences", 4, "steps", 6, "alpha_after", 1, 2)),
+        ("family/proxyless", ("sequences", 1, "steps", 3, "alpha_grad_from_latency_only", 0, 1)),
         ("family/gaea", ("cases", 1, "steps", 5, "after", "theta", "reduce", 8, 4)),
         ("family/gaea", ("projection", "rows", 1, "output", 2)),
     ],

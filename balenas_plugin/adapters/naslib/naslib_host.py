@@ -39,9 +39,8 @@ class AskingMixedOp(MixedOp):
         if chosen is None or self.pre_process_hook or self.post_process_hook:
             return super().forward(x, edge_data)
         weights = self.get_weights(edge_data)
-        return drawn_path(
-            weights, chosen, lambda k: self.primitives[k](x, None), others=self.mixing.others or self.others
-        )
+        others = self.mixing.others(edge_data.alpha) or self.others
+        return drawn_path(weights, chosen, lambda k: self.primitives[k](x, None), others=others)
 
     def get_weights(self, edge_data: Any) -> Tensor:
         """Return the weights of an edge's alpha, shape (K,)."""

@@ -150,7 +150,7 @@ def _mixed(fan: Fan, x: Tensor, edges: Sequence[tuple[nn.Module, Tensor]], other
     """
     weights = [softmax(alpha) for softmax, alpha in edges]
     drawn = drawn_candidates(edges, others)
-    return fan(x, weights) if drawn is None else fan.drawn(x, weights, *drawn)
+    return fan(x, weights) if drawn is None else fan.drawn(x, weights, drawn)
 
 
 def keep_fixed(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:
