@@ -36,13 +36,16 @@ def operation_kinds(space: nn.Module, labels: Mapping[int, str]) -> dict[str, li
 
 
 def zeros_of(space: nn.Module) -> dict[str, list[int]]:
-    """Return label -> which choices are no operation, of a supernet with alphas."""
+    """Return label -> which choices are no operation, of a supernet with alphas; an identity is one, however called."""
     labels = {id(alpha): label for label, alpha in architecture_parameters(space).items()}
-    kinds = {label: _kinds(space, places) for label, places in candidates(space, labels).items()}
-    return {
-        label: [k for k, name in enumerate(names) if name == NOT_CHOSEN or kinds.get(label, [])[k : k + 1] == [NONE]]
-        for label, names in choice_names(space).items()
+    zeros = {
+        label: [k for k, name in enumerate(names) if name == NOT_CHOSEN] for label, names in choice_names(space).items()
     }
+    for label, places in candidates(space, labels).items():
+        kinds = _kinds(space, places)
+        identities = [any(isinstance(place[k][1], nn.Identity) for place in places) for k in range(len(kinds))]
+        zeros[label] += [k for k, kind in enumerate(kinds) if kind == NONE and not identities[k]]
+    return zeros
 
 
 def candidates(space: nn.Module, labels: Mapping[int, str]) -> dict[str, list[Named]]:
