@@ -34,6 +34,7 @@ from .spaces import CASES, IMAGE, Case, Convolutions, Layers
 OPTIONS: dict[str, dict[str, Any]] = {
     "BaLeNAS": {"num_mc_samples": 2},
     "ENAS": {"num_mc_samples": 2, "architecture_steps": 4},
+    "ProxylessNAS": {"warmup_epochs": 0, "architecture_every": 2, "mode": "two"},
 }
 """Of single presets, besides a rate at which something is learned in a few steps."""
 

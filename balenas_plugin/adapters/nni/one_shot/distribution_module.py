@@ -20,9 +20,11 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
+from balenas_plugin.adapters.nni.candidates.operations import zeros_of
 from balenas_plugin.adapters.nni.one_shot.distributed import Ranks, without_reducer
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.one_shot.example_batch import ExampleBatch
+from balenas_plugin.adapters.nni.one_shot.expected_cost import ExpectedCost, ProfilerPenalty, cost_of
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples
 from balenas_plugin.adapters.nni.one_shot.losses import NoLossError
 from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
@@ -70,7 +72,6 @@ class DistributionModule(SearchModule):
             gradient_clip_val=options.gradient_clip_val,
             log_prob_every_n_step=options.log_prob_every_n_step,
             warmup_epochs=options.warmup_epochs,
-            penalty=options.penalty,
         )
         self.options, self.method = options, method
         self.example = ExampleBatch()
@@ -82,6 +83,7 @@ class DistributionModule(SearchModule):
         self._restored: Mapping[str, Any] | None = None
         self._adopted: Posterior | None = None
         self._search: Search | None = None
+        self._cost: ExpectedCost | ProfilerPenalty | None = None
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
         self._compiled: CompiledForward | None = None
@@ -138,8 +140,10 @@ class DistributionModule(SearchModule):
             raise SpaceError("the model space has no choices, so there is nothing to search")
         draws = self._chosen.kind.is_random or self.options.weight_step_alpha == "uniform"
         distribution = self._chosen(parameters, seed=self.ranks.new_seed() if draws else 0)
+        distribution.set_zeros(zeros_of(self._space()))
         perturbation = self.options.perturbed_by(self.ranks.new_seed, self._space())
-        self._search = Search(distribution, self.options.update_order(), perturbation, self.mixing.mixed_op)
+        self._cost, mixed_op = cost_of(self, self.options), self.mixing.mixed_op
+        self._search = Search(distribution, self.options.update_order(), perturbation, mixed_op, self._cost)
         self._search.edges = learned_edge_weights(self._space(), self._chosen.options)
         if self._restored is not None:
             self._search.load_state_dict(self._restored)
@@ -187,6 +191,8 @@ class DistributionModule(SearchModule):
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
         if self.example.on_first is not None and self.example.batch is None:
             self.example.offer(self.ranks.first(batch["val"]))
+        if batch_idx == 0 and self._cost is not None:
+            self._cost.prepare(batch["val"])
         first = batch_idx < _FIRST_BATCHES and self.trainer.current_epoch == 0
         with self._forward(batch_idx), data_examined(batch, cure=_CURE, first=first):
             return self._iteration(batch, batch_idx)
@@ -234,26 +240,14 @@ class DistributionModule(SearchModule):
         return result
 
     def validation_loss(self, val_batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss on a batch of the architecture, with the penalty."""
+        """Return the loss on a batch of the architecture."""
         loss = self.silent_loss(val_batch, 2 * batch_idx)
         self.require_finite(loss, "architecture")
-        if self.penalty is not None:
-            loss, details = self.penalty(loss, self._differentiable_probs())
-            self.log_dict({f"penalty/{key}": value for key, value in details.items()})
         return loss
 
     def silent_loss(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of the evaluator's training_step, which logs nothing."""
         return silent_loss(self.training_module, self._metrics, batch, batch_idx)
-
-    def _differentiable_probs(self) -> dict[str, dict[Any, Tensor]]:
-        """Return what `export_probs` does, as tensors: NNI's floats would give the penalty no gradient."""
-        alphas = self.named_arch_parameters()
-        return {
-            label: dict(zip(names, self.mixing(alphas[label]), strict=False))
-            for label, names in self.export_probs().items()
-            if label in alphas
-        }
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients, each the mean over the processes of the search."""
