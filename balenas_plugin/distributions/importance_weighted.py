@@ -88,6 +88,8 @@ class ImportanceWeighted(Categorical):
         examples = torch.tensor([draw.examples for draw in draws]).to(losses)
         self.importance = (-self.temperature * examples * losses).softmax(0)
         self.drawn = {label: torch.tensor([draw.chosen[label] for draw in draws]) for label in self.parameters}
+        for draw in draws:  # whose scores are added up
+            draw.of_costs = {label: g / len(draws) for label, g in draw.of_costs.items()}
         scores = [
             draw.pull_back({label: -omega.expand_as(w) for label, w in draw.outputs.items()})
             for draw, omega in zip(draws, self.importance, strict=True)

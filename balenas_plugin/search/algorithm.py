@@ -73,6 +73,10 @@ class Order:
             raise OptionError("levels: 1 has one step for both, so order, first and architecture_... say nothing")
 
 
+Cost = Callable[[Tensor, Weights], Tensor]
+"""Returns what is minimised in the place of a loss, of it and the weights under which costs are expected."""
+
+
 class SkippedStep(Exception):  # noqa: N818  # it is no error
     """A host raises it in an architecture step that is to be left out."""
 
@@ -138,6 +142,7 @@ class Search:
         order: of the two levels.
         perturbation: of the mixing weights in the weight step; None: there is none.
         mixed_op: how edges compute their candidates; None: all of them in full.
+        cost: joins the loss of the architecture; None: there is none.
 
     Raises:
         OptionError: the parts do not go together.
@@ -154,6 +159,7 @@ class Search:
         order: Order,
         perturbation: Perturbation | None = None,
         mixed_op: MixedOp | None = None,
+        cost: Cost | None = None,
     ) -> None:
         if distribution.draws_one and order.order == "second":
             raise OptionError(f"{distribution.name} computes one candidate a draw, so it has no second order")
@@ -173,7 +179,12 @@ class Search:
             raise OptionError(
                 f"{distribution.name} learns from losses alone, so edge_normalization has no gradient to learn from"
             )
-        self.distribution, self.order, self.perturbation, self.mixed_op = distribution, order, perturbation, mixed_op
+        if cost is not None and distribution.needs_accuracy:
+            raise OptionError(
+                f"{distribution.name} learns from accuracies, which a cost of the architecture cannot join"
+            )
+        self.distribution, self.order, self.perturbation = distribution, order, perturbation
+        self.mixed_op, self.cost = mixed_op, cost
 
     def new_epoch(self, epoch: int, epochs: int) -> None:
         """Say which epoch of how many begins, from 0."""
@@ -222,7 +233,9 @@ class Search:
         def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
             k, parameters = next(draws), list(self.distribution.parameters.values())
             if not self.distribution.needs_gradient:
-                return self._without_gradient(draw, host, k), {}
+                loss = self._without_gradient(draw, host, k)
+                self._with_cost(draw, loss, {}, host)  # alone: what weighs the draws is their likelihood
+                return loss, {}
             inputs = [*draw.weights.values(), *parameters, *edges]  # a loss may read the parameters besides
             found: Sequence[Tensor | None]
             with host.mixing(draw):
@@ -248,7 +261,7 @@ class Search:
             labels = list(draw.weights)
             draw.direct = _present(labels, found[len(labels) : 2 * len(labels)])
             of_edges.append(found[2 * len(labels) :])
-            return loss.detach(), _in_the_weights(draw, found)
+            return self._with_cost(draw, loss.detach(), _in_the_weights(draw, found), host)
 
         loss = self.distribution.update(evaluate)
         if self.edges is not None:
@@ -266,6 +279,20 @@ class Search:
         (mean,) = host.average([found])
         assert mean is not None
         return mean
+
+    def _with_cost(self, draw: Draw, loss: Tensor, gradients: Weights, host: Host) -> tuple[Tensor, Weights]:
+        """Return the loss with the cost, and its gradient in the weights; the cost's own goes to the draw."""
+        if self.cost is None:
+            return loss, gradients
+        (mean,) = host.average([loss.detach()])
+        assert mean is not None
+        with torch.enable_grad():
+            mean = mean.detach().requires_grad_()
+            total = self.cost(mean, draw.expected)
+            slope, *found = torch.autograd.grad(total, [mean, *draw.expected.values()], allow_unused=True)
+        draw.of_costs = _present(list(draw.expected), found)
+        draw.direct = {label: slope * g for label, g in draw.direct.items()}
+        return total.detach(), {label: slope * g for label, g in gradients.items()}
 
     def weight_step(self, host: Host) -> Tensor | None:
         """Train the network's weights at the mean or at a draw; return the loss."""
@@ -306,7 +333,7 @@ class Search:
             found = host.average([x.grad for x in (*draw.weights.values(), *self._edges)])
             if self.edges is not None:
                 self.edges.step([found[len(draw.weights) :]])
-            return loss, _in_the_weights(draw, found)
+            return self._with_cost(draw, loss, _in_the_weights(draw, found), host)
 
         try:
             with self._around(host, "architecture", "weights"):
@@ -367,20 +394,30 @@ class Search:
             state["edges"] = self.edges.state_dict()
         return state
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state returned by `state_dict`.
+    @staticmethod
+    def same_parts(state: Mapping[str, Any] | None, **parts: Perturbation | MixedOp | None) -> Mapping[str, Any] | None:
+        """Return a state that `state_dict` returned, if it is of a search with the same parts.
 
         Raises:
             FileFormatError: it is of a search with another perturbation or mixed operation.
         """
-        for kind, part in (("perturbation", self.perturbation), ("mixed_op", self.mixed_op)):
-            found = repr(state[kind]["name"]) if kind in state else "none"
+        for kind, part in parts.items() if state is not None else ():
+            found = repr(state[kind]["name"]) if state is not None and kind in state else "none"
             own = "none" if part is None else repr(part.name)
             if found != own:
                 raise FileFormatError(
                     f"the checkpoint is of a search whose {kind} is {found}, and that of this one is {own}. Start the "
                     "search anew."
                 )
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state returned by `state_dict`.
+
+        Raises:
+            FileFormatError: it is of a search with another perturbation or mixed operation.
+        """
+        self.same_parts(state, perturbation=self.perturbation, mixed_op=self.mixed_op)
         self.distribution.load_state_dict(state)
         if self.perturbation is not None:
             self.perturbation.load_state_dict(state["perturbation"])

@@ -30,8 +30,7 @@ class MixingWeights(nn.Module):
         self._used: dict[Tensor, Tensor] = {}
         self._chosen: dict[Tensor, int] = {}
         self._kept: dict[Tensor, Sequence[int]] = {}
-        self.others: Others | None = None
-        """How candidates that the current draw does not compute take part, if it says so (see `drawn_path`)."""
+        self._others: dict[Tensor, Others | Sequence[int]] = {}
 
     def forward(self, parameter: Tensor) -> Tensor:
         """Return the weights of a label, shape (K,)."""
@@ -46,6 +45,10 @@ class MixingWeights(nn.Module):
         """Return the candidates that the current draw computes where some were dropped; None if there are all."""
         return self._kept.get(parameter) if self._kept else None
 
+    def others(self, parameter: Tensor) -> Others | Sequence[int] | None:
+        """Return how candidates that the current draw does not compute take part, if it says so (see `drawn_path`)."""
+        return self._others.get(parameter)
+
     @contextmanager
     def using(
         self, draw: Draw, parameters: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]] | None = None
@@ -57,15 +60,15 @@ class MixingWeights(nn.Module):
             parameters: label -> parameter by which modules ask.
             kept: label -> candidates that have a part, of labels where not all have (`Distribution.kept`).
         """
-        before = self._used, self._chosen, self._kept, self.others
+        before = self._used, self._chosen, self._kept, self._others
         self._used = {parameters[label]: weights for label, weights in draw.weights.items()}
         self._chosen = {parameters[label]: index for label, index in draw.chosen.items()}
         self._kept = {parameters[label]: indices for label, indices in (kept or {}).items()}
-        self.others = draw.others
+        self._others = {parameters[label]: others for label, others in draw.others.items()}
         try:
             yield
         finally:
-            self._used, self._chosen, self._kept, self.others = before
+            self._used, self._chosen, self._kept, self._others = before
 
     @property
     def draws_paths(self) -> bool:

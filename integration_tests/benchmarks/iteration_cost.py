@@ -71,6 +71,9 @@ def balenas(**options: Any) -> Callable[[], Any]:
     return preset("BaLeNAS", **{"num_mc_samples": 1, **options})
 
 
+EVERY = {"warmup_epochs": 0, "architecture_every": 1}
+"""An architecture step in each iteration, as the other rows have."""
+
 AS_NNI_COMPUTES = {"fused": False, "channels_last": False}
 
 CANDIDATES: dict[str, Callable[[], Any]] = {
@@ -79,10 +82,21 @@ CANDIDATES: dict[str, Callable[[], Any]] = {
     "DARTS": preset("DARTS"),
     "SDARTS_RS": preset("SDARTS_RS"),
     "SDARTS_ADV": preset("SDARTS_ADV"),
+    "  partial channels, k 4": preset("DARTS", mixed_op={"name": "partial-channels", "k": 4}),
+    "PCDARTS": preset("PCDARTS"),
+    "MergeNAS": preset("MergeNAS"),
     "DrNAS": preset("DrNAS"),
     "GumbelDARTS": preset("GumbelDARTS"),
     "GDAS": preset("GDAS"),
     "  GDAS not fused": preset("GDAS", fused=False),
+    "RSPS": preset("RSPS", selection=None),
+    "SETN": preset("SETN", selection=None),
+    "ENAS": preset("ENAS", selection=None),
+    "ProxylessNAS": preset("ProxylessNAS", **EVERY),
+    "  two paths": preset("ProxylessNAS", mode="two", **EVERY),
+    "  an architecture step in five": preset("ProxylessNAS", warmup_epochs=0),
+    "DSNAS": preset("DSNAS"),
+    "PARSEC": preset("PARSEC"),
     "BaLeNAS M=1": balenas(),
     "  not fused": balenas(fused=False),
     "  not channels-last": balenas(channels_last=False),

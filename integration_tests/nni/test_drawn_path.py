@@ -82,11 +82,13 @@ def one_pass(
     }
 
 
-def hard(name: str, shift: int, *, others: str | None = "none", alone: bool = True) -> Draw:
+def hard(name: str, shift: int, *, others: Any = "none", alone: bool = True) -> Draw:
     """Return a draw of one candidate a label: others for each; or of one for all, counted from the end."""
     sizes = {label: len(a) for label, a in architecture_parameters(made(name, True)[0]).items()}
     chosen = {label: n + shift if shift < 0 else (k + shift) % n for k, (label, n) in enumerate(sizes.items())}
     weights = {label: F.one_hot(torch.tensor(k), sizes[label]).double() for label, k in chosen.items()}
+    if others == "evaluated":
+        others = {label: [k for k in range(n) if k != chosen[label]] for label, n in sizes.items()}
     return Draw({}, weights, chosen=chosen if alone else None, others=others)
 
 
@@ -138,6 +140,20 @@ def test_what_is_kept_alone_is_the_sum_with_zeros(name: str) -> None:
         left = everything["gradients"].keys() - found["gradients"].keys()
         assert all(everything["gradients"][parameter].count_nonzero() == 0 for parameter in left)
         assert left or name not in ("NasBench201", "DARTS", "LayerChoices")
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_candidates_evaluated_in_the_backward_pass_have_the_gradients_of_the_sum_over_all(name: str) -> None:
+    """And move statistics as there; the weights of their layers have no gradient."""
+    for shift in (1, -1):
+        everything = one_pass(name, hard(name, shift, alone=False), fused=False)
+        trained = one_pass(name, hard(name, shift), fused=False)["gradients"]
+        kinds = ["logits", "in the weights", *(["statistics"] if shift == 1 else [])]  # none behind zeros alone
+        for fused in (False, True):
+            found = one_pass(name, hard(name, shift, others="evaluated"), fused=fused)
+            for kind in kinds:
+                assert_close(found[kind], everything[kind])
+            assert found["gradients"].keys() == trained.keys()
 
 
 @pytest.mark.parametrize(

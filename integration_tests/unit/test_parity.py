@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 
 PARITY = Path(__file__).resolve().parents[1] / "parity.py"
+FAMILY = "gdas drnas snas_dsnas sdarts gaea parsec pcdarts mergenas dropnas proxyless"
+SPACES = "nb1shot1_supernet nb1shot1_discretise"
 FILES = (
     "vadam",
     "architect",
-    *(
-        f"family/{name}"
-        for name in ("gdas", "drnas", "snas_dsnas", "sdarts", "gaea", "parsec", "pcdarts", "mergenas", "dropnas")
-    ),
-    "spaces/nb1shot1_supernet",
-    "spaces/nb1shot1_discretise",
+    *(f"family/{name}" for name in FAMILY.split()),
+    *(f"spaces/{name}" for name in SPACES.split()),
 )
 
 
@@ -68,6 +66,8 @@ def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
         ("family/pcdarts", ("search", "steps", 6, "arch_parameters", "betas_reduce", 4)),
         ("family/mergenas", ("merge_sep_conv", 1, "rows", 2, "grad_logits", 3)),
         ("family/mergenas", ("nasbench201", "rows", 4, "output", 1, 1, 4, 4)),
+        ("family/proxyless", ("sequences", 4, "steps", 6, "alpha_after", 1, 2)),
+        ("family/proxyless", ("sequences", 1, "steps", 3, "alpha_grad_from_latency_only", 0, 1)),
         ("family/gaea", ("cases", 1, "steps", 5, "after", "theta", "reduce", 8, 4)),
         ("family/gaea", ("projection", "rows", 1, "output", 2)),
         ("spaces/nb1shot1_discretise", ("space_3", 5, "adjacency", 0, 6)),

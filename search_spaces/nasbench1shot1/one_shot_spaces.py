@@ -50,10 +50,11 @@ class NasBench1Shot1Space(SearchSpace):
     """
 
     source = "Zela, Siems and Hutter 2020"
-    ground_truth = "balenas_plugin.search_spaces.nasbench1shot1.ground_truth"
     kinds = {MAXPOOL: PARAMETER_FREE, CONV3X3: PARAMETRIC, CONV1X1: PARAMETRIC}  # noqa: RUF012
     drawn_names = _SHORT
     blocks: Blocks
+    num_networks: int
+    """Different networks: NAS-Bench-101's hashes. Its reference's own list has fewer (docs/spaces.md)."""
 
     def __init__(
         self, *, channels: int = 128, cells_per_stage: int = 3, num_classes: int = 10, image_size: int = 32
@@ -116,9 +117,17 @@ class NasBench1Shot1Space(SearchSpace):
             if text not in self.blocks.by_hash:
                 raise SpaceError(f"{self.title} has no network with the hash {text[:40]!r}")
             return self._reading("hash", self.blocks.architecture(self.blocks.by_hash[text]))
-        if notation == "nni" or (notation is None and text.startswith("{")):
-            return self._reading("nni", self.blocks.architecture(self.blocks.wiring(_mapping(text))))
-        return self._reading("string", self._parsed(text))
+        is_mapping = notation == "nni" or (notation is None and text.startswith("{"))
+        wiring = self.wiring(_mapping(text) if is_mapping else text)
+        return self._reading("nni" if is_mapping else "string", self.blocks.architecture(wiring))
+
+    def wiring(self, architecture: str | Mapping[str, Any]) -> Wiring:
+        """Return what an architecture, a sample or one written node by node, has chosen.
+
+        Raises:
+            SpaceError: it is no architecture of this space.
+        """
+        return self._parsed(architecture) if isinstance(architecture, str) else self.blocks.wiring(architecture)
 
     def cells(self, architecture: Mapping[str, Any]) -> dict[str, list[CellEdge]]:
         """Return the cell as a graph whose nodes are the sums in front of the operations.
@@ -147,7 +156,7 @@ class NasBench1Shot1Space(SearchSpace):
     def _reading(self, notation: str, architecture: Architecture) -> Reading:
         return Reading(notation, sample=architecture, read_as=NOTATIONS[notation])
 
-    def _parsed(self, text: str) -> Architecture:
+    def _parsed(self, text: str) -> Wiring:
         entries = text.split("|")
         *blocks, output = [_ENTRY.fullmatch(entry.strip()) for entry in entries]
         named = [None if match is None else _LONG.get(match["name"]) for match in blocks]
@@ -165,7 +174,7 @@ class NasBench1Shot1Space(SearchSpace):
         wrong = [block for block, name in enumerate(named, start=1) if name is None and block not in wiring.loose]
         if wrong:
             raise SpaceError(f"{text[:200]!r}: block {wrong[0]} is used by another node, so it needs an operation")
-        return self.blocks.architecture(wiring)
+        return wiring
 
     @property
     def _example(self) -> Architecture:
@@ -179,8 +188,10 @@ class NasBench1Shot1Space1(NasBench1Shot1Space):
     name = "nasbench1shot1-1"
     title = "NAS-Bench-1Shot1, space 1"
     supernet = "balenas_plugin.search_spaces.nasbench1shot1.supernet:OneShotSupernet1"
+    ground_truth = "balenas_plugin.search_spaces.nasbench1shot1.ground_truth:space_1"
     size = 6240
     blocks = BLOCKS[1]
+    num_networks = 2685
 
 
 class NasBench1Shot1Space2(NasBench1Shot1Space):
@@ -189,8 +200,10 @@ class NasBench1Shot1Space2(NasBench1Shot1Space):
     name = "nasbench1shot1-2"
     title = "NAS-Bench-1Shot1, space 2"
     supernet = "balenas_plugin.search_spaces.nasbench1shot1.supernet:OneShotSupernet2"
+    ground_truth = "balenas_plugin.search_spaces.nasbench1shot1.ground_truth:space_2"
     size = 29160
     blocks = BLOCKS[2]
+    num_networks = 7773
 
 
 class NasBench1Shot1Space3(NasBench1Shot1Space):
@@ -199,8 +212,10 @@ class NasBench1Shot1Space3(NasBench1Shot1Space):
     name = "nasbench1shot1-3"
     title = "NAS-Bench-1Shot1, space 3"
     supernet = "balenas_plugin.search_spaces.nasbench1shot1.supernet:OneShotSupernet3"
+    ground_truth = "balenas_plugin.search_spaces.nasbench1shot1.ground_truth:space_3"
     size = 363648
     blocks = BLOCKS[3]
+    num_networks = 55854
 
 
 def _mapping(text: str) -> Mapping[str, Any]:

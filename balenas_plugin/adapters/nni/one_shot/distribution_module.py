@@ -20,9 +20,11 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
+from balenas_plugin.adapters.nni.candidates.operations import zeros_of
 from balenas_plugin.adapters.nni.one_shot.distributed import Ranks, without_reducer
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.one_shot.example_batch import ExampleBatch
+from balenas_plugin.adapters.nni.one_shot.expected_cost import ExpectedCost, ProfilerPenalty, cost_of
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples
 from balenas_plugin.adapters.nni.one_shot.losses import NoLossError
 from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
@@ -31,14 +33,13 @@ from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
 from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
-from balenas_plugin.adapters.nni.supernets.edges import edge_parameters
+from balenas_plugin.adapters.nni.supernets.edges import edge_parameters, learned_edge_weights
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names, read_directly
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import ChosenDistribution, Distribution
 from balenas_plugin.errors import EvaluatorError, FileFormatError, NonFiniteLossError, SpaceError
-from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from balenas_plugin.restoring import restored
 from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
@@ -71,7 +72,6 @@ class DistributionModule(SearchModule):
             gradient_clip_val=options.gradient_clip_val,
             log_prob_every_n_step=options.log_prob_every_n_step,
             warmup_epochs=options.warmup_epochs,
-            penalty=options.penalty,
         )
         self.options, self.method = options, method
         self.example = ExampleBatch()
@@ -83,6 +83,7 @@ class DistributionModule(SearchModule):
         self._restored: Mapping[str, Any] | None = None
         self._adopted: Posterior | None = None
         self._search: Search | None = None
+        self._cost: ExpectedCost | ProfilerPenalty | None = None
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
         self._compiled: CompiledForward | None = None
@@ -138,15 +139,12 @@ class DistributionModule(SearchModule):
         if not parameters:
             raise SpaceError("the model space has no choices, so there is nothing to search")
         draws = self._chosen.kind.is_random or self.options.weight_step_alpha == "uniform"
-        seed = self.ranks.new_seed() if draws else 0
-        distribution = self._chosen(parameters, seed=seed)
+        distribution = self._chosen(parameters, seed=self.ranks.new_seed() if draws else 0)
+        distribution.set_zeros(zeros_of(self._space()))
         perturbation = self.options.perturbed_by(self.ranks.new_seed, self._space())
-        self._search = Search(distribution, self.options.update_order(), perturbation, self.mixing.mixed_op)
-        if edges := edge_parameters(self._space()):
-            learned = {
-                key: self._chosen.options[key] for key in ("betas", "weight_decay") if key in self._chosen.options
-            }
-            self._search.edges = EdgeWeights(edges, lr=self.options.arc_learning_rate, **learned)
+        self._cost, mixed_op = cost_of(self, self.options), self.mixing.mixed_op
+        self._search = Search(distribution, self.options.update_order(), perturbation, mixed_op, self._cost)
+        self._search.edges = learned_edge_weights(self._space(), self._chosen.options)
         if self._restored is not None:
             self._search.load_state_dict(self._restored)
         else:
@@ -193,6 +191,8 @@ class DistributionModule(SearchModule):
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
         if self.example.on_first is not None and self.example.batch is None:
             self.example.offer(self.ranks.first(batch["val"]))
+        if batch_idx == 0 and self._cost is not None:
+            self._cost.prepare(batch["val"])
         first = batch_idx < _FIRST_BATCHES and self.trainer.current_epoch == 0
         with self._forward(batch_idx), data_examined(batch, cure=_CURE, first=first):
             return self._iteration(batch, batch_idx)
@@ -240,27 +240,14 @@ class DistributionModule(SearchModule):
         return result
 
     def validation_loss(self, val_batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss on a batch of the architecture, with the penalty."""
+        """Return the loss on a batch of the architecture."""
         loss = self.silent_loss(val_batch, 2 * batch_idx)
         self.require_finite(loss, "architecture")
-        if self.penalty is not None:
-            loss, details = self.penalty(loss, self._differentiable_probs())
-            self.log_dict({f"penalty/{key}": value for key, value in details.items()})
         return loss
 
     def silent_loss(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of the evaluator's training_step, which logs nothing."""
         return silent_loss(self.training_module, self._metrics, batch, batch_idx)
-
-    def _differentiable_probs(self) -> dict[str, dict[Any, Tensor]]:
-        """Return what `export_probs` does, as tensors: NNI's floats would give the penalty no gradient."""
-        probs = self.export_probs()
-        alphas = self.named_arch_parameters()
-        return {
-            label: dict(zip(names, self.mixing(alphas[label]), strict=False))
-            for label, names in probs.items()
-            if label in alphas
-        }
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients, each the mean over the processes of the search."""
@@ -377,7 +364,7 @@ class DistributionModule(SearchModule):
                 f"the checkpoint is of a search that learns the distribution {learned!r}, or of an older version; "
                 f"{self.method} learns {self._chosen.name!r}. Start the search anew."
             )
-        self._restored = state
+        self._restored = Search.same_parts(state, mixed_op=self.mixing.mixed_op)
 
     def on_train_epoch_end(self) -> Any:
         """Stop before the checkpoint is replaced if the epoch's last step broke the weights."""

@@ -10,6 +10,7 @@ from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 from torch import nn
 
 from balenas_plugin.adapters.nni.supernets.parameters import parameterised_candidates
+from balenas_plugin.costs import CostOptions
 from balenas_plugin.errors import OptionError
 from balenas_plugin.mixed_ops import MixedOpOption
 from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
@@ -50,7 +51,9 @@ class SearchOptions:
         warmup_epochs: epochs at the start without architecture steps.
         gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
         clip_with: which gradients count in that norm, see `balenas_plugin.search.Order`.
-        penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments.
+        cost: of the architecture, joined to its loss: {"name": "latency", "flops" or "params", "reference": ...}, with
+            the other options of `balenas_plugin.costs.CostOptions`.
+        penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments, in the place of `cost`.
         log_prob_every_n_step: log probabilities and the entropy every so many steps.
         validate_every_n_epochs: validate at the mean every so many epochs; 1: the trainer's number; 0 never validates.
         fused: compute the candidates of mixed operations together where they are understood (see `fusion_report`).
@@ -83,6 +86,7 @@ class SearchOptions:
     arc_learning_rate: Positive = 3e-4
     gradient_clip_val: Positive | None = None
     clip_with: ClippedWith = "weights"
+    cost: CostOptions | None = None
     penalty: Mapping[str, Any] | ExpectationProfilerPenalty | None = None
     log_prob_every_n_step: PositiveInt = 10
     validate_every_n_epochs: NonNegativeInt = 1
@@ -96,8 +100,8 @@ class SearchOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "penalty", _penalty(self.penalty))
         self.update_order()
-        if self.levels == 1 and self.penalty is not None:
-            raise OptionError("a penalty is part of the architecture step, and levels: 1 has none of its own")
+        if self.cost is not None and self.penalty is not None:
+            raise OptionError("cost and penalty both join the loss of the architecture: give one of them")
 
     @property
     def compile_mode(self) -> str | None:
