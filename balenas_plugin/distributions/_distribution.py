@@ -116,6 +116,9 @@ class Distribution(ABC):
     needs_gradient: ClassVar[bool] = True
     """Whether it learns from gradients in the weights; else an evaluation is a forward pass alone."""
 
+    needs_accuracy: ClassVar[bool] = False
+    """Whether such an evaluation returns the accuracy of a draw, from 0 to 1, in the place of its loss."""
+
     _counted_one_by_one = 1_024
 
     def __init__(

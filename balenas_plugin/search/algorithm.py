@@ -41,6 +41,8 @@ class Order:
     Args:
         first: "architecture", as in DARTS and BaLeNAS, or "weights", as in GDAS.
         architecture_every: an architecture step every so many iterations.
+        architecture_steps: in its place so many an epoch, spread evenly; where an epoch has less iterations, several on
+            one validation batch. Where nobody knows how many iterations an epoch has, `architecture_every` counts.
         order: "first", or "second" for the gradient through one unrolled weight step.
         finite_difference: of the second order, see `second_order_gradient`.
         weight_step: train the weights at the "mean" of the distribution, at a "sample", or at a "uniform" path: one
@@ -57,6 +59,7 @@ class Order:
 
     first: FirstStep = "architecture"
     architecture_every: PositiveInt = 1
+    architecture_steps: PositiveInt | None = None
     order: GradientOrder = "first"
     finite_difference: FiniteDifference = "central"
     weight_step: WeightStep = "mean"
@@ -65,8 +68,9 @@ class Order:
     clip_with: ClippedWith = "weights"
 
     def __post_init__(self) -> None:
-        if self.levels == 1 and (self.order, self.first, self.architecture_every) != ("first", "architecture", 1):
-            raise OptionError("levels: 1 has one step for both, so order, first and architecture_every say nothing")
+        of_two = (self.order, self.first, self.architecture_every, self.architecture_steps)
+        if self.levels == 1 and of_two != ("first", "architecture", 1, None):
+            raise OptionError("levels: 1 has one step for both, so order, first and architecture_... say nothing")
 
 
 class SkippedStep(Exception):  # noqa: N818  # it is no error
@@ -80,6 +84,10 @@ class Host(Protocol):
     def network_weights(self) -> Sequence[Tensor]:
         """The network's weights that are trained."""
 
+    @property
+    def iterations(self) -> int | None:
+        """How many iterations the epoch has; None if nobody knows."""
+
     def begin(self) -> None:
         """Prepare a step of either level."""
 
@@ -89,8 +97,11 @@ class Host(Protocol):
     def validation_loss(self, k: int) -> Tensor:
         """Return the mean loss on what the k-th draw of the step sees of the validation batch."""
 
+    def validation_accuracy(self, k: int) -> Tensor:
+        """Return the share of it that is classified rightly; only distributions that need it ask for it."""
+
     def training_loss(self, k: int | None) -> Tensor:
-        """Return the same of the training batch, of all of it for None, without a step."""
+        """Return the mean loss on the same part of the training batch, of all of it for None, without a step."""
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Let the network be in evaluation mode inside the block; only perturbations ask for it."""
@@ -178,15 +189,22 @@ class Search:
             epoch: from 0.
             index: of the iteration in its epoch, from 0.
         """
-        due = epoch >= self.order.warmup_epochs and (index + 1) % self.order.architecture_every == 0
-        searches = due and self.distribution.learns
-        if self.order.levels == 1 and searches:
+        searches = self.distribution.learns and epoch >= self.order.warmup_epochs
+        steps = self._architecture_steps(index, host) if searches else 0
+        if self.order.levels == 1 and steps:
             return self.joint_step(host)
-        if self.order.first == "weights":
-            train_loss = self.weight_step(host)
-            return train_loss, self.architecture_step(host) if searches else None
-        val_loss = self.architecture_step(host) if searches else None
-        return self.weight_step(host), val_loss
+        train_loss = self.weight_step(host) if self.order.first == "weights" else None
+        val_loss = None
+        for _ in range(steps):
+            val_loss = self.architecture_step(host)
+        return train_loss if self.order.first == "weights" else self.weight_step(host), val_loss
+
+    def _architecture_steps(self, index: int, host: Host) -> int:
+        """Return how many architecture steps the iteration has."""
+        wanted = self.order.architecture_steps
+        if wanted is None or (iterations := host.iterations) is None:
+            return int((index + 1) % self.order.architecture_every == 0)
+        return (index + 1) * wanted // iterations - index * wanted // iterations
 
     def architecture_step(self, host: Host) -> Tensor | None:
         """Update the distribution on the validation batch; return the mean loss over its draws, None if left out."""
@@ -204,11 +222,7 @@ class Search:
         def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
             k, parameters = next(draws), list(self.distribution.parameters.values())
             if not self.distribution.needs_gradient:
-                draw.examples = host.examples()
-                with torch.no_grad(), host.mixing(draw):
-                    (mean,) = host.average([host.validation_loss(k)])
-                assert mean is not None
-                return mean, {}
+                return self._without_gradient(draw, host, k), {}
             inputs = [*draw.weights.values(), *parameters, *edges]  # a loss may read the parameters besides
             found: Sequence[Tensor | None]
             with host.mixing(draw):
@@ -240,6 +254,18 @@ class Search:
         if self.edges is not None:
             self.edges.step(of_edges)
         return loss
+
+    def _without_gradient(self, draw: Draw, host: Host, k: int) -> Tensor:
+        """Return the loss of a draw, or its accuracy."""
+        with torch.no_grad(), host.mixing(draw):
+            if self.distribution.needs_accuracy:
+                found = host.validation_accuracy(k)
+            else:
+                draw.examples = host.examples()
+                found = host.validation_loss(k)
+        (mean,) = host.average([found])
+        assert mean is not None
+        return mean
 
     def weight_step(self, host: Host) -> Tensor | None:
         """Train the network's weights at the mean or at a draw; return the loss."""
@@ -341,20 +367,30 @@ class Search:
             state["edges"] = self.edges.state_dict()
         return state
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state returned by `state_dict`.
+    @staticmethod
+    def same_parts(state: Mapping[str, Any] | None, **parts: Perturbation | MixedOp | None) -> Mapping[str, Any] | None:
+        """Return a state that `state_dict` returned, if it is of a search with the same parts.
 
         Raises:
             FileFormatError: it is of a search with another perturbation or mixed operation.
         """
-        for kind, part in (("perturbation", self.perturbation), ("mixed_op", self.mixed_op)):
-            found = repr(state[kind]["name"]) if kind in state else "none"
+        for kind, part in parts.items() if state is not None else ():
+            found = repr(state[kind]["name"]) if state is not None and kind in state else "none"
             own = "none" if part is None else repr(part.name)
             if found != own:
                 raise FileFormatError(
                     f"the checkpoint is of a search whose {kind} is {found}, and that of this one is {own}. Start the "
                     "search anew."
                 )
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state returned by `state_dict`.
+
+        Raises:
+            FileFormatError: it is of a search with another perturbation or mixed operation.
+        """
+        self.same_parts(state, perturbation=self.perturbation, mixed_op=self.mixed_op)
         self.distribution.load_state_dict(state)
         if self.perturbation is not None:
             self.perturbation.load_state_dict(state["perturbation"])

@@ -148,13 +148,15 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_methods_are_listed_with_their_parts_and_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """The table knows every part, and says what `Search` says."""
     from balenas_plugin.distributions import list_distributions
+    from balenas_plugin.mixed_ops import list_mixed_ops
     from balenas_plugin.perturbations import list_perturbations
     from balenas_plugin.presets import list_presets
 
     assert main(["methods"]) == 0
     listed = capsys.readouterr().out
-    for name in (*list_presets(), *list_distributions(), *list_perturbations()):
+    for name in (*list_presets(), *list_distributions(), *list_perturbations(), *list_mixed_ops()):
         assert re.search(rf"^  {name} ", listed, re.MULTILINE), name
     assert "hard-gumbel computes one candidate a draw, so sdarts-adv cannot perturb it" in listed
     assert "levels: 1 has no weight step of its own, which sdarts-rs perturbs" in listed
+    assert "importance-weighted learns from losses alone, so edge_normalization has no gradient" in listed
     assert not re.search(r"^  (point|gaussian|dirichlet|gumbel) (computes|compares)", listed, re.MULTILINE)

@@ -18,7 +18,11 @@ from nni.nas.space import RawFormatModelSpace
 from torch import Tensor, nn
 
 from balenas_plugin import GDAS, BaLeNAS
-from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
+from balenas_plugin.adapters.nni.supernets.parameters import (
+    architecture_parameters,
+    choice_names,
+    parameterised_candidates,
+)
 from balenas_plugin.distributions import Draw
 from balenas_plugin.search.mixing import mixing_of
 
@@ -211,3 +215,15 @@ def test_a_search_draws_for_each_step_and_trains_what_is_drawn(fused: bool, tmp_
     for label, alpha in architecture_parameters(strategy.supernet).items():
         assert alpha.grad is not None
         assert not torch.equal(alpha, before[label])
+
+
+def test_candidates_say_themselves_which_of_them_have_weights() -> None:
+    flags = parameterised_candidates(made("DARTS", True)[0])
+    names = choice_names(made("DARTS", True)[0])
+    assert flags.keys() == names.keys()
+    for label, named in names.items():  # also where a skip connection halves the image, and has weights
+        assert {name for name, has in zip(named, flags[label], strict=True) if has} == {
+            *("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
+        }
+    assert set(parameterised_candidates(made("NasBench201", True)[0]).values()) == {(False, False, True, True, False)}
+    assert parameterised_candidates(made("Inputs", True)[0]) == {}

@@ -12,7 +12,12 @@ PARITY = Path(__file__).resolve().parents[1] / "parity.py"
 FILES = (
     "vadam",
     "architect",
-    *(f"family/{name}" for name in ("gdas", "drnas", "snas_dsnas", "sdarts", "gaea", "parsec", "pcdarts", "mergenas")),
+    *(
+        f"family/{name}"
+        for name in ("gdas", "drnas", "snas_dsnas", "sdarts", "gaea", "parsec", "pcdarts", "mergenas", "dropnas")
+    ),
+    "spaces/nb1shot1_supernet",
+    "spaces/nb1shot1_discretise",
 )
 
 
@@ -65,6 +70,7 @@ def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
         ("family/mergenas", ("nasbench201", "rows", 4, "output", 1, 1, 4, 4)),
         ("family/gaea", ("cases", 1, "steps", 5, "after", "theta", "reduce", 8, 4)),
         ("family/gaea", ("projection", "rows", 1, "output", 2)),
+        ("spaces/nb1shot1_discretise", ("space_3", 5, "adjacency", 0, 6)),
     ],
 )
 def test_a_changed_number_is_noticed(parity, parity_dir, tmp_path, capsys, name, path):

@@ -80,7 +80,8 @@ class DartsSupernet(ModelSpace):
     def freeze(self, sample: dict[str, Any]) -> GenotypeNetwork:
         """Return the network that an architecture is evaluated by, newly made.
 
-        Of a supernet in training: the network in the supernet's own form, with a copy of its weights.
+        Of a supernet in training: the network in the supernet's own form, with a copy of its weights; where a mixed
+        operation has built other operations, with these.
         """
         build = partial(
             build_network, from_nni(sample), channels=self.width, cells=self.num_cells, num_classes=self.num_labels
@@ -94,7 +95,10 @@ class DartsSupernet(ModelSpace):
             mine.preprocessor.load_state_dict(own.preprocessor.state_dict())
             pairs = zip((op for node in mine.ops for op in node), mine.pairs, strict=True)
             for k, (operation, (name, source)) in enumerate(pairs):
-                operation.load_state_dict(own.ops[k // 2][source][name].state_dict())
+                if getattr(own, "mixed_op", None) is None:
+                    operation.load_state_dict(own.ops[k // 2][source][name].state_dict())
+                else:  # of fewer channels, say
+                    mine.ops[k // 2][k % 2] = own.alone(k // 2, source, name)
         return network.train(self.training)
 
     def _candidates(self, cell: str, channels: int) -> Candidates:

@@ -80,6 +80,11 @@ class NaslibHost:
         """The graph's weights."""
         return self.optimizer.network_weights
 
+    @property
+    def iterations(self) -> None:
+        """NASLib's trainer does not say how many an epoch has."""
+        return None
+
     def begin(self) -> None:
         """Do nothing: NASLib's graphs have nothing to resample."""
 
@@ -93,6 +98,11 @@ class NaslibHost:
         logits, loss = self.optimizer.evaluate(self.data_val, "validation")
         self.logits_val.append(logits.detach())
         return loss
+
+    def validation_accuracy(self, k: int) -> Tensor:
+        """Return the share of the architecture batch that is classified rightly."""
+        self.validation_loss(k)
+        return (self.logits_val[-1].argmax(1) == self.data_val[1]).float().mean()
 
     def training_loss(self, k: int | None) -> Tensor:
         """Return the loss of the weight batch, without a step."""

@@ -31,14 +31,13 @@ from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
 from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
-from balenas_plugin.adapters.nni.supernets.edges import edge_parameters
+from balenas_plugin.adapters.nni.supernets.edges import edge_parameters, learned_edge_weights
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names, read_directly
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import ChosenDistribution, Distribution
 from balenas_plugin.errors import EvaluatorError, FileFormatError, NonFiniteLossError, SpaceError
-from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from balenas_plugin.restoring import restored
 from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
@@ -138,15 +137,10 @@ class DistributionModule(SearchModule):
         if not parameters:
             raise SpaceError("the model space has no choices, so there is nothing to search")
         draws = self._chosen.kind.is_random or self.options.weight_step_alpha == "uniform"
-        seed = self.ranks.new_seed() if draws else 0
-        distribution = self._chosen(parameters, seed=seed)
+        distribution = self._chosen(parameters, seed=self.ranks.new_seed() if draws else 0)
         perturbation = self.options.perturbed_by(self.ranks.new_seed, self._space())
         self._search = Search(distribution, self.options.update_order(), perturbation, self.mixing.mixed_op)
-        if edges := edge_parameters(self._space()):
-            learned = {
-                key: self._chosen.options[key] for key in ("betas", "weight_decay") if key in self._chosen.options
-            }
-            self._search.edges = EdgeWeights(edges, lr=self.options.arc_learning_rate, **learned)
+        self._search.edges = learned_edge_weights(self._space(), self._chosen.options)
         if self._restored is not None:
             self._search.load_state_dict(self._restored)
         else:
@@ -254,11 +248,10 @@ class DistributionModule(SearchModule):
 
     def _differentiable_probs(self) -> dict[str, dict[Any, Tensor]]:
         """Return what `export_probs` does, as tensors: NNI's floats would give the penalty no gradient."""
-        probs = self.export_probs()
         alphas = self.named_arch_parameters()
         return {
             label: dict(zip(names, self.mixing(alphas[label]), strict=False))
-            for label, names in probs.items()
+            for label, names in self.export_probs().items()
             if label in alphas
         }
 
@@ -377,7 +370,7 @@ class DistributionModule(SearchModule):
                 f"the checkpoint is of a search that learns the distribution {learned!r}, or of an older version; "
                 f"{self.method} learns {self._chosen.name!r}. Start the search anew."
             )
-        self._restored = state
+        self._restored = Search.same_parts(state, mixed_op=self.mixing.mixed_op)
 
     def on_train_epoch_end(self) -> Any:
         """Stop before the checkpoint is replaced if the epoch's last step broke the weights."""

@@ -34,6 +34,7 @@ class SearchOptions:
     Args:
         first: "architecture" or "weights": which step an iteration begins with.
         architecture_every: an architecture step every so many iterations.
+        architecture_steps: in its place so many an epoch, spread evenly over its iterations.
         levels: 2, a batch for each step; or 1, both from one draw on the training batch.
         mc_batches: "full" shows the whole validation batch to each of the M draws; "split" shows each draw its own M-th
             part, so that a step costs what it does at M = 1. A batch of less than 2 M examples is not split.
@@ -71,6 +72,7 @@ class SearchOptions:
     mc_batches: Literal["full", "split"] = "full"
     first: FirstStep = "architecture"
     architecture_every: PositiveInt = 1
+    architecture_steps: PositiveInt | None = None
     levels: Levels = 2
     order: GradientOrder = "first"
     finite_difference: FiniteDifference = "central"
@@ -114,6 +116,7 @@ class SearchOptions:
         return Order(
             first=self.first,
             architecture_every=self.architecture_every,
+            architecture_steps=self.architecture_steps,
             levels=self.levels,
             order=self.order,
             finite_difference=self.finite_difference,

@@ -261,6 +261,19 @@ class DrawnCell(DifferentiableMixedCell):
         posterior = Posterior.of({label: GumbelLaw(alpha) for label, alpha in alphas.items()}, kind="scores")
         return Architectures(cell_nodes(self, {label: label for label in alphas}), posterior).discretise(alphas)
 
+    def alone(self, node: int, source: int, name: str) -> nn.Module:
+        """Return a copy of a candidate as a network of one architecture has it, times the weight of its edge.
+
+        Args:
+            node: the node that its edge leads to, counted without the cell's inputs.
+            source: the input of that node.
+            name: of the candidate, which a `MixedOp` has built.
+        """
+        candidate: Any = copy.deepcopy(cast(Any, self.ops)[node][source][name])
+        weight = edge_weights(self, node + self.num_predecessors)[source]
+        candidate.weight = 1.0 if weight is None else weight.item()
+        return cast(nn.Module, candidate)
+
     def operations(self, edge: nn.ModuleDict) -> list[nn.Module]:
         """Return the candidates of an edge as they are mixed."""
         return [each if self.mixed_op is None else cast(Any, each).operation for each in edge.values()]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.mixed_ops import Alone, MixedOp
+from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 
 IN_A_CANDIDATE = "in_a_candidate"
 """Attribute of choices inside a candidate: these are built with it, and mixed in full."""
@@ -73,3 +74,15 @@ def edge_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         for node, logits in weights.items() if isinstance(weights, nn.ParameterDict) else ():
             found.setdefault(id(logits), (f"{module.label}/{node}", logits))
     return dict(found.values())
+
+
+def learned_edge_weights(model: nn.Module, options: Mapping[str, Any]) -> EdgeWeights | None:
+    """Return what learns the weights of a supernet's edges; None if they have none.
+
+    Args:
+        model: the supernet.
+        options: of the distribution; Adam's hold for the edges too.
+    """
+    parameters = edge_parameters(model)
+    adam = {name: options[name] for name in ("lr", "betas", "weight_decay") if name in options}
+    return EdgeWeights(parameters, **adam) if parameters else None

@@ -143,7 +143,8 @@ class FusedMixedCell(Planned, DrawnCell):
             [
                 Branch(operation, target, name)
                 for target in self._targets_of(source)
-                for name, operation in zip(self.op_names, self.operations(self._edge(source, target)), strict=True)
+                for edge in [self._edge(source, target)]
+                for name, operation in zip(edge, self.operations(edge), strict=True)
             ]
             for source in sources
         ]
