@@ -93,7 +93,8 @@ def _of_space(model: nn.Module) -> list[Decision]:
     sizes = {label: alpha.numel() for label, alpha in architecture_parameters(model).items()}
     if sizes != {label: len(values) for label, values in space.choices.items()}:
         return []
-    return [_weighed(decision, edge_parameters(model)) for decision in space.decisions]
+    edges = edge_parameters(model)
+    return [_weighed(decision, edges) for decision in space.decisions]
 
 
 def _weighed(decision: Decision, edges: Mapping[str, Tensor]) -> Decision:
