@@ -233,9 +233,9 @@ class SoftmaxNode(CellNode):
         return tuple(sorted(strongest_edges(self._logits(logits), self.num_ops)))
 
     def outcomes(self, posterior: Learned) -> Outcomes:
-        """Return the tuples of (input, operation index): exact where all edges are kept, else their share of draws."""
+        """Return the tuples of (input, operation index): exact where all edges are kept, else of counted strengths."""
         if self.num_ops < len(self.labels):
-            return counted_edges(self._logits(posterior.draws(self.labels, _DRAWS)), self.num_ops)
+            return StrongestEdges.of_draws(self._logits(posterior.draws(self.labels, _DRAWS)), self.num_ops)
         allowed = [[k for k, name in enumerate(names) if name != NO_CONNECTION] for names in self.op_names]
         laws = [posterior.laws[k][torch.tensor(kept)] for k, kept in zip(self.labels, allowed, strict=True)]
         return Translated(

@@ -44,6 +44,27 @@ def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
     assert dict(parity.lines(tmp_path / "proxies.json"))["archs"] <= 1e-9
 
 
+SMALL = {
+    "darts_supernet": lambda d: {"discretise": d["discretise"]},
+    "robustdarts_supernet": lambda d: {"discretise": d["discretise"], "supernet": {"s1": d["supernet"]["s1"]}},
+    "darts_eval": lambda d: {
+        "counts": {"NASNet": d["counts"]["NASNet"]},
+        "tiny": {"NASNet/cifar": d["tiny"]["NASNet/cifar"]},
+    },
+}
+"""File of a space -> the part of it that takes seconds; the whole of each takes half a minute."""
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_spaces_are_replayed(parity, parity_dir, tmp_path, name):
+    document = SMALL[name](json.loads((parity_dir / "spaces" / f"{name}.json").read_text()))
+    (tmp_path / f"{name}.pt").symlink_to(parity_dir / "spaces" / f"{name}.pt")
+    (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    found = dict(parity.lines(tmp_path / f"{name}.json"))
+    assert set(found) == set(document)
+    assert all(off <= 1e-9 for off in found.values())
+
+
 @pytest.mark.parametrize(
     ("name", "path"),
     [
