@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import warnings
-from typing import Any
+from typing import Any, get_args
 
 _EXAMPLES = """\
 example:
@@ -56,8 +57,9 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _methods(options: argparse.Namespace) -> int:
+    from balenas_plugin.costs import CostOptions
+    from balenas_plugin.costs.table import Measure
     from balenas_plugin.distributions import distribution_options, get_distribution, list_distributions
-    from balenas_plugin.options import default_options
     from balenas_plugin.perturbations import get_perturbation, list_perturbations, perturbation_options
     from balenas_plugin.presets import get_preset, list_presets
 
@@ -70,10 +72,12 @@ def _methods(options: argparse.Namespace) -> int:
         print(f"  {'':<17}{preset.source}")
     parts = {name: distribution_options(get_distribution(name)) for name in list_distributions()}
     perturbations = {name: perturbation_options(get_perturbation(name)) for name in list_perturbations()}
-    for title, of_kind in (("DISTRIBUTIONS", parts), ("PERTURBATIONS", perturbations)):
+    costs = dict.fromkeys(get_args(Measure), CostOptions)
+    for title, of_kind in (("DISTRIBUTIONS", parts), ("PERTURBATIONS", perturbations), ("COSTS", costs)):
         print(f"\n{title} and their options")
         for name, declared in of_kind.items():
-            shown = ("arc_learning_rate" if option == "lr" else option for option in default_options(declared))
+            options = (field.name for field in dataclasses.fields(declared) if field.name != "name")
+            shown = ("arc_learning_rate" if option == "lr" else option for option in options)
             print(f"  {name:<24}{', '.join(shown)}")
     print("\nWHAT DOES NOT GO TOGETHER")
     for reason in refusals():
