@@ -39,13 +39,13 @@ class StrongestEdges:
 
     Args:
         edges: the law of each edge's scores, of the operations that may be chosen.
-        n: number of edges kept; at most the number of edges.
+        n: number of edges kept; all of them, where fewer have an operation that may be chosen.
     """
 
     def __init__(self, edges: Sequence[Law], n: int) -> None:
         possible = [(e, law.kept.nonzero().flatten()) for e, law in enumerate(edges) if law.kept.any()]
         laws = [edges[e][kept] for e, kept in possible]
-        self._n = n
+        self._n = n = min(n, len(laws))
         self._sizes = [len(law) for law in laws]
         self._entries = [(e, o) for e, kept in possible for o in kept.tolist()]
         self._place = {entry: i for i, entry in enumerate(self._entries)}

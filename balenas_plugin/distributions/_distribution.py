@@ -237,6 +237,16 @@ class Distribution(ABC):
     def _find_reduced(self) -> None:
         self._reduced = {label for label, mask in self.mask.items() if not mask.all()}
 
+    @property
+    def kept(self) -> dict[str, tuple[int, ...]]:
+        """Label -> the choices that are left, of labels with a dropped one."""
+        return {label: tuple(self.mask[label].nonzero().flatten().tolist()) for label in sorted(self._reduced)}
+
+    @torch.no_grad()
+    def lower(self, label: str, amount: float) -> None:
+        """Lower all scores of a label, so that it compares otherwise with other labels; its weights stay the same."""
+        self.parameters[label] -= amount
+
     def keep_best(self, number: int) -> None:
         """Keep the `number` best choices of every label, by their scores."""
         for label, scores in self.scores().items():

@@ -21,6 +21,7 @@ from balenas_plugin.distributions import Distribution, Draw, Weights
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.options import NonNegativeInt, PositiveInt, declared_options
 from balenas_plugin.perturbations import Perturbation
+from balenas_plugin.schedules import Schedule
 
 FirstStep = Literal["architecture", "weights"]
 GradientOrder = Literal["first", "second"]
@@ -115,6 +116,7 @@ class Search:
         distribution: of the mixing weights.
         order: of the two levels.
         perturbation: of the mixing weights in the weight step; None: there is none.
+        schedule: says in which epochs the architecture is learned, None: in all. An adapter makes its edits.
 
     Raises:
         OptionError: the parts do not go together.
@@ -122,7 +124,13 @@ class Search:
     Source: Zhang et al. 2022, Algorithm 1; Liu et al. 2019; Dong and Yang 2019 for weights first.
     """
 
-    def __init__(self, distribution: Distribution, order: Order, perturbation: Perturbation | None = None) -> None:
+    def __init__(
+        self,
+        distribution: Distribution,
+        order: Order,
+        perturbation: Perturbation | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
         if distribution.draws_one and order.order == "second":
             raise OptionError(f"{distribution.name} computes one candidate a draw, so it has no second order")
         if order.levels == 1 and not distribution.needs_gradient:
@@ -136,7 +144,11 @@ class Search:
             )
         if order.levels == 1 and perturbation is not None:
             raise OptionError(f"levels: 1 has no weight step of its own, which {perturbation.name} perturbs")
-        self.distribution, self.order, self.perturbation = distribution, order, perturbation
+        self.distribution, self.order, self.perturbation, self.schedule = distribution, order, perturbation, schedule
+
+    def learns(self, epoch: int) -> bool:
+        """Return whether an epoch has architecture steps."""
+        return epoch >= self.order.warmup_epochs and (self.schedule is None or self.schedule.learns(epoch))
 
     def new_epoch(self, epoch: int, epochs: int) -> None:
         """Say which epoch of how many begins, from 0."""
@@ -152,7 +164,7 @@ class Search:
             epoch: from 0.
             index: of the iteration in its epoch, from 0.
         """
-        searches = epoch >= self.order.warmup_epochs and (index + 1) % self.order.architecture_every == 0
+        searches = self.learns(epoch) and (index + 1) % self.order.architecture_every == 0
         if self.order.levels == 1 and searches:
             return self.joint_step(host)
         if self.order.first == "weights":
@@ -270,26 +282,34 @@ class Search:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the parts, and their names."""
-        state = {"name": self.distribution.name, **self.distribution.state_dict()}
-        return state if self.perturbation is None else {**state, "perturbation": self.perturbation.state_dict()}
+        parts = {kind: part.state_dict() for kind, part in self._parts().items() if part is not None}
+        return {"name": self.distribution.name, **self.distribution.state_dict(), **parts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state returned by `state_dict`.
 
         Raises:
-            FileFormatError: it is of a search with another perturbation.
+            FileFormatError: it is of a search with another perturbation or schedule.
         """
-        saved = state.get("perturbation")
-        found = "none" if saved is None else repr(saved["name"])
-        own = "none" if self.perturbation is None else repr(self.perturbation.name)
-        if found != own:
-            raise FileFormatError(
-                f"the checkpoint is of a search whose perturbation is {found}, and that of this one is {own}. Start "
-                "the search anew."
-            )
+        self.require_parts(state)
         self.distribution.load_state_dict(state)
-        if self.perturbation is not None and saved is not None:
-            self.perturbation.load_state_dict(saved)
+        for kind, part in self._parts().items():
+            if part is not None:
+                part.load_state_dict(state[kind])
+
+    def require_parts(self, state: Mapping[str, Any]) -> None:
+        """Raise FileFormatError unless a state is of a search with the same perturbation and schedule."""
+        for kind, part in self._parts().items():
+            found = repr(state[kind]["name"]) if kind in state else "none"
+            own = "none" if part is None else repr(part.name)
+            if found != own:
+                raise FileFormatError(
+                    f"the checkpoint is of a search whose {kind} is {found}, and that of this one is {own}. Start the "
+                    "search anew."
+                )
+
+    def _parts(self) -> dict[str, Perturbation | Schedule | None]:
+        return {"perturbation": self.perturbation, "schedule": self.schedule}
 
 
 def _present(labels: Sequence[str], gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:

@@ -20,9 +20,10 @@ LAZY = {"search_spaces/*/ground_truth.py", "search_spaces/*/supernet.py"}
 LAYERS = (
     {"errors", "machine", "restoring"},
     {"bounded_yaml", "files", "options", "parts", "signals"},
-    {"bayes", "data", "fused", "mixed_ops"},
+    {"bayes", "data", "fused", "mixed_ops", "part_option"},
     {"search_spaces"},
     {"benchmarks", "diagnostics", "distributions", "export", "perturbations", "presets", "proxies"},
+    {"schedules"},
     {"search", *LAZY},
     {"config"},
     {"doctor", "ground_truth", "run_folder", "selection"},

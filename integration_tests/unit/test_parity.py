@@ -12,7 +12,7 @@ PARITY = Path(__file__).resolve().parents[1] / "parity.py"
 FILES = (
     "vadam",
     "architect",
-    *(f"family/{name}" for name in ("gdas", "drnas", "snas_dsnas", "sdarts", "gaea", "parsec")),
+    *(f"family/{name}" for name in ("gdas", "drnas", "snas_dsnas", "sdarts", "gaea", "parsec", "early_stop", "pdarts")),
 )
 NOT_YET = {"family/drnas": {"partial_cell", "wider_functions"}}
 
@@ -61,6 +61,10 @@ def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
         ("family/parsec", ("cases", 1, "steps", 5, "grad_v", 1, 1)),
         ("family/gaea", ("cases", 1, "steps", 5, "after", "theta", "reduce", 8, 4)),
         ("family/gaea", ("projection", "rows", 1, "output", 2)),
+        ("family/early_stop", ("darts_es", 2, "rows", 20, "ev_local_avg", 3)),
+        ("family/early_stop", ("darts_plus", 0, "rows", 3, "epochs_unchanged")),
+        ("family/pdarts", ("cases", 1, "stages", 1, "ops_kept_reduce", 5, 1)),
+        ("family/pdarts", ("dropout_schedule", "stages", 2, "epochs", 12, "dropout_p")),
     ],
 )
 def test_a_changed_number_is_noticed(parity, parity_dir, tmp_path, capsys, name, path):
