@@ -238,9 +238,9 @@ class Distribution(ABC):
         self._reduced = {label for label, mask in self.mask.items() if not mask.all()}
 
     @property
-    def kept(self) -> dict[str, tuple[int, ...]]:
-        """Label -> the choices that are left, of labels with a dropped one."""
-        return {label: tuple(self.mask[label].nonzero().flatten().tolist()) for label in sorted(self._reduced)}
+    def kept(self) -> dict[Tensor, Tensor]:
+        """Parameter -> which of its choices are left, shape (K,), of labels with a dropped one."""
+        return {self.parameters[label]: self.mask[label] for label in sorted(self._reduced)}
 
     @torch.no_grad()
     def lower(self, label: str, amount: float) -> None:

@@ -71,6 +71,9 @@ class Schedule(ABC):
     looks_back: int = 0
     """How many epochs back a `Stop` may reach."""
 
+    drops: ClassVar[bool] = False
+    """Whether it ever asks for a `Keep`."""
+
     drops_skips: bool = False
     """Whether `skip_dropout` is ever above 0."""
 
@@ -128,9 +131,9 @@ class Schedule(ABC):
         last = max((k for k, edit in enumerate(edits) if isinstance(edit, Anew)), default=0)
         return edits[last:]
 
-    def events(self, after: int) -> list[str]:
-        """Return in words what was made after an epoch."""
-        return [str(edit) for epoch, edit in self.log if epoch == after]
+    def describe(self) -> str:
+        """Return in words what a user should know before a search; after `begin`."""
+        return f"schedule {self.name}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that changes, with the name."""

@@ -29,6 +29,8 @@ class Staged(Schedule):
         kept: how many choices of operations every label begins each stage with, but the first; None: `KEPT`.
     """
 
+    drops = True
+
     FROZEN: ClassVar[float]
     """Share of a stage, where `frozen_epochs` is not given: the paper's."""
 
@@ -102,6 +104,12 @@ class Staged(Schedule):
         """Return whether the frozen epochs of the stage are over."""
         _, number, length = self.place(epoch)
         return number >= self.frozen(length)
+
+    def describe(self) -> str:
+        """Return the epochs of the stages."""
+        lengths = [b - a for a, b in zip(self.starts, self.starts[1:], strict=False)]
+        frozen = ", ".join(str(self.frozen(length)) for length in lengths)
+        return f"{super().describe()}: stages of {', '.join(map(str, lengths))} epochs, frozen for the first {frozen}"
 
     def after(self, seen: Seen) -> Sequence[Edit]:
         """Return what ends the stage, if this was its last epoch, or the search was stopped."""

@@ -20,6 +20,9 @@ from balenas_plugin.search_spaces import NONE
 
 Rates = Annotated[Sequence[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2)]
 
+DEPTH_ARGUMENTS = ("num_cells", "num_modules_per_stack")
+"""Names by which constructors of spaces take their depth, as a whole number."""
+
 DEPTHS = (5 / 17, 11 / 17, 1.0)
 """Of the stages, as shares of the last one's."""
 
@@ -73,8 +76,8 @@ class PDarts(Staged):
         super().begin(epochs, kinds, depth)
         if self.depths is not None and depth is None:
             raise OptionError(
-                f"depths {self.depths}: the space cannot be made deeper, as its constructor takes none of num_cells, "
-                "num_modules_per_stack, num_layers, depth as a whole number; leave depths out to search at its depth"
+                f"depths {self.depths}: the space cannot be made deeper, as its constructor takes none of "
+                f"{', '.join(DEPTH_ARGUMENTS)} as a whole number; leave depths out to search at its depth"
             )
         if self.depths is None and depth is not None:
             shares = DEPTHS if self.stages == len(DEPTHS) else [1.0] * self.stages

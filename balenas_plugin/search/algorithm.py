@@ -291,25 +291,26 @@ class Search:
         Raises:
             FileFormatError: it is of a search with another perturbation or schedule.
         """
-        self.require_parts(state)
+        for kind, part in self._parts().items():
+            require_part(kind, state, part)
         self.distribution.load_state_dict(state)
         for kind, part in self._parts().items():
             if part is not None:
                 part.load_state_dict(state[kind])
 
-    def require_parts(self, state: Mapping[str, Any]) -> None:
-        """Raise FileFormatError unless a state is of a search with the same perturbation and schedule."""
-        for kind, part in self._parts().items():
-            found = repr(state[kind]["name"]) if kind in state else "none"
-            own = "none" if part is None else repr(part.name)
-            if found != own:
-                raise FileFormatError(
-                    f"the checkpoint is of a search whose {kind} is {found}, and that of this one is {own}. Start the "
-                    "search anew."
-                )
-
     def _parts(self) -> dict[str, Perturbation | Schedule | None]:
         return {"perturbation": self.perturbation, "schedule": self.schedule}
+
+
+def require_part(kind: str, state: Mapping[str, Any], part: Perturbation | Schedule | None) -> None:
+    """Raise FileFormatError unless the state of a search is of one with the same part of a kind."""
+    found = repr(state[kind]["name"]) if kind in state else "none"
+    own = "none" if part is None else repr(part.name)
+    if found != own:
+        raise FileFormatError(
+            f"the checkpoint is of a search whose {kind} is {found}, and that of this one is {own}. Start the search "
+            "anew."
+        )
 
 
 def _present(labels: Sequence[str], gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from balenas_plugin.distributions import Draw
@@ -26,13 +27,24 @@ class MixingWeights(nn.Module):
         self._mean_weights = mean_weights
         self._used: dict[Tensor, Tensor] = {}
         self._chosen: dict[Tensor, int] = {}
+        self._kept: dict[Tensor, Tensor] = {}
         self.others: Others | None = None
         """How candidates that the current draw does not compute take part, if it says so (see `drawn_path`)."""
 
     def forward(self, parameter: Tensor) -> Tensor:
         """Return the weights of a label, shape (K,)."""
         used = self._used.get(parameter)
-        return self._mean_weights(parameter) if used is None else used
+        if used is not None:
+            return used
+        weights, kept = self._mean_weights(parameter), self._kept.get(parameter)
+        if kept is None:
+            return weights
+        left = torch.where(kept, weights, 0)
+        return left / left.sum()
+
+    def keep(self, masks: Mapping[Tensor, Tensor]) -> None:
+        """Give no weight to choices that were dropped: parameter -> which of its choices are left, shape (K,)."""
+        self._kept = dict(masks)
 
     def chosen(self, parameter: Tensor) -> int | None:
         """Return the only candidate that the current draw computes; None if all are."""
@@ -61,7 +73,7 @@ class MixingWeights(nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the draw behind: a supernet that was copied or pickled mixes with the mean."""
-        return MixingWeights, (self._mean_weights,)
+        return MixingWeights, (self._mean_weights,), {"_kept": self._kept}
 
 
 def mixing_of(model: nn.Module) -> MixingWeights:

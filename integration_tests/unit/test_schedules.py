@@ -84,6 +84,7 @@ def test_the_architecture_is_frozen_at_the_start_of_each_stage():
     schedule = schedule_of({"name": "drnas-progressive", "frozen_epochs": 2})
     schedule.begin(7, KINDS, None)
     search = Search(distribution_of(), Order(warmup_epochs=3), schedule=schedule)
+    assert schedule.describe() == "schedule drnas-progressive: stages of 4, 3 epochs, frozen for the first 2, 2"
     assert [search.learns(epoch) for epoch in range(7)] == [False, False, False, True, False, False, True]
 
 
@@ -180,5 +181,5 @@ def test_a_schedule_of_ones_own():
 
     schedule = schedule_of(Halving)
     assert run(schedule, distribution_of()) == [Keep({label: [0, 1] for label in KINDS}), Widen(2)]
-    assert schedule.events(1) == ["2 choices kept", "operations widened to 1/2 of the channels"]
+    assert [str(edit) for _, edit in schedule.log] == ["2 choices kept", "operations widened to 1/2 of the channels"]
     assert math.isclose(schedule.skip_dropout(0), 0)

@@ -26,6 +26,7 @@ from balenas_plugin.bayes.decisions import Decision, OneOf, TopSet
 from balenas_plugin.bayes.laws import GumbelLaw
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.diagnostics import SearchState, kind_of
+from balenas_plugin.mixed_ops.dropped import Dropped
 from balenas_plugin.search_spaces import PARAMETRIC, space_of
 
 
@@ -43,7 +44,7 @@ def search_state(module: BaseOneShotLightningModule) -> SearchState | None:
         posterior=module.distribution.posterior() if isinstance(module, DistributionModule) else _softmax(alphas),
         decisions=decisions_of(space),
         choices=choice_names(space),
-        kinds=_operation_kinds(space, {id(alpha): label for label, alpha in alphas.items()}),
+        kinds=operation_kinds(space),
         notations=space_of(space).notations,
         cells=space_of(space).cells,
     )
@@ -80,20 +81,16 @@ def _sampling_state(module: BaseOneShotLightningModule, space: Any) -> SearchSta
         posterior=_softmax(logits),
         decisions=decisions,
         choices=choices,
-        kinds=_operation_kinds(space, {}),
+        kinds=operation_kinds(space),
         has_argmax=controller is not None,
         notations=space_of(space).notations,
         cells=space_of(space).cells,
     )
 
 
-def _operation_kinds(space: nn.Module, labels: Mapping[int, str]) -> dict[str, list[str]]:
-    """Return label -> the kind of each candidate, of the choices that choose among operations with weights.
-
-    Args:
-        space: the supernet.
-        labels: id of an alpha -> its label; empty for supernets without alphas.
-    """
+def operation_kinds(space: nn.Module) -> dict[str, list[str]]:
+    """Return label -> the kind of each candidate of a supernet, of the choices among operations with weights."""
+    labels = {id(alpha): label for label, alpha in architecture_parameters(space).items()}
     candidates: dict[str, list[list[tuple[str, nn.Module]]]] = {}
     for name, module in supernet_modules(space):
         for label, named in _candidates(module, name, labels).items():
@@ -132,10 +129,11 @@ def _candidates(
 
 def _kind(instances: Sequence[tuple[str, nn.Module]]) -> str:
     """Return the kind of one candidate, which may stand in several places of the network."""
+    modules = [module.before if isinstance(module, Dropped) else module for _, module in instances]
     return kind_of(
         instances[0][0],
-        is_identity=all(isinstance(module, nn.Identity) for _, module in instances),
-        num_parameters=max(sum(p.numel() for p in module.parameters()) for _, module in instances),
+        is_identity=all(isinstance(module, nn.Identity) for module in modules),
+        num_parameters=max(sum(p.numel() for p in module.parameters()) for module in modules),
     )
 
 

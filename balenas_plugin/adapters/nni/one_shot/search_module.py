@@ -95,9 +95,13 @@ class SearchModule(DartsLightningModule):
         return [*optimizers, architecture], [{name: getattr(s, name) for name in names} for s in self._schedules]
 
     def on_fit_start(self) -> Any:
-        """Put back what Lightning has dropped of the schedulers: the metric that they monitor."""
-        self.trainer.strategy.lr_scheduler_configs = self._schedules
+        """Put back what Lightning has dropped of the schedulers."""
+        self.on_new_optimizers()
         return super().on_fit_start()
+
+    def on_new_optimizers(self) -> None:
+        """Put back what Lightning drops of schedulers when it asks for optimizers: the metric that they monitor."""
+        self.trainer.strategy.lr_scheduler_configs = self._schedules
 
     def weight_optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """Return what `optimizers()` is in plain Lightning: the evaluator's, without that of the architecture."""

@@ -24,6 +24,7 @@ from balenas_plugin.fused import (
     surroundings,
     why_unfit,
 )
+from balenas_plugin.mixed_ops.dropped import Dropped
 from balenas_plugin.restoring import untouched
 
 
@@ -37,6 +38,7 @@ UNWRAP: Mapping[type[nn.Module], Unwrap] = {
     hub201.Pooling: _pooling,
     hub201.Zero: lambda module: Zero(),
     nasnet.Zero: lambda module: Zero(),
+    Dropped: lambda module: Zero(),
 }
 """How to look into the wrappers of NNI's hub."""
 
