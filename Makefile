@@ -9,6 +9,9 @@ PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
+# As pip would on one core, but on all of them, and without the tests of libraries; what does not compile is its affair.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
+
 .PHONY: search test docs check lint clean
 
 search: $(VENV)/installed
@@ -28,11 +31,13 @@ lint: $(VENV)/installed-with-tests
 	$(BIN)/mypy
 
 $(VENV)/installed: pyproject.toml | $(VENV)
-	$(BIN)/pip install --quiet -e .
+	$(BIN)/pip install --quiet --no-compile -e .
+	$(COMPILE)
 	touch $@
 
 $(VENV)/installed-with-tests: pyproject.toml | $(VENV)
-	$(BIN)/pip install --quiet -e '.[test]'
+	$(BIN)/pip install --quiet --no-compile -e '.[test]'
+	$(COMPILE)
 	touch $@ $(VENV)/installed
 
 $(VENV):

@@ -68,11 +68,11 @@ class Parts(Generic[T]):
         for module in pkgutil.iter_modules(package.__path__):
             if not module.name.startswith("_"):
                 content = vars(importlib.import_module(f"{self.package}.{module.name}"))
-                own = (part for part in content.values() if self.is_part(part, content["__name__"]))
+                own = (part for part in content.values() if self._is_part(part, content["__name__"]))
                 found |= {part.name: part for part in own}
         return found
 
-    def is_part(self, candidate: Any, module: str | None = None) -> bool:
+    def _is_part(self, candidate: Any, module: str | None = None) -> bool:
         """Return whether it is a part; of classes, one that is defined in `module`, if that is given."""
         if not self._classes:
             return isinstance(candidate, self._of)
@@ -93,11 +93,11 @@ class Parts(Generic[T]):
                 f"{self.kind} {name!r} could not be loaded from {entries[0].value!r}: {type(error).__name__}: {error}. "
                 "Repair or uninstall the package that offers it."
             ) from error
-        if not self.is_part(part):
+        if not self._is_part(part):
             raise OptionError(
                 f"{self.kind} {name!r}: {entries[0].value!r} is a {type(part).__name__}; it must be a {self.contract}"
             )
-        return part  # type: ignore[no-any-return]  # `is_part` has said so
+        return part  # type: ignore[no-any-return]  # `_is_part` has said so
 
     def _entry_points(self) -> importlib.metadata.EntryPoints:
         return importlib.metadata.entry_points(group=self.package)

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from balenas_plugin.run_folder.location import FOLDER_VARIABLE
+
 from .naslib.which import description
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same in the processes that tests start
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more are processes, which import torch again
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by a script with `&`: its children would ignore it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # started by nohup
@@ -20,9 +23,10 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
 
 
 @pytest.fixture(autouse=True)
-def no_seed_of_an_earlier_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget what Lightning's `seed_everything` left in the environment: its distributed sampler would use it."""
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+def nothing_of_an_earlier_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what a search leaves in the environment for processes that it starts: its seed and its folder."""
+    for name in ("PL_GLOBAL_SEED", FOLDER_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

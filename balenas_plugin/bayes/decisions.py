@@ -146,6 +146,9 @@ class CellNode:
     Outcomes are tuples of (input, operation index) in input order: a node adds its inputs up, so which of them is the
     stronger makes no difference to the network. A node that keeps more operations than it has inputs takes the
     strongest operation of every input first, then the strongest of those that are left, as NNI does.
+
+    Where edges have weights of their own (PC-DARTS), an edge's operations count by the product of the softmax of their
+    logits and its weight; `log_edge_weights` has the logarithms of these, and is empty elsewhere.
     """
 
     cell: str
@@ -153,6 +156,7 @@ class CellNode:
     labels: tuple[str, ...]
     num_ops: int
     op_names: tuple[str, ...]
+    log_edge_weights: tuple[float, ...] = ()
 
     def choose(self, logits: Logits) -> Outcome:
         """Return the strongest edges' (input, operation index), in input order."""
@@ -170,7 +174,8 @@ class CellNode:
     def outcomes(self, posterior: Learned) -> Outcomes:
         """Return the tuples of (input, operation index) with their log-probabilities."""
         laws = [posterior.laws[label][: len(self.op_names)] for label in self.labels]
-        if self.num_ops < len(laws) and not laws[0].comparable:
+        compared = laws[0].comparable and not self.log_edge_weights
+        if self.num_ops < len(laws) and not compared:
             return counted_edges(self._logits(posterior.draws(self.labels, _DRAWS)), self.num_ops)
         if self.num_ops <= sum(bool(law.kept.any()) for law in laws):  # if all edges are kept, none are compared
             return StrongestEdges(laws, self.num_ops)
@@ -200,7 +205,10 @@ class CellNode:
 
     def _logits(self, by_label: Logits) -> list[Tensor]:
         # NNI's cells have one more logit, "edge not chosen", which its export (and so this) never takes
-        return [by_label[label][..., : len(self.op_names)] for label in self.labels]
+        edges = [by_label[label] for label in self.labels]
+        if self.log_edge_weights:
+            edges = [a.log_softmax(-1) + b for a, b in zip(edges, self.log_edge_weights, strict=True)]
+        return [edge[..., : len(self.op_names)] for edge in edges]
 
 
 def counted_outcomes(decision: Decision, posterior: Learned) -> Listed:

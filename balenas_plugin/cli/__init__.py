@@ -19,6 +19,7 @@ from balenas_plugin.cli.reproduce import add_reproduce
 from balenas_plugin.cli.search import add_search
 from balenas_plugin.cli.ui import add_ui
 from balenas_plugin.errors import input_problem
+from balenas_plugin.machine import let_threads_sleep
 from balenas_plugin.signals import kept_interrupts
 
 _EXAMPLES = """\
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")  # seconds: a file needs no bar ten times a second
+    let_threads_sleep()
     try:
         with kept_interrupts():
             code = int(options.run_command(options))

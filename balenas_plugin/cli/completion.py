@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 SHELLS = ("bash", "zsh", "tcsh")
-SELECTIONS = ("synflow", "synflow-enumerated", "supernet", "synflow+supernet")
+SELECTIONS = (
+    "synflow",
+    "synflow-enumerated",
+    "supernet",
+    "synflow+supernet",
+    "most-probable",
+    "one-batch",
+    "one-batch-enumerated",
+    "darts-pt",
+)
 
 _EXAMPLES = """\
 One line in the shell's start file, and Tab completes:
@@ -20,16 +29,16 @@ One line in the shell's start file, and Tab completes:
 
 
 def proxies() -> list[str]:
-    """Return the names of all proxies and supernet_accuracy; unlike `list_proxies`, without importing torch."""
+    """Return the names of all that is ranked by; unlike `list_proxies`, without importing torch."""
     own = (Path(__file__).parents[1] / "proxies").glob("[!_]*.py")
     others = (entry.name for entry in entry_points(group="balenas_plugin.proxies"))
-    return sorted({*(path.stem for path in own), *others, "supernet_accuracy"})
+    return sorted({*(path.stem for path in own), *others, "supernet_accuracy", "probability"})
 
 
 NAMES: dict[str, Callable[[], Sequence[str]]] = {
     "proxy": proxies,
     "selection": lambda: SELECTIONS,
-    "candidates": lambda: ("sample", "enumerate"),
+    "candidates": lambda: ("sample", "enumerate", "darts-pt"),
     "dataset": lambda: ("cifar10-valid", "cifar10", "cifar100", "ImageNet16-120"),
     "scale": lambda: ("small", "paper"),
 }

@@ -17,6 +17,7 @@ examples:
   balenas export runs/quickstart --selection synflow-enumerated --workers 2    the 1,000 most probable, not draws
   balenas export runs/quickstart --selection supernet     ranked by the supernet's own accuracy
   balenas export runs/quickstart --selection supernet --samples 1000 --images 2000 --workers 2
+  balenas export runs/quickstart --selection darts-pt     choice by choice, by what the supernet's accuracy loses
   balenas export runs/quickstart --proxy synflow --proxy naswot --include-probability
   balenas export runs/quickstart --top 1 --format python --format onnx --format svg
   balenas export runs/quickstart --epoch 7                the posterior of an earlier epoch, before a search collapsed
@@ -36,23 +37,26 @@ def add_export(commands: Any, formatter: Any) -> None:
         "--selection",
         default="synflow",
         metavar="NAME",
-        help="synflow, synflow-enumerated, supernet or synflow+supernet; what follows changes it",
+        help="synflow, synflow-enumerated, supernet, synflow+supernet, most-probable, one-batch, "
+        "one-batch-enumerated or darts-pt; what follows changes it",
     )
     export.add_argument(
         "--samples",
         dest="n",
         type=int,
         metavar="N",
-        help="draws, or architectures enumerated (100; synflow-enumerated: 1000)",
+        help="draws, architectures enumerated, or orders of DARTS-PT (100; synflow-enumerated: 1000; darts-pt: 1)",
     )
     export.add_argument(
         "--proxy",
         action="append",
         metavar="NAME",
-        help="zero-cost proxy, or supernet_accuracy; repeat it to average their ranks",
+        help="zero-cost proxy, supernet_accuracy or probability; repeat it to average their ranks",
     )
     export.add_argument(
-        "--candidates", metavar="sample|enumerate", help="draw from q (sample), or take its most probable"
+        "--candidates",
+        metavar="sample|enumerate|darts-pt",
+        help="draw from q, take its most probable, or those that perturbations of the supernet choose",
     )
     export.add_argument(
         "--include-probability",
@@ -82,7 +86,22 @@ def add_export(commands: Any, formatter: Any) -> None:
         "--images", type=int, metavar="I", help="validation images that the supernet's accuracy is counted on (1000)"
     )
     export.add_argument(
-        "--batch-norm-batches", type=int, metavar="B", help="training batches for its batch-norm statistics (8)"
+        "--own-images",
+        action="store_true",
+        default=None,
+        help="other images for each architecture",
+    )
+    export.add_argument(
+        "--batch-statistics",
+        action="store_true",
+        default=None,
+        help="batch-norm by the statistics of these images",
+    )
+    export.add_argument(
+        "--batch-norm-batches", type=int, metavar="B", help="training batches for batch-norm's statistics (8)"
+    )
+    export.add_argument(
+        "--fine-tuning", type=int, metavar="B", help="training batches between two decisions of DARTS-PT (0)"
     )
     export.add_argument("--max-params", type=float, metavar="P", help="leave out larger networks")
     export.add_argument("--max-flops", type=float, metavar="F", help="leave out costlier networks (per image)")

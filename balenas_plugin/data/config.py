@@ -32,6 +32,8 @@ class DataConfig:
         batch_size: images per batch and device, for the loaders that the adapter builds.
         train_fraction: share of the training images that trains the weights w, between 0 and 1; the rest, the
             architecture half, trains alpha. A folder with a val folder has its own two parts: leave it at 0.5.
+        split: false: both halves are all of the training images, as searches of one level (DropNAS, SNAS) have them;
+            validation is then on images that have trained.
         augment: "none", "crop" or "crop_flip", applied to the weight half; None: "crop" for digits (a mirrored digit
             is no digit), "crop_flip" for all others.
         num_workers: worker processes per loader; 0 is the fastest for everything held in memory.
@@ -51,6 +53,7 @@ class DataConfig:
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = None  # the networks halve the resolution twice
     batch_size: PositiveInt = 64
     train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    split: bool = True
     augment: Literal["none", "crop", "crop_flip"] | None = None
     num_workers: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = 0
     on_device: bool | Literal["auto"] = "auto"

@@ -19,7 +19,7 @@ from balenas_plugin.errors import DataError, OptionError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchData:
-    """The two disjoint halves of the training images that a one-shot search runs on.
+    """The two halves of the training images that a one-shot search runs on: disjoint, unless the config says no split.
 
     Attributes:
         weight_set: trains the weights w; augmented.
@@ -53,6 +53,11 @@ class SearchData:
         return self.weight_set.store.image_shape
 
     @property
+    def is_split(self) -> bool:
+        """Whether the halves are disjoint; else each is all of the images."""
+        return self.weight_rows is not self.architecture_rows
+
+    @property
     def sizes(self) -> tuple[int, int]:
         """Number of images in the weight half and in the architecture half."""
         return len(self.weight_set), len(self.architecture_set)
@@ -83,6 +88,8 @@ def load_search_data(config: DataConfig) -> SearchData:
         limit=config.limit,
         num_weight_images=source.num_weight_images,
     )
+    if not config.split:
+        weight_rows = architecture_rows = torch.cat([weight_rows, architecture_rows])
     augmentation = config.augment or source.augmentation
     weight_set = _image_set(source, weight_rows, augmentation=augmentation)
     architecture_set = _image_set(source, architecture_rows, augmentation="none")

@@ -17,7 +17,7 @@ def summary(data: SearchData) -> dict[str, str]:
 
 
 def _images(data: SearchData) -> str:
-    known, used = data.description, sum(data.sizes)
+    known, used = data.description, sum(data.sizes) if data.is_split else len(data.weight_rows)
     available = known["available_images"]
     count = f"{used:,}" if used == available else f"{used:,} of {available:,}"
     _, height, width = data.image_shape
@@ -38,7 +38,9 @@ def _images(data: SearchData) -> str:
 
 
 def _classes(data: SearchData) -> str:
-    halves = {"weights": data.weight_set.labels, "architecture": data.architecture_set.labels}
+    halves = {"weights": data.weight_set.labels}
+    if data.is_split:
+        halves["architecture"] = data.architecture_set.labels
     in_half = {what: labels.bincount(minlength=data.num_classes).tolist() for what, labels in halves.items()}
     counts = dict(zip(data.class_names, map(sum, zip(*in_half.values(), strict=True)), strict=True))
     text = f"{len(counts)}: {_shown([f'{name} ({count:,})' for name, count in counts.items()])}"
@@ -56,6 +58,8 @@ def _classes(data: SearchData) -> str:
 
 def _halves(data: SearchData) -> str:
     weights, architecture = data.sizes
+    if not data.is_split:
+        return f"none: all {weights:,} train the weights and the architecture, and validate it"
     folders = data.description.get("folders", {})
     text = f"{weights:,} train the weights, {architecture:,} others the architecture and validate it"
     if "train" in folders:

@@ -8,8 +8,8 @@ them back to the distribution's own parameters, so bilevel gradients, perturbati
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +22,8 @@ from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.errors import OptionError
 from balenas_plugin.mixed_ops.drawn_path import Others
 from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt
+
+_COUNTED, _LOGGED_ONE_BY_ONE = 16_384, 64
 
 Weights = Mapping[str, Tensor]
 """label -> mixing weights of a pass, shape (K,), not negative, adding up to 1."""
@@ -108,8 +110,13 @@ class Distribution(ABC):
     draws_one: ClassVar[bool] = False
     """Whether its draws compute one candidate a label."""
 
+    learns: ClassVar[bool] = True
+    """Whether there is anything to learn; else no search takes architecture steps."""
+
     needs_gradient: ClassVar[bool] = True
     """Whether it learns from gradients in the weights; else an evaluation is a forward pass alone."""
+
+    _counted_one_by_one = 1_024
 
     def __init__(
         self,
@@ -127,7 +134,8 @@ class Distribution(ABC):
 
         self.parameters = {label: parameters[label] for label in sorted(parameters)}
         self.mask = {label: torch.ones_like(p, dtype=torch.bool) for label, p in self.parameters.items()}
-        self._reduced: set[str] = set()  # labels with a dropped choice; to ask a mask on a GPU would wait for the GPU
+        self.kept: dict[str, list[int]] = {}
+        """Label -> choices that are left, of labels with a dropped one; to ask `mask` on a GPU would wait for it."""
         self.num_mc_samples = num_mc_samples
         self.noise = SeededNoise(seed)
         self.optimizer: torch.optim.Optimizer = (optimizer or adam)(list(self.parameters.values()))
@@ -161,7 +169,7 @@ class Distribution(ABC):
 
     def masked(self, label: str, weights: Tensor) -> Tensor:
         """Return weights with those of dropped choices at 0, adding up to 1 again."""
-        if label not in self._reduced:
+        if label not in self.kept:
             return weights
         kept = torch.where(self.mask[label], weights, 0)
         return kept / kept.sum(-1, keepdim=True)
@@ -202,6 +210,8 @@ class Distribution(ABC):
             parameter.grad = None if not each else torch.stack(each).sum(0) / len(gradients)
             if label in anchors and parameter.grad is not None:
                 parameter.grad += anchors[label]
+            if label in self.kept and parameter.grad is not None:
+                parameter.grad = torch.where(self.mask[label], parameter.grad, 0)
         self.optimizer.step()
 
     def regulariser(self) -> tuple[float, dict[str, Tensor]]:
@@ -232,15 +242,10 @@ class Distribution(ABC):
                 f"there are {self.mask[label].nonzero().flatten().tolist()}"
             )
         self.mask[label] = kept
-        self._find_reduced()
+        self._find_kept()
 
-    def _find_reduced(self) -> None:
-        self._reduced = {label for label, mask in self.mask.items() if not mask.all()}
-
-    @property
-    def kept(self) -> dict[Tensor, Tensor]:
-        """Parameter -> which of its choices are left, shape (K,), of labels with a dropped one."""
-        return {self.parameters[label]: self.mask[label] for label in sorted(self._reduced)}
+    def _find_kept(self) -> None:
+        self.kept = {label: m.nonzero().flatten().tolist() for label, m in self.mask.items() if not m.all()}
 
     @torch.no_grad()
     def lower(self, label: str, amount: float) -> None:
@@ -251,6 +256,25 @@ class Distribution(ABC):
         """Keep the `number` best choices of every label, by their scores."""
         for label, scores in self.scores().items():
             self.keep(label, scores.topk(number).indices.tolist())
+
+    @contextmanager
+    def only(self, kept: Mapping[str, Sequence[int]]) -> Iterator[None]:
+        """Drop all other choices of some labels inside the block alone: draws, mean and updates are of what is kept."""
+        mask, before = self.mask, self.kept
+        self.mask, self.kept = dict(mask), {**before, **{label: list(indices) for label, indices in kept.items()}}
+        for label, indices in kept.items():
+            chosen = torch.zeros(mask[label].shape, dtype=torch.bool)
+            chosen[list(indices)] = True
+            self.mask[label] = chosen.to(mask[label].device)
+        try:
+            yield
+        finally:
+            self.mask, self.kept = mask, before
+
+    @staticmethod
+    def scaled(parameter: Tensor, factor: Tensor) -> Tensor:
+        """Return parameters whose mean weights, before the division by their sum, are `factor` times as large."""
+        return parameter + factor.log()
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
@@ -292,8 +316,9 @@ class Distribution(ABC):
     def counted_probabilities(self) -> dict[str, Tensor]:
         """Return label -> share of draws in which each choice has the largest weight, shape (K,), float64.
 
-        16,384 draws (1,024 of a `draw` that cannot make them at once), the same each time; those that the search
-        makes are as without them. Half a draw is added to each choice that was not dropped, so that none is impossible.
+        16,384 draws (1,024 of a `draw` that cannot make them at once, in `metrics` 64), the same each time; those that
+        the search makes are as without them. Half a draw is added to each choice that was not dropped, so that none is
+        impossible.
         """
         counts = {label: mask.double().cpu() / 2 for label, mask in self.mask.items()}
         noise, self.noise = self.noise, SeededNoise(0)
@@ -314,12 +339,16 @@ class Distribution(ABC):
             weights = self.draw(many).weights
             if all(w.shape == many[label].shape and _on_simplex(w) for label, w in weights.items()):
                 return {label: w.argmax(-1) for label, w in weights.items()}
-        draws = [self.sample().weights for _ in range(_COUNTED_ONE_BY_ONE)]
+        draws = [self.sample().weights for _ in range(self._counted_one_by_one)]
         return {label: torch.stack([draw[label].argmax() for draw in draws]) for label in self.parameters}
 
     def metrics(self) -> dict[str, float]:
-        """Return what is logged of it: see `Posterior.metrics`."""
-        return self.posterior().metrics()
+        """Return what is logged of it, every few steps: see `Posterior.metrics`."""
+        self._counted_one_by_one = _LOGGED_ONE_BY_ONE
+        try:
+            return self.posterior().metrics()
+        finally:
+            del self._counted_one_by_one
 
     # -- resume -------------------------------------------------------------------------------------------------------
 
@@ -336,10 +365,7 @@ class Distribution(ABC):
         self.optimizer.load_state_dict(state["optimizer"])
         self.noise.load_state_dict(state["noise"])
         self.mask = {label: state["mask"][label].to(p.device) for label, p in self.parameters.items()}
-        self._find_reduced()
-
-
-_COUNTED, _COUNTED_ONE_BY_ONE = 16_384, 1_024
+        self._find_kept()
 
 
 def _on_simplex(weights: Tensor) -> bool:

@@ -70,6 +70,12 @@ class Dirichlet(Distribution):
         beta = concentration(parameter)
         return beta / beta.sum()
 
+    @staticmethod
+    def scaled(parameter: Tensor, factor: Tensor) -> Tensor:
+        """Return the eta of `factor` times the concentrations."""
+        beta = concentration(parameter) * factor
+        return torch.where(beta > 1, beta - 1, beta.log())  # the inverse of elu + 1
+
     def regulariser(self) -> tuple[float, dict[str, Tensor]]:
         """Return the scaled divergence from Dir(1), and label -> its gradient in eta, where that is the anchor."""
         if not self.divergence_scale:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from balenas_plugin.bayes.laws import Law, NormalLaw
@@ -119,13 +120,24 @@ class Gaussian(Distribution):
             yield self.at(self._leaves(), noise)
 
     def step(self, gradients: Sequence[Mapping[str, Tensor]], anchors: Mapping[str, Tensor]) -> None:
-        """Update mean and precision: the mean gradient drives the one, the mean squared gradient the other."""
+        """Update mean and precision: the mean gradient drives the one, the mean squared gradient the other.
+
+        Of choices that were dropped, mean, precision and moments stay.
+        """
         sums = {}
+        before = [(p, self.mask[k], p.detach().clone(), dict(self.optimizer.state[p])) for k, p in self._dropping()]
         for label, parameter in self.parameters.items():
             each = [g[label] for g in gradients if label in g]
             if each:
                 sums[parameter] = (sum(each[1:], start=each[0]), sum((g * g for g in each[1:]), start=each[0] ** 2))
         self.optimizer.apply(sums, len(gradients))
+        for parameter, mask, mean, state in before:
+            parameter.data.copy_(torch.where(mask, parameter.detach(), mean))
+            moved = self.optimizer.state[parameter]
+            moved.update({k: torch.where(mask, moved[k], t) for k, t in state.items() if isinstance(t, Tensor)})
+
+    def _dropping(self) -> Iterable[tuple[str, Tensor]]:
+        return ((label, self.parameters[label]) for label in self.kept)
 
     def laws(self) -> dict[str, Law]:
         """Return that of the logits."""

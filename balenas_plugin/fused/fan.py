@@ -160,25 +160,31 @@ class Fan:
         return found
 
     def drawn(
-        self, x: Tensor, weights: Sequence[Tensor], chosen: Sequence[int], others: str
+        self, x: Tensor, weights: Sequence[Tensor], chosen: Sequence[Sequence[int]], others: str
     ) -> dict[int, Contribution]:
-        """Return what `__call__` does, of the drawn branch to each target alone.
+        """Return what `__call__` does, of the drawn branches to each target alone.
 
         Args:
             x: the tensor.
-            weights: one-hot mixing weights of each target, in the order of the targets.
-            chosen: which of a target's branches is drawn; behind the last one: none of them.
-            others: see `drawn_path`.
+            weights: mixing weights of each target, in the order of the targets.
+            chosen: which of a target's branches are drawn; behind the last one: none of them.
+            others: see `drawn_path`; "scalar" where one is drawn.
         """
         edges = list(zip(self._towards.items(), weights, chosen, strict=True))
-        picked = {branches[k]: w[k : k + 1] for (_, branches), w, k in edges if k < len(branches)}
+        picked: list[int] = []
+        of_picked: list[Tensor] = []
+        for (_, branches), w, drawn in edges:
+            there = [k for k in drawn if k < len(branches)]
+            if there:
+                picked += [branches[k] for k in there]
+                of_picked.append(w if len(there) == len(w) else torch.cat([w[k : k + 1] for k in there]))
         found: dict[int, Contribution] = {}
         if picked:
             fan = Fan([self.branches[k] for k in picked], chains=[self._read[k] for k in picked])
-            found = fan(x, list(picked.values()))
-        for (target, _), w, k in edges:
+            found = fan(x, of_picked)
+        for (target, _), w, drawn in edges:
             if others == "scalar" and w.requires_grad:
-                found.setdefault(target, Contribution()).numbers.append(w.sum() - w[k])
+                found.setdefault(target, Contribution()).numbers.append(w.sum() - w[drawn[0]])
         return found
 
     def _call(self, branch: Branch, x: Tensor, found: Mapping[int, Contribution]) -> Tensor:

@@ -4,6 +4,7 @@ Types and bounds are in the annotations, descriptions in the ``Args:`` of the do
 editors (`json_schema`) use the same declaration, and every mistake becomes one `OptionError`.
 """
 
+from balenas_plugin.options.chosen_part import ChosenPart
 from balenas_plugin.options.declaration import (
     MAX_FLOAT,
     MAX_WORKERS,
@@ -30,6 +31,7 @@ __all__ = [
     "MAX_FLOAT",
     "MAX_WORKERS",
     "Betas",
+    "ChosenPart",
     "NonNegative",
     "NonNegativeInt",
     "OneOf",

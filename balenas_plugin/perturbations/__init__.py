@@ -1,17 +1,19 @@
-"""Perturbations of the mixing weights in the weight step, one a file: the network learns to do well around them too.
+"""Perturbations of the mixing weights in a search, one a file: the network learns to do well around them too.
 
 To add one, write a module here with a subclass of `Perturbation` and its `name`, or offer the class from another
 package as an entry point of the group ``balenas_plugin.perturbations``.
 """
 
 from balenas_plugin.perturbations._chosen import PerturbationOption, perturbation_of, perturbation_options
-from balenas_plugin.perturbations._perturbation import Evaluate, Perturbation, onto_simplex
+from balenas_plugin.perturbations._perturbation import Evaluate, Level, Perturbation, Trained, onto_simplex
 from balenas_plugin.perturbations._registry import get_perturbation, list_perturbations
 
 __all__ = [
     "Evaluate",
+    "Level",
     "Perturbation",
     "PerturbationOption",
+    "Trained",
     "get_perturbation",
     "list_perturbations",
     "onto_simplex",

@@ -1,20 +1,23 @@
 """What every perturbation of mixing weights is: weights of a weight step in, weights to train at out.
 
 It is applied after the softmax, or whatever else gives weights, once a weight step: modules that share a label see the
-same perturbed weights, and the distribution, its mean and its draws stay as they are.
+same perturbed weights, and the distribution, its mean and its draws stay as they are. What the distribution is to learn
+through as well is done around the steps of both levels.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from abc import ABC
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from balenas_plugin.bayes.noise import SeededNoise
+from balenas_plugin.distributions import Distribution
 
 Evaluate = Callable[[Tensor, bool], tuple[Tensor, Tensor]]
 """Returns the training loss at weights, shape (E, K), of the network in evaluation mode, and its gradient in them.
@@ -24,6 +27,19 @@ The second argument says whether the gradient is wanted, else it is 0. Both are 
 
 _ByLabel = Mapping[str, Tensor]
 
+Level = Literal["architecture", "weights"]
+
+
+class Trained(Protocol):
+    """The network in a step: what a `balenas_plugin.search.Host` says of the optimizer of its weights."""
+
+    @property
+    def weight_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer."""
+
+    def clip_gradients(self) -> None:
+        """Clip the gradients of the weights as the weight step does."""
+
 
 class Perturbation(ABC):
     """Perturbs the mixing weights that the network's weights are trained at.
@@ -31,7 +47,7 @@ class Perturbation(ABC):
     Args:
         seed: of the noise.
 
-    A member defines `perturb`.
+    A member defines `perturb`, or `around`.
     """
 
     name: ClassVar[str]
@@ -43,7 +59,11 @@ class Perturbation(ABC):
     def __init__(self, *, seed: int = 0) -> None:
         self.noise = SeededNoise(seed)
 
-    @abstractmethod
+    @property
+    def perturbs(self) -> bool:
+        """Whether it defines `perturb`, which acts in weight steps alone."""
+        return type(self).perturb is not Perturbation.perturb
+
     def perturb(self, weights: Tensor, kept: Tensor, evaluate: Evaluate) -> Tensor:
         """Return the weights to train at; each row on the simplex, and 0 where `kept` is False.
 
@@ -52,9 +72,30 @@ class Perturbation(ABC):
             kept: shape (E, K), False for choices that were dropped and for what fills rows up.
             evaluate: the loss that the weight step is about to lower, as a function of the weights.
         """
+        return weights
+
+    def around(
+        self, distribution: Distribution, network: Trained, levels: Collection[Level]
+    ) -> AbstractContextManager[None]:
+        """Surround a step: what changes in the distribution for as long is what draws, mean and update see.
+
+        Args:
+            distribution: that is learned.
+            network: whose weights are trained.
+            levels: which of the two the step updates.
+        """
+        return nullcontext()
+
+    def set_parameterised(self, parameterised: Mapping[str, Sequence[bool]]) -> None:  # noqa: B027  # few ask
+        """Say which candidates have weights: label -> one entry a candidate; labels of other choices are missing."""
 
     def new_epoch(self, epoch: int, epochs: int) -> None:  # noqa: B027  # not all change with the epochs
         """Say which epoch of how many begins, from 0."""
+
+    @property
+    def cost(self) -> float:
+        """Roughly what `perturb` takes, in weight steps."""
+        return 0.0
 
     def __call__(
         self, weights: _ByLabel, mask: _ByLabel, evaluate: Callable[[_ByLabel, bool], tuple[Tensor, _ByLabel]]

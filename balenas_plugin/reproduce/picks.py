@@ -24,10 +24,10 @@ from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces import get_space
 from balenas_plugin.selection import ProxySelection
 from balenas_plugin.selection.candidates import Candidate, candidates_of, drawn_candidates
-from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS
+from balenas_plugin.selection.proxy_selection import DARTS_PT, NAMED_SELECTIONS
 from balenas_plugin.selection.ranking import best_to_worst
-from balenas_plugin.selection.scoring import score_candidates
-from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY, Supernet
+from balenas_plugin.selection.scoring import score_candidates, supernet_accuracy
+from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY, Supernet, SupernetAccuracy
 
 Accuracies = dict[str, float]
 """Column (see `COLUMNS`) -> percent."""
@@ -106,7 +106,8 @@ class Picker:
         asked = {"n": pick.n, "candidates": pick.candidates, "include_probability": pick.include_probability}
         asked |= {"seed": seed, "workers": self.workers}
         selection = ProxySelection(**{**named, **asked})
-        candidates = candidates_of(selection, architectures)
+        accuracy = self._accuracy(selection, search) if selection.candidates == DARTS_PT else None
+        candidates = candidates_of(selection, architectures, accuracy, progress=True)
         scores = [self._scores(criterion, candidates, selection, search) for criterion in selection.proxies]
         log_probability = torch.tensor([c.architecture.log_probability for c in candidates], dtype=torch.float64)
         best = best_to_worst(torch.stack(scores, 1)[..., None], log_probability, selection)[0]
@@ -128,11 +129,14 @@ class Picker:
                 replace(selection, proxy=criterion),
                 inputs=images,
                 targets=labels,
-                supernet=self.supernet_of(search.folder) if criterion == SUPERNET_ACCURACY and search else None,
+                accuracy=self._accuracy(selection, search) if criterion == SUPERNET_ACCURACY else None,
                 progress=True,
             )
             known.add(zip(new, table.values.flatten().tolist(), strict=True))
         return torch.tensor([known[name] for name in named], dtype=torch.float64)
+
+    def _accuracy(self, selection: ProxySelection, search: Search | None) -> SupernetAccuracy | None:
+        return supernet_accuracy(selection, None if search is None else self.supernet_of(search.folder))
 
     def _score_file(self, criterion: str, selection: ProxySelection, search: Search | None) -> ScoreFile:
         name = criterion
@@ -140,6 +144,8 @@ class Picker:
         if criterion == SUPERNET_ACCURACY and search is not None:
             name = f"{criterion}-{search.config.name}"
             of = {"posterior": search.folder.posterior.read_text(encoding="utf-8"), "images": selection.images}
+            marks = [mark for mark in ("own_images", "batch_statistics") if getattr(selection, mark)]
+            name, of = "-".join([name, *marks]), of | dict.fromkeys(marks, True)
         return ScoreFile(self.folder / f"{name}-seed-{selection.seed}.json", of)
 
     def _validation_accuracy(self, architecture: str) -> float:

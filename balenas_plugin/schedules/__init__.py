@@ -5,7 +5,7 @@ an entry point of the group ``balenas_plugin.schedules``.
 """
 
 from balenas_plugin.schedules._chosen import ScheduleOption, schedule_of, schedule_options
-from balenas_plugin.schedules._edits import Anew, Edit, Keep, Level, Stop, Widen, edit_of, plain_edit
+from balenas_plugin.schedules._edits import Anew, Edit, Keep, Lower, Stop, Widen, edit_of, plain_edit
 from balenas_plugin.schedules._registry import get_schedule, list_schedules
 from balenas_plugin.schedules._schedule import Schedule, Seen
 from balenas_plugin.schedules._staged import Staged
@@ -14,7 +14,7 @@ __all__ = [
     "Anew",
     "Edit",
     "Keep",
-    "Level",
+    "Lower",
     "Schedule",
     "ScheduleOption",
     "Seen",

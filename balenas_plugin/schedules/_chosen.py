@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from balenas_plugin.part_option import PartOption
-from balenas_plugin.schedules._registry import SCHEDULES
+from balenas_plugin.options import ChosenPart
+from balenas_plugin.schedules._registry import get_schedule, list_schedules
 from balenas_plugin.schedules._schedule import Schedule
 
-_OPTION: PartOption[Schedule] = PartOption(SCHEDULES)
+_CHOICE: ChosenPart[Schedule] = ChosenPart("schedule", "schedule", Schedule, list_schedules, get_schedule)
 
-ScheduleOption = Annotated[Any, _OPTION]
+schedule_of, schedule_options = _CHOICE.make, _CHOICE.options
+
+ScheduleOption = Annotated[Any, _CHOICE]
 """An option that takes a schedule: its name, a mapping of name and options, a class, or None."""
-
-schedule_of, schedule_options = _OPTION.made, _OPTION.options
-"""What an option asks for; and the options that users may give to one."""

@@ -39,7 +39,7 @@ class Anew:
 
 
 @dataclass(frozen=True)
-class Level:
+class Lower:
     """Lower all scores of some labels by a number each, so that labels compare by other scores than their own."""
 
     labels: Mapping[str, float]
@@ -59,8 +59,8 @@ class Stop:
         return f"stopped: {self.reason}"
 
 
-Edit = Keep | Widen | Anew | Level | Stop
-_KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Keep, Widen, Anew, Level, Stop)}
+Edit = Keep | Widen | Anew | Lower | Stop
+_KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Keep, Widen, Anew, Lower, Stop)}
 
 
 def plain_edit(edit: Edit) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from balenas_plugin.bayes.decisions import Decision
 from balenas_plugin.diagnostics.operations import Kinds, chosen_operations
+from balenas_plugin.mixed_ops import MixedOp
 from balenas_plugin.schedules._edits import Anew, Edit, Stop, edit_of, plain_edit
 from balenas_plugin.search_spaces import SKIP
 
@@ -94,6 +95,9 @@ class Schedule(ABC):
             OptionError: it does not fit the search or the space.
         """
         return ()
+
+    def goes_with(self, mixed_op: MixedOp | None) -> None:  # noqa: B027  # most go with all
+        """Raise OptionError if it cannot edit a search whose edges compute so; None: in full."""
 
     @abstractmethod
     def after(self, seen: Seen) -> Sequence[Edit]:

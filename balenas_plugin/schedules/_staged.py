@@ -11,6 +11,7 @@ from torch import Tensor
 
 from balenas_plugin.diagnostics.operations import Kinds
 from balenas_plugin.errors import OptionError
+from balenas_plugin.mixed_ops import MixedOp
 from balenas_plugin.options import NonNegativeInt, PositiveInt, checked
 from balenas_plugin.schedules._edits import Edit, Keep
 from balenas_plugin.schedules._schedule import Schedule, Seen
@@ -60,6 +61,11 @@ class Staged(Schedule):
             )
         if kept is not None and sorted(kept, reverse=True) != list(kept):
             raise OptionError(f"kept must not grow, as what was dropped stays so; got {list(kept)}")
+
+    def goes_with(self, mixed_op: MixedOp | None) -> None:
+        """Refuse what computes candidates together, so that none can be dropped."""
+        if mixed_op is not None and not mixed_op.adds_up:
+            raise OptionError(f"{self.name} drops candidates one by one, and {mixed_op.name} computes them together")
 
     def begin(self, epochs: int, kinds: Kinds, depth: int | None) -> Sequence[Edit]:
         """Divide the epochs.

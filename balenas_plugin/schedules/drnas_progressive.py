@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from balenas_plugin.errors import OptionError
+from balenas_plugin.mixed_ops import MixedOp
+from balenas_plugin.mixed_ops.partial_channels import PartialChannels
 from balenas_plugin.options import NonNegativeInt, checked
 from balenas_plugin.schedules._edits import Edit, Widen
 from balenas_plugin.schedules._schedule import Seen
@@ -43,6 +45,14 @@ class DrNASProgressive(Staged):
         super().__init__(stages=len(self.channels), stage_epochs=stage_epochs, frozen_epochs=frozen_epochs, kept=kept)
         if any(later >= k or k % later for k, later in zip(self.channels, self.channels[1:], strict=False)):
             raise OptionError(f"channels must fall, each a divisor of the one before; got {self.channels}")
+
+    def goes_with(self, mixed_op: MixedOp | None) -> None:
+        """Ask for partial channels, the first stage's."""
+        if not isinstance(mixed_op, PartialChannels) or mixed_op.k != self.channels[0]:
+            raise OptionError(
+                f"{self.name} widens partial channels from k={self.channels[0]} on: say mixed_op: "
+                f"{{name: partial-channels, k: {self.channels[0]}}}"
+            )
 
     def end_of(self, stage: int, seen: Seen) -> Sequence[Edit]:
         """Return what is dropped, and the next stage's channels."""

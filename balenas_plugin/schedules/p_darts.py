@@ -13,7 +13,7 @@ from torch import Tensor
 from balenas_plugin.diagnostics.operations import Kinds
 from balenas_plugin.errors import OptionError
 from balenas_plugin.options import NonNegativeInt, checked
-from balenas_plugin.schedules._edits import Anew, Edit, Keep, Level
+from balenas_plugin.schedules._edits import Anew, Edit, Keep, Lower
 from balenas_plugin.schedules._schedule import Seen
 from balenas_plugin.schedules._staged import Counts, Staged
 from balenas_plugin.search_spaces import NONE
@@ -107,7 +107,7 @@ class PDarts(Staged):
         ranked = {label: without(NONE, p, seen.kinds[label]) for label, p in log_p.items() if label in seen.kinds}
         ranked = self.with_few_skips(seen, {**log_p, **ranked})
         level = {label: float(seen.scores[label].logsumexp(-1)) for label in seen.kinds}
-        return Level(level), Keep(
+        return Lower(level), Keep(
             {label: torch.isfinite(ranked[label]).nonzero().flatten().tolist() for label in level}
         )
 

@@ -18,15 +18,18 @@ from torch import Tensor
 
 from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gradient
 from balenas_plugin.distributions import Distribution, Draw, Weights
+from balenas_plugin.distributions.uniform import uniform_path
 from balenas_plugin.errors import FileFormatError, OptionError
+from balenas_plugin.mixed_ops import MixedOp
+from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from balenas_plugin.options import NonNegativeInt, PositiveInt, declared_options
-from balenas_plugin.perturbations import Perturbation
+from balenas_plugin.perturbations import Level, Perturbation
 from balenas_plugin.schedules import Schedule
 
 FirstStep = Literal["architecture", "weights"]
 GradientOrder = Literal["first", "second"]
 FiniteDifference = Literal["central", "one-sided"]
-WeightStep = Literal["mean", "sample"]
+WeightStep = Literal["mean", "sample", "uniform"]
 ClippedWith = Literal["weights", "architecture", "stale-architecture"]
 Levels = Annotated[int, Field(ge=1, le=2)]
 
@@ -41,7 +44,8 @@ class Order:
         architecture_every: an architecture step every so many iterations.
         order: "first", or "second" for the gradient through one unrolled weight step.
         finite_difference: of the second order, see `second_order_gradient`.
-        weight_step: train the weights at the "mean" of the distribution, or at a "sample".
+        weight_step: train the weights at the "mean" of the distribution, at a "sample", or at a "uniform" path: one
+            candidate a label, each with the same probability, whatever is learned (RandomNAS, SETN).
         warmup_epochs: epochs at the start without architecture steps.
         levels: 2, a batch for each level; or 1, both levels from one draw on the training batch, as in SNAS.
         clip_with: what counts when the gradient of the network's weights is clipped by its norm: the "weights" alone,
@@ -102,6 +106,13 @@ class Host(Protocol):
             clipped_with: returns, after the backward pass, further gradients that count in a clipped norm.
         """
 
+    @property
+    def weight_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the network's weights, for what steps them besides; only perturbations ask for it."""
+
+    def clip_gradients(self) -> None:
+        """Clip the gradients of the network's weights as `step_weights` does."""
+
     def virtual_step(self) -> VirtualStep:
         """Return what the weight optimizer's next step would be; second order only."""
 
@@ -116,6 +127,7 @@ class Search:
         distribution: of the mixing weights.
         order: of the two levels.
         perturbation: of the mixing weights in the weight step; None: there is none.
+        mixed_op: how edges compute their candidates; None: all of them in full.
         schedule: says in which epochs the architecture is learned, None: in all. An adapter makes its edits.
 
     Raises:
@@ -124,11 +136,15 @@ class Search:
     Source: Zhang et al. 2022, Algorithm 1; Liu et al. 2019; Dong and Yang 2019 for weights first.
     """
 
+    edges: EdgeWeights | None = None
+    """What learns the weights of edges, where they have any."""
+
     def __init__(
         self,
         distribution: Distribution,
         order: Order,
         perturbation: Perturbation | None = None,
+        mixed_op: MixedOp | None = None,
         schedule: Schedule | None = None,
     ) -> None:
         if distribution.draws_one and order.order == "second":
@@ -137,18 +153,27 @@ class Search:
             raise OptionError(f"{distribution.name} compares the losses of several draws, so levels must be 2")
         if order.levels == 1 and distribution.num_mc_samples > 1:
             raise OptionError("levels: 1 has one draw for both levels, so num_mc_samples must be 1")
-        if distribution.draws_one and perturbation is not None:
+        if perturbation is not None and (distribution.draws_one or order.weight_step == "uniform"):
+            drawn = "a uniform weight step" if order.weight_step == "uniform" else distribution.name
             raise OptionError(
-                f"{distribution.name} computes one candidate a draw, so {perturbation.name} cannot perturb it: that "
-                "takes the mixing weights of all candidates"
+                f"{drawn} computes one candidate a draw, so {perturbation.name} cannot perturb it: that takes the "
+                "mixing weights of all candidates"
             )
-        if order.levels == 1 and perturbation is not None:
+        if order.levels == 1 and perturbation is not None and perturbation.perturbs:
             raise OptionError(f"levels: 1 has no weight step of its own, which {perturbation.name} perturbs")
-        self.distribution, self.order, self.perturbation, self.schedule = distribution, order, perturbation, schedule
+        if mixed_op is not None and mixed_op.edge_normalization and not distribution.needs_gradient:
+            raise OptionError(
+                f"{distribution.name} learns from losses alone, so edge_normalization has no gradient to learn from"
+            )
+        if schedule is not None and not schedule.log:  # later it has changed them itself
+            schedule.goes_with(mixed_op)
+        self.distribution, self.order, self.perturbation = distribution, order, perturbation
+        self.mixed_op, self.schedule = mixed_op, schedule
 
     def learns(self, epoch: int) -> bool:
         """Return whether an epoch has architecture steps."""
-        return epoch >= self.order.warmup_epochs and (self.schedule is None or self.schedule.learns(epoch))
+        frozen = epoch < self.order.warmup_epochs or (self.schedule is not None and not self.schedule.learns(epoch))
+        return self.distribution.learns and not frozen
 
     def new_epoch(self, epoch: int, epochs: int) -> None:
         """Say which epoch of how many begins, from 0."""
@@ -175,8 +200,16 @@ class Search:
 
     def architecture_step(self, host: Host) -> Tensor | None:
         """Update the distribution on the validation batch; return the mean loss over its draws, None if left out."""
+        try:
+            with self._around(host, "architecture"):
+                return self._learn(host)
+        except SkippedStep:
+            return None
+
+    def _learn(self, host: Host) -> Tensor:
         host.begin()
-        draws = iter(range(self.distribution.num_mc_samples))
+        draws, edges = iter(range(self.distribution.num_mc_samples)), self._edges
+        of_edges: list[Sequence[Tensor | None]] = []
 
         def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
             k, parameters = next(draws), list(self.distribution.parameters.values())
@@ -186,15 +219,16 @@ class Search:
                     (mean,) = host.average([host.validation_loss(k)])
                 assert mean is not None
                 return mean, {}
-            inputs = [*draw.weights.values(), *parameters]  # a loss may read the parameters besides
+            inputs = [*draw.weights.values(), *parameters, *edges]  # a loss may read the parameters besides
             found: Sequence[Tensor | None]
             with host.mixing(draw):
                 if self.order.order == "first":
                     with frozen(host.network_weights):
-                        for parameter in parameters:
+                        for parameter in (*parameters, *edges):
                             parameter.grad = None
                         loss = host.validation_loss(k)
-                        if loss.requires_grad or not draw.chosen:  # zeros alone may have been drawn
+                        left_out = draw.chosen or self.distribution.kept
+                        if loss.requires_grad or not left_out:  # zeros alone may have been drawn
                             loss.backward()  # not `grad`, which forbids reentrant checkpoints
                         found = host.average([x.grad for x in inputs])
                 else:
@@ -208,48 +242,74 @@ class Search:
                         average=lambda tensors: [g for g in host.average(tensors) if g is not None],
                     )
             labels = list(draw.weights)
-            draw.direct = _present(labels, found[len(labels) :])
+            draw.direct = _present(labels, found[len(labels) : 2 * len(labels)])
+            of_edges.append(found[2 * len(labels) :])
             return loss.detach(), _in_the_weights(draw, found)
 
-        try:
-            return self.distribution.update(evaluate)
-        except SkippedStep:
-            return None
+        loss = self.distribution.update(evaluate)
+        if self.edges is not None:
+            self.edges.step(of_edges)
+        return loss
 
     def weight_step(self, host: Host) -> Tensor | None:
         """Train the network's weights at the mean or at a draw; return the loss."""
+        with self._around(host, "weights"):
+            return self._train(host)
+
+    def _train(self, host: Host) -> Tensor | None:
         host.begin()
         alone = self.order.clip_with == "weights"  # then no gradient of the mixing weights is computed
         with nullcontext() if not alone else torch.no_grad():
-            draw = self.distribution.training_draw() if self.order.weight_step == "sample" else self.distribution.mean()
-        if self.perturbation is not None:
+            draw = self._weight_step_draw()
+        if self.perturbation is not None and self.perturbation.perturbs:
             draw = self._perturbed(draw, self.perturbation, host)
         if alone:
-            with frozen([*draw.weights.values(), *self.distribution.parameters.values()]), host.mixing(draw):
+            others = [*self.distribution.parameters.values(), *self._edges]
+            with frozen([*draw.weights.values(), *others]), host.mixing(draw):
                 return host.step_weights(list)
-        with host.mixing(draw):
+        with frozen(self._edges), host.mixing(draw):
             return host.step_weights(lambda: self._architecture_gradients(draw, host))
+
+    def _weight_step_draw(self) -> Draw:
+        """Return what the weights are trained at."""
+        if self.order.weight_step == "uniform":
+            return uniform_path(self.distribution)
+        return self.distribution.training_draw() if self.order.weight_step == "sample" else self.distribution.mean()
 
     def joint_step(self, host: Host) -> tuple[Tensor | None, Tensor | None]:
         """Update weights and distribution from one draw and one training batch; return the loss of each."""
         host.begin()
+        for parameter in self._edges:
+            parameter.grad = None
 
         def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
             with host.mixing(draw):
                 loss = host.step_weights(list)
             if loss is None:
                 raise SkippedStep
-            return loss, _in_the_weights(draw, host.average([w.grad for w in draw.weights.values()]))
+            found = host.average([x.grad for x in (*draw.weights.values(), *self._edges)])
+            if self.edges is not None:
+                self.edges.step([found[len(draw.weights) :]])
+            return loss, _in_the_weights(draw, found)
 
         try:
-            loss = self.distribution.update(evaluate)
+            with self._around(host, "architecture", "weights"):
+                loss = self.distribution.update(evaluate)
         except SkippedStep:
             return None, None
         return loss, loss
 
+    @property
+    def _edges(self) -> Sequence[Tensor]:
+        return () if self.edges is None else self.edges.parameters
+
+    def _around(self, host: Host, *levels: Level) -> AbstractContextManager[None]:
+        """Let the perturbation surround a step of these levels."""
+        return nullcontext() if self.perturbation is None else self.perturbation.around(self.distribution, host, levels)
+
     def _perturbed(self, draw: Draw, perturbation: Perturbation, host: Host) -> Draw:
         """Return the draw whose weights are perturbed; gradients in them are not pulled back any further."""
-        others = [*host.network_weights, *self.distribution.parameters.values()]
+        others = [*host.network_weights, *self.distribution.parameters.values(), *self._edges]
 
         def evaluate(weights: Weights, gradient: bool) -> tuple[Tensor, Weights]:
             tried = Draw(weights, weights)
@@ -282,27 +342,29 @@ class Search:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the parts, and their names."""
-        parts = {kind: part.state_dict() for kind, part in self._parts().items() if part is not None}
-        return {"name": self.distribution.name, **self.distribution.state_dict(), **parts}
+        parts = {kind: part.state_dict() for kind, part in self._changing().items() if part is not None}
+        named = {} if self.mixed_op is None else {"mixed_op": {"name": self.mixed_op.name}}
+        return {"name": self.distribution.name, **self.distribution.state_dict(), **parts, **named}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state returned by `state_dict`.
 
         Raises:
-            FileFormatError: it is of a search with another perturbation or schedule.
+            FileFormatError: it is of a search with another perturbation, mixed operation or schedule.
         """
-        for kind, part in self._parts().items():
-            require_part(kind, state, part)
+        require_part("perturbation", state, self.perturbation)
+        require_part("mixed_op", state, self.mixed_op)
+        require_part("schedule", state, self.schedule)
         self.distribution.load_state_dict(state)
-        for kind, part in self._parts().items():
+        for kind, part in self._changing().items():
             if part is not None:
                 part.load_state_dict(state[kind])
 
-    def _parts(self) -> dict[str, Perturbation | Schedule | None]:
-        return {"perturbation": self.perturbation, "schedule": self.schedule}
+    def _changing(self) -> dict[str, Any]:
+        return {"perturbation": self.perturbation, "schedule": self.schedule, "edges": self.edges}
 
 
-def require_part(kind: str, state: Mapping[str, Any], part: Perturbation | Schedule | None) -> None:
+def require_part(kind: str, state: Mapping[str, Any], part: Perturbation | MixedOp | Schedule | None) -> None:
     """Raise FileFormatError unless the state of a search is of one with the same part of a kind."""
     found = repr(state[kind]["name"]) if kind in state else "none"
     own = "none" if part is None else repr(part.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.distributions import Draw
+from balenas_plugin.mixed_ops import MixedOp
 from balenas_plugin.mixed_ops.drawn_path import Others
 
 
@@ -20,14 +21,19 @@ class MixingWeights(nn.Module):
 
     Args:
         mean_weights: parameter (K,) -> weights (K,), where no draw is used.
+        mixed_op: how edges compute their candidates; None: all of them in full.
     """
 
-    def __init__(self, mean_weights: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, mean_weights: Callable[[Tensor], Tensor], mixed_op: MixedOp | None = None) -> None:
         super().__init__()
+        self.mixed_op = mixed_op
         self._mean_weights = mean_weights
         self._used: dict[Tensor, Tensor] = {}
         self._chosen: dict[Tensor, int] = {}
-        self._kept: dict[Tensor, Tensor] = {}
+        self._kept: dict[Tensor, Sequence[int]] = {}
+        self.dropped_are_zeros = False
+        """Whether zeros stand in the place of candidates that were dropped for good, so that none need be left out."""
+        self._left: dict[Tensor, tuple[Tensor, Sequence[int]]] = {}
         self.others: Others | None = None
         """How candidates that the current draw does not compute take part, if it says so (see `drawn_path`)."""
 
@@ -36,36 +42,55 @@ class MixingWeights(nn.Module):
         used = self._used.get(parameter)
         if used is not None:
             return used
-        weights, kept = self._mean_weights(parameter), self._kept.get(parameter)
-        if kept is None:
+        weights = self._mean_weights(parameter)
+        if parameter not in self._left:
             return weights
-        left = torch.where(kept, weights, 0)
+        left = torch.where(self._left[parameter][0], weights, 0)
         return left / left.sum()
 
-    def keep(self, masks: Mapping[Tensor, Tensor]) -> None:
-        """Give no weight to choices that were dropped: parameter -> which of its choices are left, shape (K,)."""
-        self._kept = dict(masks)
+    def leave(self, left: Mapping[Tensor, tuple[Tensor, Sequence[int]]]) -> None:
+        """Give no weight to choices that were dropped for good.
+
+        Args:
+            left: parameter -> which choices are left, as a mask of shape (K,) and as indices.
+        """
+        self._left = dict(left)
 
     def chosen(self, parameter: Tensor) -> int | None:
         """Return the only candidate that the current draw computes; None if all are."""
         return self._chosen.get(parameter) if self._chosen else None
 
+    def kept(self, parameter: Tensor) -> Sequence[int] | None:
+        """Return the candidates that the current draw computes where some were dropped; None if there are all."""
+        return self._kept.get(parameter) if self._kept else None
+
     @contextmanager
-    def using(self, draw: Draw, parameters: Mapping[str, Tensor]) -> Iterator[None]:
-        """Let all mixed modules use the weights of a draw inside the block."""
-        before = self._used, self._chosen, self.others
+    def using(
+        self, draw: Draw, parameters: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]] | None = None
+    ) -> Iterator[None]:
+        """Let all mixed modules use the weights of a draw inside the block.
+
+        Args:
+            draw: of the distribution.
+            parameters: label -> parameter by which modules ask.
+            kept: label -> candidates that have a part, of labels where not all have (`Distribution.kept`).
+        """
+        before = self._used, self._chosen, self._kept, self.others
         self._used = {parameters[label]: weights for label, weights in draw.weights.items()}
         self._chosen = {parameters[label]: index for label, index in draw.chosen.items()}
+        given = {parameters[label]: indices for label, indices in (kept or {}).items()}
+        zeros = {p: indices for p, (_, indices) in self._left.items()} if self.dropped_are_zeros else {}
+        self._kept = {p: indices for p, indices in given.items() if zeros.get(p) != indices}
         self.others = draw.others
         try:
             yield
         finally:
-            self._used, self._chosen, self.others = before
+            self._used, self._chosen, self._kept, self.others = before
 
     @property
     def draws_paths(self) -> bool:
         """Whether the current draw leaves candidates out."""
-        return bool(self._chosen)
+        return bool(self._chosen or self._kept)
 
     def used_tensors(self) -> list[Tensor]:
         """Return the weights of the current draw; none outside of one."""
@@ -73,7 +98,7 @@ class MixingWeights(nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the draw behind: a supernet that was copied or pickled mixes with the mean."""
-        return MixingWeights, (self._mean_weights,), {"_kept": self._kept}
+        return MixingWeights, (self._mean_weights, self.mixed_op), {"_left": self._left}
 
 
 def mixing_of(model: nn.Module) -> MixingWeights:

@@ -1,15 +1,18 @@
-"""Which architectures are worth ranking: draws from the posterior, or the most probable ones."""
+"""Which architectures are worth ranking: draws from the posterior, the most probable ones, or those of DARTS-PT."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
 from balenas_plugin.bayes.architectures import Architectures, DescribedArchitecture
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.noise import SeededNoise
-from balenas_plugin.selection.proxy_selection import ProxySelection
+from balenas_plugin.selection.darts_pt import perturbation_pick
+from balenas_plugin.selection.proxy_selection import DARTS_PT, ProxySelection
+from balenas_plugin.selection.supernet_accuracy import SupernetAccuracy
 
 _logger = logging.getLogger(__name__)
 
@@ -27,11 +30,23 @@ class Candidate:
         return self.architecture.sample
 
 
-def candidates_of(selection: ProxySelection, architectures: Architectures) -> list[Candidate]:
+def candidates_of(
+    selection: ProxySelection, architectures: Architectures, accuracy: SupernetAccuracy | None, *, progress: bool
+) -> list[Candidate]:
     """Return the candidates that a selection looks at."""
-    if selection.candidates == "sample":
-        return drawn_candidates(architectures, selection.n, seed=selection.seed)
-    return enumerated_candidates(architectures, selection.n)
+    match selection.candidates:
+        case "sample":
+            return drawn_candidates(architectures, selection.n, seed=selection.seed)
+        case "enumerate":
+            return enumerated_candidates(architectures, selection.n)
+    assert accuracy is not None  # `ranking` has asked for it
+    found = (
+        perturbation_pick(
+            architectures, accuracy, seed=selection.seed + k, fine_tuning=selection.fine_tuning, progress=progress
+        )
+        for k in range(selection.n)
+    )
+    return _distinct(architectures, found)
 
 
 def drawn_candidates(architectures: Architectures, n: int, *, seed: int) -> list[Candidate]:
@@ -41,10 +56,13 @@ def drawn_candidates(architectures: Architectures, n: int, *, seed: int) -> list
         Distinct architectures in the order of their first draw; their `times_drawn` add up to `n`.
     """
     noise = SeededNoise(seed)
+    return _distinct(architectures, (architectures.discretise(architectures.posterior.sample(noise)) for _ in range(n)))
+
+
+def _distinct(architectures: Architectures, found: Iterable[Architecture]) -> list[Candidate]:
     counts: dict[tuple[object, ...], int] = {}
     samples: dict[tuple[object, ...], Architecture] = {}
-    for _ in range(n):
-        architecture = architectures.discretise(architectures.posterior.sample(noise))
+    for architecture in found:
         key = architectures.key(architecture)
         samples.setdefault(key, architecture)
         counts[key] = counts.get(key, 0) + 1
@@ -62,6 +80,8 @@ def report_fewer(found: int, asked: int, selection: ProxySelection | None) -> No
         return
     if selection is None or selection.candidates == "enumerate":
         reason = "the space has no more"
+    elif selection.candidates == DARTS_PT:
+        reason = f"DARTS-PT gave no more in {selection.n} {'order' if selection.n == 1 else 'orders'}; raise n"
     else:
         reason = f"the {selection.n} draws gave no more that meet the selection; raise n"
     _logger.warning("%d distinct networks instead of the %d asked for: %s.", found, asked, reason)

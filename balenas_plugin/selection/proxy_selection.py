@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from balenas_plugin.errors import OptionError
 from balenas_plugin.options import OneOf, Positive, Seed, Workers, checked, declared_options
 from balenas_plugin.proxies import get_proxy, list_proxies
 from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY
@@ -15,7 +16,12 @@ from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY
 _Count = Annotated[int, Field(ge=1, le=1_000_000)]
 """Of whatever is counted in a selection: more take days."""
 
-_Proxy = Annotated[str, OneOf(lambda: (*list_proxies(), SUPERNET_ACCURACY))]
+PROBABILITY = "probability"
+"""Its name among those of the proxies."""
+
+DARTS_PT = "darts-pt"
+
+_Proxy = Annotated[str, OneOf(lambda: (*list_proxies(), SUPERNET_ACCURACY, PROBABILITY))]
 
 
 @declared_options(called="selection")
@@ -24,15 +30,20 @@ class ProxySelection:
     """How to select architectures from a posterior; the defaults are the paper's BaLeNAS-TF (Table 4).
 
     Args:
-        n: draws, or architectures enumerated.
-        proxy: name of a proxy, or "supernet_accuracy" for the accuracy of the supernet's weights on images of the
-            architecture half (after a search in NNI only); several are averaged by rank.
-        candidates: "sample" draws and discretises (the paper), "enumerate" takes the n most probable ones.
+        n: draws, architectures enumerated, or orders of choices that DARTS-PT goes through.
+        proxy: name of a proxy, "probability" of the posterior, or "supernet_accuracy" for the accuracy of the
+            supernet's weights on images of the architecture half (after a search in NNI only); several are averaged by
+            rank.
+        candidates: "sample" draws and discretises (the paper), "enumerate" takes the n most probable ones, "darts-pt"
+            decides the supernet's choices one after the other, by the accuracy that each candidate's removal costs.
         include_probability: average in the rank by the posterior's probability too.
         seeds: initialisations scored per architecture; values are averaged.
         seed: of the draws, the initialisations and the supernet's images.
         images: of the architecture half that the supernet's accuracy is counted on.
-        batch_norm_batches: of the weight half, from which batch-norm's statistics are estimated for each architecture.
+        own_images: other images for each architecture; by default all are scored on the same.
+        batch_statistics: batch-norm by the statistics of each batch of these images.
+        batch_norm_batches: else of the weight half, from which its statistics are estimated for each architecture.
+        fine_tuning: batches of the weight half that DARTS-PT trains a copy of the supernet on after each decision.
         max_params: leave out networks with more parameters.
         max_flops: leave out networks with more multiply-adds per image, counted as 2 floating-point operations each.
         workers: processes that score in parallel.
@@ -43,12 +54,15 @@ class ProxySelection:
 
     n: _Count = 100
     proxy: _Proxy | Annotated[Sequence[_Proxy], Field(min_length=1)] = "synflow"
-    candidates: Literal["sample", "enumerate"] = "sample"
+    candidates: Literal["sample", "enumerate", "darts-pt"] = "sample"
     include_probability: bool = False
     seeds: _Count = 1
     seed: Seed = 0
     images: _Count = 1000
+    own_images: bool = False
+    batch_statistics: bool = False
     batch_norm_batches: _Count = 8
+    fine_tuning: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     max_params: Positive | None = None
     max_flops: Positive | None = None
     workers: Workers = 1
@@ -56,6 +70,10 @@ class ProxySelection:
     def __post_init__(self) -> None:
         for name in self.zero_cost_proxies:
             get_proxy(name)  # the package that offers it may be broken
+        if self.batch_statistics and self.images == 1:
+            raise OptionError("batch_statistics needs at least 2 images: a single one has none")
+        if self.fine_tuning and self.candidates != DARTS_PT:
+            raise OptionError(f'fine_tuning is a part of DARTS-PT: it needs candidates: "{DARTS_PT}"')
 
     @property
     def proxies(self) -> tuple[str, ...]:
@@ -65,7 +83,7 @@ class ProxySelection:
     @property
     def zero_cost_proxies(self) -> tuple[str, ...]:
         """Those that look at fresh networks."""
-        return tuple(name for name in self.proxies if name != SUPERNET_ACCURACY)
+        return tuple(name for name in self.proxies if name not in (SUPERNET_ACCURACY, PROBABILITY))
 
     @property
     def looks_at_fresh_networks(self) -> bool:
@@ -75,7 +93,12 @@ class ProxySelection:
     @property
     def needs_supernet(self) -> bool:
         """Whether the weights of the search are asked for."""
-        return SUPERNET_ACCURACY in self.proxies
+        return SUPERNET_ACCURACY in self.proxies or self.candidates == DARTS_PT
+
+    @property
+    def chosen_by(self) -> str:
+        """What decides, for people."""
+        return ", ".join([*([DARTS_PT] if self.candidates == DARTS_PT else []), *self.proxies])
 
     @classmethod
     def of(cls, given: object) -> ProxySelection | None:
@@ -88,14 +111,20 @@ class ProxySelection:
         return selection
 
 
+_ONE_BATCH = {"proxy": SUPERNET_ACCURACY, "images": 512, "own_images": True, "batch_statistics": True}
+
 NAMED_SELECTIONS: Mapping[str, Mapping[str, Any]] = {
     "synflow": {"proxy": "synflow"},
     "synflow-enumerated": {"proxy": "synflow", "n": 1000, "candidates": "enumerate"},
     "supernet": {"proxy": SUPERNET_ACCURACY},
     "synflow+supernet": {"proxy": ("synflow", SUPERNET_ACCURACY)},
+    "most-probable": {"proxy": PROBABILITY, "candidates": "enumerate"},
+    "one-batch": _ONE_BATCH,
+    "one-batch-enumerated": {**_ONE_BATCH, "candidates": "enumerate"},
+    DARTS_PT: {"proxy": SUPERNET_ACCURACY, "candidates": DARTS_PT, "n": 1, "batch_statistics": True},
 }
 """Selections by name: their options where they differ from the defaults. "synflow" is the paper's BaLeNAS-TF;
-"synflow-enumerated" ranks the most probable architectures in the place of draws."""
+"...-enumerated" ranks the most probable architectures in the place of draws."""
 
 
 def named_selection(name: str) -> ProxySelection:

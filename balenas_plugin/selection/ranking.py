@@ -17,7 +17,7 @@ from balenas_plugin.errors import SpaceError
 from balenas_plugin.search_spaces import SearchSpace
 from balenas_plugin.selection.candidates import Candidate, candidates_of
 from balenas_plugin.selection.proxy_selection import ProxySelection
-from balenas_plugin.selection.scoring import score_candidates
+from balenas_plugin.selection.scoring import score_candidates, supernet_accuracy
 from balenas_plugin.selection.supernet_accuracy import Supernet
 
 _BOOTSTRAPS = 1000
@@ -34,8 +34,8 @@ class RankedArchitecture:
         probability: P(architecture) under the posterior, exact.
         log_probability: the same, in nats.
         times_drawn: how many of the n draws gave it; 0 if it was enumerated.
-        scores: proxy -> the number it was ranked by, higher is better (SynFlow: its logarithm; the supernet's accuracy:
-            from 0 to 1), mean over seeds.
+        scores: proxy -> the number it was ranked by, higher is better (SynFlow, the probability: its logarithm; the
+            supernet's accuracy: from 0 to 1), mean over seeds.
         winning_probability: decision -> probability of what was chosen.
         stability: share of bootstrap repetitions in which it comes first, over draws (if sampled) and seeds.
         params: parameters, where a constraint asked for them.
@@ -103,11 +103,12 @@ def rank(
     """
     selection = selection or ProxySelection()
     _require_same_space(posterior, space)
-    candidates = candidates_of(selection, Architectures(space.decisions, posterior))
+    accuracy = supernet_accuracy(selection, supernet)
+    candidates = candidates_of(selection, Architectures(space.decisions, posterior), accuracy, progress=progress)
     if inputs is None:
         inputs = torch.ones(1, *space.image_shape)
     table = score_candidates(
-        candidates, space, selection, inputs=inputs, targets=targets, supernet=supernet, progress=progress
+        candidates, space, selection, inputs=inputs, targets=targets, accuracy=accuracy, progress=progress
     )
     if not table.kept:
         raise SpaceError(

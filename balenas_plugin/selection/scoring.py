@@ -22,7 +22,7 @@ from balenas_plugin.options import MAX_FLOAT
 from balenas_plugin.proxies import list_proxies, rank_value, score
 from balenas_plugin.search_spaces import Networks, SearchSpace
 from balenas_plugin.selection.candidates import Candidate
-from balenas_plugin.selection.proxy_selection import ProxySelection
+from balenas_plugin.selection.proxy_selection import PROBABILITY, ProxySelection
 from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY, Supernet, SupernetAccuracy
 
 Result = TypeVar("Result")
@@ -123,7 +123,7 @@ class _SupernetScorer:
     def __call__(self, index: int) -> float:
         try:
             return self.accuracy(self.candidates[index].sample)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # torch's of batch-norm on single values
             raise _does_not_run(error) from error
 
 
@@ -170,14 +170,15 @@ def require_scorable(
     little = replace(
         selection,
         seeds=1,
-        images=1,
+        images=2,
         batch_norm_batches=1,
         workers=1,
         max_params=None,
         max_flops=None if selection.max_flops is None else MAX_FLOAT,
     )
     candidate = Candidate(DescribedArchitecture(architecture, 0.0, {}), 0)
-    score_candidates([candidate], space, little, inputs=inputs, targets=targets, supernet=supernet, progress=False)
+    accuracy = supernet_accuracy(little, supernet)
+    score_candidates([candidate], space, little, inputs=inputs, targets=targets, accuracy=accuracy, progress=False)
 
 
 def score_candidates(
@@ -187,17 +188,13 @@ def score_candidates(
     *,
     inputs: Tensor,
     targets: Tensor | None,
-    supernet: Supernet | None,
+    accuracy: SupernetAccuracy | None,
     progress: bool,
 ) -> ScoreTable:
     """Score every candidate with every proxy, `selection.workers` at a time.
 
     The result does not depend on the number of workers: an architecture's weights depend on the seed alone.
-
-    Raises:
-        OptionError: the supernet's accuracy is asked for where there is no supernet.
     """
-    accuracy = _supernet_accuracy(selection, supernet)
     scored = [_Scored([[]] * selection.seeds, None, None)] * len(candidates)
     if selection.looks_at_fresh_networks:
         networks = [space.networks(selection.seed + k) for k in range(selection.seeds)]  # shared with forked processes
@@ -209,11 +206,13 @@ def score_candidates(
         len(kept), selection.seeds, len(selection.zero_cost_proxies)
     )
     columns = dict(zip(selection.zero_cost_proxies, values.unbind(-1), strict=True))
-    if accuracy is not None:
+    if accuracy is not None and SUPERNET_ACCURACY in selection.proxies:
         workers = selection.workers if accuracy.device.type == "cpu" else 1  # a forked process cannot use a GPU
         by_supernet = _SupernetScorer(candidates, accuracy)
         found = _run(by_supernet, kept, workers=workers, bar="supernet accuracy" if progress else None)
         columns[SUPERNET_ACCURACY] = torch.tensor(found, dtype=torch.float64)[:, None].expand(-1, selection.seeds)
+    log_p = torch.tensor([candidates[i].architecture.log_probability for i in kept], dtype=torch.float64)
+    columns[PROBABILITY] = log_p[:, None].expand(-1, selection.seeds)
     return ScoreTable(
         kept,
         torch.stack([columns[name] for name in selection.proxies], 1),
@@ -222,16 +221,26 @@ def score_candidates(
     )
 
 
-def _supernet_accuracy(selection: ProxySelection, supernet: Supernet | None) -> SupernetAccuracy | None:
+def supernet_accuracy(selection: ProxySelection, supernet: Supernet | None) -> SupernetAccuracy | None:
+    """Return what counts the supernet's accuracy; None if the selection does not ask for it.
+
+    Raises:
+        OptionError: there is no supernet, or no classification.
+    """
     if not selection.needs_supernet:
         return None
     if supernet is None:
         raise OptionError(
-            f"{SUPERNET_ACCURACY} needs the weights and the data of the search, and here is only its posterior: use it "
-            "in BaLeNAS(selection=...), or in `balenas export RUN_DIR`"
+            f"{selection.chosen_by} needs the weights and the data of the search, and here is only its posterior: use "
+            "it in BaLeNAS(selection=...), or in `balenas export RUN_DIR`"
         )
     return SupernetAccuracy(
-        supernet, images=selection.images, batch_norm_batches=selection.batch_norm_batches, seed=selection.seed
+        supernet,
+        images=selection.images,
+        batch_norm_batches=selection.batch_norm_batches,
+        seed=selection.seed,
+        own_images=selection.own_images,
+        batch_statistics=selection.batch_statistics,
     )
 
 

@@ -4,11 +4,13 @@
     python integration_tests/benchmarks/iteration_cost.py --channels 16 --cells 5 --batch-size 16 --image-size 32
     python integration_tests/benchmarks/iteration_cost.py --scaling --json scaling.json
     python integration_tests/benchmarks/iteration_cost.py --device cuda --channels 16 --cells 5 --batch-size 64
+    python integration_tests/benchmarks/iteration_cost.py --presets --channels 16 --cells 5 --batch-size 16
     python integration_tests/benchmarks/iteration_cost.py --against ../other-checkout --only DARTS "BaLeNAS M=1"
 
 Prints medians over all rounds, ratios to NNI's DARTS, and the floor: the floating-point operations of an iteration over
 the rate at which this machine computes the network's own 3x3 convolutions. With `--against`, prints the ratio to the
-package of another checkout instead, in CPU time: a process of each runs a round in turn.
+package of another checkout instead, in CPU time: a process of each runs a round in turn. With `--presets`, prints the
+CPU time and peak memory of every preset of the package beside those of its DARTS, and which goals are missed.
 """
 
 from __future__ import annotations
@@ -40,6 +42,16 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 BASELINE = "NNI DARTS"
 WARM_UP = 3
+
+GOALS: dict[str, tuple[float | None, float | None]] = {
+    "SDARTS_RS": (1.05, None),
+    "SDARTS_ADV": (4.5, None),
+    "PCDARTS": (0.6, 0.45),
+    **dict.fromkeys(("PARSEC", "ProxylessNAS", "GDAS", "DSNAS", "RSPS"), (None, 0.35)),
+}
+"""Preset -> the most CPU time and peak memory that it should take of DARTS's, at the sizes of the example above."""
+
+GOALS_IN_DARTS_SPACE = {**GOALS, "MergeNAS": (0.6, None)}
 
 
 def preset(name: str, **options: Any) -> Callable[[], Any]:
@@ -249,6 +261,63 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": seconds, "medians": medians, "peak_mebibytes": memory, "flops": flops, "gigaflops": rates}
 
 
+def every_preset(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare the presets with DARTS: memory first, each in a process of its own; then rounds in turn."""
+    from balenas_plugin.errors import BalenasError
+    from balenas_plugin.presets import list_presets
+
+    def run(name: str, iterations: int) -> list[float]:
+        strategy = preset(name, warmup_epochs=0)()
+        return search(strategy, options, iterations, time.process_time)
+
+    def memory_of(name: str, found: Any) -> None:
+        try:
+            peak = PeakMemory()
+            with peak.watched(options.device):
+                run(name, 6)
+            found.put(peak.mebibytes)
+        except BalenasError as error:
+            found.put(str(error))
+
+    if options.device == "cpu":  # what is imported and kept at the first use is no preset's own
+        small = argparse.Namespace(**{**vars(options), "channels": 2, "cells": 1, "batch_size": 2, "image_size": 8})
+        search(preset("DARTS")(), small, 3)
+    fork = multiprocessing.get_context("fork")
+    names = ["DARTS", *(name for name in list_presets() if name != "DARTS" and name in (options.only or [name]))]
+    memory: dict[str, Any] = {}
+    for name in names:
+        preset(name, warmup_epochs=0)()  # imported here, so that no process counts it
+        found: Any = fork.SimpleQueue()
+        process = fork.Process(target=memory_of, args=(name, found))
+        process.start()
+        memory[name] = found.get()
+        process.join()
+    names = [name for name in names if not isinstance(memory[name], str)]
+    seconds: dict[str, list[list[float]]] = {name: [] for name in names}
+    for _ in range(options.rounds):
+        for name in names:
+            seconds[name].append(run(name, options.iterations))
+    medians = {name: statistics.median(chain.from_iterable(each)) for name, each in seconds.items()}
+    goals = GOALS if options.space == "NasBench201" else GOALS_IN_DARTS_SPACE
+    print(f"{'CPU ms/iteration':>37}{'ratio':>7}{'goal':>6}{'of rounds':>12}{'peak MiB':>10}{'ratio':>7}{'goal':>6}")
+    for name, peak in memory.items():
+        if name not in medians:
+            print(f"{name:20}not measured: {peak}")
+            continue
+        rounds = [
+            statistics.median(a) / statistics.median(b) for a, b in zip(seconds[name], seconds["DARTS"], strict=True)
+        ]
+        ratios = medians[name] / medians["DARTS"], None if peak is None else peak / memory["DARTS"]
+        wanted = goals.get(name, (None, None))
+        line = f"{name:20}{1e3 * medians[name]:17.1f}{ratios[0]:7.2f}{wanted[0] or '':>6}"
+        line += f"{f'{min(rounds):.2f}-{max(rounds):.2f}':>12}"
+        if peak is not None and ratios[1] is not None:
+            line += f"{peak:10.0f}{ratios[1]:7.2f}{wanted[1] or '':>6}"
+        missed = any(goal and ratio and ratio > goal for ratio, goal in zip(ratios, wanted, strict=True))
+        print(f"{line}{'  missed' if missed else ''}")
+    return {"seconds": seconds, "medians": medians, "peak_mebibytes": memory}
+
+
 def scale(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Vary one size at a time around the given ones."""
     base = {"cells": 1, "channels": 8, "batch_size": 32, "num_mc_samples": 1}
@@ -303,6 +372,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="names of the table's rows, to leave out others")
     parser.add_argument("--cpu-time", action="store_true", help="measure CPU time, on a busy machine")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout, to compare the rows with")
+    parser.add_argument("--presets", action="store_true", help="compare every preset of the package with its DARTS")
     parser.add_argument("--scaling", action="store_true", help="vary cells, channels, batch size and M instead")
     parser.add_argument("--json", help="write the numbers to this file too")
     options = parser.parse_args()
@@ -310,7 +380,7 @@ def main() -> None:
     size = f"{options.image_size}x{options.image_size}"
     print(f"{options.space}, C {options.channels}, N {options.cells}, batch {options.batch_size}, {size}", end=", ")
     print(f"{options.device}, {options.threads} thread(s), torch {torch.__version__}, load {machine()['load']:.1f}")
-    how = against if options.against else compare
+    how = every_preset if options.presets else against if options.against else compare
     result = {"scaling": scale(options)} if options.scaling else how(options)
     write_json(options.json, {"options": {k: str(v) for k, v in vars(options).items()}, "machine": machine(), **result})
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from .commands import Stop, balenas, real_balenas
 
@@ -24,6 +27,10 @@ TINY: dict[str, Any] = {
 """Three epochs of two batches. One thread, so that a run's digits do not depend on the machine's cores."""
 
 
+STOPPING = "space={name: 'faulty_spaces:Stopping', stem_out_channels: 2, num_modules_per_stack: 1}"
+"""The same with a space that can stop its process."""
+
+
 def write_config(folder: Path) -> None:
     """Write tiny.yml, and the module of faulty model spaces beside it."""
     (folder / "tiny.yml").write_text(yaml.safe_dump(TINY, sort_keys=False), encoding="utf-8")
@@ -38,15 +45,35 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that makes a working directory once for all processes of pytest, which only look at it."""
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder = place / name
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.exists():
+                being_made = tmp_path_factory.mktemp(name)
+                write_config(being_made)
+                make(being_made)
+                being_made.rename(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished(shared: Callable[..., Path]) -> Path:
     """A finished run of tiny.yml, made by the installed command; not to be changed."""
-    working_directory = tmp_path_factory.mktemp("finished")
-    write_config(working_directory)
-    ended = real_balenas("search", "tiny.yml", folder=working_directory, PYTHONHASHSEED="1")
-    (working_directory / "output.txt").write_text(ended.output)
-    (working_directory / "errors.txt").write_text(ended.errors)
-    assert ended.code == 0, ended.errors
-    return working_directory / "runs" / "tiny"
+
+    def make(folder: Path) -> None:
+        ended = real_balenas("search", "tiny.yml", folder=folder, PYTHONHASHSEED="1")
+        (folder / "output.txt").write_text(ended.output)
+        (folder / "errors.txt").write_text(ended.errors)
+        assert ended.code == 0, ended.errors
+
+    return shared("finished", make) / "runs" / "tiny"
 
 
 @pytest.fixture
@@ -56,13 +83,25 @@ def copy_of_finished(finished: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_of_stopping(shared: Callable[..., Path]) -> Path:
+    """A finished run with the space that can stop its process, which it did not; not to be changed."""
+
+    def make(folder: Path) -> None:
+        ended = balenas("search", "tiny.yml", "--set", STOPPING, "--output", "whole", folder=folder)
+        assert ended.code == 0, ended.errors
+
+    return shared("whole", make) / "whole"
+
+
+@pytest.fixture(scope="session")
+def stopped(shared: Callable[..., Path]) -> Path:
     """A run of tiny.yml that was killed in its second epoch; not to be changed."""
-    working_directory = tmp_path_factory.mktemp("stopped")
-    write_config(working_directory)
-    ended = balenas("search", "tiny.yml", folder=working_directory, stop=Stop("batch end", 3))
-    assert ended.code == -9, ended.errors
-    return working_directory / "runs" / "tiny"
+
+    def make(folder: Path) -> None:
+        ended = balenas("search", "tiny.yml", folder=folder, stop=Stop("batch end", 3))
+        assert ended.code == -9, ended.errors
+
+    return shared("stopped", make) / "runs" / "tiny"
 
 
 @pytest.fixture

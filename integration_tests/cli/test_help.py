@@ -37,6 +37,21 @@ def test_help_imports_no_framework() -> None:
     assert imported_by(statement) == []
 
 
+@pytest.mark.parametrize(
+    "statement",
+    ["from balenas_plugin.cli import main; main(['completion', 'bash'])", "import balenas_plugin.adapters.nni.trial"],
+)
+def test_openmp_is_told_to_wait_asleep_before_torch_is_imported(statement: str) -> None:
+    code = (
+        "import os, sys\nsys.modules['nni'] = sys.modules['torch'] = None\n"
+        f"try: {statement}\nexcept ImportError: pass\nprint(os.environ['OMP_WAIT_POLICY'])"
+    )
+    without = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for environment, expected in ((without, "passive"), ({**without, "OMP_WAIT_POLICY": "active"}, "active")):
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert ended.stdout.split()[-1:] == [expected], ended.stderr
+
+
 def test_completion_is_quick_enough_for_the_start_of_a_shell() -> None:
     assert imported_by("from balenas_plugin.cli import main; main(['completion', 'bash'])") == []
 
@@ -77,11 +92,11 @@ def test_names_that_complete_are_those_that_there_are() -> None:
     from balenas_plugin.benchmarks import DATASETS
     from balenas_plugin.options import json_schema
     from balenas_plugin.proxies import list_proxies
-    from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, ProxySelection
+    from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, PROBABILITY, ProxySelection
     from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY
 
     expected = {
-        "proxy": {*list_proxies(), SUPERNET_ACCURACY},
+        "proxy": {*list_proxies(), SUPERNET_ACCURACY, PROBABILITY},
         "selection": set(NAMED_SELECTIONS),
         "candidates": set(json_schema(ProxySelection)["properties"]["candidates"]["enum"]),
         "dataset": set(DATASETS),

@@ -7,10 +7,9 @@ import shlex
 import signal
 from pathlib import Path
 
-import pytest
-
 from .commands import Ended, Stop, balenas, real_balenas
 from .comparison import assert_same_run
+from .conftest import STOPPING
 
 
 def resume_command(ended: Ended) -> list[str]:
@@ -23,11 +22,9 @@ def resume_command(ended: Ended) -> list[str]:
     return command[1:]
 
 
-def test_control_c_in_the_installed_command(folder: Path) -> None:
-    space = "space={name: 'faulty_spaces:Stopping', stem_out_channels: 2, num_modules_per_stack: 1}"
-    assert balenas("search", "tiny.yml", "--set", space, "--output", "whole", folder=folder).code == 0
+def test_control_c_in_the_installed_command(whole_of_stopping: Path, folder: Path) -> None:
     environment = {"STOP_AT": "9", "STOP_WITH": str(int(signal.SIGINT))}
-    ended = real_balenas("search", "tiny.yml", "--set", space, folder=folder, **environment)
+    ended = real_balenas("search", "tiny.yml", "--set", STOPPING, folder=folder, **environment)
     assert ended.code == 130
     assert ended.output == ""
     assert "Traceback" not in ended.errors
@@ -35,23 +32,21 @@ def test_control_c_in_the_installed_command(folder: Path) -> None:
     assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
     resumed = balenas(*resume_command(ended), folder=folder)
     assert resumed.code == 0, resumed.errors
-    assert_same_run(run, folder / "whole")
+    assert_same_run(run, whole_of_stopping)
 
 
-@pytest.mark.parametrize(
-    ("point", "number"),
-    [
+def test_interrupted_anywhere(finished: Path, folder: Path) -> None:
+    command = ["search", "tiny.yml"]
+    for point, number in (
         ("batch end", signal.SIGINT),
         ("validation end", signal.SIGINT),
-        ("checkpoint in place", signal.SIGINT),
-        ("batch end", signal.SIGTERM),
-    ],
-)
-def test_interrupted_anywhere(point: str, number: signal.Signals, finished: Path, folder: Path) -> None:
-    ended = balenas("search", "tiny.yml", folder=folder, stop=Stop(point, count=2, signal=number))
-    assert ended.code == 130
-    assert ended.output == ""
-    assert "Traceback" not in ended.errors
-    resumed = balenas(*resume_command(ended), folder=folder)
+        ("checkpoint in place", signal.SIGTERM),
+    ):
+        ended = balenas(*command, folder=folder, stop=Stop(point, signal=number))
+        assert ended.code == 130
+        assert ended.output == ""
+        assert "Traceback" not in ended.errors
+        command = resume_command(ended)
+    resumed = balenas(*command, folder=folder)
     assert resumed.code == 0, resumed.errors
     assert_same_run(folder / "runs" / "tiny", finished)

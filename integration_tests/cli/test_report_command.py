@@ -67,16 +67,6 @@ def test_a_search_killed_after_it_had_decided_to_stop_stays_stopped(folder: Path
     assert_same_run(folder / "torn", folder / "whole")
 
 
-def test_curvature_resumes_exactly(folder: Path) -> None:
-    options = ("--set", "diagnostics={curvature: lanczos, curvature_every_n_epochs: 1}")
-    assert balenas("search", "tiny.yml", *options, "--output", "whole", folder=folder).code == 0
-    stop = Stop("batch end", count=4)
-    assert balenas("search", "tiny.yml", *options, "--output", "torn", folder=folder, stop=stop).code < 0
-    assert balenas("search", "tiny.yml", *options, "--output", "torn", "--resume", folder=folder).code == 0
-    assert_same_run(folder / "torn", folder / "whole")
-    assert all("eigenvalue" in record for record in read_log(folder / "torn" / "diagnostics.jsonl").records)
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -22,42 +22,52 @@ from balenas_plugin.run_folder import RunFolder
 
 from .commands import Stop, balenas, real_balenas
 from .comparison import assert_same_run
+from .conftest import STOPPING
 
 KILLED = -signal.SIGKILL
 
-STOPS = {
-    "before the first checkpoint": Stop("start"),
-    "in the first epoch": Stop("batch end", count=1),
-    "between the epochs' first and second batch": Stop("batch end", count=3),
-    "before an architecture step": Stop("architecture step", count=4),
-    "in an architecture step": Stop("inside the architecture step", count=6),
-    "after a validation, before its history": Stop("validation end", count=2),
-    "while the first checkpoint is written": Stop("checkpoint half written", count=1),
-    "while the second checkpoint is written": Stop("checkpoint half written", count=2),
-    "before the checkpoint is put in place": Stop("checkpoint written beside", count=2),
-    "after the first checkpoint": Stop("checkpoint in place", count=1),
-    "after the last checkpoint": Stop("checkpoint in place", count=3),
-    "before the architectures are written": Stop("architectures"),
+KILLS = {
+    "before there is a checkpoint": (
+        Stop("start"),
+        Stop("batch end"),
+        Stop("architecture step", count=2),
+        Stop("checkpoint half written"),
+    ),
+    "in the second epoch": (
+        Stop("checkpoint in place"),
+        Stop("batch end"),
+        Stop("inside the architecture step", count=2),
+        Stop("validation end"),  # before its history
+    ),
+    "around its checkpoint, and at the end": (
+        Stop("batch end", count=3),
+        Stop("checkpoint half written"),
+        Stop("checkpoint written beside"),
+        Stop("architectures"),
+    ),
 }
+"""Where a search, and each of those that resume it, is killed."""
 
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("where", STOPS)
-def test_killed_and_resumed_equals_uninterrupted(where: str, finished: Path, folder: Path) -> None:
-    run = folder / "runs" / "tiny"
-    killed = balenas("search", "tiny.yml", folder=folder, stop=STOPS[where])
-    assert killed.code == KILLED, killed.errors
-    assert read_json(run / "manifest.json")["status"] == "running"
-    assert not (run / "architectures.json").exists()
-    resumed = balenas("search", "tiny.yml", "--resume", folder=folder)
+@pytest.mark.parametrize("where", KILLS)
+def test_killed_and_resumed_again_and_again_equals_uninterrupted(where: str, finished: Path, folder: Path) -> None:
+    run, resume = folder / "runs" / "tiny", []
+    for stop in KILLS[where]:
+        killed = balenas("search", "tiny.yml", *resume, folder=folder, stop=stop)
+        assert killed.code == KILLED, killed.errors
+        assert read_json(run / "manifest.json")["status"] == "running"
+        assert not (run / "architectures.json").exists()
+        resume = ["--resume"]
+    resumed = balenas("search", "tiny.yml", *resume, folder=folder)
     assert resumed.code == 0, resumed.errors
     assert_same_run(run, finished)
     manifest = read_json(run / "manifest.json")
     assert manifest["status"] == "finished"
-    assert [session["resumed"] for session in manifest["sessions"]] == [False, True]
+    assert [session["resumed"] for session in manifest["sessions"]] == [False, *[True] * len(KILLS[where])]
 
 
 def test_files_that_are_damaged_after_the_last_epoch_are_written_again(finished: Path, folder: Path) -> None:
@@ -107,20 +117,15 @@ def test_a_checkpoint_is_not_written_through_a_link(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 1
 
 
-def test_killed_again_and_again(finished: Path, folder: Path) -> None:
-    assert balenas("search", "tiny.yml", folder=folder, stop=Stop("batch end", count=2)).code == KILLED
-    for stop in (Stop("batch end", count=3), Stop("start"), Stop("architecture step", count=2)):
-        assert balenas("search", "tiny.yml", "--resume", folder=folder, stop=stop).code == KILLED
-    assert balenas("search", "tiny.yml", "--resume", folder=folder).code == 0
-    assert_same_run(folder / "runs" / "tiny", finished)
-
-
 VARIANTS = {
-    "second order, weights at a draw, two draws, warm-up": (
+    "second order, weights at a draw, two draws, warm-up, processes, validation every second epoch, selection": (
         "strategy.order=second",
         "strategy.weight_step_alpha=sample",
         "strategy.num_mc_samples=2",
         "strategy.warmup_epochs=1",
+        "strategy.validate_every_n_epochs=2",
+        "strategy.selection={proxy: supernet_accuracy, n: 10, images: 40}",
+        "data.num_workers=1",
     ),
     "Newton's update, Adam, another schedule, gradients clipped": (
         "strategy.update=newton",
@@ -128,12 +133,6 @@ VARIANTS = {
         "evaluator.optimizer={name: Adam, lr: 0.01}",
         "evaluator.schedule=constant",
     ),
-    "loader processes, validation every second epoch": (
-        "data.num_workers=1",
-        "strategy.validate_every_n_epochs=2",
-    ),
-    "selection by the supernet's accuracy": ("strategy.selection={proxy: supernet_accuracy, n: 10, images: 40}",),
-    "NNI's DARTS": ("strategy=DARTS",),
     "NNI's RandomOneShot": ("strategy=RandomOneShot",),
 }
 
@@ -147,19 +146,20 @@ def test_every_kind_of_search_resumes_exactly(variant: str, folder: Path) -> Non
     resumed = balenas(*command, "torn", "--resume", folder=folder)
     assert resumed.code == 0, resumed.errors
     assert_same_run(folder / "torn", folder / "whole")
+    if "every second epoch" in variant:
+        with (folder / "torn" / "history.csv").open() as file:
+            assert [row["val_acc"] != "" for row in csv.DictReader(file)] == [False, True, False]
 
 
-def test_the_installed_command_killed_in_a_forward_pass(folder: Path) -> None:
-    space = "space={name: 'faulty_spaces:Stopping', stem_out_channels: 2, num_modules_per_stack: 1}"
-    command = ("search", "tiny.yml", "--set", space, "--output")
-    assert balenas(*command, "whole", folder=folder).code == 0
+def test_the_installed_command_killed_in_a_forward_pass(whole_of_stopping: Path, folder: Path) -> None:
+    command = ("search", "tiny.yml", "--set", STOPPING, "--output")
     environment = {"STOP_AT": "9", "STOP_WITH": str(int(signal.SIGKILL))}
     killed = real_balenas(*command, "torn", folder=folder, **environment)
     assert killed.code == KILLED, killed.errors
     assert (folder / "torn" / "checkpoints" / "last.ckpt").exists()  # it was killed in its second epoch
     resumed = balenas(*command, "torn", "--resume", folder=folder)
     assert resumed.code == 0, resumed.errors
-    assert_same_run(folder / "torn", folder / "whole")
+    assert_same_run(folder / "torn", whole_of_stopping)
 
 
 # -- NNI's own resume -------------------------------------------------------------------------------------------------
@@ -167,34 +167,25 @@ def test_the_installed_command_killed_in_a_forward_pass(folder: Path) -> None:
 EXPERIMENT = Path(__file__).with_name("experiment.py")
 
 
-@pytest.fixture(scope="session")
-def whole_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an experiment that nobody stopped."""
-    folder = tmp_path_factory.mktemp("experiment")
-    ended = balenas(folder=folder, script=EXPERIMENT)
-    assert ended.code == 0, ended.errors
-    return folder
-
-
-@pytest.mark.parametrize(
-    "stop",
-    [
+def test_nas_experiment_resume(tmp_path: Path) -> None:
+    whole, torn = (tmp_path / name for name in ("whole", "torn"))
+    for folder in (whole, torn):
+        folder.mkdir()
+    expected = balenas(folder=whole, script=EXPERIMENT)
+    assert expected.code == 0, expected.errors
+    for stop in (
         Stop("architecture step", count=2),  # there is no checkpoint yet
         Stop("architecture step", count=5),
-        Stop("checkpoint half written", count=2),
-        Stop("checkpoint in place", count=3),  # after the last epoch
-    ],
-    ids=str,
-)
-def test_nas_experiment_resume(stop: Stop, whole_experiment: Path, tmp_path: Path) -> None:
-    killed = balenas(folder=tmp_path, script=EXPERIMENT, stop=stop)
-    assert killed.code == KILLED, killed.errors
-    resumed = balenas(folder=tmp_path, script=EXPERIMENT)
+        Stop("checkpoint half written"),
+        Stop("checkpoint in place", count=2),  # after the last epoch
+    ):
+        killed = balenas(folder=torn, script=EXPERIMENT, stop=stop)
+        assert killed.code == KILLED, killed.errors
+    resumed = balenas(folder=torn, script=EXPERIMENT)
     assert resumed.code == 0, resumed.errors
     for result in ("posterior.json", "weights.pt"):
-        assert (tmp_path / result).read_bytes() == (whole_experiment / result).read_bytes(), result
-    printed = (whole_experiment / ".stdout").read_text()
-    assert resumed.output.splitlines()[-1] == printed.splitlines()[-1]  # the architecture found
+        assert (torn / result).read_bytes() == (whole / result).read_bytes(), result
+    assert resumed.output.splitlines()[-1] == expected.output.splitlines()[-1]  # the architecture found
 
 
 # -- what --resume refuses --------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import inspect
 import json
 import math
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from balenas_plugin.config import SearchConfig
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces import nasbench201
 
-from .commands import Stop, balenas
-from .comparison import RESULTS, assert_same_run, checkpoint_of
+from .commands import balenas
+from .comparison import assert_same_run, checkpoint_of
 
 
 def read_json(path: Path) -> Any:
@@ -158,15 +157,8 @@ def test_the_plan_is_printed_before_the_search(finished: Path) -> None:
 # -- seeds ------------------------------------------------------------------------------------------------------------
 
 
-def test_same_seed_gives_the_same_bytes(finished: Path, folder: Path) -> None:
-    ended = balenas("search", "tiny.yml", folder=folder)
-    assert ended.code == 0, ended.errors
-    for name in RESULTS:
-        assert (folder / "runs" / "tiny" / name).read_bytes() == (finished / name).read_bytes(), name
-    assert_same_run(folder / "runs" / "tiny", finished)
-
-
 def test_a_run_started_from_the_config_of_a_run_is_the_same_run(finished: Path, folder: Path) -> None:
+    """With the same seed, in a process whose hashes are others."""
     ended = balenas("search", finished / "config.yml", "--output", "again", folder=folder)
     assert ended.code == 0, ended.errors
     assert_same_run(folder / "again", finished)
@@ -229,17 +221,20 @@ def test_a_mistake_does_not_cost_the_run_to_be_overwritten(copy_of_finished: Pat
 # -- what a config can say --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["nni.DARTS", "nni.GumbelDARTS", "Proxyless", "nni.RandomOneShot"])
-def test_strategies_of_nni_run_and_repeat(name: str, folder: Path) -> None:
-    for output in ("one", "other"):
-        arguments = ("--set", f"strategy={name}", "--set", "evaluator.epochs=2", "--output", output)
-        ended = balenas("search", "tiny.yml", *arguments, folder=folder)
-        assert ended.code == 0, ended.errors
-    (record,) = read_json(folder / "one" / "architectures.json")
+@pytest.mark.parametrize("strategy", ["nni.DARTS", "{name: nni.GumbelDARTS, temperature: [1, 0.5]}", "Proxyless"])
+def test_strategies_of_nni_run(strategy: str, folder: Path) -> None:
+    """That they repeat themselves is in nni/test_diagnostics.py, that they resume in test_resume.py."""
+    arguments = ("--set", f"strategy={strategy}", "--set", "evaluator.epochs=2")
+    ended = balenas("search", "tiny.yml", *arguments, folder=folder)
+    assert ended.code == 0, ended.errors
+    run = folder / "runs" / "tiny"
+    (record,) = read_json(run / "architectures.json")
     assert nasbench201.to_nni(nasbench201.parse(record["notation"]["nasbench201"])) == record["choices"]
-    assert read_json(folder / "one" / "manifest.json")["strategy"].endswith(name)
-    assert len(list(csv.DictReader((folder / "one" / "history.csv").open()))) == 2
-    assert_same_run(folder / "one", folder / "other")
+    assert read_json(run / "manifest.json")["strategy"] in strategy or strategy == "Proxyless"
+    rows = list(csv.DictReader((run / "history.csv").open()))
+    assert len(rows) == 2
+    if "temperature" in strategy:
+        assert [float(row["gumbel_temperature"]) for row in rows] == [1.0, 0.75]
 
 
 def test_enas_runs_or_says_what_it_needs(folder: Path) -> None:
@@ -254,16 +249,10 @@ def test_enas_runs_or_says_what_it_needs(folder: Path) -> None:
         assert "pip install 'tianshou<0.5'" in ended.errors
 
 
-def test_temperature_of_gumbel_darts_may_be_a_list(folder: Path) -> None:
-    arguments = ("--set", "strategy={name: nni.GumbelDARTS, temperature: [1, 0.5]}", "--set", "evaluator.epochs=2")
-    ended = balenas("search", "tiny.yml", *arguments, folder=folder)
-    assert ended.code == 0, ended.errors
-    rows = list(csv.DictReader((folder / "runs" / "tiny" / "history.csv").open()))
-    assert [float(row["gumbel_temperature"]) for row in rows] == [1.0, 0.75]
-
-
 def test_trainer_options_reach_the_trainer(folder: Path) -> None:
-    arguments = ("--set", "evaluator.limit_train_batches=1", "--set", "evaluator.enable_progress_bar=false")
+    """Lightning may choose the devices, too."""
+    options = "{limit_train_batches: 1, enable_progress_bar: false, devices: auto, accelerator: cpu, epochs: 3}"
+    arguments = ("--set", f"evaluator={options}")
     ended = balenas("search", "tiny.yml", *arguments, folder=folder)
     assert ended.code == 0
     assert ended.errors == ""
@@ -272,59 +261,31 @@ def test_trainer_options_reach_the_trainer(folder: Path) -> None:
     assert {state["step"] for state in vadam["state"].values()} == {3}
 
 
-def test_epochs_without_validation_show_no_stale_metrics(folder: Path) -> None:
-    ended = balenas("search", "tiny.yml", "--set", "strategy.validate_every_n_epochs=2", folder=folder)
-    assert ended.code == 0, ended.errors
-    rows = list(csv.DictReader((folder / "runs" / "tiny" / "history.csv").open()))
-    assert [row["val_acc"] != "" for row in rows] == [False, True, False]
+def test_a_space_of_the_users_own(whole_of_stopping: Path) -> None:
+    assert len(read_json(whole_of_stopping / "architectures.json")) == 3
 
 
-def test_a_space_of_the_users_own(folder: Path) -> None:
-    space = "{name: 'faulty_spaces:Stopping', stem_out_channels: 2, num_modules_per_stack: 1}"
-    ended = balenas("search", "tiny.yml", "--set", f"space={space}", "--set", "evaluator.epochs=1", folder=folder)
-    assert ended.code == 0, ended.errors
-    assert len(read_json(folder / "runs" / "tiny" / "architectures.json")) == 3
-
-
-@pytest.mark.parametrize("strategy", ["BaLeNAS", "DARTS"])
-def test_a_network_that_needs_the_default_memory_format(strategy: str, folder: Path) -> None:
-    options = ("--set", "space='faulty_spaces:Viewing'", "--set", f"strategy={strategy}")
-    ended = balenas("search", "tiny.yml", *options, folder=folder)
+def test_a_network_that_needs_the_default_memory_format(folder: Path) -> None:
+    ended = balenas("search", "tiny.yml", "--set", "space='faulty_spaces:Viewing'", folder=folder)
     assert ended.code == 0, ended.errors
     assert ended.errors.count("channels_last is off: the network does not run in that memory format (view size") == 1
 
 
-@pytest.mark.parametrize("strategy", ["{name: BaLeNAS}", "{name: BaLeNAS, selection: {n: 3, proxy: params}}", "DARTS"])
-def test_choices_among_numpys_numbers(strategy: str, folder: Path) -> None:
-    options = ("--set", "space='faulty_spaces:NumbersOfNumpy'", "--set", f"strategy={strategy}")
+def test_choices_among_numpys_numbers(folder: Path) -> None:
+    selection = "strategy.selection={n: 3, proxy: params}"
+    options = ("--set", "space='faulty_spaces:NumbersOfNumpy'", "--set", selection)
     ended = balenas("search", "tiny.yml", *options, folder=folder)
     assert ended.code == 0, ended.errors
     records = read_json(folder / "runs" / "tiny" / "architectures.json")
     assert {record["choices"]["width"] for record in records} <= {4, 8}
 
 
-def test_devices_may_be_chosen_by_lightning(finished: Path, folder: Path) -> None:
-    options = ("--set", "evaluator.devices=auto", "--set", "evaluator.accelerator=cpu")
-    ended = balenas("search", "tiny.yml", *options, folder=folder)
+def test_selection_ranks_the_architectures(folder):
+    ended = balenas("search", "tiny.yml", "--set", "strategy.selection={n: 10, proxy: [synflow, snip]}", folder=folder)
     assert ended.code == 0, ended.errors
-    assert (folder / "runs" / "tiny" / "posterior.json").read_bytes() == (finished / "posterior.json").read_bytes()
-
-
-def test_selection_ranks_the_architectures_and_survives_a_kill(folder):
-    selection = ("--set", "strategy.selection={n: 10, proxy: [synflow, snip]}")
-    whole = balenas("search", "tiny.yml", *selection, "--output", "whole", folder=folder)
-    assert whole.code == 0, whole.errors
-    found = json.loads((folder / "whole" / "architectures.json").read_text())
+    found = read_json(folder / "runs" / "tiny" / "architectures.json")
     assert [record["chosen_by"] for record in found] == ["synflow, snip"] * 3
     assert all(set(record["scores"]) == {"synflow", "snip"} for record in found)
-    killed = balenas(
-        "search", "tiny.yml", *selection, "--output", "killed", folder=folder, stop=Stop("batch end", count=5)
-    )
-    assert killed.code == -signal.SIGKILL
-    resumed = balenas("search", "tiny.yml", *selection, "--output", "killed", "--resume", folder=folder)
-    assert resumed.code == 0, resumed.errors
-    for name in ("architectures.json", "posterior.json", "history.csv"):
-        assert (folder / "whole" / name).read_bytes() == (folder / "killed" / name).read_bytes()
 
 
 # -- options for speed ------------------------------------------------------------------------------------------------

@@ -57,7 +57,9 @@ def supernet(name: str, *, fused: bool) -> ModelSpace:
     return model.train()
 
 
-def one_pass(name: str, draw: Draw, *, fused: bool) -> dict[str, dict[str, Tensor]]:
+def one_pass(
+    name: str, draw: Draw, *, fused: bool, kept: Mapping[str, list[int]] | None = None
+) -> dict[str, dict[str, Tensor]]:
     """Return what a training pass with a draw computes, and leaves in the supernet."""
     model = supernet(name, fused=fused)
     parameters = architecture_parameters(model)
@@ -65,7 +67,7 @@ def one_pass(name: str, draw: Draw, *, fused: bool) -> dict[str, dict[str, Tenso
         weights.grad = None
     torch.manual_seed(1)
     x = torch.randn(4, *SPACES[name][1], dtype=torch.float64)
-    with mixing_of(model).using(draw, parameters):
+    with mixing_of(model).using(draw, parameters, kept):
         logits = model(x)
         F.cross_entropy(logits, torch.arange(4) % spaces.CLASSES).backward()
     return {
@@ -106,6 +108,32 @@ def test_the_drawn_candidate_alone_is_the_one_hot_sum(name: str, shift: int) -> 
             assert_close(
                 {parameter: found["gradients"].get(parameter, torch.zeros_like(gradient))}, {parameter: gradient}
             )
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_what_is_kept_alone_is_the_sum_with_zeros(name: str) -> None:
+    """Of some labels a random part of the candidates is kept, of some one, of others all."""
+    random = torch.Generator().manual_seed(5)
+    kept, weights = {}, {}
+    for label, alpha in architecture_parameters(made(name, True)[0]).items():
+        w = torch.rand(len(alpha), generator=random, dtype=torch.float64)
+        number = int(torch.randint(1, len(alpha) + 1, (), generator=random))
+        indices = sorted(torch.randperm(len(alpha), generator=random)[:number].tolist())
+        kept |= {} if number == len(alpha) else {label: indices}
+        weights[label] = w * torch.zeros_like(w).index_fill(0, torch.tensor(indices), 1)
+    draw = Draw({}, weights)
+    everything = one_pass(name, draw, fused=False)
+    for fused in (False, True):
+        found = one_pass(name, draw, fused=fused, kept=kept)
+        assert_close(found["logits"], everything["logits"])
+        for label, gradient in everything["in the weights"].items():
+            indices = kept.get(label, list(range(len(gradient))))
+            torch.testing.assert_close(found["in the weights"][label][indices], gradient[indices], rtol=1e-9, atol=1e-9)
+        for parameter, gradient in found["gradients"].items():
+            assert_close({parameter: gradient}, {parameter: everything["gradients"][parameter]})
+        left = everything["gradients"].keys() - found["gradients"].keys()
+        assert all(everything["gradients"][parameter].count_nonzero() == 0 for parameter in left)
+        assert left or name not in ("NasBench201", "DARTS", "LayerChoices")
 
 
 @pytest.mark.parametrize(

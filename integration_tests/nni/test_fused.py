@@ -34,7 +34,6 @@ from balenas_plugin.adapters.nni.supernets.fused import (
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.distributions import Draw
 from balenas_plugin.errors import OptionError, SpaceError
-from balenas_plugin.presets import list_presets
 from balenas_plugin.search.mixing import mixing_of
 
 from .searches import classification, loaders, search
@@ -308,7 +307,7 @@ def search_images(folder: Any, space: ModelSpace, **options: Any) -> BaLeNAS:
 @pytest.mark.parametrize("options", [{}, {"order": "second"}, {"num_mc_samples": 2}], ids=str)
 def test_a_search_finds_the_same_posterior_however_it_computes(tmp_path, options: dict[str, Any]) -> None:
     posteriors = []
-    for fused, channels_last in ((False, False), (True, False), (True, True)):
+    for fused, channels_last in ((False, False), (True, True), *([] if options else [(True, False)])):
         torch.manual_seed(5)
         strategy = search_images(
             tmp_path, NasBench201(4, 1, num_labels=CLASSES), fused=fused, channels_last=channels_last, **options
@@ -366,11 +365,16 @@ def alphas_of(folder: Any, name: str, **options: Any) -> tuple[dict[str, Tensor]
     return {k: v.detach() for k, v in architecture_parameters(strategy.supernet).items()}, strategy
 
 
+PASSES = ("DARTS", "GDAS", "DSNAS", "SDARTS_ADV", "SNAS")
+"""A preset for each way that passes differ: all mixed, one drawn, with the others' gradients or without, ascent first,
+both levels at once."""
+
+
 @pytest.mark.parametrize(
     ("slow", "fast"),
     [
         ({"name": "nni.DARTS"}, {"name": "DARTS", "validate_every_n_epochs": 0}),  # NNI never validates
-        *(({"name": name, "fused": False, "channels_last": False}, {"name": name}) for name in list_presets()),
+        *(({"name": name, "fused": False, "channels_last": False}, {"name": name}) for name in PASSES),
     ],
     ids=lambda options: f"{options['name']}-{len(options)}",
 )

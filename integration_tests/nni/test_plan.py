@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ import torch
 from balenas_plugin import SearchPlan
 from balenas_plugin.adapters.nni.callbacks import plan
 from balenas_plugin.errors import EvaluatorError
+from balenas_plugin.perturbations.adversarial import AdversarialPerturbation
 
 from .searches import classification, loaders, search
 from .spaces import Layers
@@ -54,7 +56,9 @@ def test_a_search_that_cannot_decide_is_warned_of_the_warm_up_counted(capsys, tm
     assert lines["warning"] == ("that decides nothing: set arc_learning_rate to 0.5 or more, or search for more epochs")
 
 
-def state(*, epoch: int, warmup: int, draws: int = 3, batches: int = 9) -> tuple[object, object]:
+def state(
+    *, epoch: int, warmup: int, draws: int = 3, batches: int = 9, perturbation: Any = None
+) -> tuple[object, object]:
     trainer = SimpleNamespace(
         num_training_batches=10,
         max_epochs=6,
@@ -64,7 +68,8 @@ def state(*, epoch: int, warmup: int, draws: int = 3, batches: int = 9) -> tuple
     )
     module = plan.DistributionModule.__new__(plan.DistributionModule)
     object.__setattr__(module, "options", SimpleNamespace(levels=2, mc_batches="full", order="first"))
-    object.__setattr__(module, "_search", SimpleNamespace(distribution=SimpleNamespace(num_mc_samples=draws)))
+    search = SimpleNamespace(distribution=SimpleNamespace(num_mc_samples=draws), perturbation=perturbation)
+    object.__setattr__(module, "_search", search)
     object.__setattr__(module, "warmup_epochs", warmup)
     return trainer, module
 
@@ -74,6 +79,15 @@ def test_what_remains_counts_architecture_steps_and_validations():
     assert plan._remaining(*state(epoch=0, warmup=0, batches=0), 4.0) == 6 * 10 * 4.0
     assert plan._remaining(*state(epoch=4, warmup=2), 4.0) == pytest.approx(2 * (10 * 4.0 + 9 / 3))
     assert plan._remaining(*state(epoch=0, warmup=2), 1.0) == pytest.approx(2 * 10 + 4 * 10 * 4.0 + 6 * 9 / 3)
+
+
+def test_an_attack_is_in_every_weight_step_and_in_no_architecture_step():
+    attack = AdversarialPerturbation(steps=4)  # two passes forward, and four with their way back: four weight steps
+    remaining = 2 * 10 * 5.0 + 4 * 10 * 6.0 + 6 * 9 / 3
+    state_in_warmup = state(epoch=0, warmup=2, draws=1, perturbation=attack)
+    assert plan._remaining(*state_in_warmup, 5.0) == pytest.approx(remaining)
+    searching = state(epoch=2, warmup=2, draws=1, perturbation=attack)
+    assert plan._remaining(*searching, 6.0) == pytest.approx(4 * 10 * 6.0 + 4 * 9 / 3)
 
 
 def test_a_training_that_is_no_search_is_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from nni.nas.space import RawFormatModelSpace
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from balenas_plugin import BaLeNAS, Diagnostics, DistributionStrategy, Posterior
+from balenas_plugin import Diagnostics, DistributionStrategy, Posterior
 from balenas_plugin.adapters.nni import strategy_of
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint
 from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
@@ -25,6 +26,7 @@ from balenas_plugin.diagnostics import read_log
 from balenas_plugin.distributions import Distribution, Draw
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.presets import list_presets
+from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, named_selection
 
 from .searches import classification, loaders
 from .spaces import CASES, Layers
@@ -32,7 +34,16 @@ from .spaces import CASES, Layers
 OPTIONS: dict[str, dict[str, Any]] = {"BaLeNAS": {"num_mc_samples": 2}}
 """Of single presets, besides a rate at which something is learned in a few steps."""
 
-every_preset = pytest.mark.parametrize("name", list_presets())
+WEIGHED, DRAWN = "DrNAS", "GDAS"
+"""A preset that computes every candidate, and one that computes what it draws: the two ways through a mixed module."""
+
+STAGED = ("DrNASProgressive", "PDARTS")
+"""Presets of several stages: no search of one epoch, see test_schedules.py."""
+
+PLAIN = [name for name in list_presets() if name not in STAGED]
+IN_TURN = [(name, list(CASES)[(2 * k + j) % len(CASES)]) for k, name in enumerate(PLAIN) for j in range(2)]
+PAIRS = sorted({*IN_TURN, *((name, case) for name in (WEIGHED, DRAWN) for case in CASES)})
+"""Every preset with two kinds of space, every kind with both ways; test_spaces.py has BaLeNAS with each of them."""
 
 
 class Killed(Exception):  # noqa: N818  # it stands for a signal
@@ -48,7 +59,14 @@ class Kill(Callback):
 
 
 def run(
-    name: str, folder: Path, *, case: str = "layer_choice", epochs: int = 4, callbacks: Any = (), resume: bool = False
+    name: str,
+    folder: Path,
+    *,
+    case: str = "layer_choice",
+    epochs: int = 4,
+    callbacks: Any = (),
+    resume: bool = False,
+    **options: Any,
 ) -> DistributionStrategy:
     """Return a preset's strategy that has searched a space."""
     torch.manual_seed(3)
@@ -58,7 +76,7 @@ def run(
         callbacks=[*callbacks, SearchCheckpoint(folder / "checkpoints")],
         **loaders(shape=CASES[case].shape),
     )
-    strategy = strategy_of(name)(arc_learning_rate=0.1, **OPTIONS.get(name, {}))
+    strategy = strategy_of(name)(arc_learning_rate=0.1, **OPTIONS.get(name, {}), **options)
     strategy.initialize(RawFormatModelSpace(CASES[case].space(), evaluator), SequentialExecutionEngine())
     if resume:
         strategy.load_state_dict({"ckpt_path": str(folder / "checkpoints" / "last.ckpt")})
@@ -66,24 +84,37 @@ def run(
     return strategy
 
 
-@pytest.mark.parametrize("case", CASES)
-@every_preset
+@pytest.mark.parametrize(("name", "case"), PAIRS)
 def test_it_searches_every_kind_of_space(name, case, tmp_path):
     strategy = run(name, tmp_path, case=case, epochs=1)
-    first = next(strategy.iterate_samples())
-    assert first.sample == exported(strategy.oneshot_module)
     found = list(islice(strategy.iterate_samples(), 1000))
+    assert found[0].sample == exported(strategy.oneshot_module)
     assert len(found) == CASES[case].size
     assert math.isclose(sum(math.exp(ranked.log_probability) for ranked in found), 1, abs_tol=1e-3)
     assert all(torch.isfinite(alpha).all() for alpha in strategy.oneshot_module.arch_parameters())
 
 
-@every_preset
-def test_a_killed_search_resumes_bit_for_bit(name, tmp_path):
-    whole = run(name, tmp_path / "whole")
+@pytest.mark.parametrize("name", list_presets())
+def test_it_is_measured_selects_and_resumes_bit_for_bit(name, tmp_path):
+    def diagnostics(of: str) -> Diagnostics:
+        return Diagnostics(tmp_path / f"{of}.jsonl", {"curvature_every_n_epochs": 2, "draws": 9})
+
+    selection = {"proxy": "params", "candidates": "enumerate", "n": 3}
+    whole = run(name, tmp_path / "whole", callbacks=[diagnostics("whole")], selection=selection)
+    *_, record = records = read_log(tmp_path / "whole.jsonl").records
+    assert math.isfinite(record["eigenvalue"])
+    for probabilities in record["probabilities"].values():
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)  # six digits are written
+    for chosen in (whole.selection, *(replace(named_selection(selected), n=3) for selected in NAMED_SELECTIONS)):
+        ranked = whole.rank(chosen)
+        assert 1 <= len(ranked) <= 3
+        if len(chosen.proxies) == 1:
+            scores = [found.scores[chosen.proxies[0]] for found in ranked]
+            assert scores == sorted(scores, reverse=True)
     with pytest.raises(Killed):
-        run(name, tmp_path / "killed", callbacks=[Kill()])
-    resumed = run(name, tmp_path / "killed", resume=True)
+        run(name, tmp_path / "killed", callbacks=[diagnostics("killed"), Kill()])
+    resumed = run(name, tmp_path / "killed", callbacks=[diagnostics("killed")], resume=True)
+    assert read_log(tmp_path / "killed.jsonl").records == records
     assert resumed.posterior.to_document() == whole.posterior.to_document()
     expected = whole.supernet.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in resumed.supernet.state_dict().items())
@@ -138,40 +169,10 @@ def test_an_attack_leaves_statistics_and_modes_alone(tmp_path, monkeypatch):
         seen.append(len(before))
 
     monkeypatch.setattr(NniHost, "evaluating", watched)
-    strategy = BaLeNAS(num_mc_samples=1, weight_step_alpha="sample", perturbation={"name": "sdarts-adv", "steps": 2})
-    evaluator = classification(tmp_path, **loaders(shape=CASES["convolution_values"].shape))
-    strategy.initialize(
-        RawFormatModelSpace(CASES["convolution_values"].space(), evaluator), SequentialExecutionEngine()
-    )
-    strategy.run()
+    options = {"weight_step_alpha": "sample", "perturbation": {"name": "sdarts-adv", "steps": 2}}
+    run("BaLeNAS", tmp_path, case="convolution_values", epochs=1, **options)
     assert seen
     assert min(seen) > 0
-
-
-@every_preset
-def test_diagnostics_measure_it(name, tmp_path):
-    run(
-        name,
-        tmp_path,
-        epochs=1,
-        callbacks=[Diagnostics(tmp_path / "d.jsonl", {"curvature_every_n_epochs": 1, "draws": 9})],
-    )
-    (record,) = read_log(tmp_path / "d.jsonl").records
-    assert math.isfinite(record["eigenvalue"])
-    for probabilities in record["probabilities"].values():
-        assert sum(probabilities) == pytest.approx(1)
-
-
-@every_preset
-def test_selection_ranks_what_it_has_learned(name, tmp_path):
-    torch.manual_seed(3)
-    strategy = strategy_of(name)(selection={"proxy": "params", "candidates": "enumerate", "n": 3})
-    evaluator = classification(tmp_path)
-    strategy.initialize(RawFormatModelSpace(Layers(), evaluator), SequentialExecutionEngine())
-    strategy.run()
-    scores = [ranked.scores["params"] for ranked in strategy.rank()]
-    assert len(scores) == 3
-    assert scores == sorted(scores, reverse=True)
 
 
 @pytest.mark.parametrize(
@@ -188,14 +189,21 @@ def test_selection_ranks_what_it_has_learned(name, tmp_path):
         (lambda: DistributionStrategy(distribution="dirichlett"), "did you mean 'dirichlet'"),
         (lambda: strategy_of("DrNAS")(prior_precision=1.0), "no option 'prior_precision'"),
         (lambda: strategy_of("GDAS")(perturbation="sdarts-rs"), "one candidate a draw, so sdarts-rs cannot perturb it"),
+        (lambda: strategy_of("SETN")(perturbation="sdarts-rs"), "a uniform weight step computes one candidate a draw"),
+        (lambda: strategy_of("RSPS")(num_mc_samples=2), "no option 'num_mc_samples'"),
         (
             lambda: strategy_of("SNAS")(perturbation="sdarts-adv"),
             "no weight step of its own, which sdarts-adv perturbs",
         ),
+        (lambda: strategy_of("GDAS")(perturbation="operation-dropout"), "operation-dropout cannot perturb it"),
+        (
+            lambda: strategy_of("DropNAS")(perturbation={"name": "operation-dropout", "rate": 1}),
+            "perturbation.rate must be",
+        ),
         (lambda: strategy_of("DARTS")(perturbation="sdarts-ad"), "unknown perturbation.*did you mean 'sdarts-adv'"),
         (
             lambda: strategy_of("DARTS")(perturbation=3),
-            "perturbation must be one of sdarts-adv, sdarts-rs, or a mapping",
+            "perturbation must be one of operation-dropout, sdarts-adv, sdarts-rs, or a mapping",
         ),
         (
             lambda: strategy_of("DARTS")(perturbation={"name": "sdarts-rs", "steps": 3}),

@@ -166,13 +166,13 @@ def assert_both_end(folder: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("case", "reported"),
     [
-        ("nan", "NonFiniteLossError: the loss of the architecture step became nan"),
         ("raise", "the second process has had enough"),
         ("first raises", "the second process has had enough"),
         ("vanish", "process 1 of the search was stopped by signal 9"),
     ],
 )
 def test_a_failure_of_one_process_ends_both(case, reported, tmp_path):
+    """cli/test_devices.py has a loss that is not finite, and Ctrl-C."""
     program = start(case, folder=tmp_path)
     output, _ = program.communicate(timeout=100)
     assert program.returncode != 0
@@ -180,7 +180,7 @@ def test_a_failure_of_one_process_ends_both(case, reported, tmp_path):
     assert_both_end(tmp_path, case)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_to_the_first_process_stops_every_process(number, tmp_path):
     program = start("slow", folder=tmp_path)
     deadline = time.monotonic() + 100

@@ -35,6 +35,7 @@ SCHEDULES: dict[str, Any] = {
     "p-darts": {"skip_dropout": (0.3, 0.3, 0.3)},
     "darts-es": {"every": 1, "window": 1, "delta": 1, "start": 0, "factor": 1.0001},
     "darts-plus": {"criterion": "ranking", "window": 2},
+    "drnas-progressive": {"channels": (4, 2)},
 }
 """name -> options with which something happens in a few epochs."""
 
@@ -138,6 +139,8 @@ def test_a_search_killed_in_any_stage_resumes_bit_for_bit(tmp_path):
         ("point", "p-darts", {"epochs": 3, "perturbation": "sdarts-adv", "order": "second"}),
         ("gaussian", "p-darts", {"epochs": 3, "fused": False, "weight_step_alpha": "sample"}),
         ("categorical", "p-darts", {"epochs": 3, "fix_margin": 0.01, "levels": 1, "weight_step_alpha": "sample"}),
+        ("dirichlet", "drnas-progressive", {"epochs": 4, "mixed_op": {"name": "partial-channels", "k": 4}}),
+        ("gaussian", "p-darts", {"epochs": 3, "mixed_op": {"name": "partial-channels", "edge_normalization": True}}),
         ("point", "darts-es", {"epochs": 4}),
         ("point", "darts-plus", {"epochs": 4}),
     ],
@@ -149,8 +152,9 @@ def test_any_schedule_and_distribution_resume_bit_for_bit(distribution, schedule
     whole = searched("whole")
     assert whole.schedule.log
     assert next(whole.iterate_samples()).sample == exported(whole.oneshot_module)
+    kill = 2 if schedule == "drnas-progressive" else 1
     with pytest.raises(Killed):
-        searched("killed", callbacks=[Kill(1)])
+        searched("killed", callbacks=[Kill(kill)])
     assert_equal(searched("killed", resume=True), whole)
 
 

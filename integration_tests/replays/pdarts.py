@@ -8,7 +8,7 @@ from torch import Tensor
 
 from balenas_plugin.bayes.decisions import CellNode
 from balenas_plugin.distributions.point import Point
-from balenas_plugin.schedules import Keep, Level, Seen
+from balenas_plugin.schedules import Keep, Lower, Seen
 from balenas_plugin.schedules.p_darts import PDarts
 from balenas_plugin.search_spaces import NONE, PARAMETER_FREE, PARAMETRIC, SKIP
 from replays import difference, largest, tensor
@@ -71,7 +71,7 @@ def genotype(stage: dict[str, Any], limit: int | None) -> tuple[dict[str, Any], 
     edits = schedule_of(limit).after(seen_of(distribution, 74))
     for edit in edits:
         for label, value in getattr(edit, "labels", {}).items():
-            if isinstance(edit, Level):
+            if isinstance(edit, Lower):
                 distribution.lower(label, value)
             elif isinstance(edit, Keep):
                 distribution.keep(label, value)

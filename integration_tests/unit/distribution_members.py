@@ -16,10 +16,11 @@ MEMBERS = {
     "hard-gumbel": {"temperature": 0.7},
     "importance-weighted": {},
     "point": {},
+    "uniform": {},
 }
 """name -> options; every distribution of the package has an entry."""
 
-SAMPLED = ("categorical", "dirichlet", "gaussian", "gumbel", "hard-gumbel", "importance-weighted")
+SAMPLED = ("categorical", "dirichlet", "gaussian", "gumbel", "hard-gumbel", "importance-weighted", "uniform")
 """Those whose choices are drawn, so that probabilities can be counted."""
 
 
@@ -56,7 +57,7 @@ def make(name: str, *, dtype=torch.float64, labels=("a", "b"), seed=0, **options
     values = {label: torch.randn(sizes[label], generator=generator, dtype=torch.float64) for label in sizes}
     parameters = {label: values[label].to(dtype).clone() for label in labels}
     kind = USERS[name] if name in USERS else get_distribution(name)
-    return kind(parameters, seed=seed, **{**MEMBERS.get(name, {}), **options})
+    return kind(parameters, seed=seed, **({**MEMBERS.get(name, {}), **options} if kind.learns else {}))
 
 
 def linear(costs):

@@ -20,10 +20,10 @@ LAZY = {"search_spaces/*/ground_truth.py", "search_spaces/*/supernet.py"}
 LAYERS = (
     {"errors", "machine", "restoring"},
     {"bounded_yaml", "files", "options", "parts", "signals"},
-    {"bayes", "data", "fused", "mixed_ops", "part_option"},
+    {"bayes", "data", "fused", "mixed_ops"},
     {"search_spaces"},
-    {"benchmarks", "diagnostics", "distributions", "export", "perturbations", "presets", "proxies"},
-    {"schedules"},
+    {"benchmarks", "diagnostics", "distributions", "export", "presets", "proxies"},
+    {"perturbations", "schedules"},
     {"search", *LAZY},
     {"config"},
     {"doctor", "ground_truth", "run_folder", "selection"},

@@ -18,6 +18,7 @@ from balenas_plugin.data.image_set import ImageBatch, ImageSet
 from balenas_plugin.data.images import MemoryImages, resize
 from balenas_plugin.data.search_data import split_rows
 from balenas_plugin.data.sources.digits import MEAN, STD
+from balenas_plugin.data.summary import summary
 
 
 def make_set(*, augmentation="none", num_images=40, size=8):
@@ -75,6 +76,16 @@ def test_limit_takes_the_first_of_the_same_shuffle():
     everything = torch.cat(split_rows(100, train_fraction=0.5, seed=2, limit=None))
     limited = torch.cat(split_rows(100, train_fraction=0.25, seed=2, limit=12))
     assert torch.equal(limited, everything[:12])
+
+
+def test_without_a_split_all_images_are_in_both_halves():
+    data = load_search_data(DataConfig(limit=30, split=False))
+    assert data.sizes == (30, 30)
+    assert data.weight_set.augmentation == "crop"
+    assert data.architecture_set.augmentation == "none"
+    said = summary(data)
+    assert said["images"].startswith("30 of 1,500 of the set digits")
+    assert said["halves"] == "none: all 30 train the weights and the architecture, and validate it"
 
 
 # --- the digits

@@ -136,6 +136,16 @@ def assert_equal(one: Posterior, other: Posterior):
     assert one.most_probable(3)[0] == other.most_probable(3)[0]
 
 
+def test_what_is_logged_every_few_steps_asks_for_few_draws():
+    distribution, asked = make("noisy-vectors"), []
+    draw = distribution.draw
+    distribution.draw = lambda parameters: asked.append(parameters) or draw(parameters)
+    entropy = distribution.metrics()["entropy"]
+    assert len(asked) == 65  # one that would have made many at once
+    assert entropy == pytest.approx(distribution.entropy(), abs=0.2)
+    assert len(asked) == 65 + 1_025
+
+
 def test_choices_of_a_draw_that_nobody_knows_more_of_are_counted():
     """Without a trace in the search: of Gaussian logits with sigma 1, whose probabilities are known otherwise."""
     for name in USERS:

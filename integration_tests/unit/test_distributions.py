@@ -104,16 +104,41 @@ FAST = {
 
 
 @every_member
-def test_an_update_lowers_the_loss(name):
+def test_an_update_lowers_the_loss_where_anything_is_learned(name):
     distribution = make(name, num_mc_samples=4, **FAST[name])
     before = mean_cost(distribution)
     for _ in range(30):
         distribution.update(linear(COSTS))
-    assert mean_cost(distribution) < before - 0.05
+    assert (mean_cost(distribution) < before - 0.05) == distribution.learns
+    assert distribution.learns or mean_cost(distribution) == before
 
 
 def mean_cost(distribution):
     return float(sum((w.detach() * COSTS[label]).sum() for label, w in distribution.mean().weights.items()))
+
+
+@pytest.mark.parametrize("name", [name for name in MEMBERS if not get_distribution(name).draws_one])
+def test_what_is_dropped_for_a_while_has_no_part_and_what_is_kept_can_be_scaled(name):
+    distribution = make(name, num_mc_samples=2)
+    parameter = distribution.parameters["a"]
+    start = parameter.clone()
+    before = {k: v for k, v in distribution.optimizer.state[parameter].items() if k in ("s", "m")}
+    with distribution.only({"a": [0, 2]}):
+        for draw in (distribution.sample(), distribution.mean()):
+            assert draw.weights["a"][1] == 0
+            assert float(draw.weights["a"].detach().sum()) == pytest.approx(1)
+        distribution.update(linear(COSTS))
+    assert distribution.kept == {}
+    assert distribution.mask["a"].all()
+    if name == "gaussian":
+        moved = [before[k] != distribution.optimizer.state[parameter][k] for k in before] + [parameter != start]
+        assert [m.tolist() for m in moved] == [[True, False, True]] * 3
+    else:
+        assert (parameter.grad != 0).tolist() == [True, False, True]
+    weights, factor = distribution.mean().weights["a"].detach(), torch.tensor(0.3, dtype=torch.float64)
+    parameter[[0, 2]] = distribution.scaled(parameter[[0, 2]], factor)
+    scaled = distribution.mean().weights["a"].detach()
+    assert torch.allclose(scaled[[0, 2]] / scaled[1], factor * weights[[0, 2]] / weights[1])
 
 
 @every_member

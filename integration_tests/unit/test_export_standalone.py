@@ -37,10 +37,9 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 import torch
-module = runpy.run_path(sys.argv[1])
-with torch.no_grad():
-    logits = module["load"]()(torch.load(sys.argv[2], weights_only=True))
-torch.save(logits, sys.argv[3])
+for module, images, logits in zip(*(iter(sys.argv[1:]),) * 3):
+    with torch.no_grad():
+        torch.save(runpy.run_path(module)["load"]()(torch.load(images, weights_only=True)), logits)
 """
 
 
@@ -77,16 +76,18 @@ def imported(path: Path) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["nni", "ours", "user"])
-def test_computes_the_same_where_neither_nni_nor_this_package_can_be_imported(name, export, tmp_path):
-    exported = export(name)
-    torch.save(exported.example, tmp_path / "input.pt")
-    files = [exported.module, tmp_path / "input.pt", tmp_path / "logits.pt"]
+def test_computes_the_same_where_neither_nni_nor_this_package_can_be_imported(export, tmp_path):
+    names, files = ("nni", "ours", "user"), []
+    for name in names:
+        torch.save(export(name).example, tmp_path / f"{name}.pt")
+        files += [export(name).module, tmp_path / f"{name}.pt", tmp_path / f"{name}.logits"]
     subprocess.run([sys.executable, "-I", "-c", ALONE, *map(str, files)], check=True, cwd=tmp_path)
-    with torch.no_grad():
-        logits = exported.network.eval()(exported.example)
-    assert logits.std() > 1e-3
-    torch.testing.assert_close(torch.load(files[2], weights_only=True), logits, atol=1e-6, rtol=1e-6)
+    for name in names:
+        with torch.no_grad():
+            logits = export(name).network.eval()(export(name).example)
+        assert logits.std() > 1e-3
+        found = torch.load(tmp_path / f"{name}.logits", weights_only=True)
+        torch.testing.assert_close(found, logits, atol=1e-6, rtol=1e-6)
 
 
 def test_running_the_file_prints_the_shape_of_an_output(export):

@@ -10,7 +10,7 @@ from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.vadam import VAdam
 from balenas_plugin.errors import OptionError
 
-TRIALS = 1000
+TRIALS = 400
 
 
 class Regression:
@@ -70,7 +70,7 @@ def test_every_way_is_unbiased(measured: dict[str, tuple[Tensor, Tensor]], how: 
     one, other = measured["one"][0], measured[how][0]
     error = (one.var(0) / TRIALS + other.var(0) / TRIALS).sqrt()
     assert ((one.mean(0) - other.mean(0)).abs() < 5 * error).all()
-    assert other.mean(0).abs().max() > 10 * error.max()  # the gradient is not zero, so this could fail
+    assert other.mean(0).abs().max() > 5 * error.max()  # the gradient is not zero, so this could fail
 
 
 def variance(measured: dict[str, tuple[Tensor, Tensor]], how: str) -> float:

@@ -12,9 +12,9 @@ PARITY = Path(__file__).resolve().parents[1] / "parity.py"
 FILES = (
     "vadam",
     "architect",
-    *(f"family/{name}" for name in ("gdas", "drnas", "snas_dsnas", "sdarts", "gaea", "parsec", "early_stop", "pdarts")),
+    *(f"family/{name}" for name in ("gdas", "drnas", "snas_dsnas", "sdarts", "gaea", "parsec", "pcdarts", "mergenas")),
+    *(f"family/{name}" for name in ("early_stop", "pdarts")),
 )
-NOT_YET = {"family/drnas": {"partial_cell", "wider_functions"}}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def parity():
 @pytest.mark.parametrize("name", FILES)
 def test_every_section_is_replayed(parity, parity_dir, name):
     found = dict(parity.lines(parity_dir / f"{name}.json"))
-    assert {section for section, off in found.items() if off is None} == NOT_YET.get(name, set())
+    assert {section for section, off in found.items() if off is None} == set()
     assert all(off <= 1e-9 for off in found.values() if off is not None)
 
 
@@ -59,6 +59,11 @@ def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
         ("family/snas_dsnas", ("dsnas", "steps", 3, "log_alpha_grad", 1, 0)),
         ("family/parsec", ("cases", 0, "steps", 4, "importance_weights", 2)),
         ("family/parsec", ("cases", 1, "steps", 5, "grad_v", 1, 1)),
+        ("family/drnas", ("partial_cell", "momentum_after_widening", "edges.3<-2.3.op.1.weight", 3, 3, 0, 0)),
+        ("family/pcdarts", ("mixed_op", 1, "grad_weights", 3)),
+        ("family/pcdarts", ("search", "steps", 6, "arch_parameters", "betas_reduce", 4)),
+        ("family/mergenas", ("merge_sep_conv", 1, "rows", 2, "grad_logits", 3)),
+        ("family/mergenas", ("nasbench201", "rows", 4, "output", 1, 1, 4, 4)),
         ("family/gaea", ("cases", 1, "steps", 5, "after", "theta", "reduce", 8, 4)),
         ("family/gaea", ("projection", "rows", 1, "output", 2)),
         ("family/early_stop", ("darts_es", 2, "rows", 20, "ev_local_avg", 3)),

@@ -11,12 +11,14 @@ from torch import nn
 from balenas_plugin.distributions import get_distribution
 from balenas_plugin.errors import OptionError
 from balenas_plugin.perturbations import get_perturbation, list_perturbations, onto_simplex
+from balenas_plugin.perturbations.operation_dropout import OperationDropout
 from balenas_plugin.search import Order, Search
 
-MEMBERS = {"sdarts-adv": {}, "sdarts-rs": {}}
+MEMBERS = {"operation-dropout": {"rate": 0.1}, "sdarts-adv": {}, "sdarts-rs": {}}
 """name -> options; every perturbation of the package has an entry."""
 
 every_member = pytest.mark.parametrize("name", list(MEMBERS))
+every_member_nearby = pytest.mark.parametrize("name", [name for name in MEMBERS if name.startswith("sdarts")])
 
 COSTS = {
     "a": torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64),
@@ -96,7 +98,7 @@ def test_every_perturbation_is_in_the_battery():
         get_perturbation("sdart-rs")
 
 
-@every_member
+@every_member_nearby
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_weights_stay_on_the_simplex_and_near_the_clean_ones(name, dtype):
     """Some multiple of them is in the box around the clean ones, cut to [0, 1]: the sum of a row is divided by last."""
@@ -150,12 +152,87 @@ def test_the_same_seed_gives_the_same_and_a_resumed_search_goes_on(name):
     assert same(trained_at(resumed), trained_at(first))
 
 
-@every_member
+@every_member_nearby
 def test_a_draw_of_the_weight_step_is_what_is_perturbed(name):
     search = make(name, distribution="dirichlet", order=Order(weight_step="sample"))
     draw, found = make(name, distribution="dirichlet").distribution.sample().weights, trained_at(search)
     largest = max(float((found[label] - draw[label].detach()).abs().max()) for label in COSTS)
     assert 0 < largest < 3 * search.perturbation.epsilon
+
+
+PARAMETERISED = {"b": [True, False, True, False]}
+
+
+def dropping(*, distribution="point", order=None, **options):
+    """Return a search with dropout in the groups of `PARAMETERISED`."""
+    search = make("operation-dropout", distribution=distribution, order=order)
+    search.perturbation = OperationDropout(rate=0.3, **options)
+    search.perturbation.set_parameterised(PARAMETERISED)
+    return search
+
+
+def test_operations_are_dropped_in_their_groups_and_the_kept_ones_share_what_is_there():
+    search = dropping()
+    clean = search.distribution.mean().weights["b"].detach()
+    counts = torch.zeros(4)
+    for _ in range(400):
+        found = trained_at(search)
+        assert torch.equal(found["a"], search.distribution.mean().weights["a"])  # no operations
+        kept = found["b"] > 0
+        assert kept[[0, 2]].any()
+        assert kept[[1, 3]].any()
+        torch.testing.assert_close(found["b"], torch.where(kept, clean, 0) / clean[kept].sum())
+        counts += ~kept
+    dropped = (0.3**0.5 - 0.3) / (1 - 0.3)  # one alone, of a group that did not vanish
+    assert ((counts / 400 - dropped).abs() < 4 * (dropped * (1 - dropped) / 400) ** 0.5).all()
+
+
+@pytest.mark.parametrize("distribution", ["point", "gaussian", "dirichlet", "gumbel", "exponentiated-gradient"])
+@pytest.mark.parametrize("levels", [1, 2])
+def test_what_was_dropped_keeps_its_probability(distribution, levels):
+    search, host = dropping(distribution=distribution, order=Order(levels=levels, weight_step="sample")), Host()
+    search.distribution.set_dataset_size(50)
+
+    def step_weights(clipped_with):
+        host.training_loss(None).backward()
+        return torch.zeros(())
+
+    host.step_weights, seen = step_weights, 0
+    for index in range(6):
+        before, learned = search.distribution.mean().weights["b"].detach(), search.distribution.parameters["b"].clone()
+        kept = {}
+        search.perturbation.draw = lambda learned, kept=kept: kept or kept.update({"b": [0, 1, 3]}) or kept
+        search.iteration(host, epoch=0, index=index)
+        after = search.distribution.mean().weights["b"].detach()
+        torch.testing.assert_close(after[2], before[2])
+        if distribution == "gaussian":
+            assert search.distribution.parameters["b"][2] == learned[2]
+        seen += int(not torch.equal(after, before))
+    assert seen == 6
+
+
+def test_a_second_step_decays_what_the_first_one_reached():
+    search, host = dropping(order=Order(levels=1), partial_decay=True), Host()
+    weights = [torch.ones(2, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    host.weight_optimizer = torch.optim.SGD(weights, lr=0.1, weight_decay=0.5)
+    host.clip_gradients = list
+
+    def step_weights(clipped_with):
+        (host.training_loss(None) + (weights[0] * torch.tensor([0.0, 2.0])).sum() + (0 * weights[1]).sum()).backward()
+        host.weight_optimizer.step()
+        return torch.zeros(())
+
+    host.step_weights = step_weights
+    search.distribution.optimizer = torch.optim.SGD(search.distribution.parameters.values(), lr=0.1, weight_decay=0.5)
+    search.distribution.keep("a", [0, 1])
+    before, optimizers = search.distribution.parameters["a"].clone(), (host.weight_optimizer,)
+    search.iteration(host, epoch=0, index=0)
+    assert weights[0].tolist() == pytest.approx([0.9, 0.72])  # both entries: 1 - 2 0.5 0.1 and less
+    assert weights[1].tolist() == weights[2].tolist() == [1, 1]
+    moved = search.distribution.parameters["a"] / before
+    assert moved[2] == 1
+    assert (moved[:2] != 1).all()
+    assert all(o.param_groups[0]["weight_decay"] == 0.5 for o in (*optimizers, search.distribution.optimizer))
 
 
 def test_an_attack_raises_the_loss():

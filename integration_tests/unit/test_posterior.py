@@ -123,33 +123,50 @@ def test_file_round_trip_is_exact(tmp_path, dtype):
         assert torch.equal(loaded.precision[label], posterior.precision[label])
 
 
+HEAD = '{"format": "balenas-posterior", "version": 1, "dtype": "float32", "labels": '
+
+
+def of_one(*, mean: str = "[0, 0]", precision: str = "[1, 1]") -> str:
+    return f'{HEAD}{{"a": {{"choices": ["x", "y"], "mean": {mean}, "precision": {precision}}}}}}}'
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "cannot read the posterior"),
+        (b"", "cannot read the posterior"),
+        (b"\x80\x04\x95\xff\xfe", "cannot read the posterior"),
         ('{"format": "balenas-post', "cannot read the posterior"),
         ('{"something": "else"}', "is not a posterior of this package"),
         ("[1, 2]", "is not a posterior of this package"),
+        ('"balenas-posterior"', "is not a posterior of this package"),
         ('{"format": "balenas-posterior", "version": 99}', "posterior version 99"),
-        ('{"format": "balenas-posterior", "version": 1, "dtype": "float32"}', "is damaged"),
-        (
-            '{"format": "balenas-posterior", "version": 1, "dtype": "float32", '
-            '"labels": {"a": {"choices": ["x", "y"], "mean": [0, NaN], "precision": [1, 1]}}}',
-            "finite",
-        ),
+        ('{"format": "balenas-posterior", "version": 1}', "is damaged"),
+        ('{"format": "balenas-posterior", "version": 1, "dtype": "int8", "labels": {}}', "is damaged"),
+        (HEAD + "{}}", r"posterior\.json"),
+        (HEAD + "[1]}", "is damaged"),
+        (HEAD + '{"a": 1}}', "is damaged"),
+        (of_one(mean="[0, NaN]"), "finite"),
+        (of_one(precision="[-1, 1]"), "positive"),
+        (of_one(mean='["x", 0]'), "is damaged"),
+        (of_one(mean="[{}, 0]"), "is damaged"),
+        (of_one(mean=f"[1{'0' * 400}, 0]"), r"posterior\.json"),
     ],
 )
 def test_corrupt_and_foreign_files_are_refused(tmp_path, content, message):
     path = tmp_path / "posterior.json"
-    path.write_text(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(FileFormatError, match=message):
         Posterior.load(path)
 
 
-def test_binary_file_is_refused(tmp_path):
-    (tmp_path / "posterior.json").write_bytes(b"\x80\x04\x95\xff\xfe")
-    with pytest.raises(FileFormatError, match="cannot read the posterior"):
-        Posterior.load(tmp_path / "posterior.json")
+def test_a_truncated_file_is_refused(tmp_path):
+    path = tmp_path / "posterior.json"
+    example().save(path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 2, len(whole) // 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(FileFormatError, match=r"posterior\.json"):
+            Posterior.load(path)
 
 
 def test_failed_save_leaves_the_previous_file_whole(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 from balenas_plugin.bayes.decisions import OneOf
 from balenas_plugin.distributions import get_distribution
 from balenas_plugin.errors import FileFormatError, OptionError
-from balenas_plugin.schedules import Anew, Keep, Level, Schedule, Seen, Stop, Widen, list_schedules, schedule_of
+from balenas_plugin.schedules import Anew, Keep, Lower, Schedule, Seen, Stop, Widen, list_schedules, schedule_of
 from balenas_plugin.search import Order, Search
 from balenas_plugin.search_spaces import NONE, PARAMETRIC, SKIP
 
@@ -51,7 +51,7 @@ def test_every_distribution_is_pruned_in_stages(name):
     for label in KINDS:
         distribution.parameters[label][1] += 9  # skip connections everywhere
     edits = run(schedule_of("p-darts"), distribution)
-    assert [type(edit) for edit in edits] == [Anew, Anew, Keep, Anew, Keep, Level, Keep]
+    assert [type(edit) for edit in edits] == [Anew, Anew, Keep, Anew, Keep, Lower, Keep]
     assert [edit.depth for edit in edits if isinstance(edit, Anew)] == [2, 4, 6]
     assert [str(edit) for edit in edits if isinstance(edit, Keep)][:2] == ["3 choices kept", "2 choices kept"]
     chosen = [int(scores.argmax()) for scores in distribution.scores().values()]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from balenas_plugin.bayes import Posterior
+from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.search_spaces.nasbench201 import NasBench201Space, from_nni
 from balenas_plugin.selection import ProxySelection, rank
@@ -86,6 +89,30 @@ def test_options_reach_the_supernet() -> None:
     assert found.scores[SUPERNET_ACCURACY] == pytest.approx(min(right_of(found.choices), 50) / 50)
 
 
+def test_images_of_its_own_depend_on_what_an_architecture_is() -> None:
+    """Not on its place among the candidates, and not on the number of workers."""
+    accuracies, asked = [], []
+    for candidates, workers in (("sample", 1), ("enumerate", 1), ("enumerate", 2)):
+        supernet, wanted = Known(), named_selection("one-batch")
+        selection = replace(wanted, candidates=candidates, n=15, images=100, seed=3, workers=workers)
+        ranked = rank(posterior(), SPACE, selection, supernet=supernet)
+        accuracies.append({str(found.choices): found.scores[SUPERNET_ACCURACY] for found in ranked})
+        asked.append([entry for entry in supernet.asked if entry != ("architecture", 100, 3)])
+    assert {which for which, *_ in asked[0]} == {"architecture"}  # nothing to estimate statistics from
+    assert len({seed for *_, seed in asked[0]}) == len(accuracies[0]) > 10
+    assert accuracies[1] == accuracies[2]
+    both = accuracies[0].keys() & accuracies[1].keys()
+    assert len(both) > 3
+    assert len({*asked[0]} & {*asked[1]}) == len(both)
+
+
+def test_the_most_probable_are_ranked_by_nothing_else() -> None:
+    ranked = rank(posterior(), SPACE, replace(named_selection("most-probable"), n=20))
+    expected = islice(Architectures(SPACE.decisions, posterior()).iterate(), 20)
+    assert [found.choices for found in ranked] == [found.sample for found in expected]
+    assert ranked[0].scores == {"probability": ranked[0].log_probability}
+
+
 def test_ranks_are_averaged_with_those_of_proxies_and_the_probability() -> None:
     selection = ProxySelection(n=40, proxy=("synflow", SUPERNET_ACCURACY), include_probability=True, seeds=2)
     ranked = rank(posterior(), SPACE, selection, supernet=Known())
@@ -160,6 +187,19 @@ def test_statistics_are_the_mean_over_the_batches() -> None:
     assert all(torch.equal(value, weights[name]) for name, value in network.named_parameters())
     assert not any(module.training for module in network.modules())
     assert network.norm.momentum == 0.1
+
+
+def test_statistics_can_be_those_of_each_batch() -> None:
+    torch.manual_seed(0)
+    network, supernet = Net(), Known()
+    batches = [(torch.randn(size, 3, 8, 8) * 3, torch.arange(size)) for size in (9, 6, 1)]  # one has no statistics
+    supernet.architecture_batches = lambda images, *, seed: batches
+    accuracy = SupernetAccuracy(supernet, images=16, batch_norm_batches=1, seed=0, batch_statistics=True)
+    expected = copy.deepcopy(network)
+    expected.drop.eval()
+    right = sum(int((expected(images).argmax(1) == labels).sum()) for images, labels in batches[:2])
+    assert accuracy.of(network) == right / 15
+    assert ("weights", 1, 0) not in supernet.asked
 
 
 def test_dropout_is_off_while_statistics_are_estimated() -> None:
@@ -244,6 +284,8 @@ def test_synflow_is_the_papers_and_the_default() -> None:
         ({"proxy": []}, "a list of at least 1, got"),
         ({"proxy": 3}, "must be one of"),
         ({"images": 0}, "images must be a whole number"),
+        ({"images": 1, "batch_statistics": True}, "needs at least 2 images"),
+        ({"fine_tuning": 3}, 'needs candidates: "darts-pt"'),
         ({"batch_norm_batches": 1.5}, "batch_norm_batches must be a whole number"),
         ({"include_probability": "yes"}, "include_probability must be true or false"),
     ],

@@ -8,6 +8,7 @@ import os
 import socket
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,11 @@ from typing import Any
 
 import psutil
 import pytest
+from nni.tools.nnictl.config_utils import Experiments
 
 from balenas_plugin.adapters.nni.run.processes import end_experiment
 from balenas_plugin.adapters.nni.web import manager, ui
+from balenas_plugin.cli import main
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.doctor.checks import Surroundings
 from balenas_plugin.errors import FileFormatError, MissingDependencyError, OptionError, StorageError
@@ -26,20 +29,31 @@ from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.run_folder import folder as run_folder
 from balenas_plugin.run_folder.location import new_run_folder
 
-from .programs import balenas_ui, free_port
+from .programs import free_port
 
 
-def test_a_port_in_use(folder: Path) -> None:
+@pytest.fixture
+def refused(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs `balenas ui` in this process, where it must be refused; it returns the message."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(Experiments.__init__, "__defaults__", (str(folder / "experiments"),))
+
+    def run(*arguments: object) -> str:
+        assert main(["ui", *map(str, arguments)]) == 2
+        assert not (folder / "runs/tiny").exists()
+        return capsys.readouterr().err
+
+    return run
+
+
+def test_a_port_in_use(refused: Callable[..., str]) -> None:
     with socket.socket() as other:
         other.bind(("", 0))
         other.listen()
         port = other.getsockname()[1]
-        program = balenas_ui("tiny.yml", "--port", port, folder=folder)
-        assert program.ended() == 2
-    assert program.errors.startswith(f"balenas: port {port} cannot be used: Address already in use.")
-    assert "is free now" in program.errors
-    assert "Traceback" not in program.errors
-    assert not (folder / "runs/tiny").exists()
+        errors = refused("tiny.yml", "--port", port)
+    assert errors.startswith(f"balenas: port {port} cannot be used: Address already in use.")
+    assert "is free now" in errors
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
@@ -78,12 +92,9 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (tmp_path / "other" / "nni").exists()
 
 
-def test_an_unknown_experiment_or_strategy(folder: Path) -> None:
-    program = balenas_ui("--view", "nosuchid", folder=folder)
-    other = balenas_ui("tiny.yml", "--set", "strategy=nni.DARTS", folder=folder)
-    assert program.ended() == other.ended() == 2
-    assert program.errors.startswith("balenas: NNI knows no experiment 'nosuchid'")
-    assert other.errors.startswith(
+def test_an_unknown_experiment_or_strategy(refused: Callable[..., str]) -> None:
+    assert refused("--view", "nosuchid").startswith("balenas: NNI knows no experiment 'nosuchid'")
+    assert refused("tiny.yml", "--set", "strategy=nni.DARTS").startswith(
         "balenas: balenas ui searches with strategies of this package, and nni.DARTS is one of NNI's"
     )
 

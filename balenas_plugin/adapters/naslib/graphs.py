@@ -25,6 +25,7 @@ class LabelledAlpha:
         target: node that it enters.
         alpha: its logits, shape (K,): the mean of the posterior, outside of a step.
         choices: names of the K operations.
+        parameterised: which of them have weights.
     """
 
     cell: str
@@ -32,6 +33,7 @@ class LabelledAlpha:
     target: int
     alpha: nn.Parameter
     choices: tuple[str, ...]
+    parameterised: tuple[bool, ...]
 
     @property
     def label(self) -> str:
@@ -49,8 +51,10 @@ def labelled_alphas(graph: Any) -> list[LabelledAlpha]:
     for cell in _cells(graph):
         for source, target, data in _edges(cell):
             if data.has("alpha") and id(data.alpha) not in found:
-                names = tuple(_name(operation) for operation in data.op.get_embedded_ops())
-                found[id(data.alpha)] = LabelledAlpha(str(cell.name), source, target, data.alpha, names)
+                operations = data.op.get_embedded_ops()
+                names = tuple(_name(operation) for operation in operations)
+                flags = tuple(next(operation.parameters(), None) is not None for operation in operations)
+                found[id(data.alpha)] = LabelledAlpha(str(cell.name), source, target, data.alpha, names, flags)
     if not found:
         raise SpaceError(f"{type(graph).__name__} has no edge with several operations, so there is nothing to search")
     return list(found.values())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 from naslib.search_spaces.core.primitives import MixedOp
 from torch import Tensor, nn
 
@@ -35,10 +36,12 @@ class AskingMixedOp(MixedOp):
 
     def forward(self, x: Tensor, edge_data: Any) -> Tensor:
         """Return the weighted sum; of a draw that computes one operation, that operation alone."""
-        chosen = self.mixing.chosen(edge_data.alpha)
-        if chosen is None or self.pre_process_hook or self.post_process_hook:
+        chosen, kept = self.mixing.chosen(edge_data.alpha), self.mixing.kept(edge_data.alpha)
+        if (chosen is None and kept is None) or self.pre_process_hook or self.post_process_hook:
             return super().forward(x, edge_data)
         weights = self.get_weights(edge_data)
+        if chosen is None:
+            return sum(weights[k] * self.primitives[k](x, None) for k in kept or ())
         return drawn_path(
             weights, chosen, lambda k: self.primitives[k](x, None), others=self.mixing.others or self.others
         )
@@ -82,7 +85,8 @@ class NaslibHost:
 
     def mixing(self, draw: Draw) -> AbstractContextManager[None]:
         """Let every edge use the weights of a draw."""
-        return self.optimizer.mixing.using(draw, self.optimizer.distribution.parameters)
+        distribution = self.optimizer.distribution
+        return self.optimizer.mixing.using(draw, distribution.parameters, distribution.kept)
 
     def validation_loss(self, k: int) -> Tensor:
         """Return the loss of the architecture batch."""
@@ -111,12 +115,22 @@ class NaslibHost:
         optimizer.op_optimizer.zero_grad()
         self.logits_train, loss = optimizer.evaluate(self.data_train, "training")
         loss.backward()
+        self.clip_gradients(clipped_with)
+        optimizer.op_optimizer.step()
+        return loss
+
+    def clip_gradients(self, clipped_with: Callable[[], list[Tensor]] = list) -> None:
+        """Clip as NASLib does, if that is asked for, with other gradients in the norm."""
+        optimizer = self.optimizer
         if optimizer.grad_clip:
             found = [w.grad for w in optimizer.network_weights if w.grad is not None]
             norm = nn.utils.get_total_norm([*found, *clipped_with()])
             nn.utils.clip_grads_with_norm_(optimizer.network_weights, optimizer.grad_clip, norm)
-        optimizer.op_optimizer.step()
-        return loss
+
+    @property
+    def weight_optimizer(self) -> torch.optim.Optimizer:
+        """NASLib's `op_optimizer`."""
+        return self.optimizer.op_optimizer  # type: ignore[no-any-return]  # NASLib has no types
 
     def virtual_step(self) -> VirtualStep:
         """Return what the weight optimizer's next step would be; its momentum counts if it is SGD's."""

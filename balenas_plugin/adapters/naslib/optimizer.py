@@ -29,7 +29,7 @@ from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import Distribution, get_distribution, list_distributions
 from balenas_plugin.errors import NonFiniteLossError, OptionError
-from balenas_plugin.perturbations import perturbation_of
+from balenas_plugin.perturbations import Perturbation, perturbation_of
 from balenas_plugin.presets import Preset, get_preset, list_presets
 from balenas_plugin.restoring import random_numbers_restored, restored
 from balenas_plugin.search import Search
@@ -117,6 +117,8 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
         self.distribution.start()
         asked = self.options.perturbation
         perturbation = perturbation_of(asked, seed=0 if asked is None else _seed())
+        if perturbation is not None:
+            perturbation.set_parameterised({entry.label: entry.parameterised for entry in self._alphas})
         self._search = Search(self.distribution, self.update_order, perturbation)
         self.distribution.set_dataset_size(self.options.data_size or _FIRST_AUTHORS_N)
         self._number_of_epochs(0)
@@ -162,7 +164,11 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
 
     def _number_of_epochs(self, epoch: int) -> int:
         """Return the epochs of the search, which most methods do not ask for."""
-        if type(self.distribution).new_epoch is Distribution.new_epoch and self._search.perturbation is None:
+        perturbation = type(self._search.perturbation or Perturbation())
+        if (
+            type(self.distribution).new_epoch is Distribution.new_epoch
+            and perturbation.new_epoch is Perturbation.new_epoch
+        ):
             return max(self.options.epochs or 0, epoch + 1)
         if self.options.epochs is None or epoch >= self.options.epochs:
             raise OptionError(

@@ -16,7 +16,7 @@ from balenas_plugin.perturbations import PerturbationOption, perturbation_of
 from balenas_plugin.presets import Preset
 from balenas_plugin.search import Order, Search
 from balenas_plugin.search.algorithm import GradientOrder, WeightStep
-from balenas_plugin.selection.proxy_selection import Selection
+from balenas_plugin.selection.proxy_selection import ProxySelection, Selection
 
 _NASLIB_NAMES = {
     "arc_learning_rate": "arch_learning_rate",
@@ -35,7 +35,7 @@ class SearchOptions:
     Args:
         order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
         unrolled: NASLib's name for the second order.
-        weight_step_alpha: train the weights at the "mean" of the distribution, or at a "sample".
+        weight_step_alpha: train the weights at the "mean" of the distribution, at a "sample", or at "uniform" paths.
         perturbation: of the mixing weights in the weight step: "sdarts-rs", "sdarts-adv", or {"name": ..., options}
             (`balenas_plugin.perturbations`).
         arch_learning_rate: of the distribution's optimizer.
@@ -103,6 +103,9 @@ def read_options(
     for name in merged:
         if name not in ours and name not in _NASLIB_NAMES.values():
             raise OptionError(f"{preset.name} has {name}, which searches in NASLib do not have: search with it in NNI")
+    selection = ProxySelection.of(merged.get("selection"))
+    if selection is not None and selection.needs_supernet:
+        del merged["selection"]  # a preset's own, which NASLib cannot serve: its final architecture is the argmax
     merged |= given
     search = SearchOptions(**{name: merged[name] for name in _OWN if name in merged})
     order = Order(

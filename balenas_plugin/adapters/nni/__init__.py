@@ -1,8 +1,12 @@
 """One-shot strategies inside Microsoft NNI."""
 
+from balenas_plugin.machine import let_threads_sleep
+
+let_threads_sleep()  # of a trial, before torch is imported
+
 # Must come before any other import from nni.nas: if NNI's one-shot package is imported first, nni.nas.strategy catches
 # its own circular import and leaves placeholders in the place of DARTS and the others.
-import warnings
+import warnings  # noqa: E402
 
 with warnings.catch_warnings():  # NNI warns about every class of a torch newer than itself
     warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module")

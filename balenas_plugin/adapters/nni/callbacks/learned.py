@@ -26,6 +26,7 @@ from balenas_plugin.bayes.decisions import Decision, OneOf, TopSet
 from balenas_plugin.bayes.laws import GumbelLaw
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.diagnostics import SearchState, kind_of
+from balenas_plugin.mixed_ops import Alone
 from balenas_plugin.mixed_ops.dropped import Dropped
 from balenas_plugin.search_spaces import PARAMETRIC, space_of
 
@@ -110,13 +111,13 @@ def _candidates(
     alphas = {local: labels.get(id(alpha), local) for local, alpha in labelled_alphas(module, name).items()}
     if isinstance(module, LayerChoice):
         label = next(iter(alphas.values()), module.label)
-        return {label: [(str(key), module[key]) for key in module.names]}
+        return {label: [(str(key), _operation(module[key])) for key in module.names]}
     if not isinstance(module, PathSamplingCell):
         return {}
     found = {}
     for node, inputs in enumerate(module.ops):
         number = node + module.num_predecessors
-        by_input = [[(str(key), operations[key]) for key in module.op_names] for operations in inputs]
+        by_input = [[(str(key), _operation(operations[key])) for key in module.op_names] for operations in inputs]
         if isinstance(module, DifferentiableMixedCell):
             for j, named in enumerate(by_input):
                 local = f"{module.label}/{number}_{j}"
@@ -125,6 +126,10 @@ def _candidates(
             for k in range(module.num_ops_per_node):
                 found[f"{module.label}/op_{number}_{k}"] = by_input[0]
     return found
+
+
+def _operation(candidate: nn.Module) -> nn.Module:
+    return candidate.operation if isinstance(candidate, Alone) else candidate
 
 
 def _kind(instances: Sequence[tuple[str, nn.Module]]) -> str:

@@ -179,22 +179,25 @@ def _remaining(trainer: pl.Trainer, module: pl.LightningModule, seconds: float) 
         trainer: in the epoch that is now.
         module: that searches.
         seconds: of an iteration, as they are now: in the warm-up they have no architecture step, which is then guessed
-            to cost as much as a weight step for each gradient.
+            to cost as much as a weight step for each gradient, without what perturbs that.
     """
     per_epoch = _iterations(trainer)
     if per_epoch is None:
         return None
     warmup, epoch = _warmup(module), trainer.current_epoch
-    weight_step, iteration = seconds, seconds
-    if epoch >= warmup:
-        weight_step = seconds / (1 + _gradients(module))
-    else:
-        iteration = seconds * (1 + _gradients(module))
+    weight_step, whole = 1 + _perturbing(module), 1 + _perturbing(module) + _gradients(module)
+    gradient = seconds / (weight_step if epoch < warmup else whole)
     warmup_left = max(0, warmup - epoch) * per_epoch
     search_left = (_epochs(trainer) - max(epoch, warmup)) * per_epoch
     validations = (_epochs(trainer) - epoch) / (trainer.check_val_every_n_epoch or 1)
     batches = sum(count for count in trainer.num_val_batches if math.isfinite(count))
-    return weight_step * (warmup_left + _FORWARD * validations * batches) + iteration * search_left
+    return gradient * (weight_step * warmup_left + _FORWARD * validations * batches + whole * search_left)
+
+
+def _perturbing(module: pl.LightningModule) -> float:
+    """Return what perturbing a weight step costs, in weight steps without it."""
+    perturbation = module.search.perturbation if isinstance(module, DistributionModule) else None
+    return 0.0 if perturbation is None else perturbation.cost
 
 
 def _gradients(module: pl.LightningModule) -> int:

@@ -22,12 +22,15 @@ from balenas_plugin.adapters.nni.callbacks.learned import operation_kinds, searc
 from balenas_plugin.adapters.nni.callbacks.probing import curvature_of
 from balenas_plugin.adapters.nni.callbacks.search_callback import SearchCallback
 from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
+from balenas_plugin.adapters.nni.supernets.fusion_plan import Planned
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, labelled_alphas, supernet_modules
 from balenas_plugin.diagnostics import SearchState
 from balenas_plugin.errors import EvaluatorError, OptionError
+from balenas_plugin.mixed_ops import Alone
+from balenas_plugin.mixed_ops.channels import random_copies, widen
 from balenas_plugin.mixed_ops.dropped import Dropped, SkipDropout
 from balenas_plugin.restoring import random_numbers_restored
-from balenas_plugin.schedules import Anew, Edit, Keep, Level, Schedule, Seen, Stop
+from balenas_plugin.schedules import Anew, Edit, Keep, Lower, Schedule, Seen, Stop, Widen
 from balenas_plugin.search_spaces import NONE, SKIP
 
 Kinds = Mapping[str, Sequence[str]]
@@ -183,6 +186,8 @@ class Stages(SearchCallback):
             self._forget_dropped(trainer)
             self._with_dropout()
             module.learn_network()
+            for planned in (part for part in module.modules() if isinstance(part, Planned)):
+                planned.forget_plan()
             for callback in trainer.callbacks:
                 if isinstance(callback, ChannelsLast):
                     callback.forget()
@@ -190,7 +195,7 @@ class Stages(SearchCallback):
     def _learn(self, edit: Edit, trainer: pl.Trainer) -> None:
         """Make what an edit changes in the distribution."""
         distribution = self._module.distribution
-        for label, value in edit.labels.items() if isinstance(edit, Keep | Level) else ():
+        for label, value in edit.labels.items() if isinstance(edit, Keep | Lower) else ():
             (distribution.keep if isinstance(edit, Keep) else distribution.lower)(label, value)
         if isinstance(edit, Stop):
             trainer.should_stop = True
@@ -209,12 +214,26 @@ class Stages(SearchCallback):
             with random_numbers_restored(module.ranks.new_seed()):
                 module.set_model(self._anew(edit.depth))
             module.forget_network()
+        elif isinstance(edit, Widen):
+            self._widen(edit.divisor)
         elif isinstance(edit, Keep):
             for label, index, place, key in candidates(module.model):
                 operation = place[key]
                 nested = any(isinstance(part, BaseSuperNetModule) for part in operation.modules())
                 if label in edit.labels and index not in edit.labels[label] and not nested:
                     place[key] = operation if isinstance(operation, Dropped) else Dropped(operation)
+
+    def _widen(self, divisor: int) -> None:
+        generator = torch.Generator().manual_seed(self._module.ranks.new_seed())
+        mixed_op: Any = self._module.mixing.mixed_op
+        of_weights = [o for o in self._module.trainer.optimizers if not getattr(o, "is_arch_optimizer", False)]
+        operations = {id(place[key]): place[key] for *_, place, key in candidates(self._module.model)}
+        for found in operations.values():
+            operation = found.before if isinstance(found, Dropped) else found
+            widen(operation, k=mixed_op.k, new_k=divisor, copies=random_copies(generator), optimizers=of_weights)
+        mixed_op.k = divisor
+        for p in self._module.model.parameters():  # strides that a resumed search has, or its kernels round otherwise
+            p.data = p.data.clone(memory_format=torch.contiguous_format)
 
     def _begin_anew(self, trainer: pl.Trainer) -> None:
         """Give a new network its place on the device, optimizers, and a distribution."""
@@ -254,16 +273,19 @@ class Stages(SearchCallback):
 def candidates(model: nn.Module) -> Iterator[tuple[str, int, Any, str]]:
     """Yield label, index, and where it stands (a mapping and the key), of every candidate operation of a supernet."""
     labels = {id(alpha): label for label, alpha in architecture_parameters(model).items()}
-    for name, module in list(supernet_modules(model)):
+    edges: list[tuple[str, Any, Sequence[str]]] = []
+    for name, module in supernet_modules(model):
         alphas = labelled_alphas(module, name)
         if isinstance(module, LayerChoice):
-            for label in (labels[id(alpha)] for alpha in alphas.values()):
-                yield from ((label, k, module._modules, str(key)) for k, key in enumerate(module.names))
+            edges += [(labels[id(alpha)], module._modules, list(map(str, module.names))) for alpha in alphas.values()]
         elif isinstance(module, DifferentiableMixedCell):
-            for node, edges in enumerate(module.ops, start=module.num_predecessors):
-                for j, operations in enumerate(edges):
-                    label = labels[id(alphas[f"{module.label}/{node}_{j}"])]
-                    yield from ((label, k, operations, key) for k, key in enumerate(module.op_names))
+            for node, inputs in enumerate(module.ops, start=module.num_predecessors):
+                for j, operations in enumerate(inputs):
+                    edges.append((labels[id(alphas[f"{module.label}/{node}_{j}"])], operations, module.op_names))
+    for label, place, keys in edges:
+        for k, key in enumerate(keys):
+            alone = place[key]
+            yield (label, k, alone._modules, "operation") if isinstance(alone, Alone) else (label, k, place, key)
 
 
 def _all_kinds(module: Any) -> Kinds:

@@ -20,7 +20,7 @@ from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
-from balenas_plugin.adapters.nni.one_shot.distributed import Ranks, without_reducer
+from balenas_plugin.adapters.nni.one_shot.distributed import without_reducer
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.one_shot.example_batch import ExampleBatch
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples
@@ -30,12 +30,14 @@ from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
 from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions, require_precision
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
+from balenas_plugin.adapters.nni.supernets.edges import edge_parameters
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names, read_directly
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import ChosenDistribution, Distribution
 from balenas_plugin.errors import EvaluatorError, FileFormatError, NonFiniteLossError, SpaceError
+from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from balenas_plugin.restoring import restored
 from balenas_plugin.search import Search, require_part
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
@@ -75,7 +77,6 @@ class DistributionModule(SearchModule):
         self.read_directly: dict[str, nn.Parameter] = {}
         """Label -> parameter that a module of the user's reads itself, in the place of asking for mixing weights."""
         self.network_weights: list[nn.Parameter] = []
-        self.ranks = Ranks()
         self.stages: Any = None
         """What makes the edits of a schedule (`callbacks.stages.Stages`), if there is one."""
         self._chosen = chosen
@@ -140,11 +141,17 @@ class DistributionModule(SearchModule):
         parameters = self.named_arch_parameters()
         if not parameters:
             raise SpaceError("the model space has no choices, so there is nothing to search")
-        seed = self.ranks.new_seed() if self._chosen.kind.is_random else 0
+        draws = self._chosen.kind.is_random or self.options.weight_step_alpha == "uniform"
+        seed = self.ranks.new_seed() if draws else 0
         distribution = self._chosen(parameters, seed=seed)
-        perturbation = self.options.perturbed_by(self.ranks.new_seed)
+        perturbation = self.options.perturbed_by(self.ranks.new_seed, self._space())
         schedule = None if self.stages is None else self.stages.schedule
-        self._search = Search(distribution, self.options.update_order(), perturbation, schedule)
+        self._search = Search(distribution, self.options.update_order(), perturbation, self.mixing.mixed_op, schedule)
+        if edges := edge_parameters(self._space()):
+            learned = {
+                key: self._chosen.options[key] for key in ("betas", "weight_decay") if key in self._chosen.options
+            }
+            self._search.edges = EdgeWeights(edges, lr=self.options.arc_learning_rate, **learned)
         if self._restored is not None:
             self._search.load_state_dict(self._restored)
         else:
@@ -159,7 +166,8 @@ class DistributionModule(SearchModule):
 
     def follow_mask(self) -> None:
         """Let the supernet give no weight to choices that the distribution has dropped."""
-        self.mixing.keep(self.distribution.kept)
+        learned, self.mixing.dropped_are_zeros = self.distribution, self.stages is not None
+        self.mixing.leave({learned.parameters[k]: (learned.mask[k], kept) for k, kept in learned.kept.items()})
 
     def forget_network(self) -> None:
         """Forget what belongs to a network that was replaced: what mixes it, and what was to be restored to it."""
@@ -196,8 +204,8 @@ class DistributionModule(SearchModule):
             self.training_module.set_model(held)
 
     def arch_parameters(self) -> list[nn.Parameter]:
-        """Return the alphas in label order (NNI's own order depends on addresses)."""
-        return list(self.named_arch_parameters().values())
+        """Return the alphas in label order (NNI's own order depends on addresses), then the weights of edges."""
+        return [*self.named_arch_parameters().values(), *edge_parameters(self._space()).values()]
 
     # -- one iteration ------------------------------------------------------------------------------------------------
 
@@ -300,20 +308,6 @@ class DistributionModule(SearchModule):
             ChannelsLast(self._space, self.options.channels_last, partial(trial_steps, self)),
         ]
 
-    def setup(self, stage: str) -> Any:
-        """Learn how many processes search together."""
-        self.ranks = Ranks(self.trainer.world_size)
-        self.ranks.seed_apart()
-        return super().setup(stage)
-
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log; with several processes, what is logged for an epoch only is the mean (sum, ...) over all of them."""
-        on_step = kwargs.get("on_step")
-        epoch_only = not (self.trainer.training if on_step is None else on_step)
-        if self.ranks.several and epoch_only and not kwargs.get("rank_zero_only") and not args:
-            kwargs["sync_dist"] = isinstance(kwargs.get("reduce_fx", "mean"), str)
-        super().log(name, value, *args, **kwargs)
-
     def on_train_start(self) -> Any:
         """Learn which weights are trained and who mixes by itself; compile the network if that is asked for."""
         require_precision(self.trainer, self.arch_parameters())
@@ -338,7 +332,8 @@ class DistributionModule(SearchModule):
 
     def on_train_epoch_start(self) -> Any:
         """Tell the distribution the epoch, and the size of data that may be loaded anew for each."""
-        self.distribution.set_dataset_size(number_of_examples(self.trainer.train_dataloader["val"]))
+        learned_on = self.trainer.train_dataloader["train" if self.options.levels == 1 else "val"]
+        self.distribution.set_dataset_size(number_of_examples(learned_on))
         self.follow_mask()
         self.search.new_epoch(self.trainer.current_epoch, self.trainer.max_epochs or -1)
         return super().on_train_epoch_start()

@@ -13,7 +13,7 @@ from balenas_plugin.adapters.nni.one_shot.loaders import number_in_batch, split_
 from balenas_plugin.adapters.nni.one_shot.losses import NoLossError, loss_of
 from balenas_plugin.bayes.architect import VirtualStep
 from balenas_plugin.distributions import Draw
-from balenas_plugin.errors import EvaluatorError
+from balenas_plugin.errors import EvaluatorError, OptionError
 from balenas_plugin.restoring import modes_restored, restored
 
 
@@ -45,7 +45,8 @@ class NniHost:
     def mixing(self, draw: Draw) -> Iterator[None]:
         """Let every mixed module use the weights of a draw; a parameter that one reads itself holds the logits."""
         read = self.module.read_directly
-        with self.module.mixing.using(draw, self.module.distribution.parameters), restored(list(read.values())):
+        learned = self.module.distribution
+        with self.module.mixing.using(draw, learned.parameters, learned.kept), restored(list(read.values())):
             with torch.no_grad():
                 for label in read.keys() & draw.logits.keys():
                     read[label].copy_(draw.logits[label])
@@ -114,6 +115,22 @@ class NniHost:
         )
         return None if self.outputs is None else loss_of(self.outputs).detach()
 
+    @property
+    def weight_optimizer(self) -> torch.optim.Optimizer:
+        """The evaluator's optimizer itself, not Lightning's around it.
+
+        Raises:
+            OptionError: it makes no step a batch.
+        """
+        if self.module.trainer.accumulate_grad_batches != 1:
+            raise OptionError("partial_decay belongs to the step of a batch, so accumulate_grad_batches must be 1")
+        optimizer: torch.optim.Optimizer = self.module.weight_optimizers().optimizer
+        return optimizer
+
+    def clip_gradients(self) -> None:
+        """Clip as the weight step does, without the evaluator's hooks."""
+        self.module.clip_weights(self.weight_optimizer)
+
     def virtual_step(self) -> VirtualStep:
         """Return the next step of the evaluator's optimizer."""
         own = [o for o in self.module.trainer.optimizers if o is not self.module.distribution.optimizer]
@@ -121,8 +138,9 @@ class NniHost:
 
     def average(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return means over the processes."""
-        parameters = self.module.distribution.parameters.values()
-        like = [*parameters, *parameters, *self.network_weights][: len(gradients)]
+        parameters, edges = self.module.distribution.parameters.values(), self.module.search.edges
+        of_edges = () if edges is None else edges.parameters
+        like = [*parameters, *parameters, *of_edges, *self.network_weights][: len(gradients)]
         return self.module.ranks.present_averages(gradients, like)
 
 

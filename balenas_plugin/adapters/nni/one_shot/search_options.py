@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import torch
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
-from torch import Tensor
+from torch import Tensor, nn
 
+from balenas_plugin.adapters.nni.supernets.parameters import parameterised_candidates
 from balenas_plugin.errors import EvaluatorError, OptionError
+from balenas_plugin.mixed_ops import MixedOpOption
 from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
 from balenas_plugin.perturbations import Perturbation, PerturbationOption, perturbation_of
 from balenas_plugin.schedules import ScheduleOption
@@ -40,9 +42,12 @@ class SearchOptions:
         order: "first", or "second" for the gradient through one unrolled weight step (Eq. 1).
         finite_difference: for order "second": "central" as in the reference, or "one-sided" with one evaluation less.
         arc_learning_rate: learning rate of the distribution, for logits in logits per step.
-        weight_step_alpha: "mean", or "sample" to train the weights at a draw.
-        perturbation: of the mixing weights in the weight step: "sdarts-rs", "sdarts-adv", or {"name": ..., options}
-            (`balenas_plugin.perturbations`).
+        weight_step_alpha: train the weights at the "mean", at a "sample" (a draw), or at "uniform" paths: one candidate
+            a choice, each with the same probability, whatever is learned.
+        perturbation: of the mixing weights: "sdarts-rs", "sdarts-adv" in the weight step, "operation-dropout" in both,
+            or {"name": ..., options} (`balenas_plugin.perturbations`).
+        mixed_op: how edges compute their candidates: "partial-channels", "merged-convolutions", or {"name":
+            ..., options} (`balenas_plugin.mixed_ops`); None: all of them, in full.
         schedule: what happens between epochs: "p-darts", "drnas-progressive", "darts-es", "darts-plus", or
             {"name": ..., options} (`balenas_plugin.schedules`).
         warmup_epochs: epochs at the start without architecture steps.
@@ -75,6 +80,7 @@ class SearchOptions:
     finite_difference: FiniteDifference = "central"
     weight_step_alpha: WeightStep = "mean"
     perturbation: PerturbationOption = None
+    mixed_op: MixedOpOption = None
     schedule: ScheduleOption = None
     warmup_epochs: NonNegativeInt = 0
     arc_learning_rate: Positive = 3e-4
@@ -101,9 +107,12 @@ class SearchOptions:
         """One of torch.compile's modes, or None not to compile."""
         return ("default" if self.compile else None) if isinstance(self.compile, bool) else self.compile
 
-    def perturbed_by(self, seed: Callable[[], int]) -> Perturbation | None:
-        """Return what perturbs the weight step; `seed`, of its noise, is asked if there is anything."""
-        return None if self.perturbation is None else perturbation_of(self.perturbation, seed=seed())
+    def perturbed_by(self, seed: Callable[[], int], supernet: nn.Module | None = None) -> Perturbation | None:
+        """Return what perturbs the mixing weights; `seed`, of its noise, is asked if there is anything."""
+        found = None if self.perturbation is None else perturbation_of(self.perturbation, seed=seed())
+        if found is not None and supernet is not None:
+            found.set_parameterised(parameterised_candidates(supernet))
+        return found
 
     def update_order(self) -> Order:
         """Return which level is updated when, for Algorithm 1."""

@@ -210,7 +210,7 @@ def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: in
         best = strategy.rank(progress=True)[:top_k]
         report_fewer(len(best), top_k, strategy.selection)
         for ranked in best:
-            record = {"chosen_by": ", ".join(strategy.selection.proxies), **ranked.to_dict()}
+            record = {"chosen_by": strategy.selection.chosen_by, **ranked.to_dict()}
             yield {**record, **_notation_and_truth(space, ranked.choices), **spread}
         return
     rank = 0

@@ -17,6 +17,7 @@ from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import TRANSFERS, arch
 from balenas_plugin.adapters.nni.one_shot.search_options import require_clipping_once
 from balenas_plugin.adapters.nni.supernets.drawn import drawing_hooks
 from balenas_plugin.distributions import Distribution
+from balenas_plugin.mixed_ops import MixedOp
 from balenas_plugin.search.mixing import MixingWeights
 
 _REMEMBERING = (EarlyStopping, ModelCheckpoint, Timer)
@@ -121,6 +122,7 @@ class SearchStrategy(DARTS):
     """NNI's `DARTS`, whose supernet asks one object for its mixing weights, and which gives the evaluator back."""
 
     distribution: type[Distribution]
+    mixed_op: MixedOp | None = None
 
     def configure_softmax(self) -> MixingWeights:
         """Return what all mixed modules of the supernet ask for their weights (NNI calls this for each of them)."""
@@ -132,7 +134,7 @@ class SearchStrategy(DARTS):
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         """Turn the model space into a supernet in place."""
-        self._mixing = MixingWeights(self.distribution.mean_weights)
+        self._mixing = MixingWeights(self.distribution.mean_weights, self.mixed_op)
         return super().mutate_model(model)
 
     _kept: AbstractContextManager[None] = nullcontext()

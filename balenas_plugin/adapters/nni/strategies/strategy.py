@@ -45,6 +45,7 @@ from balenas_plugin.distributions import (
     list_distributions,
 )
 from balenas_plugin.errors import OptionError, SpaceError, quoted
+from balenas_plugin.mixed_ops import Alone, mixed_op_of
 from balenas_plugin.options import given_options, joined_options, summary
 from balenas_plugin.presets import Preset
 from balenas_plugin.schedules import schedule_of
@@ -92,8 +93,9 @@ class DistributionStrategy(StagedStrategy):
         }
         self.options = SearchOptions(**{key: value for key, value in options.items() if key in OPTION_NAMES})
         chosen = {key: value for key, value in options.items() if key not in OPTION_NAMES}
-        self.chosen = ChosenDistribution(self.distribution, chosen | {"lr": self.options.arc_learning_rate})
-        self.schedule = schedule_of(self.options.schedule)
+        rate = {"lr": self.options.arc_learning_rate} if self.distribution.learns else {}
+        self.chosen = ChosenDistribution(self.distribution, chosen | rate)
+        self.mixed_op, self.schedule = mixed_op_of(self.options.mixed_op), schedule_of(self.options.schedule)
         self._require_sound()
         super().__init__(
             arc_learning_rate=self.options.arc_learning_rate,
@@ -154,12 +156,8 @@ class DistributionStrategy(StagedStrategy):
 
     def _require_sound(self) -> None:
         """Raise OptionError where the parts do not go together."""
-        Search(
-            self.chosen({"": torch.zeros(2)}, seed=0),
-            self.options.update_order(),
-            self.options.perturbed_by(int),
-            self.schedule,
-        )
+        order, perturbation = self.options.update_order(), self.options.perturbed_by(int)
+        Search(self.chosen({"": torch.zeros(2)}, seed=0), order, perturbation, self.mixed_op, self.schedule)
         if self.options.mc_batches == "split" and not self.distribution.needs_gradient:
             raise OptionError(
                 f"{self.chosen.name} compares the losses of draws, so they must see the same examples: "
@@ -216,7 +214,7 @@ class DistributionStrategy(StagedStrategy):
         Raises:
             SpaceError: the space has no choices.
         """
-        if self.selection is not None:
+        if self.selection is not None or self.mixed_op is not None:
             self._pristine = copy.deepcopy(model)
         model = super().mutate_model(model)
         if not architecture_parameters(model):
@@ -224,6 +222,8 @@ class DistributionStrategy(StagedStrategy):
                 f"{type(model).__name__} has no choices, so there is nothing to search: give it a LayerChoice, "
                 "InputChoice, Repeat, Cell or nni.choice"
             )
+        if self.mixed_op is not None and not any(isinstance(module, Alone) for module in model.modules()):
+            raise SpaceError(f"{type(model).__name__} has no choice of operations that {self.mixed_op.name} can mix")
         searched = {label for _, module in supernet_modules(model) for label in module.simplify()}
         loose = sorted(set(self._arch_parameters) - searched)
         if loose:
@@ -307,7 +307,8 @@ class DistributionStrategy(StagedStrategy):
     def list_models(self, sort: bool = True, limit: int | None = 1) -> Iterator[RawFormatModelSpace]:
         """Yield the best architectures as frozen models, each network once; say so if there are fewer than asked for.
 
-        Without a `selection`: the argmax of mu, then the next most probable distinct ones. With one: its ranking.
+        Without a `selection`: the argmax of mu, then the next most probable distinct ones. With one: its ranking. Their
+        weights are the supernet's; not where a `mixed_op` has built others than the space's own: then they are new.
 
         Args:
             sort: ignored; the order is always the one above.
@@ -320,7 +321,8 @@ class DistributionStrategy(StagedStrategy):
         listed = 0
         for architecture in islice(samples, limit):
             listed += 1
-            yield FoundModel(self.supernet, self.model_space.evaluator).freeze(architecture)
+            space = self.supernet if self.mixed_op is None else self._pristine
+            yield FoundModel(space, self.model_space.evaluator).freeze(architecture)
         report_fewer(listed, limit or listed, self.selection)
 
     def rank(self, selection: ProxySelection | None = None, *, progress: bool = False) -> list[RankedArchitecture]:

@@ -17,60 +17,63 @@ from nni.nas.nn.pytorch.cell import preprocess_cell_inputs
 from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell, DifferentiableMixedLayer
 from torch import Tensor, nn
 
-from balenas_plugin.adapters.nni.supernets.drawn import DrawnCell, DrawnLayer, drawn_candidates
+from balenas_plugin.adapters.nni.supernets.drawn import (
+    DrawnCell,
+    DrawnLayer,
+    EdgeWeighedNasBench201Cell,
+    drawn_candidates,
+    kept_candidates,
+)
+from balenas_plugin.adapters.nni.supernets.edges import edge_weights, scaled
 from balenas_plugin.adapters.nni.supernets.fusion_plan import Plan, Planned, why_not_its_own
 from balenas_plugin.fused import Branch, Contribution, Fan, combine, departure
+from balenas_plugin.mixed_ops import IN_FULL, MixedOp
 from balenas_plugin.mixed_ops.drawn_path import Others
 
 
 class FusedMixedLayer(Planned, DrawnLayer):
     """A LayerChoice: zeros are not computed, an identity is not copied, results are added up without copies."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Take what the candidates take; fused if that is one tensor."""
+    def _mixed(self, *args: Any, **kwargs: Any) -> Any:
         plan = self.plan_for(args) if len(args) == 1 and not kwargs else None
         if plan is None:
-            return super().forward(*args, **kwargs)
+            return super()._mixed(*args, **kwargs)
         found = _mixed(plan.fans[0], args[0], [(self._softmax, self._arch_alpha)], self.others)
         return combine(list(found.values()), partial(plan.zeros, 1, args[0].device))
 
     def _made_plan(self) -> Plan:
-        branches = [Branch(self[name], 1, str(name)) for name in self.names]
-        return Plan(self, DifferentiableMixedLayer, [branches])
+        branches = [
+            Branch(operation, 1, str(name)) for name, operation in zip(self.names, self.operations, strict=True)
+        ]
+        return Plan(self, DifferentiableMixedLayer, [branches], why=why_not_added_up(self.mixed_op))
 
 
-class FusedNasBench201Cell(Planned, NasBench201Cell):
+class FusedNasBench201Cell(Planned, EdgeWeighedNasBench201Cell):
     """NAS-Bench-201's cell: all edges that leave a node are computed together."""
-
-    @classmethod
-    def mutate(cls, module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> None:
-        """Turn a cell of the model space into this class, in place (a mutation hook); its choices stay its children.
-
-        Nothing else of it changes. A new module could not be returned: NNI expects it to own the choices.
-        """
-        if type(module) is NasBench201Cell:
-            module.__class__ = cls
 
     def freeze(self, sample: dict[str, Any]) -> NasBench201Cell:
         """Return the cell of one architecture, a plain one again."""
         frozen = super().freeze(sample)
         frozen.forget_plan()
-        frozen.__class__ = NasBench201Cell
+        frozen.__class__ = EdgeWeighedNasBench201Cell if hasattr(frozen, "edge_logits") else NasBench201Cell
         return cast(NasBench201Cell, frozen)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H, W)."""
-        plan = self.plan_for([inputs])
+        mixed_op: MixedOp = getattr(self._edges_from(0)[0], "mixed_op", None) or IN_FULL
+        plan = self.plan_for([mixed_op.enter(inputs)])
         if plan is None:
-            return cast(Tensor, super().forward(inputs))
+            return super().forward(inputs)
         received: list[list[Contribution]] = [[] for _ in range(self.num_tensors)]
-        node = inputs
+        nodes, weights = [inputs], [edge_weights(self, target) for target in range(1, self.num_tensors)]
         for source, fan in enumerate(plan.fans):
             edges = [(edge._softmax, edge._arch_alpha) for edge in self._edges_from(source)]
-            for target, contribution in _mixed(fan, node, edges, DrawnLayer.others).items():
-                received[target].append(contribution)
-            node = combine(received[source + 1], partial(plan.zeros, source + 1, inputs.device))
-        return node
+            scales = [of_target[source] for of_target in weights[source:]]
+            for target, made in _mixed(fan, mixed_op.enter(nodes[-1]), edges, DrawnLayer.others, scales).items():
+                received[target].append(made)
+            mixed = combine(received[source + 1], partial(plan.zeros, source + 1, inputs.device))
+            nodes.append(mixed_op.leave(mixed, list(zip(nodes, weights[source], strict=True))))
+        return nodes[-1]
 
     def _made_plan(self) -> Plan:
         why = None
@@ -81,8 +84,15 @@ class FusedNasBench201Cell(Planned, NasBench201Cell):
             if mixed is None:
                 return Plan(self, NasBench201Cell, [], why=f"an edge is a {type(edge).__name__}")
             why = why or why_not_its_own(edge, DifferentiableMixedLayer) or departure(edge, mixed)
+        if len({getattr(edge, "mixed_op", None) for edge in edges}) > 1:
+            why = why or "its edges are computed in different ways"
+        why = why or why_not_added_up(getattr(edges[0], "mixed_op", None))
         branches = [
-            [Branch(edge[name], source + 1 + k, str(name)) for k, edge in enumerate(edges) for name in edge.names]
+            [
+                Branch(operation, source + 1 + k, str(name))
+                for k, edge in enumerate(edges)
+                for name, operation in zip(edge.names, _operations(edge), strict=True)
+            ]
             for source, edges in enumerate(sources)
         ]
         return Plan(self, NasBench201Cell, branches, [self.layers, *self.layers, *edges], why)
@@ -90,6 +100,10 @@ class FusedNasBench201Cell(Planned, NasBench201Cell):
     def _edges_from(self, source: int) -> list[Any]:
         """Return the edges from `source` to source + 1, source + 2, ..."""
         return [cast(Any, self.layers[target - 1])[source] for target in range(source + 1, self.num_tensors)]
+
+
+def _operations(edge: Any) -> list[nn.Module]:
+    return edge.operations if isinstance(edge, DrawnLayer) else [edge[name] for name in edge.names]
 
 
 _LAYERS = (FusedMixedLayer, DrawnLayer, DifferentiableMixedLayer)
@@ -100,19 +114,28 @@ class FusedMixedCell(Planned, DrawnCell):
 
     def forward(self, *inputs: Any) -> Any:
         """Take and return what NNI's cell does."""
-        processed = preprocess_cell_inputs(self.num_predecessors, *inputs)
-        plan = self.plan_for(processed, self.preprocessor)
+        processed, mixed_op = preprocess_cell_inputs(self.num_predecessors, *inputs), self.mixed_op or IN_FULL
+        plan = self.plan_for(processed, lambda given: [mixed_op.enter(x) for x in self.preprocessor(given)])
         if plan is None:
             return super().forward(*inputs)
-        nodes = list(self.preprocessor(processed))
-        received: list[list[Contribution]] = [[] for _ in range(self.num_predecessors + self.num_nodes)]
+        nodes, first = list(self.preprocessor(processed)), self.num_predecessors
+        received: list[list[Contribution]] = [[] for _ in range(first + self.num_nodes)]
+        weights = {target: edge_weights(self, target) for target in range(first, len(received))}
         for source, fan in enumerate(plan.fans):
-            if source >= self.num_predecessors:
-                nodes.append(combine(received[source], partial(plan.zeros, source, nodes[0].device)))
-            for target, contribution in _mixed(fan, nodes[source], self._edges_from(source), self.others).items():
-                received[target].append(contribution)
-        nodes.append(combine(received[-1], partial(plan.zeros, len(nodes), nodes[0].device)))
-        return self.postprocessor(torch.cat(nodes[self.num_predecessors :], self.concat_dim), processed)
+            if source >= first:
+                nodes.append(self._node(received[source], nodes, weights[source], plan))
+            scales = [weights[target][source] for target in self._targets_of(source)]
+            edges = self._edges_from(source)
+            for target, made in _mixed(fan, mixed_op.enter(nodes[source]), edges, self.others, scales).items():
+                received[target].append(made)
+        nodes.append(self._node(received[-1], nodes, weights[len(nodes)], plan))
+        return self.postprocessor(torch.cat(nodes[first:], self.concat_dim), processed)
+
+    def _node(
+        self, received: Sequence[Contribution], nodes: Sequence[Tensor], weights: Sequence[Tensor | None], plan: Plan
+    ) -> Tensor:
+        mixed = combine(received, partial(plan.zeros, len(nodes), nodes[0].device))
+        return (self.mixed_op or IN_FULL).leave(mixed, list(zip(nodes, weights, strict=True)))
 
     def _made_plan(self) -> Plan:
         sources = range(self.num_predecessors + self.num_nodes - 1)
@@ -120,12 +143,12 @@ class FusedMixedCell(Planned, DrawnCell):
             [
                 Branch(operation, target, name)
                 for target in self._targets_of(source)
-                for name, operation in self._edge(source, target).items()
+                for name, operation in zip(self.op_names, self.operations(self._edge(source, target)), strict=True)
             ]
             for source in sources
         ]
         inner = [m for m in self.ops.modules() if isinstance(m, (nn.ModuleList, nn.ModuleDict))]
-        return Plan(self, DifferentiableMixedCell, branches, inner)
+        return Plan(self, DifferentiableMixedCell, branches, inner, why_not_added_up(self.mixed_op))
 
     def _targets_of(self, source: int) -> range:
         return range(max(source + 1, self.num_predecessors), self.num_predecessors + self.num_nodes)
@@ -139,18 +162,34 @@ class FusedMixedCell(Planned, DrawnCell):
         return [(self._softmax, alphas[f"{self.label}/{target}_{source}"]) for target in self._targets_of(source)]
 
 
-def _mixed(fan: Fan, x: Tensor, edges: Sequence[tuple[nn.Module, Tensor]], others: Others) -> dict[int, Contribution]:
-    """Return target -> contribution of the candidates that leave x: of all of them, or of the drawn ones alone.
+def why_not_added_up(mixed_op: MixedOp | None) -> str | None:
+    """Return why results of candidates may not be added up in any other way than a mixed operation does."""
+    return None if mixed_op is None or mixed_op.adds_up else f"{mixed_op.name} mixes them"
+
+
+def _mixed(
+    fan: Fan,
+    x: Tensor,
+    edges: Sequence[tuple[nn.Module, Tensor]],
+    others: Others,
+    scales: Sequence[Tensor | None] | None = None,
+) -> dict[int, Contribution]:
+    """Return target -> contribution of the candidates that leave x: of all of them, or of those that the pass has.
 
     Args:
         fan: the candidates.
         x: the node that they leave.
         edges: for each target in their order, what mixes its candidates, and the parameter.
         others: see `DrawnLayer`.
+        scales: weight of each edge itself; None is 1.
     """
     weights = [softmax(alpha) for softmax, alpha in edges]
-    drawn = drawn_candidates(edges, others)
-    return fan(x, weights) if drawn is None else fan.drawn(x, weights, *drawn)
+    if scales is not None:
+        weights = [scaled(w, scale) for w, scale in zip(weights, scales, strict=True)]
+    if (drawn := drawn_candidates(edges, others)) is not None:
+        return fan.drawn(x, weights, [[k] for k in drawn[0]], drawn[1])
+    kept = kept_candidates(edges)
+    return fan(x, weights) if kept is None else fan.drawn(x, weights, kept, "none")
 
 
 def keep_fixed(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:

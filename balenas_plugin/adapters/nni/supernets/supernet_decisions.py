@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import (
 from torch import nn
 
 from balenas_plugin.adapters.nni.supernets.activity import conditional, uses_of
+from balenas_plugin.adapters.nni.supernets.edges import edge_weights
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, labelled_alphas, supernet_modules
 from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.bayes.decisions import (
@@ -118,21 +120,26 @@ def _decisions_of_module(module: BaseSuperNetModule, unique: dict[str, str]) -> 
     if isinstance(module, DifferentiableMixedInput):
         return [TopSet(label, int(module.n_chosen or 1)) for label in unique.values()]
     if isinstance(module, DifferentiableMixedCell):
-        nodes = range(module.num_predecessors, module.num_predecessors + module.num_nodes)
-        return [
-            CellNode(
-                module.label,
-                node,
-                tuple(unique[f"{module.label}/{node}_{j}"] for j in range(node)),
-                module.num_ops_per_node,
-                tuple(module.op_names),
-            )
-            for node in nodes
-        ]
+        return [*cell_nodes(module, unique)]
     values: dict[str, Any] = {label: getattr(space, "values", None) for label, space in module.simplify().items()}
     if unique and all(values.get(label) is not None for label in unique):
         return [OneOf(unique[label], tuple(values[label])) for label in unique]
     return []
+
+
+def cell_nodes(cell: DifferentiableMixedCell, unique: Mapping[str, str]) -> list[CellNode]:
+    """Return the decisions of a cell; `unique` maps its labels to the model's."""
+    return [
+        CellNode(
+            cell.label,
+            node,
+            tuple(unique[f"{cell.label}/{node}_{j}"] for j in range(node)),
+            cell.num_ops_per_node,
+            tuple(cell.op_names),
+            tuple(float(weight.detach().log()) for weight in edge_weights(cell, node) if weight is not None),
+        )
+        for node in range(cell.num_predecessors, cell.num_predecessors + cell.num_nodes)
+    ]
 
 
 def _exported(module: BaseSuperNetModule, own: dict[str, nn.Parameter], unique: dict[str, str]) -> Exported:

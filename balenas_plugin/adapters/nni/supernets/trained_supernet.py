@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,10 +17,15 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMix
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.supernets.by_position import batch_size_of, batches_at, positions_of
+from balenas_plugin.adapters.nni.supernets.edges import edge_weights
 from balenas_plugin.adapters.nni.supernets.found_model import completed
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.bayes.decisions import Architecture
+from balenas_plugin.distributions import Draw
 from balenas_plugin.errors import EvaluatorError, SpaceError
+from balenas_plugin.mixed_ops import Alone
 from balenas_plugin.restoring import random_numbers_restored
+from balenas_plugin.search.mixing import mixing_of
 from balenas_plugin.search_spaces import SearchSpace
 from balenas_plugin.selection.supernet_accuracy import Batch
 
@@ -62,6 +68,10 @@ class TrainedSupernet:
         """Return an architecture's network with its own copy of the supernet's weights."""
         return inherited_network(self._supernet, self._space, architecture).to(self._device)
 
+    def mixture(self) -> MixedSupernet:
+        """Return a copy of the supernet that mixes as it is told."""
+        return MixedSupernet(copy.deepcopy(self._supernet).to(self._device))
+
     def weight_batches(self, count: int, *, seed: int) -> Sequence[Batch]:
         """Return `count` whole batches of the training loader's set, or all; its augmentation is seeded too."""
         size = batch_size_of(self._halves[_WEIGHTS])
@@ -85,6 +95,27 @@ class TrainedSupernet:
         raise EvaluatorError(
             f"the supernet's accuracy needs batches (images, labels); a loader gives {type(batch).__name__}"
         )
+
+
+class MixedSupernet:
+    """A supernet that mixes its candidates as it is told; what reads the parameters itself is not reached (`Mixture`).
+
+    Args:
+        network: the supernet.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._mixing, self._parameters = mixing_of(network), architecture_parameters(network)
+
+    def mean_weights(self) -> dict[str, Tensor]:
+        """Return the mean mixing weights that the search has left: label -> shape (K,)."""
+        return {label: self._mixing(alpha).detach() for label, alpha in self._parameters.items()}
+
+    def mixing(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Let every mixed operation use these mixing weights inside the block."""
+        placed = {label: w.to(self._parameters[label]) for label, w in weights.items()}
+        return self._mixing.using(Draw(placed, placed), self._parameters)
 
 
 def inherited_network(supernet: ModelSpace, space: SearchSpace, architecture: Mapping[str, Any]) -> nn.Module:
@@ -112,6 +143,12 @@ def _load_cell_weights(network: nn.Module, supernet: nn.Module, architecture: Ma
                     (source,) = architecture[f"{cell.label}/input_{number}_{k}"]
                     operation = architecture[f"{cell.label}/op_{number}_{k}"]
                     moved[f"{path}.ops.{node}.{k}."] = f"{path}.ops.{node}.{source}.{operation}."
+                    candidate: Any = cell.ops[node][source][operation]
+                    if isinstance(candidate, Alone):  # of fewer channels than the space's own, say
+                        alone: Any = copy.deepcopy(candidate)
+                        weight = edge_weights(cell, number)[source]
+                        alone.weight = 1.0 if weight is None else float(weight)
+                        setattr(network.get_submodule(f"{path}.ops.{node}"), str(k), alone)
     weights, state = supernet.state_dict(), {}
     for key, value in network.state_dict().items():
         prefix = next((prefix for prefix in moved if key.startswith(prefix)), "")

@@ -13,6 +13,7 @@ from nni.tools.nnictl.constants import NNI_HOME_DIR
 
 from balenas_plugin.doctor.checks import Surroundings
 from balenas_plugin.errors import OptionError
+from balenas_plugin.machine import let_threads_sleep
 
 LOOPBACK = "127.0.0.1"
 _HOOK = Path(__file__).with_suffix(".js")
@@ -62,6 +63,7 @@ def start_guarded(arguments: NniManagerArgs, hosts: list[str]) -> subprocess.Pop
     command: list[str | Path] = [folder / "node", "--require", _HOOK, *_OPTIONS, folder / "main.js"]
     command += [word for pair in pairs if pair[0] not in _SECRET for word in pair]
     _keep_private(Path(NNI_HOME_DIR, ".experiment"))
+    let_threads_sleep()  # in trials
     with (log / "nnictl_stdout.log").open("a") as out, (log / "nnictl_stderr.log").open("a") as err:
         return subprocess.Popen(
             command,
