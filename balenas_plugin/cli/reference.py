@@ -93,12 +93,17 @@ def _methods(options: argparse.Namespace) -> int:
     perturbations = {name: perturbation_options(get_perturbation(name)) for name in list_perturbations()}
     mixed_ops = {name: mixed_op_options(get_mixed_op(name)) for name in list_mixed_ops()}
     costs = dict.fromkeys(get_args(Measure), CostOptions)
-    kinds = {"DISTRIBUTIONS": parts, "PERTURBATIONS": perturbations, "MIXED OPERATIONS": mixed_ops, "COSTS": costs}
+    kinds: dict[str, dict[str, Any]] = {
+        "DISTRIBUTIONS": parts,
+        "PERTURBATIONS": perturbations,
+        "MIXED OPERATIONS": mixed_ops,
+        "COSTS": costs,
+    }
     for title, of_kind in kinds.items():
         print(f"\n{title} and their options")
         for name, declared in of_kind.items():
-            options = (field.name for field in dataclasses.fields(declared) if field.name != "name")
-            shown = ("arc_learning_rate" if option == "lr" else option for option in options)
+            named = (field.name for field in dataclasses.fields(declared) if field.name != "name")
+            shown = ("arc_learning_rate" if option == "lr" else option for option in named)
             print(f"  {name:<24}{', '.join(shown)}")
     print("\nWHAT DOES NOT GO TOGETHER")
     for reason in refusals():
