@@ -16,7 +16,7 @@ from balenas_plugin.mixed_ops import MixedOpOption
 from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
 from balenas_plugin.perturbations import Perturbation, PerturbationOption, perturbation_of
 from balenas_plugin.search import Order
-from balenas_plugin.search.algorithm import (
+from balenas_plugin.search.order import (
     ClippedWith,
     FiniteDifference,
     FirstStep,
