@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gradient
@@ -22,57 +20,9 @@ from balenas_plugin.distributions.uniform import uniform_path
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.mixed_ops import MixedOp
 from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
-from balenas_plugin.options import NonNegativeInt, PositiveInt, declared_options
 from balenas_plugin.perturbations import Level, Perturbation
 from balenas_plugin.schedules import Schedule
-
-FirstStep = Literal["architecture", "weights"]
-GradientOrder = Literal["first", "second"]
-FiniteDifference = Literal["central", "one-sided"]
-WeightStep = Literal["mean", "sample", "uniform"]
-ClippedWith = Literal["weights", "architecture", "stale-architecture"]
-Levels = Annotated[int, Field(ge=1, le=2)]
-
-
-@declared_options()
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """Which level is updated when, and by which gradient.
-
-    Args:
-        first: "architecture", as in DARTS and BaLeNAS, or "weights", as in GDAS.
-        architecture_every: an architecture step every so many iterations.
-        architecture_steps: in its place so many an epoch, spread evenly; where an epoch has less iterations, several on
-            one validation batch. Where nobody knows how many iterations an epoch has, `architecture_every` counts.
-        order: "first", or "second" for the gradient through one unrolled weight step.
-        finite_difference: of the second order, see `second_order_gradient`.
-        weight_step: train the weights at the "mean" of the distribution, at a "sample", or at a "uniform" path: one
-            candidate a label, each with the same probability, whatever is learned (RandomNAS, SETN).
-        warmup_epochs: epochs at the start without architecture steps.
-        levels: 2, a batch for each level; or 1, both levels from one draw on the training batch, as in SNAS.
-        clip_with: what counts when the gradient of the network's weights is clipped by its norm: the "weights" alone,
-            or also the gradient of the "architecture" in the weight step, as in some references; "stale-architecture"
-            adds that of the last architecture step to it, as GDAS's reference does.
-
-    Raises:
-        OptionError: an option has a wrong type or is out of range.
-    """
-
-    first: FirstStep = "architecture"
-    architecture_every: PositiveInt = 1
-    architecture_steps: PositiveInt | None = None
-    order: GradientOrder = "first"
-    finite_difference: FiniteDifference = "central"
-    weight_step: WeightStep = "mean"
-    warmup_epochs: NonNegativeInt = 0
-    levels: Levels = 2
-    clip_with: ClippedWith = "weights"
-
-    def __post_init__(self) -> None:
-        of_two = (self.order, self.first, self.architecture_every, self.architecture_steps)
-        if self.levels == 1 and of_two != ("first", "architecture", 1, None):
-            raise OptionError("levels: 1 has one step for both, so order, first and architecture_... say nothing")
-
+from balenas_plugin.search.order import Order
 
 Cost = Callable[[Tensor, Weights], Tensor]
 """Returns what is minimised in the place of a loss, of it and the weights under which costs are expected."""
@@ -183,8 +133,9 @@ class Search:
             raise OptionError(
                 f"{distribution.name} learns from losses alone, so edge_normalization has no gradient to learn from"
             )
-        if cost is not None and distribution.needs_accuracy:
-            raise OptionError(f"{distribution.name} learns from accuracies, which a cost cannot join")
+        if cost is not None and (distribution.needs_accuracy or not distribution.learns):
+            learns = "accuracies, which a cost cannot join" if distribution.learns else "nothing, so a cost has no effect"
+            raise OptionError(f"{distribution.name} learns from {learns}")
         if schedule is not None and not schedule.log:  # later it has changed them itself
             schedule.goes_with(mixed_op)
         self.distribution, self.order, self.perturbation = distribution, order, perturbation

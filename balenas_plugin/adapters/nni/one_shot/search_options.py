@@ -18,7 +18,7 @@ from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declar
 from balenas_plugin.perturbations import Perturbation, PerturbationOption, perturbation_of
 from balenas_plugin.schedules import ScheduleOption
 from balenas_plugin.search import Order
-from balenas_plugin.search.algorithm import (
+from balenas_plugin.search.order import (
     ClippedWith,
     FiniteDifference,
     FirstStep,
