@@ -132,6 +132,27 @@ def test_a_table_of_another_machine_or_space_is_refused(table: Path, tmp_path: P
         search(tmp_path, cost)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "latency"}, "latency needs the table that `balenas latency CONFIG` measures"),
+        ({"name": "flops", "table": "x.json"}, "flops is counted, so it takes no table"),
+        (
+            {"name": "flops", "form": "mul#log", "reference": 1.0},
+            "reference must be more than 1 for the form mul#log",
+        ),
+        ({"name": "flops", "form": "mul"}, "cost.form must be one of add#linear, mul#log"),
+        ({"name": "flop"}, "cost.name must be one of latency, flops, params, got 'flop'; did you mean 'flops'"),
+        ({"name": "latency", "table": "nowhere.json"}, "cannot read the table of costs nowhere.json: .*No such file"),
+    ],
+)
+def test_a_cost_that_says_too_little_or_too_much_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((OptionError, FileFormatError), match=message):
+        CostTable.load(BaLeNAS(cost={"reference": 5.0, **options}).options.cost.table)
+    with pytest.raises(OptionError, match="give one of them"):
+        BaLeNAS(cost={"name": "params", "reference": 5.0}, penalty={"profiler": None, "baseline": 1.0})
+
+
 class Wider(Layers):
     """The same choices in a larger network."""
 
