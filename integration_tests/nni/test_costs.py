@@ -31,7 +31,8 @@ from .searches import classification, loaders
 from .spaces import Layers
 from .test_presets import OPTIONS
 
-OF_EACH_DISTRIBUTION = list({get_preset(name).distribution: name for name in list_presets()}.values())
+OF_EACH_DISTRIBUTION = {get_preset(name).distribution: name for name in list_presets()}
+UNREACHED = {"controller": "from accuracies", "uniform": "nothing"}
 
 
 def supernet_of(space: ModelSpace) -> ModelSpace:
@@ -75,7 +76,13 @@ def search(folder: Path, cost: dict[str, Any], name: str = "DARTS", space: Any =
     return strategy
 
 
-@pytest.mark.parametrize("name", OF_EACH_DISTRIBUTION)
+@pytest.mark.parametrize(("distribution", "learns"), UNREACHED.items())
+def test_a_cost_that_nothing_is_learned_of_is_refused(distribution: str, learns: str) -> None:
+    with pytest.raises(OptionError, match=f"{distribution} learns {learns}"):
+        strategy_of(OF_EACH_DISTRIBUTION[distribution])(cost={"name": "params", "reference": 50.0})
+
+
+@pytest.mark.parametrize("name", [name for of, name in OF_EACH_DISTRIBUTION.items() if of not in UNREACHED])
 def test_a_heavy_cost_makes_the_smallest_candidate_the_most_probable(name: str, tmp_path: Path) -> None:
     cost = {"name": "params", "reference": 50.0, "weight": 100.0}
     strategy = search(tmp_path, cost, name, arc_learning_rate=0.3)

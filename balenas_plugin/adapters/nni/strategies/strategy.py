@@ -157,7 +157,10 @@ class DistributionStrategy(StagedStrategy):
     def _require_sound(self) -> None:
         """Raise OptionError where the parts do not go together."""
         order, perturbation = self.options.update_order(), self.options.perturbed_by(int)
-        Search(self.chosen({"": torch.zeros(2)}, seed=0), order, perturbation, self.mixed_op, schedule=self.schedule)
+        distribution = self.chosen({"": torch.zeros(2)}, seed=0)
+        costs = self.options.cost is not None or self.options.penalty is not None
+        cost = (lambda loss, expected: loss) if costs else None
+        Search(distribution, order, perturbation, self.mixed_op, cost=cost, schedule=self.schedule)
         if self.options.mc_batches == "split" and not self.distribution.needs_gradient:
             raise OptionError(
                 f"{self.chosen.name} compares the losses of draws, so they must see the same examples: "
