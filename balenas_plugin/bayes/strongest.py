@@ -42,12 +42,13 @@ class StrongestEdges:
 
     Args:
         edges: the law of each edge's scores, of the operations that may be chosen.
-        n: number of edges kept; at most the number of edges.
+        n: number of edges kept; all of them, where fewer have an operation that may be chosen.
     """
 
     def __init__(self, edges: Sequence[Law], n: int) -> None:
         possible = [(e, law.kept.nonzero().flatten()) for e, law in enumerate(edges) if law.kept.any()]
         laws = [edges[e][kept] for e, kept in possible]
+        n = min(n, len(laws))
         self._set_entries([(e, kept.tolist()) for e, kept in possible], n)
         least = torch.stack([law.least().max() for law in laws])
         lowest = least.clamp_min(least.topk(n).values[-1])[self._edge]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PARITY = Path(__file__).resolve().parents[1] / "parity.py"
-FAMILY = "gdas drnas snas_dsnas sdarts gaea parsec pcdarts mergenas dropnas proxyless"
+FAMILY = "gdas drnas snas_dsnas sdarts gaea parsec pcdarts mergenas dropnas proxyless early_stop pdarts"
 SPACES = "nb1shot1_supernet nb1shot1_discretise"
 FILES = (
     "vadam",
@@ -92,6 +92,10 @@ def test_the_spaces_are_replayed(parity, parity_dir, tmp_path, name):
         ("family/gaea", ("cases", 1, "steps", 5, "after", "theta", "reduce", 8, 4)),
         ("family/gaea", ("projection", "rows", 1, "output", 2)),
         ("spaces/nb1shot1_discretise", ("space_3", 5, "adjacency", 0, 6)),
+        ("family/early_stop", ("darts_es", 2, "rows", 20, "ev_local_avg", 3)),
+        ("family/early_stop", ("darts_plus", 0, "rows", 3, "epochs_unchanged")),
+        ("family/pdarts", ("cases", 1, "stages", 1, "ops_kept_reduce", 5, 1)),
+        ("family/pdarts", ("dropout_schedule", "stages", 2, "epochs", 12, "dropout_p")),
     ],
 )
 def test_a_changed_number_is_noticed(parity, parity_dir, tmp_path, capsys, name, path):

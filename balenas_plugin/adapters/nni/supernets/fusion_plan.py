@@ -24,6 +24,7 @@ from balenas_plugin.fused import (
     surroundings,
     why_unfit,
 )
+from balenas_plugin.mixed_ops.dropped import Dropped
 from balenas_plugin.restoring import untouched
 from balenas_plugin.search_spaces.darts import operations as darts
 
@@ -39,6 +40,7 @@ UNWRAP: Mapping[type[nn.Module], Unwrap] = {
     hub201.Zero: lambda module: Zero(),
     nasnet.Zero: lambda module: Zero(),
     darts.Zero: lambda module: Zero(),
+    Dropped: lambda module: Zero(),
 }
 """How to look into the wrappers of NNI's hub and of our spaces."""
 
