@@ -120,7 +120,7 @@ def _spaces(options: argparse.Namespace) -> int:
         choices = " and ".join(f"{count} choices among {among}" for among, count in counts.items())
         size = "unknown size" if space.size is None else f"{space.size:,} architectures"
         table = open_table(space)
-        truth = "no benchmark" if not space.ground_truth else "benchmark: not at hand" if table is None else table.name
+        truth = "none" if not space.ground_truth else "not at hand" if table is None else table.name
         print(f"{space.name:<17}{space.title} ({space.source or 'no source'})")
         print(f"{'':<17}{size}; {choices}: {', '.join(map(str, space.kinds))}")
         print(f"{'':<17}ground truth: {truth}")
