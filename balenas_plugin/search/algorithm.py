@@ -134,8 +134,10 @@ class Search:
                 f"{distribution.name} learns from losses alone, so edge_normalization has no gradient to learn from"
             )
         if cost is not None and (distribution.needs_accuracy or not distribution.learns):
-            learns = "from accuracies, which a cost cannot join" if distribution.learns else "nothing, of a cost neither"
-            raise OptionError(f"{distribution.name} learns {learns}")
+            learned = (
+                "from accuracies, which a cost cannot join" if distribution.learns else "nothing, of costs neither"
+            )
+            raise OptionError(f"{distribution.name} learns {learned}")
         if schedule is not None and not schedule.log:  # later it has changed them itself
             schedule.goes_with(mixed_op)
         self.distribution, self.order, self.perturbation = distribution, order, perturbation
