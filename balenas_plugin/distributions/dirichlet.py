@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from balenas_plugin.bayes.laws import Law, LogGammaLaw
-from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.distributions._distribution import Distribution
+from balenas_plugin.distributions._draw import Draw
 from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt, checked
 
 Anchor = Literal["l2", "kl", "none"]
