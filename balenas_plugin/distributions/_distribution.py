@@ -276,6 +276,11 @@ class Distribution(ABC):
     def _find_kept(self) -> None:
         self.kept = {label: m.nonzero().flatten().tolist() for label, m in self.mask.items() if not m.all()}
 
+    @torch.no_grad()
+    def lower(self, label: str, amount: float) -> None:
+        """Lower all scores of a label, so that it compares otherwise with other labels; its weights stay the same."""
+        self.parameters[label] -= amount
+
     def keep_best(self, number: int) -> None:
         """Keep the `number` best choices of every label, by their scores."""
         for label, scores in self.scores().items():

@@ -91,6 +91,9 @@ class Dirichlet(Distribution):
         super().keep(label, indices)
         self.parameters[label].masked_fill_(~self.mask[label], 0.0)
 
+    def lower(self, label: str, amount: float) -> None:
+        """Do nothing: the scores are log-probabilities already, and eta is no logit."""
+
     def scores(self) -> dict[str, Tensor]:
         """Return the log softmax of eta, by which the reference ranks the edges of a node as well."""
         return {label: eta.log_softmax(-1) for label, eta in super().scores().items()}

@@ -112,9 +112,10 @@ class OneShotBenchmark(Benchmark):
         return 100 - max((max(each) for each in runs if each), default=float("nan"))
 
     @property
-    def share(self) -> str:
+    def held(self) -> str:
         """Say how many of the space's networks are held."""
-        return f"{self.name} holds {len(self._trained):,} of the {self._space.num_networks:,} different networks"
+        count = f"{len(self._trained):,} of the {self._space.num_networks:,}"
+        return f"{self.name} holds {count} different networks of {self._space.title}"
 
     def _canonical(self, architecture: Any) -> str:
         if isinstance(architecture, str) and architecture in self._by_hash:
@@ -124,7 +125,7 @@ class OneShotBenchmark(Benchmark):
     def _held(self, architecture: Any) -> int:
         row = self._row(architecture)
         if row is None:
-            raise DataError(f"{self.share} of {self._space.title}, not {architecture}.")
+            raise DataError(f"{self.held}, not {architecture}.")
         return row
 
     def _row(self, architecture: Any) -> int | None:

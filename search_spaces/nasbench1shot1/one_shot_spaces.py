@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Annotated, Any
 
 from torch import nn
@@ -157,21 +157,17 @@ class NasBench1Shot1Space(SearchSpace):
         return Reading(notation, sample=architecture, read_as=NOTATIONS[notation])
 
     def _parsed(self, text: str) -> Wiring:
-        entries = text.split("|")
-        *blocks, output = [_ENTRY.fullmatch(entry.strip()) for entry in entries]
-        named = [None if match is None else _LONG.get(match["name"]) for match in blocks]
-        whole = all(name or entry.strip() == "-" for name, entry in zip(named, entries[:-1], strict=True))
-        if len(blocks) != self.blocks.count or not whole or output is None or output["name"] != "output":
+        *blocks, output = [_entry(entry) for entry in text[:_LONGEST].split("|")]
+        if len(blocks) != self.blocks.count or (None, None) in blocks or output[0] != "output":
             raise SpaceError(
                 f"{text[:200]!r} is no architecture of {self.title}. Give its {self.blocks.count} blocks and its "
                 f"output, e.g. {self.notation(self._example)!r}, or NAS-Bench-101's hash"
             )
-        parents = [
-            range(self.blocks.parents[node]) if match is None else [int(p) for p in match["parents"].split(",")]
-            for node, match in enumerate([*blocks, output])
-        ]
-        wiring = self.blocks.checked(parents, [name or OPERATIONS[0] for name in named])
-        wrong = [block for block, name in enumerate(named, start=1) if name is None and block not in wiring.loose]
+        parents = [range(self.blocks.parents[k]) if p == () else p for k, (_, p) in enumerate([*blocks, output])]
+        wiring = self.blocks.checked(
+            parents, [OPERATIONS[0] if p == () else _LONG.get(name or "") for name, p in blocks]
+        )
+        wrong = [block for block, (_, p) in enumerate(blocks, start=1) if p == () and block not in wiring.loose]
         if wrong:
             raise SpaceError(f"{text[:200]!r}: block {wrong[0]} is used by another node, so it needs an operation")
         return wiring
@@ -216,6 +212,15 @@ class NasBench1Shot1Space3(NasBench1Shot1Space):
     size = 363648
     blocks = BLOCKS[3]
     num_networks = 55854
+
+
+@lru_cache(maxsize=4096)
+def _entry(text: str) -> tuple[str, tuple[int, ...]] | tuple[None, None]:
+    """Return the name and the parents of a node, ("-", ()) for a loose block, (None, None) for anything else."""
+    match = _ENTRY.fullmatch(text.strip())
+    if match is not None:
+        return match["name"], tuple(map(int, match["parents"].split(",")))
+    return ("-", ()) if text.strip() == "-" else (None, None)
 
 
 def _mapping(text: str) -> Mapping[str, Any]:

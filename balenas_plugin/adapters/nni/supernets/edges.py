@@ -70,7 +70,8 @@ def edge_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return node -> logits of the weights of its edges, shape (number of edges,); cells of one label share them."""
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for module in model.modules():
-        for node, logits in getattr(module, "edge_logits", nn.ParameterDict()).items():
+        weights = getattr(module, "edge_logits", None)
+        for node, logits in weights.items() if isinstance(weights, nn.ParameterDict) else ():
             found.setdefault(id(logits), (f"{module.label}/{node}", logits))
     return dict(found.values())
 
