@@ -122,6 +122,7 @@ def test_it_is_measured_selects_and_resumes_bit_for_bit(name, tmp_path):
     whole = run(name, tmp_path / "whole", callbacks=[diagnostics("whole")], selection=selection)
     *_, record = records = read_log(tmp_path / "whole.jsonl").records
     assert math.isfinite(record["eigenvalue"]) if whole.distribution.learns else "eigenvalue" not in record
+    assert record.get("own", {}).keys() == whole.oneshot_module.distribution.own_metrics().keys()
     for probabilities in record["probabilities"].values():
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)  # six digits are written
     for chosen in (whole.selection, *(replace(named_selection(selected), n=3) for selected in NAMED_SELECTIONS)):
