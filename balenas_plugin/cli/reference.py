@@ -76,8 +76,8 @@ def _methods(options: argparse.Namespace) -> int:
     for title, of_kind in (("DISTRIBUTIONS", parts), ("PERTURBATIONS", perturbations), ("COSTS", costs)):
         print(f"\n{title} and their options")
         for name, declared in of_kind.items():
-            options = (field.name for field in dataclasses.fields(declared) if field.name != "name")
-            shown = ("arc_learning_rate" if option == "lr" else option for option in options)
+            names = (field.name for field in dataclasses.fields(declared) if field.name != "name")
+            shown = ("arc_learning_rate" if option == "lr" else option for option in names)
             print(f"  {name:<24}{', '.join(shown)}")
     print("\nWHAT DOES NOT GO TOGETHER")
     for reason in refusals():
