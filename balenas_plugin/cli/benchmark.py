@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from balenas_plugin.benchmarks import Benchmark
     from balenas_plugin.search_spaces import Reading, SearchSpace
 
+_NASBENCH101 = (".tfrecord", ".db", ".sqlite", ".csv", ".parquet")
+
 
 def add_benchmark(commands: Any, formatter: Any) -> None:
     """Add `balenas query` and `balenas benchmark import`."""
@@ -37,10 +39,12 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
     benchmark = commands.add_parser("benchmark", help="work with ground-truth tables")
     actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
     importing = actions.add_parser(
-        "import", help="turn the official file into a table with every seed, in little memory"
+        "import", help="turn an official file into a table with every seed, in little memory"
     )
-    importing.add_argument("file", type=Path, metavar="FILE", help="NAS-Bench-201's .pth")
-    importing.add_argument("--output", type=Path, default=Path("nb201_full.parquet"), help="(nb201_full.parquet)")
+    importing.add_argument(
+        "file", type=Path, metavar="FILE", help="NAS-Bench-201's .pth, or NAS-Bench-101's .tfrecord or NNI's .db of it"
+    )
+    importing.add_argument("--output", type=Path, help="(nb201_full.parquet or nb1shot1.parquet)")
     importing.set_defaults(run_command=_benchmark_import)
 
 
@@ -84,7 +88,8 @@ def _print_sizes(space: SearchSpace, architecture: Architecture) -> None:
     """Print the parameters and multiply-adds of the networks that the papers of a space train."""
     import torch
 
-    from balenas_plugin.proxies import get_proxy
+    from balenas_plugin.proxies.flops import flops
+    from balenas_plugin.proxies.params import params
 
     print(f"{space.notation(architecture)}\n\n  {'network':20}{'parameters':>14}{'multiply-adds':>16}")
     for name, sizes in space.trained_as.items():
@@ -92,8 +97,7 @@ def _print_sizes(space: SearchSpace, architecture: Architecture) -> None:
         with torch.device("meta"):
             network = sized.build(architecture)
         image = torch.empty(1, *sized.image_shape, device="meta")
-        counted = [get_proxy(proxy).compute(network, image) for proxy in ("params", "flops")]
-        print(f"  {name:20}{counted[0]:>14,.0f}{counted[1] / 2:>16,.0f}")
+        print(f"  {name:20}{params(network, image):>14,.0f}{flops(network, image) / 2:>16,.0f}")
 
 
 def _read(text: str, name: str | None, notation: str | None) -> tuple[SearchSpace, Reading]:
@@ -117,7 +121,16 @@ def _benchmark_import(options: argparse.Namespace) -> int:
 
     from balenas_plugin.benchmarks import import_official
 
+    if options.file.suffix in _NASBENCH101:
+        from balenas_plugin.search_spaces.nasbench1shot1.ground_truth import TABLE_FILE, import_table
+
+        output = options.output or Path(TABLE_FILE)
+        with tqdm(desc="import", unit="training") as bar:
+            count = import_table(options.file, output, progress=lambda done: bar.update(done - bar.n))
+        print(f"{count} networks of NAS-Bench-1Shot1 written to {output}")
+        return 0
+    output = options.output or Path("nb201_full.parquet")
     with tqdm(desc="import", unit="arch") as bar:
-        report = import_official(options.file, options.output, progress=lambda done: bar.update(done - bar.n))
+        report = import_official(options.file, output, progress=lambda done: bar.update(done - bar.n))
     print(f"{report.num_architectures} architectures written to {report.table}, sha256 {report.sha256}")
     return 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import warnings
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 _EXAMPLES = """\
 example:
@@ -74,8 +75,10 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _methods(options: argparse.Namespace) -> int:
+    from balenas_plugin.costs import CostOptions
+    from balenas_plugin.costs.table import Measure
     from balenas_plugin.distributions import distribution_options, get_distribution, list_distributions
-    from balenas_plugin.options import default_options
+    from balenas_plugin.mixed_ops import get_mixed_op, list_mixed_ops, mixed_op_options
     from balenas_plugin.perturbations import get_perturbation, list_perturbations, perturbation_options
     from balenas_plugin.presets import get_preset, list_presets
 
@@ -88,10 +91,19 @@ def _methods(options: argparse.Namespace) -> int:
         print(f"  {'':<17}{preset.source}")
     parts = {name: distribution_options(get_distribution(name)) for name in list_distributions()}
     perturbations = {name: perturbation_options(get_perturbation(name)) for name in list_perturbations()}
-    for title, of_kind in (("DISTRIBUTIONS", parts), ("PERTURBATIONS", perturbations)):
+    mixed_ops = {name: mixed_op_options(get_mixed_op(name)) for name in list_mixed_ops()}
+    costs = dict.fromkeys(get_args(Measure), CostOptions)
+    kinds: dict[str, dict[str, Any]] = {
+        "DISTRIBUTIONS": parts,
+        "PERTURBATIONS": perturbations,
+        "MIXED OPERATIONS": mixed_ops,
+        "COSTS": costs,
+    }
+    for title, of_kind in kinds.items():
         print(f"\n{title} and their options")
         for name, declared in of_kind.items():
-            shown = ("arc_learning_rate" if option == "lr" else option for option in default_options(declared))
+            named = (field.name for field in dataclasses.fields(declared) if field.name != "name")
+            shown = ("arc_learning_rate" if option == "lr" else option for option in named)
             print(f"  {name:<24}{', '.join(shown)}")
     print("\nWHAT DOES NOT GO TOGETHER")
     for reason in refusals():
@@ -108,7 +120,7 @@ def _spaces(options: argparse.Namespace) -> int:
         choices = " and ".join(f"{count} choices among {among}" for among, count in counts.items())
         size = "unknown size" if space.size is None else f"{space.size:,} architectures"
         table = open_table(space)
-        truth = "no benchmark" if not space.ground_truth else "benchmark: not at hand" if table is None else table.name
+        truth = "none" if not space.ground_truth else "not at hand" if table is None else table.name
         print(f"{space.name:<17}{space.title} ({space.source or 'no source'})")
         print(f"{'':<17}{size}; {choices}: {', '.join(map(str, space.kinds))}")
         print(f"{'':<17}ground truth: {truth}")
@@ -121,17 +133,19 @@ def refusals() -> list[str]:
 
     from balenas_plugin.distributions import ChosenDistribution, get_distribution, list_distributions
     from balenas_plugin.errors import OptionError
+    from balenas_plugin.mixed_ops.partial_channels import PartialChannels
     from balenas_plugin.perturbations import list_perturbations, perturbation_of
     from balenas_plugin.search import Order, Search
 
     found: dict[str, None] = {}
+    weighed = PartialChannels(edge_normalization=True)
     perturbations = [None, *(perturbation_of(name, seed=0) for name in list_perturbations())]
     for name in list_distributions():
         distribution = ChosenDistribution(get_distribution(name), {})({"": torch.zeros(2)}, seed=0)
         for order in (Order(), Order(order="second"), Order(levels=1)):
-            for perturbation in perturbations:
+            for perturbation, mixed_op in [*((each, None) for each in perturbations), (None, weighed)]:
                 try:
-                    Search(distribution, order, perturbation)
+                    Search(distribution, order, perturbation, mixed_op)
                 except OptionError as error:
                     found[str(error)] = None
     return list(found)

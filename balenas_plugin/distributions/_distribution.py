@@ -8,7 +8,7 @@ them back to the distribution's own parameters, so bilevel gradients, perturbati
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
@@ -19,67 +19,11 @@ from balenas_plugin.bayes.decisions import Decision
 from balenas_plugin.bayes.laws import GumbelLaw, Law
 from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.distributions._draw import Draw, Evaluate
 from balenas_plugin.errors import OptionError
-from balenas_plugin.mixed_ops.drawn_path import Others
 from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt
 
 _COUNTED, _LOGGED_ONE_BY_ONE = 16_384, 64
-
-Weights = Mapping[str, Tensor]
-"""label -> mixing weights of a pass, shape (K,), not negative, adding up to 1."""
-
-
-class Draw:
-    """Mixing weights of one pass, and the way back from gradients in them to the distribution's parameters.
-
-    Args:
-        parameters: label -> leaf tensors that `outputs` was computed from.
-        outputs: label -> what gradients go back through, shape (K,).
-        values: label -> the weights themselves where they differ from `outputs` (a one-hot draw); else `outputs`.
-        chosen: label -> index of the only candidate that has to be computed; empty where all are.
-        others: how candidates that are not computed take part, see `mixed_ops.drawn_path`; None leaves it
-            to the mixed operation.
-        logits: label -> what a module that reads the parameter itself must find there, shape (K,); empty where that is
-            the parameter as it is.
-    """
-
-    def __init__(
-        self,
-        parameters: Mapping[str, Tensor],
-        outputs: Weights,
-        *,
-        values: Weights | None = None,
-        chosen: Mapping[str, int] | None = None,
-        others: Others | None = None,
-        logits: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        self._parameters, self.outputs = parameters, outputs
-        self.weights = {label: w.detach().requires_grad_() for label, w in (values or outputs).items()}
-        self.chosen, self.others = dict(chosen or {}), others
-        self.logits = {label: a.detach() for label, a in (logits or {}).items()}
-        self.direct: Weights = {}
-        """label -> gradient in the logits, of what reads the parameter itself."""
-        self.examples = 1
-        """Of how many examples the loss was the mean, where a distribution asks for it (it needs no gradient)."""
-
-    def pull_back(self, gradients: Weights) -> dict[str, Tensor]:
-        """Return label -> gradient in the parameters, of gradients in the weights; labels without one are left out."""
-        used = [label for label in self._parameters if label in gradients]
-        pulled: dict[str, Tensor] = {}
-        if used:  # torch refuses an empty list
-            found = torch.autograd.grad(
-                [self.outputs[label] for label in used],
-                [self._parameters[label] for label in used],
-                [gradients[label] for label in used],
-            )
-            pulled.update(zip(used, found, strict=True))
-        for label, gradient in self.direct.items():
-            pulled[label] = pulled[label] + gradient if label in pulled else gradient
-        return pulled
-
-
-Evaluate = Callable[[Draw], tuple[Tensor, Weights]]
-"""Returns the validation loss at a draw, and its gradient in the weights (a label that had no part may lack)."""
 
 
 class Distribution(ABC):
@@ -227,6 +171,9 @@ class Distribution(ABC):
     def set_dataset_size(self, size: float | None) -> None:  # noqa: B027  # most do not need it
         """Say how many examples the mean validation loss is of; None if nobody knows."""
 
+    def set_zeros(self, zeros: Mapping[str, Collection[int]]) -> None:  # noqa: B027  # most do not ask
+        """Say which choices of a label are no operation: their output is 0."""
+
     def clear_difference(self) -> float | None:
         """Return by how much parameters must differ to make a clear difference; None if a step can have any length."""
         return 1.0
@@ -249,6 +196,11 @@ class Distribution(ABC):
 
     def _find_kept(self) -> None:
         self.kept = {label: m.nonzero().flatten().tolist() for label, m in self.mask.items() if not m.all()}
+
+    @torch.no_grad()
+    def lower(self, label: str, amount: float) -> None:
+        """Lower all scores of a label, so that it compares otherwise with other labels; its weights stay the same."""
+        self.parameters[label] -= amount
 
     def keep_best(self, number: int) -> None:
         """Keep the `number` best choices of every label, by their scores."""
@@ -344,9 +296,13 @@ class Distribution(ABC):
         """Return what is logged of it, every few steps: see `Posterior.metrics`."""
         self._counted_one_by_one = _LOGGED_ONE_BY_ONE
         try:
-            return self.posterior().metrics()
+            return {**self.posterior().metrics(), **self.own_metrics()}
         finally:
             del self._counted_one_by_one
+
+    def own_metrics(self) -> dict[str, float]:
+        """Return what the method itself is watched by, name -> number: part of `metrics`, and of the diagnostics."""
+        return {}
 
     # -- resume -------------------------------------------------------------------------------------------------------
 

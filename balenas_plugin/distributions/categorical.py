@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from balenas_plugin.bayes.laws import GumbelLaw, Law
-from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.distributions._distribution import Distribution
+from balenas_plugin.distributions._draw import Draw
 from balenas_plugin.options import checked
 
 Margin = Annotated[float, Field(ge=0, le=1)]
@@ -60,7 +61,8 @@ class Categorical(Distribution):
         }
         outputs = {label: torch.where(values[label] > 0, lp, 0) for label, lp in log_p.items()}
         indices = dict(zip(log_p, chosen.tolist(), strict=True))
-        return Draw(parameters, outputs, values=values, chosen=indices, others="none")
+        p = {label: lp.exp() for label, lp in log_p.items()}
+        return Draw(parameters, outputs, values=values, chosen=indices, others="none", expected=p)
 
     def _exponential(self, like: Tensor) -> Tensor:
         return self.noise.exponential(like).clamp_min(torch.finfo(like.dtype).tiny)

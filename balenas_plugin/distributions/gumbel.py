@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from balenas_plugin.bayes.laws import GumbelLaw, Law
-from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.distributions._distribution import Distribution
+from balenas_plugin.distributions._draw import Draw
 from balenas_plugin.errors import OptionError
 from balenas_plugin.mixed_ops.drawn_path import Others
 from balenas_plugin.options import Positive, checked
@@ -120,4 +121,4 @@ class HardGumbelSoftmax(GumbelSoftmax):
             for (label, p), k in zip(relaxed.items(), largest, strict=True)
         }
         chosen = dict(zip(relaxed, largest.tolist(), strict=True))
-        return Draw(parameters, relaxed, values=values, chosen=chosen, others=self.others)
+        return Draw(parameters, relaxed, values=values, chosen=chosen, others=self.others, expected=relaxed)

@@ -48,8 +48,8 @@ class SearchSpace:
         source: author, year, where it is defined.
         aliases: other names in configs.
         supernet: "module:Class", NNI's model space; nothing else of a space needs NNI, so it has a module of its own.
-        ground_truth: name of a module with `find_table` and `open_benchmark`, like `balenas_plugin.benchmarks`; empty
-            if there is no benchmark.
+        ground_truth: name of a module with `find_table` and `open_benchmark`, like `balenas_plugin.benchmarks`, or
+            "module:name" of an object with them; empty if there is no benchmark.
         size: number of its architectures, as they are usually counted; None if that is not known.
         image_shape: (channels, height, width) of an input.
         trained_as: name -> sizes of the constructor: the networks that its papers train, which `balenas query` counts

@@ -8,6 +8,7 @@ import torch
 from balenas_plugin.distributions import Distribution, Draw, get_distribution
 
 MEMBERS = {
+    "binary-gates": {},
     "categorical": {},
     "controller": {},
     "dirichlet": {},
@@ -22,6 +23,7 @@ MEMBERS = {
 """name -> options; every distribution of the package has an entry."""
 
 SAMPLED = (
+    "binary-gates",
     "categorical",
     "controller",
     "dirichlet",

@@ -20,10 +20,10 @@ LAZY = {"search_spaces/*/ground_truth.py", "search_spaces/*/supernet.py"}
 LAYERS = (
     {"errors", "machine", "restoring"},
     {"bounded_yaml", "files", "options", "parts", "signals"},
-    {"bayes", "data", "fused", "mixed_ops"},
-    {"search_spaces"},
-    {"benchmarks", "diagnostics", "distributions", "export", "presets", "proxies"},
-    {"perturbations"},
+    {"bayes", "data", "mixed_ops"},
+    {"fused", "search_spaces"},
+    {"benchmarks", "costs", "diagnostics", "distributions", "export", "presets", "proxies"},
+    {"perturbations", "schedules"},
     {"search", *LAZY},
     {"config"},
     {"doctor", "ground_truth", "run_folder", "selection"},
@@ -34,7 +34,7 @@ LAYERS = (
 )
 """Parts of the package from the bottom up; a part imports only parts of lower layers, and itself."""
 
-ROOMS = ("supernets", "one_shot", "callbacks", "strategies", "run", "web")
+ROOMS = ("supernets", "candidates", "one_shot", "callbacks", "strategies", "run", "web")
 """Rooms of adapters/nni from the bottom up; a module imports only from its own room and from lower ones."""
 
 MOST_MODULES = 12

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, cast
 
-from nni.nas.hub.pytorch.nasnet import CellPostprocessor, Zero
+from nni.nas.hub.pytorch.nasnet import CellPostprocessor
 from nni.nas.nn.pytorch import Cell, ModelSpace
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
-
-from balenas_plugin.bayes.decisions import NO_CONNECTION
 
 from .edges import EDGES, NODES, OPERATIONS
 from .genotype import CELLS, from_nni
@@ -29,7 +27,7 @@ class Candidates(dict[str, Factory]):
     """An edge has a logit for each of its candidates and no other (see `DrawnCell`)."""
 
 
-class DartsSupernet(ModelSpace):
+class DartsSupernet(ModelSpace):  # type: ignore[misc]  # NNI has no types
     """The supernet of the DARTS space.
 
     Args:
@@ -80,7 +78,8 @@ class DartsSupernet(ModelSpace):
     def freeze(self, sample: dict[str, Any]) -> GenotypeNetwork:
         """Return the network that an architecture is evaluated by, newly made.
 
-        Of a supernet in training: the network in the supernet's own form, with a copy of its weights.
+        Of a supernet in training: the network in the supernet's own form, with a copy of its weights; where a mixed
+        operation has built other operations, with these.
         """
         build = partial(
             build_network, from_nni(sample), channels=self.width, cells=self.num_cells, num_classes=self.num_labels
@@ -94,7 +93,10 @@ class DartsSupernet(ModelSpace):
             mine.preprocessor.load_state_dict(own.preprocessor.state_dict())
             pairs = zip((op for node in mine.ops for op in node), mine.pairs, strict=True)
             for k, (operation, (name, source)) in enumerate(pairs):
-                operation.load_state_dict(own.ops[k // 2][source][name].state_dict())
+                if getattr(own, "mixed_op", None) is None:
+                    operation.load_state_dict(own.ops[k // 2][source][name].state_dict())
+                else:  # of fewer channels, say
+                    mine.ops[k // 2][k % 2] = own.alone(k // 2, source, name)
         return network.train(self.training)
 
     def _candidates(self, cell: str, channels: int) -> Candidates:
@@ -105,8 +107,6 @@ class DartsSupernet(ModelSpace):
         if source is not None and name not in self.edges[cell][node, source]:
             return None
         stride = 2 if cell == "reduce" and source is not None and source < 2 else 1
-        if name == NO_CONNECTION:
-            return Zero(stride)
         own = self.form == "reference"
         return build_operation(name, channels, stride, affine=not own, normalise_pools=own)
 

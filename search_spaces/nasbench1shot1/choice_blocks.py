@@ -124,14 +124,21 @@ class Blocks:
         Raises:
             SpaceError: a choice is missing, unknown, or none that the space has.
         """
-        unknown = [label for label in architecture if label not in self.choices]
-        missing = [label for label in self.choices if label not in architecture]
-        if unknown or missing:
+        if architecture.keys() != self.choices.keys():
+            unknown = [label for label in architecture if label not in self.choices]
+            missing = [label for label in self.choices if label not in architecture]
             what = f"unknown choice {unknown[0]!r}" if unknown else f"no choice for {', '.join(missing)}"
             raise SpaceError(f"{what}; allowed: {', '.join(self.choices)}")
-        operations = [architecture[self.operation_label(block)] for block in range(1, self.count + 1)]
-        chosen = {node: architecture[self.input_label(node)] for node in self.choosing}
-        return self.checked([chosen.get(node, range(node)) for node in range(1, self.count + 2)], operations)
+        operation_labels, input_labels = self._labels
+        parents = [given if label is None else architecture[label] for label, given in input_labels]
+        return self.checked(parents, [architecture[label] for label in operation_labels])
+
+    @cached_property
+    def _labels(self) -> tuple[list[str], list[tuple[str | None, range]]]:
+        """Labels of the blocks' operations; of each node that of its parents, or None and the parents that it has."""
+        nodes = range(1, self.count + 2)
+        inputs = [(self.input_label(node) if node in self.choosing else None, range(node)) for node in nodes]
+        return [self.operation_label(block) for block in range(1, self.count + 1)], inputs
 
     def checked(self, parents: Sequence[Any], operations: Sequence[Any]) -> Wiring:
         """Return a wiring of this space.
@@ -142,13 +149,18 @@ class Blocks:
         for block, operation in enumerate(operations, start=1):
             if operation not in OPERATIONS:
                 raise SpaceError(f"block {block} has {operation!r}; allowed: {', '.join(OPERATIONS)}")
+        ordered = []
         for node, (given, number) in enumerate(zip(parents, self.parents, strict=True), start=1):
-            of = given if isinstance(given, list | tuple | range) else []
-            whole = all(isinstance(parent, int) and 0 <= parent < node for parent in of)
-            if not whole or len(of) != number or len(set(of)) != number:
+            try:
+                different = set(given)
+                whole = len(given) == len(different) == number and different.issubset(range(node))
+            except TypeError:  # no list, or not of numbers
+                whole = False
+            if not whole:
                 name = "the output" if node > self.count else f"block {node}"
                 raise SpaceError(f"{name} has the parents {given!r}; it needs {number} different ones below {node}")
-        return Wiring(tuple(tuple(sorted(of)) for of in parents), tuple(operations))
+            ordered.append(tuple(sorted(different)))
+        return Wiring(tuple(ordered), tuple(operations))
 
     def architecture(self, wiring: Wiring) -> Architecture:
         """Return the architecture; of loose blocks it names what decides nothing (see `decision`)."""
@@ -179,8 +191,10 @@ class Blocks:
         """Return whether a wiring of the space is isomorphic to a module.
 
         The nodes of a space have ever more parents, so they are in order where no vertex feeds one that has fewer.
+
+        Args:
+            spec: a pruned module.
         """
-        spec = spec.pruned()
         output = len(spec.operations) - 1
         degrees = [sum(column) for column in zip(*spec.matrix, strict=True)]
         inner = range(1, output)
@@ -204,6 +218,12 @@ class Blocks:
             used = tuple(block for block in range(1, self.count + 1) if block not in wiring.loose)
             found[parents] = (used, *canonical_orders(wiring.spec().pruned().matrix))
         return found
+
+
+def in_any_space(spec: ModuleSpec) -> bool:
+    """Return whether a module, pruned or not, is one of the three spaces'."""
+    pruned = spec.pruned()
+    return any(blocks.includes(pruned) for blocks in BLOCKS.values())
 
 
 BLOCKS = {number: Blocks(parents) for number, parents in PARENTS.items()}

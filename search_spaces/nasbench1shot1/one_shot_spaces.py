@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Annotated, Any
 
 from torch import nn
@@ -50,10 +50,11 @@ class NasBench1Shot1Space(SearchSpace):
     """
 
     source = "Zela, Siems and Hutter 2020"
-    ground_truth = "balenas_plugin.search_spaces.nasbench1shot1.ground_truth"
     kinds = {MAXPOOL: PARAMETER_FREE, CONV3X3: PARAMETRIC, CONV1X1: PARAMETRIC}  # noqa: RUF012
     drawn_names = _SHORT
     blocks: Blocks
+    num_networks: int
+    """Different networks: NAS-Bench-101's hashes. Its reference's own list has fewer (docs/spaces.md)."""
 
     def __init__(
         self, *, channels: int = 128, cells_per_stage: int = 3, num_classes: int = 10, image_size: int = 32
@@ -116,9 +117,17 @@ class NasBench1Shot1Space(SearchSpace):
             if text not in self.blocks.by_hash:
                 raise SpaceError(f"{self.title} has no network with the hash {text[:40]!r}")
             return self._reading("hash", self.blocks.architecture(self.blocks.by_hash[text]))
-        if notation == "nni" or (notation is None and text.startswith("{")):
-            return self._reading("nni", self.blocks.architecture(self.blocks.wiring(_mapping(text))))
-        return self._reading("string", self._parsed(text))
+        is_mapping = notation == "nni" or (notation is None and text.startswith("{"))
+        wiring = self.wiring(_mapping(text) if is_mapping else text)
+        return self._reading("nni" if is_mapping else "string", self.blocks.architecture(wiring))
+
+    def wiring(self, architecture: str | Mapping[str, Any]) -> Wiring:
+        """Return what an architecture, a sample or one written node by node, has chosen.
+
+        Raises:
+            SpaceError: it is no architecture of this space.
+        """
+        return self._parsed(architecture) if isinstance(architecture, str) else self.blocks.wiring(architecture)
 
     def cells(self, architecture: Mapping[str, Any]) -> dict[str, list[CellEdge]]:
         """Return the cell as a graph whose nodes are the sums in front of the operations.
@@ -147,25 +156,21 @@ class NasBench1Shot1Space(SearchSpace):
     def _reading(self, notation: str, architecture: Architecture) -> Reading:
         return Reading(notation, sample=architecture, read_as=NOTATIONS[notation])
 
-    def _parsed(self, text: str) -> Architecture:
-        entries = text.split("|")
-        *blocks, output = [_ENTRY.fullmatch(entry.strip()) for entry in entries]
-        named = [None if match is None else _LONG.get(match["name"]) for match in blocks]
-        whole = all(name or entry.strip() == "-" for name, entry in zip(named, entries[:-1], strict=True))
-        if len(blocks) != self.blocks.count or not whole or output is None or output["name"] != "output":
+    def _parsed(self, text: str) -> Wiring:
+        *blocks, output = [_entry(entry) for entry in text[:_LONGEST].split("|")]
+        if len(blocks) != self.blocks.count or (None, None) in blocks or output[0] != "output":
             raise SpaceError(
                 f"{text[:200]!r} is no architecture of {self.title}. Give its {self.blocks.count} blocks and its "
                 f"output, e.g. {self.notation(self._example)!r}, or NAS-Bench-101's hash"
             )
-        parents = [
-            range(self.blocks.parents[node]) if match is None else [int(p) for p in match["parents"].split(",")]
-            for node, match in enumerate([*blocks, output])
-        ]
-        wiring = self.blocks.checked(parents, [name or OPERATIONS[0] for name in named])
-        wrong = [block for block, name in enumerate(named, start=1) if name is None and block not in wiring.loose]
+        parents = [range(self.blocks.parents[k]) if p == () else p for k, (_, p) in enumerate([*blocks, output])]
+        wiring = self.blocks.checked(
+            parents, [OPERATIONS[0] if p == () else _LONG.get(name or "") for name, p in blocks]
+        )
+        wrong = [block for block, (_, p) in enumerate(blocks, start=1) if p == () and block not in wiring.loose]
         if wrong:
             raise SpaceError(f"{text[:200]!r}: block {wrong[0]} is used by another node, so it needs an operation")
-        return self.blocks.architecture(wiring)
+        return wiring
 
     @property
     def _example(self) -> Architecture:
@@ -179,8 +184,10 @@ class NasBench1Shot1Space1(NasBench1Shot1Space):
     name = "nasbench1shot1-1"
     title = "NAS-Bench-1Shot1, space 1"
     supernet = "balenas_plugin.search_spaces.nasbench1shot1.supernet:OneShotSupernet1"
+    ground_truth = "balenas_plugin.search_spaces.nasbench1shot1.ground_truth:space_1"
     size = 6240
     blocks = BLOCKS[1]
+    num_networks = 2685
 
 
 class NasBench1Shot1Space2(NasBench1Shot1Space):
@@ -189,8 +196,10 @@ class NasBench1Shot1Space2(NasBench1Shot1Space):
     name = "nasbench1shot1-2"
     title = "NAS-Bench-1Shot1, space 2"
     supernet = "balenas_plugin.search_spaces.nasbench1shot1.supernet:OneShotSupernet2"
+    ground_truth = "balenas_plugin.search_spaces.nasbench1shot1.ground_truth:space_2"
     size = 29160
     blocks = BLOCKS[2]
+    num_networks = 7773
 
 
 class NasBench1Shot1Space3(NasBench1Shot1Space):
@@ -199,8 +208,19 @@ class NasBench1Shot1Space3(NasBench1Shot1Space):
     name = "nasbench1shot1-3"
     title = "NAS-Bench-1Shot1, space 3"
     supernet = "balenas_plugin.search_spaces.nasbench1shot1.supernet:OneShotSupernet3"
+    ground_truth = "balenas_plugin.search_spaces.nasbench1shot1.ground_truth:space_3"
     size = 363648
     blocks = BLOCKS[3]
+    num_networks = 55854
+
+
+@lru_cache(maxsize=4096)
+def _entry(text: str) -> tuple[str, tuple[int, ...]] | tuple[None, None]:
+    """Return the name and the parents of a node, ("-", ()) for a loose block, (None, None) for anything else."""
+    match = _ENTRY.fullmatch(text.strip())
+    if match is not None:
+        return match["name"], tuple(map(int, match["parents"].split(",")))
+    return ("-", ()) if text.strip() == "-" else (None, None)
 
 
 def _mapping(text: str) -> Mapping[str, Any]:

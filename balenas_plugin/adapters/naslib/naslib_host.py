@@ -42,9 +42,8 @@ class AskingMixedOp(MixedOp):
         weights = self.get_weights(edge_data)
         if chosen is None:
             return sum(weights[k] * self.primitives[k](x, None) for k in kept or ())
-        return drawn_path(
-            weights, chosen, lambda k: self.primitives[k](x, None), others=self.mixing.others or self.others
-        )
+        others = self.mixing.others(edge_data.alpha) or self.others
+        return drawn_path(weights, chosen, lambda k: self.primitives[k](x, None), others=others)
 
     def get_weights(self, edge_data: Any) -> Tensor:
         """Return the weights of an edge's alpha, shape (K,)."""

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from balenas_plugin.adapters.nni.callbacks.learned import header_of, search_state
 from balenas_plugin.adapters.nni.callbacks.probing import accuracy_at, curvature_of
 from balenas_plugin.adapters.nni.callbacks.search_callback import SearchCallback
+from balenas_plugin.adapters.nni.callbacks.stages import Stages
 from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.diagnostics import DiagnosticsOptions, SearchState, stop_reason, summarise, warnings_of
@@ -24,6 +25,7 @@ from balenas_plugin.diagnostics.log_file import append_record, as_written, plain
 from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.ground_truth import accuracies_of
 from balenas_plugin.restoring import random_numbers_restored
+from balenas_plugin.schedules import Stop
 
 
 class Diagnostics(SearchCallback):
@@ -108,13 +110,16 @@ class Diagnostics(SearchCallback):
 
     # -- one epoch ----------------------------------------------------------------------------------------------------
 
-    def _measure(self, trainer: pl.Trainer, module: BaseOneShotLightningModule) -> None:
+    def _measure(self, trainer: Any, module: BaseOneShotLightningModule) -> None:
         state = search_state(module)
         if state is None:
             return
         epoch = trainer.current_epoch
         summary = summarise(state, draws=self.options.draws, seed=self.seed + epoch, truths=self._truths(state))
         record = {"epoch": epoch, **self._accuracy(trainer, module, summary.get("architecture")), **summary}
+        learned = isinstance(module, DistributionModule)
+        if learned and (own := module.distribution.own_metrics()):
+            record["own"] = plain(own)
         broken = [*record.get("not_finite", []), *_broken_weights(module)]
         if broken:
             record["not_finite"] = broken
@@ -122,13 +127,18 @@ class Diagnostics(SearchCallback):
             record.update(self._curvature(trainer, module))
         records = [*self.records, record]
         warmup = int(getattr(module, "warmup_epochs", 0))
-        learned = isinstance(module, DistributionModule)
-        warnings = warnings_of(records, self.options, warmup_epochs=warmup, has_posterior=learned)
+        learns = not learned or module.distribution.learns
+        warnings = warnings_of(records, self.options, warmup_epochs=warmup, has_posterior=learned, learns=learns)
         if warnings:
             record["alarms"] = [warning.to_dict() for warning in warnings]
         reason = stop_reason(records, self.options, warmup_epochs=warmup)
         if reason is not None:
             record["stopped"] = reason
+        for stages in (c for c in trainer.callbacks if isinstance(c, Stages) and not broken):
+            edits = stages.decided(trainer, state, record.get("eigenvalue"), stopping=reason is not None)
+            record["events"] = [*map(str, edits)]
+            if ended := [edit.reason for edit in edits if isinstance(edit, Stop)]:
+                record["stopped"] = ended[0]
         record = as_written(record)
         self._write(state, module, record)
         self._report(record)
@@ -203,6 +213,7 @@ def _log(trainer: pl.Trainer, record: Mapping[str, Any], state: SearchState) -> 
     names = ("entropy", "choice_entropy", "skip_ratio", "parameter_free_share", "eigenvalue", "trace")
     numbers = {f"diagnostics/{name}": record.get(name) for name in names}
     numbers.update({f"diagnostics/sigma/{name}": value for name, value in record.get("sigma", {}).items()})
+    numbers.update({f"diagnostics/{name}": value for name, value in record.get("own", {}).items()})
     for label, probabilities in record.get("probabilities", {}).items():
         for name, value in zip(state.choices[label], probabilities, strict=False):
             numbers[f"diagnostics/probability/{label}/{name}"] = value

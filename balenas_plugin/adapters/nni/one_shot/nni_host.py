@@ -74,7 +74,7 @@ class NniHost:
         return getattr(self.module.trainer.train_dataloader[level], "batch_size", None) if alone else None
 
     def validation_loss(self, k: int) -> Tensor:
-        """Return the loss of the architecture batch, with the penalty."""
+        """Return the loss of the architecture batch."""
         with self._skippable():
             return self.module.validation_loss(self.of_draw("val", k), self.batch_idx)
 

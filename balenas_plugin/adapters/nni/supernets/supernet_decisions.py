@@ -74,7 +74,8 @@ class Exported:
 def exported(module: BaseOneShotLightningModule) -> Architecture:
     """Return the architecture that a one-shot module has found: the choices that make a difference."""
     architecture = {label: plain_choice(value) for label, value in module.export().items()}
-    alphas = {label: alpha.detach().cpu() for label, alpha in architecture_parameters(module.model).items()}
+    scores = module.scores() if hasattr(module, "scores") else architecture_parameters(module.model)
+    alphas = {label: values.detach().cpu() for label, values in scores.items()}
     if not alphas:
         return architecture  # of a strategy that samples
     posterior = Posterior(alphas, {label: torch.ones_like(alpha) for label, alpha in alphas.items()})
@@ -93,7 +94,8 @@ def _of_space(model: nn.Module) -> list[Decision]:
     sizes = {label: alpha.numel() for label, alpha in architecture_parameters(model).items()}
     if sizes != {label: len(values) for label, values in space.choices.items()}:
         return []
-    return [_weighed(decision, edge_parameters(model)) for decision in space.decisions]
+    edges = edge_parameters(model)
+    return [_weighed(decision, edges) for decision in space.decisions]
 
 
 def _weighed(decision: Decision, edges: Mapping[str, Tensor]) -> Decision:
