@@ -133,8 +133,13 @@ def search(
     )
     if options.space == "NasBench201":
         space = NasBench201(stem_out_channels=options.channels, num_modules_per_stack=options.cells)
-    else:
+    elif options.space == "DARTS":
         space = DARTS(width=options.channels, num_cells=options.cells, dataset="cifar")
+    else:
+        sizes = {"channels": options.channels, "num_cells": options.cells}
+        from balenas_plugin.adapters.nni.run.build import build_space
+
+        space = build_space({"name": options.space, **sizes}, num_classes=10)
     strategy(RawFormatModelSpace(space, evaluator), SequentialExecutionEngine())
     return stopwatch.seconds()
 
@@ -370,9 +375,9 @@ def prepare(threads: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", choices=("NasBench201", "DARTS"), default="NasBench201")
+    parser.add_argument("--space", choices=("NasBench201", "DARTS", "nasbench1shot1-3"), default="NasBench201")
     parser.add_argument("--channels", type=int, default=8)
-    parser.add_argument("--cells", type=int, default=1, help="cells per stage (NasBench201) or in all (DARTS)")
+    parser.add_argument("--cells", type=int, default=1, help="cells per stage (NasBench201) or in all")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--image-size", type=int, default=16)
     parser.add_argument("--iterations", type=int, default=12, help="per round")

@@ -18,6 +18,7 @@ from balenas_plugin import machine
 from balenas_plugin.errors import OptionError, SearchFailedError
 from balenas_plugin.reproduce import searches
 from balenas_plugin.reproduce.experiments import DATASETS, EXPERIMENTS, Experiment, Pick, Row
+from balenas_plugin.reproduce.figures import FIGURES
 from balenas_plugin.reproduce.picks import COLUMNS
 from balenas_plugin.reproduce.run import experiment_of, seeds_of
 from balenas_plugin.reproduce.scales import SCALES, load_scale, merged
@@ -39,7 +40,8 @@ OTHER = {0: accuracies(91.0), 1: accuracies(91.5), 2: accuracies(92.5), 3: accur
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_scale_has_a_valid_config_for_every_search(scale: str) -> None:
     loaded = load_scale(scale)
-    needed = {row.search for experiment in EXPERIMENTS.values() for row in experiment.rows if row.search}
+    drawn = [*EXPERIMENTS.values(), *FIGURES.values()]
+    needed = {row.search for experiment in drawn for row in experiment.rows if row.search}
     assert needed == set(loaded.searches)
     for search in needed:
         config = loaded.config(search, seed=7)
@@ -48,12 +50,14 @@ def test_every_scale_has_a_valid_config_for_every_search(scale: str) -> None:
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_methods_get_equal_budgets(scale: str) -> None:
-    """The same data, network and training for all; only the run that is longer on purpose differs."""
+    """The same data, network and training for all of a space; only the run that is longer on purpose differs."""
     configs = {name: load_scale(scale).config(name, 0) for name in load_scale(scale).searches}
     long = configs.pop("darts-long")
     first = configs["darts"]
-    for config in configs.values():
-        assert (config.space, config.data, config.evaluator) == (first.space, first.data, first.evaluator)
+    for name, config in configs.items():
+        same = configs["darts-1shot1"] if name.endswith("-1shot1") else first
+        assert (config.space, config.data, config.evaluator) == (same.space, same.data, same.evaluator)
+    assert configs["darts-1shot1"].space["name"] == "nasbench1shot1-3"
     assert long.evaluator.epochs >= 2 * first.evaluator.epochs
     assert long.strategy == first.strategy
     draws = [configs[name].strategy["num_mc_samples"] for name in ("balenas-m1", "balenas-m2", "balenas", "balenas-m4")]
@@ -122,6 +126,9 @@ def test_mappings_are_merged_at_every_depth() -> None:
     base = {"a": {"b": 1, "c": 2}, "d": 3}
     assert merged(base, {"a": {"c": 4}, "e": 5}) == {"a": {"b": 1, "c": 4}, "d": 3, "e": 5}
     assert base == {"a": {"b": 1, "c": 2}, "d": 3}
+    named = {"space": {"name": "one", "its": 1}}
+    assert merged(named, {"space": {"name": "one", "own": 2}}) == {"space": {"name": "one", "its": 1, "own": 2}}
+    assert merged(named, {"space": {"name": "other", "own": 2}}) == {"space": {"name": "other", "own": 2}}
 
 
 def test_seeds() -> None:
