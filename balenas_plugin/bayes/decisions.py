@@ -105,7 +105,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class TopSet:
-    """An InputChoice: the `n_chosen` largest logits win."""
+    """An InputChoice: the `n_chosen` largest logits win; all that are left where more have been dropped."""
 
     label: str
     n_chosen: int
@@ -117,7 +117,9 @@ class TopSet:
 
     def choose(self, logits: Logits) -> Outcome:
         """Return the sorted tuple of the inputs with the largest logits."""
-        return tuple(sorted(logits[self.label].topk(self.n_chosen).indices.tolist()))
+        scores = logits[self.label]
+        left = int((scores != -torch.inf).sum())
+        return tuple(sorted(scores.topk(min(self.n_chosen, left)).indices.tolist()))
 
     def outcomes(self, posterior: Learned) -> Outcomes:
         """Return the sorted tuples of inputs with their log-probabilities."""
@@ -167,6 +169,7 @@ class CellNode:
             (value, j, operation)
             for j, edge in enumerate(self._logits(logits))
             for operation, value in enumerate(edge.tolist())
+            if value != -math.inf
         ]
         entries.sort(reverse=True)
         firsts = {j: (value, j, operation) for value, j, operation in reversed(entries)}  # the strongest of each input
@@ -179,9 +182,9 @@ class CellNode:
         compared = laws[0].comparable and not self.log_edge_weights
         if self.num_ops < len(laws) and not compared:
             return counted_edges(self._logits(posterior.draws(self.labels, _DRAWS)), self.num_ops)
-        if self.num_ops <= len(laws):  # if all edges are kept, none are compared
+        if self.num_ops <= sum(bool(law.kept.any()) for law in laws):  # if all edges are kept, none are compared
             return StrongestEdges(laws, self.num_ops)
-        if len(laws) == 1 and self.num_ops <= len(laws[0]):
+        if len(laws) == 1 and self.num_ops <= int(laws[0].kept.sum()):
             sets = _top_sets(laws[0], self.num_ops)
             return Translated(
                 sets, lambda members: tuple((0, k) for k in members), lambda entries: tuple(k for _, k in entries)
@@ -233,9 +236,9 @@ class SoftmaxNode(CellNode):
         return tuple(sorted(strongest_edges(self._logits(logits), self.num_ops)))
 
     def outcomes(self, posterior: Learned) -> Outcomes:
-        """Return the tuples of (input, operation index): exact where all edges are kept, else their share of draws."""
+        """Return the tuples of (input, operation index): exact where all edges are kept, else of counted strengths."""
         if self.num_ops < len(self.labels):
-            return counted_edges(self._logits(posterior.draws(self.labels, _DRAWS)), self.num_ops)
+            return StrongestEdges.of_draws(self._logits(posterior.draws(self.labels, _DRAWS)), self.num_ops)
         allowed = [[k for k, name in enumerate(names) if name != NO_CONNECTION] for names in self.op_names]
         laws = [posterior.laws[k][torch.tensor(kept)] for k, kept in zip(self.labels, allowed, strict=True)]
         return Translated(

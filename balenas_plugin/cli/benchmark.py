@@ -88,7 +88,8 @@ def _print_sizes(space: SearchSpace, architecture: Architecture) -> None:
     """Print the parameters and multiply-adds of the networks that the papers of a space train."""
     import torch
 
-    from balenas_plugin.proxies import get_proxy
+    from balenas_plugin.proxies.flops import flops
+    from balenas_plugin.proxies.params import params
 
     print(f"{space.notation(architecture)}\n\n  {'network':20}{'parameters':>14}{'multiply-adds':>16}")
     for name, sizes in space.trained_as.items():
@@ -96,8 +97,7 @@ def _print_sizes(space: SearchSpace, architecture: Architecture) -> None:
         with torch.device("meta"):
             network = sized.build(architecture)
         image = torch.empty(1, *sized.image_shape, device="meta")
-        counted = [get_proxy(proxy).compute(network, image) for proxy in ("params", "flops")]
-        print(f"  {name:20}{counted[0]:>14,.0f}{counted[1] / 2:>16,.0f}")
+        print(f"  {name:20}{params(network, image):>14,.0f}{flops(network, image) / 2:>16,.0f}")
 
 
 def _read(text: str, name: str | None, notation: str | None) -> tuple[SearchSpace, Reading]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import warnings
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 _EXAMPLES = """\
 example:
@@ -74,9 +75,10 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _methods(options: argparse.Namespace) -> int:
+    from balenas_plugin.costs import CostOptions
+    from balenas_plugin.costs.table import Measure
     from balenas_plugin.distributions import distribution_options, get_distribution, list_distributions
     from balenas_plugin.mixed_ops import get_mixed_op, list_mixed_ops, mixed_op_options
-    from balenas_plugin.options import default_options
     from balenas_plugin.perturbations import get_perturbation, list_perturbations, perturbation_options
     from balenas_plugin.presets import get_preset, list_presets
 
@@ -90,11 +92,18 @@ def _methods(options: argparse.Namespace) -> int:
     parts = {name: distribution_options(get_distribution(name)) for name in list_distributions()}
     perturbations = {name: perturbation_options(get_perturbation(name)) for name in list_perturbations()}
     mixed_ops = {name: mixed_op_options(get_mixed_op(name)) for name in list_mixed_ops()}
-    kinds = {"DISTRIBUTIONS": parts, "PERTURBATIONS": perturbations, "MIXED OPERATIONS": mixed_ops}
+    costs = dict.fromkeys(get_args(Measure), CostOptions)
+    kinds: dict[str, dict[str, Any]] = {
+        "DISTRIBUTIONS": parts,
+        "PERTURBATIONS": perturbations,
+        "MIXED OPERATIONS": mixed_ops,
+        "COSTS": costs,
+    }
     for title, of_kind in kinds.items():
         print(f"\n{title} and their options")
         for name, declared in of_kind.items():
-            shown = ("arc_learning_rate" if option == "lr" else option for option in default_options(declared))
+            named = (field.name for field in dataclasses.fields(declared) if field.name != "name")
+            shown = ("arc_learning_rate" if option == "lr" else option for option in named)
             print(f"  {name:<24}{', '.join(shown)}")
     print("\nWHAT DOES NOT GO TOGETHER")
     for reason in refusals():
@@ -111,7 +120,7 @@ def _spaces(options: argparse.Namespace) -> int:
         choices = " and ".join(f"{count} choices among {among}" for among, count in counts.items())
         size = "unknown size" if space.size is None else f"{space.size:,} architectures"
         table = open_table(space)
-        truth = "no benchmark" if not space.ground_truth else "benchmark: not at hand" if table is None else table.name
+        truth = "none" if not space.ground_truth else "not at hand" if table is None else table.name
         print(f"{space.name:<17}{space.title} ({space.source or 'no source'})")
         print(f"{'':<17}{size}; {choices}: {', '.join(map(str, space.kinds))}")
         print(f"{'':<17}ground truth: {truth}")

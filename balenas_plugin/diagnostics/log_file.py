@@ -34,6 +34,7 @@ Every other line (a key is left out where there is nothing to say)::
                         "ground_truth": as above, with one percent a draw}
     not_finite          what is NaN or infinite
     alarms              [{"kind", "message", "cure"}] that hold after this epoch
+    events              what the search's schedule does after this epoch, in words
     stopped             why the search was stopped after this epoch
 """
 

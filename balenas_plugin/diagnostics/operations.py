@@ -32,19 +32,20 @@ def kind_of(name: str, *, is_identity: bool, num_parameters: int) -> str:
     return PARAMETRIC if num_parameters else PARAMETER_FREE
 
 
+def chosen_operations(decisions: Iterable[Decision], outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
+    """Return (label, index) of every candidate that an architecture has: `outcomes` are what `decisions` decided."""
+    found: list[tuple[str, int]] = []
+    for decision, outcome in active_decisions(decisions, outcomes):
+        if isinstance(decision, OneOf):
+            found.append((decision.label, outcome))
+        elif isinstance(decision, CellNode):
+            found += [(decision.labels[source], operation) for source, operation in outcome]
+    return found
+
+
 def chosen_kinds(decisions: Iterable[Decision], outcomes: Iterable[Outcome], kinds: Kinds) -> list[str]:
     """Return the kinds of the operations of one architecture: `outcomes` are what `decisions` decided."""
-    found = []
-    for decision, outcome in active_decisions(decisions, outcomes):
-        if isinstance(decision, OneOf) and decision.label in kinds:
-            found.append(kinds[decision.label][outcome])
-        elif isinstance(decision, CellNode):
-            found += [
-                kinds[decision.labels[source]][operation]
-                for source, operation in outcome
-                if decision.labels[source] in kinds
-            ]
-    return found
+    return [kinds[label][index] for label, index in chosen_operations(decisions, outcomes) if label in kinds]
 
 
 def skip_ratio(kinds: Sequence[str]) -> float | None:

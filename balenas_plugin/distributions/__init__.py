@@ -5,7 +5,8 @@ package as an entry point of the group ``balenas_plugin.distributions``.
 """
 
 from balenas_plugin.distributions._chosen import ChosenDistribution, distribution_options
-from balenas_plugin.distributions._distribution import Distribution, Draw, Evaluate, Weights
+from balenas_plugin.distributions._distribution import Distribution
+from balenas_plugin.distributions._draw import Draw, Evaluate, Weights
 from balenas_plugin.distributions._registry import get_distribution, list_distributions
 
 __all__ = [

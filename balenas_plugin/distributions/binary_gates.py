@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.distributions._distribution import Distribution
+from balenas_plugin.distributions._draw import Draw
 from balenas_plugin.distributions.categorical import Categorical
 from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt
 

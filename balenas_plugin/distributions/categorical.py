@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from balenas_plugin.bayes.laws import GumbelLaw, Law
-from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.distributions._distribution import Distribution
+from balenas_plugin.distributions._draw import Draw
 from balenas_plugin.options import checked
 
 Margin = Annotated[float, Field(ge=0, le=1)]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from balenas_plugin.bayes.laws import GumbelLaw, Law
 from balenas_plugin.bayes.noise import SeededNoise
-from balenas_plugin.distributions._distribution import Distribution, Draw, Evaluate
+from balenas_plugin.distributions._distribution import Distribution
+from balenas_plugin.distributions._draw import Draw, Evaluate
 from balenas_plugin.distributions.uniform import path
 from balenas_plugin.options import NonNegative, Positive, PositiveInt
 

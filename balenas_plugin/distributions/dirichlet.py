@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from balenas_plugin.bayes.laws import Law, LogGammaLaw
-from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.distributions._distribution import Distribution
+from balenas_plugin.distributions._draw import Draw
 from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt, checked
 
 Anchor = Literal["l2", "kl", "none"]
@@ -90,6 +91,9 @@ class Dirichlet(Distribution):
         """Drop all other choices of a label for good; their eta becomes 0, so that it says nothing."""
         super().keep(label, indices)
         self.parameters[label].masked_fill_(~self.mask[label], 0.0)
+
+    def lower(self, label: str, amount: float) -> None:
+        """Do nothing: the scores are log-probabilities already, and eta is no logit."""
 
     def scores(self) -> dict[str, Tensor]:
         """Return the log softmax of eta, by which the reference ranks the edges of a node as well."""

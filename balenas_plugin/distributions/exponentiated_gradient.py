@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from balenas_plugin.distributions._distribution import Draw
+from balenas_plugin.distributions._draw import Draw
 from balenas_plugin.distributions.point import Point
 from balenas_plugin.options import NonNegative, Positive, PositiveInt
 

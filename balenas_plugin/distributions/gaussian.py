@@ -10,7 +10,8 @@ from torch import Tensor
 
 from balenas_plugin.bayes.laws import Law, NormalLaw
 from balenas_plugin.bayes.vadam import VAdam
-from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.distributions._distribution import Distribution
+from balenas_plugin.distributions._draw import Draw
 from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.options import Betas, Positive, PositiveInt
 

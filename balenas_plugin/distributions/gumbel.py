@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from balenas_plugin.bayes.laws import GumbelLaw, Law
-from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.distributions._distribution import Distribution
+from balenas_plugin.distributions._draw import Draw
 from balenas_plugin.errors import OptionError
 from balenas_plugin.mixed_ops.drawn_path import Others
 from balenas_plugin.options import Positive, checked

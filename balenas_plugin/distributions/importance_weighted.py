@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balenas_plugin.distributions._distribution import Distribution, Draw, Evaluate
+from balenas_plugin.distributions._distribution import Distribution
+from balenas_plugin.distributions._draw import Draw, Evaluate
 from balenas_plugin.distributions.categorical import Categorical
 from balenas_plugin.errors import OptionError
 from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt

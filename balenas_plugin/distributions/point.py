@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from balenas_plugin.bayes.laws import GumbelLaw, Law
-from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.distributions._distribution import Distribution
+from balenas_plugin.distributions._draw import Draw
 
 
 class Point(Distribution):

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from balenas_plugin.bayes.laws import GumbelLaw, Law
-from balenas_plugin.distributions._distribution import Distribution, Draw
+from balenas_plugin.distributions._distribution import Distribution
+from balenas_plugin.distributions._draw import Draw
 
 
 def uniform_path(distribution: Distribution, parameters: Mapping[str, Tensor] | None = None) -> Draw:

@@ -155,7 +155,11 @@ class Fan:
             if lanes.starts_with_relu and rectified is None:
                 rectified = F.relu(x)
             source = rectified if lanes.starts_with_relu and rectified is not None else x
-            if lanes.can_scale:
+            common = lanes.common(source) if len(members) > 1 else None
+            if common is not None:
+                for k in members:
+                    add(k, common)
+            elif lanes.can_scale:
                 for k, result in zip(members, lanes(source, torch.stack([each[k] for k in members])), strict=True):
                     found.setdefault(self.branches[k].target, Contribution()).ready.append(result)
             else:

@@ -213,6 +213,9 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
     yield "status", shortened(str(run.manifest.get("status", "unknown")), 40)
     epochs = len(run.records) or len(run.history)
     yield "epochs", str(epochs)
+    stages = "; ".join(_events(run))
+    if stages:
+        yield "stages", shortened(stages, 600)
     stopped = next((r["stopped"] for r in reversed(run.records) if isinstance(r.get("stopped"), str)), None)
     if stopped is not None:
         yield "stopped early", shortened(stopped, 200)
@@ -231,6 +234,15 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
         if truth is not None:
             place = f", rank {rank:.0f} of {at(found, ('ground_truth', 'num_architectures'))}" if rank else ""
             yield f"{name}, test", f"{truth:.2f} %{place} (unseen by the search)"
+
+
+def _events(run: RunData) -> Iterator[str]:
+    """Yield what the schedule of a search has done, and when."""
+    for record in run.records:
+        given = record.get("events")
+        events = [event for event in given if isinstance(event, str)] if isinstance(given, list) else []
+        if events:
+            yield f"after epoch {record['epoch'] + 1}: {', '.join(events)}"
 
 
 def _warnings(run: RunData) -> list[dict[str, str]]:

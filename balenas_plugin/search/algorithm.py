@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gradient
@@ -22,56 +20,9 @@ from balenas_plugin.distributions.uniform import uniform_path
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.mixed_ops import MixedOp
 from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
-from balenas_plugin.options import NonNegativeInt, PositiveInt, declared_options
 from balenas_plugin.perturbations import Level, Perturbation
-
-FirstStep = Literal["architecture", "weights"]
-GradientOrder = Literal["first", "second"]
-FiniteDifference = Literal["central", "one-sided"]
-WeightStep = Literal["mean", "sample", "uniform"]
-ClippedWith = Literal["weights", "architecture", "stale-architecture"]
-Levels = Annotated[int, Field(ge=1, le=2)]
-
-
-@declared_options()
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """Which level is updated when, and by which gradient.
-
-    Args:
-        first: "architecture", as in DARTS and BaLeNAS, or "weights", as in GDAS.
-        architecture_every: an architecture step every so many iterations.
-        architecture_steps: in its place so many an epoch, spread evenly; where an epoch has less iterations, several on
-            one validation batch. Where nobody knows how many iterations an epoch has, `architecture_every` counts.
-        order: "first", or "second" for the gradient through one unrolled weight step.
-        finite_difference: of the second order, see `second_order_gradient`.
-        weight_step: train the weights at the "mean" of the distribution, at a "sample", or at a "uniform" path: one
-            candidate a label, each with the same probability, whatever is learned (RandomNAS, SETN).
-        warmup_epochs: epochs at the start without architecture steps.
-        levels: 2, a batch for each level; or 1, both levels from one draw on the training batch, as in SNAS.
-        clip_with: what counts when the gradient of the network's weights is clipped by its norm: the "weights" alone,
-            or also the gradient of the "architecture" in the weight step, as in some references; "stale-architecture"
-            adds that of the last architecture step to it, as GDAS's reference does.
-
-    Raises:
-        OptionError: an option has a wrong type or is out of range.
-    """
-
-    first: FirstStep = "architecture"
-    architecture_every: PositiveInt = 1
-    architecture_steps: PositiveInt | None = None
-    order: GradientOrder = "first"
-    finite_difference: FiniteDifference = "central"
-    weight_step: WeightStep = "mean"
-    warmup_epochs: NonNegativeInt = 0
-    levels: Levels = 2
-    clip_with: ClippedWith = "weights"
-
-    def __post_init__(self) -> None:
-        of_two = (self.order, self.first, self.architecture_every, self.architecture_steps)
-        if self.levels == 1 and of_two != ("first", "architecture", 1, None):
-            raise OptionError("levels: 1 has one step for both, so order, first and architecture_... say nothing")
-
+from balenas_plugin.schedules import Schedule
+from balenas_plugin.search.order import Order
 
 Cost = Callable[[Tensor, Weights], Tensor]
 """Returns what is minimised in the place of a loss, of it and the weights under which costs are expected."""
@@ -143,6 +94,7 @@ class Search:
         perturbation: of the mixing weights in the weight step; None: there is none.
         mixed_op: how edges compute their candidates; None: all of them in full.
         cost: joins the loss of the architecture; None: there is none.
+        schedule: says in which epochs the architecture is learned, None: in all. An adapter makes its edits.
 
     Raises:
         OptionError: the parts do not go together.
@@ -159,7 +111,9 @@ class Search:
         order: Order,
         perturbation: Perturbation | None = None,
         mixed_op: MixedOp | None = None,
+        *,
         cost: Cost | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         if distribution.draws_one and order.order == "second":
             raise OptionError(f"{distribution.name} computes one candidate a draw, so it has no second order")
@@ -179,12 +133,20 @@ class Search:
             raise OptionError(
                 f"{distribution.name} learns from losses alone, so edge_normalization has no gradient to learn from"
             )
-        if cost is not None and distribution.needs_accuracy:
-            raise OptionError(
-                f"{distribution.name} learns from accuracies, which a cost of the architecture cannot join"
+        if cost is not None and (distribution.needs_accuracy or not distribution.learns):
+            learned = (
+                "from accuracies, which a cost cannot join" if distribution.learns else "nothing, of costs neither"
             )
+            raise OptionError(f"{distribution.name} learns {learned}")
+        if schedule is not None and not schedule.log:  # later it has changed them itself
+            schedule.goes_with(mixed_op)
         self.distribution, self.order, self.perturbation = distribution, order, perturbation
-        self.mixed_op, self.cost = mixed_op, cost
+        self.mixed_op, self.cost, self.schedule = mixed_op, cost, schedule
+
+    def learns(self, epoch: int) -> bool:
+        """Return whether an epoch has architecture steps."""
+        frozen = epoch < self.order.warmup_epochs or (self.schedule is not None and not self.schedule.learns(epoch))
+        return self.distribution.learns and not frozen
 
     def new_epoch(self, epoch: int, epochs: int) -> None:
         """Say which epoch of how many begins, from 0."""
@@ -200,8 +162,7 @@ class Search:
             epoch: from 0.
             index: of the iteration in its epoch, from 0.
         """
-        searches = self.distribution.learns and epoch >= self.order.warmup_epochs
-        steps = self._architecture_steps(index, host) if searches else 0
+        steps = self._architecture_steps(index, host) if self.learns(epoch) else 0
         if self.order.levels == 1 and steps:
             return self.joint_step(host)
         train_loss = self.weight_step(host) if self.order.first == "weights" else None
@@ -385,44 +346,37 @@ class Search:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the parts, and their names."""
-        state = {"name": self.distribution.name, **self.distribution.state_dict()}
-        if self.perturbation is not None:
-            state["perturbation"] = self.perturbation.state_dict()
-        if self.mixed_op is not None:
-            state["mixed_op"] = {"name": self.mixed_op.name}
-        if self.edges is not None:
-            state["edges"] = self.edges.state_dict()
-        return state
-
-    @staticmethod
-    def same_parts(state: Mapping[str, Any] | None, **parts: Perturbation | MixedOp | None) -> Mapping[str, Any] | None:
-        """Return a state that `state_dict` returned, if it is of a search with the same parts.
-
-        Raises:
-            FileFormatError: it is of a search with another perturbation or mixed operation.
-        """
-        for kind, part in parts.items() if state is not None else ():
-            found = repr(state[kind]["name"]) if state is not None and kind in state else "none"
-            own = "none" if part is None else repr(part.name)
-            if found != own:
-                raise FileFormatError(
-                    f"the checkpoint is of a search whose {kind} is {found}, and that of this one is {own}. Start the "
-                    "search anew."
-                )
-        return state
+        parts = {kind: part.state_dict() for kind, part in self._changing().items() if part is not None}
+        named = {} if self.mixed_op is None else {"mixed_op": {"name": self.mixed_op.name}}
+        return {"name": self.distribution.name, **self.distribution.state_dict(), **parts, **named}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state returned by `state_dict`.
 
         Raises:
-            FileFormatError: it is of a search with another perturbation or mixed operation.
+            FileFormatError: it is of a search with another perturbation, mixed operation or schedule.
         """
-        self.same_parts(state, perturbation=self.perturbation, mixed_op=self.mixed_op)
+        require_part("perturbation", state, self.perturbation)
+        require_part("mixed_op", state, self.mixed_op)
+        require_part("schedule", state, self.schedule)
         self.distribution.load_state_dict(state)
-        if self.perturbation is not None:
-            self.perturbation.load_state_dict(state["perturbation"])
-        if self.edges is not None:
-            self.edges.load_state_dict(state["edges"])
+        for kind, part in self._changing().items():
+            if part is not None:
+                part.load_state_dict(state[kind])
+
+    def _changing(self) -> dict[str, Any]:
+        return {"perturbation": self.perturbation, "schedule": self.schedule, "edges": self.edges}
+
+
+def require_part(kind: str, state: Mapping[str, Any], part: Perturbation | MixedOp | Schedule | None) -> None:
+    """Raise FileFormatError unless the state of a search is of one with the same part of a kind."""
+    found = repr(state[kind]["name"]) if kind in state else "none"
+    own = "none" if part is None else repr(part.name)
+    if found != own:
+        raise FileFormatError(
+            f"the checkpoint is of a search whose {kind} is {found}, and that of this one is {own}. Start the search "
+            "anew."
+        )
 
 
 def _present(labels: Sequence[str], gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from balenas_plugin.distributions import Draw
@@ -31,11 +32,28 @@ class MixingWeights(nn.Module):
         self._chosen: dict[Tensor, int] = {}
         self._kept: dict[Tensor, Sequence[int]] = {}
         self._others: dict[Tensor, Others | Sequence[int]] = {}
+        self.dropped_are_zeros = False
+        """Whether zeros stand in the place of candidates that were dropped for good, so that none need be left out."""
+        self._left: dict[Tensor, tuple[Tensor, Sequence[int]]] = {}
 
     def forward(self, parameter: Tensor) -> Tensor:
         """Return the weights of a label, shape (K,)."""
         used = self._used.get(parameter)
-        return self._mean_weights(parameter) if used is None else used
+        if used is not None:
+            return used
+        weights = self._mean_weights(parameter)
+        if parameter not in self._left:
+            return weights
+        left = torch.where(self._left[parameter][0], weights, 0)
+        return left / left.sum()
+
+    def leave(self, left: Mapping[Tensor, tuple[Tensor, Sequence[int]]]) -> None:
+        """Give no weight to choices that were dropped for good.
+
+        Args:
+            left: parameter -> which choices are left, as a mask of shape (K,) and as indices.
+        """
+        self._left = dict(left)
 
     def chosen(self, parameter: Tensor) -> int | None:
         """Return the only candidate that the current draw computes; None if all are."""
@@ -63,7 +81,9 @@ class MixingWeights(nn.Module):
         before = self._used, self._chosen, self._kept, self._others
         self._used = {parameters[label]: weights for label, weights in draw.weights.items()}
         self._chosen = {parameters[label]: index for label, index in draw.chosen.items()}
-        self._kept = {parameters[label]: indices for label, indices in (kept or {}).items()}
+        given = {parameters[label]: indices for label, indices in (kept or {}).items()}
+        zeros = {p: indices for p, (_, indices) in self._left.items()} if self.dropped_are_zeros else {}
+        self._kept = {p: indices for p, indices in given.items() if zeros.get(p) != indices}
         self._others = {parameters[label]: others for label, others in draw.others.items()}
         try:
             yield
@@ -81,7 +101,7 @@ class MixingWeights(nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the draw behind: a supernet that was copied or pickled mixes with the mean."""
-        return MixingWeights, (self._mean_weights, self.mixed_op)
+        return MixingWeights, (self._mean_weights, self.mixed_op), {"_left": self._left}
 
 
 def mixing_of(model: nn.Module) -> MixingWeights:

@@ -292,7 +292,7 @@ def every_preset(options: argparse.Namespace) -> dict[str, Any]:
                 run(name, 3, small)  # what is loaded at the first use is no preset's own
             peak = PeakMemory()
             with peak.watched(options.device):
-                run(name, 6)
+                run(name, options.iterations)
             found.put(peak.mebibytes)
         except BalenasError as error:
             found.put(str(error))

@@ -83,6 +83,7 @@ OPTIONS = {
         "must be more than 1 for",
     ),
     "cost's form": ("strategy.cost={name: flops, reference: 9, form: mul}", "cost.form must be one of add#linear, mul"),
+    "cost": ("strategy.cost={name: latency, reference: 5, table: no.json}", "cannot read the table of costs no.json"),
     "objects": ("strategy.penalty=3", "strategy.penalty must be a mapping of options, got 3"),
     "optimizer's type": ("evaluator.optimizer.lr=fast", "must be a number, got 'fast'"),
     "optimizer's value": ("evaluator.optimizer.lr=-1", "Invalid learning rate: -1"),

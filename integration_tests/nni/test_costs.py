@@ -31,7 +31,8 @@ from .searches import classification, loaders
 from .spaces import Layers
 from .test_presets import OPTIONS
 
-OF_EACH_DISTRIBUTION = list({get_preset(name).distribution: name for name in list_presets()}.values())
+OF_EACH_DISTRIBUTION = {get_preset(name).distribution: name for name in list_presets()}
+UNREACHED = {"controller": "from accuracies", "uniform": "nothing"}
 
 
 def supernet_of(space: ModelSpace) -> ModelSpace:
@@ -75,7 +76,13 @@ def search(folder: Path, cost: dict[str, Any], name: str = "DARTS", space: Any =
     return strategy
 
 
-@pytest.mark.parametrize("name", OF_EACH_DISTRIBUTION)
+@pytest.mark.parametrize(("distribution", "learns"), UNREACHED.items())
+def test_a_cost_that_nothing_is_learned_of_is_refused(distribution: str, learns: str) -> None:
+    with pytest.raises(OptionError, match=f"{distribution} learns {learns}"):
+        strategy_of(OF_EACH_DISTRIBUTION[distribution])(cost={"name": "params", "reference": 50.0})
+
+
+@pytest.mark.parametrize("name", [name for of, name in OF_EACH_DISTRIBUTION.items() if of not in UNREACHED])
 def test_a_heavy_cost_makes_the_smallest_candidate_the_most_probable(name: str, tmp_path: Path) -> None:
     cost = {"name": "params", "reference": 50.0, "weight": 100.0}
     strategy = search(tmp_path, cost, name, arc_learning_rate=0.3)
@@ -130,6 +137,27 @@ def test_a_table_of_another_machine_or_space_is_refused(table: Path, tmp_path: P
     table.write_text("{}")
     with pytest.raises(FileFormatError, match="not a table of costs"):
         search(tmp_path, cost)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "latency"}, "latency needs the table that `balenas latency CONFIG` measures"),
+        ({"name": "flops", "table": "x.json"}, "flops is counted, so it takes no table"),
+        (
+            {"name": "flops", "form": "mul#log", "reference": 1.0},
+            "reference must be more than 1 for the form mul#log",
+        ),
+        ({"name": "flops", "form": "mul"}, "cost.form must be one of add#linear, mul#log"),
+        ({"name": "flop"}, "cost.name must be one of latency, flops, params, got 'flop'; did you mean 'flops'"),
+        ({"name": "latency", "table": "nowhere.json"}, "cannot read the table of costs nowhere.json: .*No such file"),
+    ],
+)
+def test_a_cost_that_says_too_little_or_too_much_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((OptionError, FileFormatError), match=message):
+        CostTable.load(BaLeNAS(cost={"reference": 5.0, **options}).options.cost.table)
+    with pytest.raises(OptionError, match="give one of them"):
+        BaLeNAS(cost={"name": "params", "reference": 5.0}, penalty={"profiler": None, "baseline": 1.0})
 
 
 class Wider(Layers):

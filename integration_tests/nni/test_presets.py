@@ -41,7 +41,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 WEIGHED, DRAWN = "DrNAS", "GDAS"
 """A preset that computes every candidate, and one that computes what it draws: the two ways through a mixed module."""
 
-IN_TURN = [(name, list(CASES)[(2 * k + j) % len(CASES)]) for k, name in enumerate(list_presets()) for j in range(2)]
+STAGED = ("DrNASProgressive", "PDARTS")
+"""Presets of several stages: no search of one epoch, see test_schedules.py."""
+
+PLAIN = [name for name in list_presets() if name not in STAGED]
+IN_TURN = [(name, list(CASES)[(2 * k + j) % len(CASES)]) for k, name in enumerate(PLAIN) for j in range(2)]
 PAIRS = sorted({*IN_TURN, *((name, case) for name in (WEIGHED, DRAWN) for case in CASES)})
 """Every preset with two kinds of space, every kind with both ways; test_spaces.py has BaLeNAS with each of them."""
 
@@ -118,6 +122,7 @@ def test_it_is_measured_selects_and_resumes_bit_for_bit(name, tmp_path):
     whole = run(name, tmp_path / "whole", callbacks=[diagnostics("whole")], selection=selection)
     *_, record = records = read_log(tmp_path / "whole.jsonl").records
     assert math.isfinite(record["eigenvalue"]) if whole.distribution.learns else "eigenvalue" not in record
+    assert record.get("own", {}).keys() == whole.oneshot_module.distribution.own_metrics().keys()
     for probabilities in record["probabilities"].values():
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)  # six digits are written
     for chosen in (whole.selection, *(replace(named_selection(selected), n=3) for selected in NAMED_SELECTIONS)):

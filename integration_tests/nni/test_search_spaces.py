@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from balenas_plugin import BaLeNAS, search_spaces
+from balenas_plugin import DARTS, BaLeNAS, search_spaces
 from balenas_plugin.adapters.nni.run.build import build_space
 from balenas_plugin.adapters.nni.supernets.found_model import NniSpace, exporter_space
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, decisions_of_modules, exported
+from balenas_plugin.adapters.nni.supernets.trained_supernet import inherited_network
 from balenas_plugin.bayes.architectures import Architectures, single_decisions
 from balenas_plugin.bayes.decisions import Architecture, OneOf, TopSet
 from balenas_plugin.bayes.posterior import Posterior
@@ -30,6 +31,7 @@ BATTERY: dict[str, dict[str, Any]] = {
     "nasbench201": {"stem_out_channels": 2, "num_modules_per_stack": 1},
     "chain": {"channels": 2},
     **{f"nasbench1shot1-{number}": {"channels": 2, "num_cells": cells} for number, cells in ((1, 1), (2, 3), (3, 1))},
+    **{f"darts-{name}": {"width": 2, "num_cells": 3} for name in ("reference", "s1", "s2", "s3", "s4", "s5")},
 }
 """Space -> options of its supernet that make it small."""
 
@@ -73,7 +75,9 @@ def test_a_space_says_of_its_supernet_what_is_true(name: str) -> None:
     assert get_space(space.supernet) is space
     supernet = BaLeNAS().mutate_model(model)
     assert space_of(supernet) is space
-    assert decisions_of(supernet) == decisions_of_modules(supernet) == list(space.decisions)
+    assert decisions_of(supernet) == list(space.decisions)
+    if type(space).decisions is SearchSpace.decisions:  # no rule of its own
+        assert decisions_of_modules(supernet) == list(space.decisions)
     names = choice_names(supernet)
     assert {label: tuple(map(str, values)) for label, values in space.choices.items()} == names
     inputs = {d.label for d in single_decisions(space.decisions) if isinstance(d, TopSet)}
@@ -118,6 +122,20 @@ def test_networks_of_a_space_are_those_of_its_supernet(name: str) -> None:
         fast = networks.fast_rank_value("synflow", architecture)
         if fast is not None:
             assert fast == pytest.approx(rank_value("synflow", network, images[:1]), abs=1e-4)
+
+
+def test_a_network_inherits_what_its_supernet_computes() -> None:
+    space, images = get_space("darts-reference"), torch.randn(2, *SHAPE)
+    model = build_space({"name": space.name, "width": 2, "num_cells": 3}, num_classes=5)
+    supernet = DARTS().mutate_model(model).eval()
+    (architecture,) = samples(space, 1)
+    cells = space.cells(architecture).items()
+    chosen = {f"{cell}/{edge.target}_{edge.source}": edge.operation for cell, edges in cells for edge in edges}
+    with torch.no_grad():
+        for label, alpha in architecture_parameters(supernet).items():
+            alpha.fill_(-1e4)[list(space.choices[label]).index(chosen.get(label, "none"))] = 1e4
+        network = inherited_network(supernet, exporter_space(model, [], SHAPE), architecture)
+        torch.testing.assert_close(network(images), supernet(images))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,10 @@ from balenas_plugin.distributions import Draw
 from balenas_plugin.distributions.dirichlet import Dirichlet
 from balenas_plugin.mixed_ops.channels import Copies, widen
 from balenas_plugin.mixed_ops.partial_channels import PartialChannels
+from balenas_plugin.schedules import Keep, Seen
+from balenas_plugin.schedules.drnas_progressive import DrNASProgressive
 from balenas_plugin.search import Order, Search
+from balenas_plugin.search_spaces import NONE, PARAMETER_FREE, PARAMETRIC, SKIP
 from balenas_plugin.search_spaces.nasbench201 import format_string
 from replays import difference, largest, tensor
 from replays.hosts import Recorded, ToyHost, by_row, rows
@@ -103,14 +106,34 @@ def search(name: str) -> Any:
             betas=tuple(adam["betas"]),
         )
         host = ToyHost(loss, [W, V], clip=hyper["grad_clip_norm"], **hyper["weights_sgd"])
-        progressive = "progressive" in hyper["script"]
-        run = Search(
-            distribution,
-            Order(weight_step="sample", clip_with="architecture", warmup_epochs=10 if progressive else 0),
-        )
+        schedule, mixed_op = None, None
+        if "progressive" in hyper["script"]:
+            schedule = stages_of([row["pruned"]["num_keep"] for row in record["steps"] if "pruned" in row])
+            mixed_op = PartialChannels(k=schedule.channels[0])
+        order = Order(weight_step="sample", clip_with="architecture")
+        run = Search(distribution, order, mixed_op=mixed_op, schedule=schedule)
         return largest(_step(row, distribution, host, run, W, V) for row in record["steps"])
 
     return replay
+
+
+EPOCHS, FROZEN = 50, 10
+"""Of each stage of the progressive search; a row's epoch is that within its stage."""
+
+KINDS = {f"{edge:03d}": [NONE, SKIP, PARAMETRIC, PARAMETRIC, PARAMETER_FREE] for edge in range(9)}
+
+
+def stages_of(kept: list[int]) -> DrNASProgressive:
+    """Return the schedule that keeps so many operations in each stage but the first."""
+    stages = len(kept) + 1
+    schedule = DrNASProgressive(
+        channels=[2**k for k in reversed(range(stages))],
+        kept=kept,
+        stage_epochs=[EPOCHS] * stages,
+        frozen_epochs=FROZEN,
+    )
+    schedule.begin(EPOCHS * stages, KINDS, None)
+    return schedule
 
 
 def _step(
@@ -119,7 +142,8 @@ def _step(
     host.train, host.val = (row["x_train"], row["y_train"]), (row["x_val"], row["y_val"])
     drawn = (*(row["dirichlet_samples_arch_step"] or ()), *row["dirichlet_samples_weight_step"])
     distribution.noise = Recorded([tensor(sample) for sample in drawn])
-    train_loss, val_loss = run.iteration(host, epoch=row["epoch_argument"], index=0)
+    stage = 0 if run.schedule is None else sum(isinstance(edit, Keep) for _, edit in run.schedule.log)
+    train_loss, val_loss = run.iteration(host, epoch=EPOCHS * stage + row["epoch_argument"], index=0)
     pairs = [
         (train_loss, row["train_loss"]),
         (host.norm, row["grad_norm_all_params"]),
@@ -134,7 +158,14 @@ def _step(
         gradients = {label: p.grad for label, p in distribution.parameters.items()}
         pairs += [(val_loss, row["arch_loss_val_with_regulariser"]), (rows(gradients), row["eta_grad"])]
     if "pruned" in row:
-        distribution.keep_best(row["pruned"]["num_keep"])
+        assert run.schedule is not None
+        kinds = {label: KINDS[label] for label in distribution.parameters}
+        seen = Seen(epoch=EPOCHS * (stage + 1) - 1, scores=distribution.scores(), kinds=kinds)
+        keep, widen = run.schedule.after(seen)
+        assert isinstance(keep, Keep)
+        for label, indices in keep.labels.items():
+            distribution.keep(label, indices)
+        run.schedule.made(seen.epoch, (keep, widen))
         pairs += [
             (rows(distribution.mask), row["pruned"]["mask"]),
             (rows(distribution.parameters), row["pruned"]["eta_after_pruning"]),

@@ -73,7 +73,9 @@ def genotype(document: dict[str, Any]) -> float:
                 for node in range(2, 6):
                     b = (0 * betas if suffix else betas)[start : start + node].log_softmax(-1)
                     logits = {f"{j}": alphas[start + j] for j in range(node)}
-                    decision = CellNode("cell", node, tuple(logits), 2, tuple(case["ops"][1:]), tuple(b.tolist()))
+                    decision = CellNode(
+                        "cell", node, tuple(logits), 2, (tuple(case["ops"][1:]),) * node, tuple(b.tolist())
+                    )
                     posterior = Posterior.of({label: GumbelLaw(a) for label, a in logits.items()}, kind="point")
                     found = decision.to_architecture(decision.choose(logits), posterior)
                     cell += [[found[f"cell/op_{node}_{i}"], *found[f"cell/input_{node}_{i}"]] for i in range(2)]

@@ -70,6 +70,7 @@ def record(epoch: int, choices: dict[str, list[str]], accuracy: float, *, poster
         found["sigma"] = {"mean": 1 / math.sqrt(1 + epoch), "least": 0.3, "most": 1.0}
         found["eigenvalue"] = 0.1 * (epoch + 1)
         found["trace"] = 0.3
+        found["own"] = {"effective_sample_size": 2.0 + epoch}
     return found
 
 

@@ -76,6 +76,16 @@ def test_nodes_of_cells_are_as_probable_as_draws_show(name):
         within_sampling_error(flat, counts, draws)
 
 
+@every_member
+def test_what_is_left_is_taken_where_less_is_left_than_wanted(name):
+    distribution = make(name)
+    distribution.keep("b", [2])
+    inputs, node = TopSet("b", 2), CellNode("b", 1, ("b",), 2, ("w", "x", "y", "z"))
+    for decision, outcome in ((inputs, (2,)), (node, ((0, 2), (0, 2)))):
+        assert decision.choose(distribution.scores()) == outcome
+        assert dict(decision.outcomes(distribution.posterior()).best_first()) == {outcome: pytest.approx(0)}
+
+
 @every_member_and_users
 def test_a_posterior_enumerates_draws_and_describes_architectures(name):
     posterior = make(name).posterior({"a": "xyz", "b": "wxyz"})

@@ -37,10 +37,10 @@ def test_a_page_shows_the_search(tmp_path):
     page, _ = page_of(make_run(tmp_path / "mine"))
     for text in ("mine", "BaLeNAS", "finished", "93.00", "rank 7", "50% are skip connections.", "in 6 epochs"):
         assert text in page.text, text
-    titles = ("Accuracy of the supernet", "which the search never sees", "How open", "Width of the posterior")
+    titles = ("Accuracy of the supernet", "which the search never sees", "How open", "Width of the posterior", "Effective sample")
     for title in (*titles, "largest eigenvalue", "Skip connections", "Depth and width", "Winning probabilities"):
         assert title in page.text, title
-    assert len(page.all("img")) == 1 + 8 + 6 + 6  # the cell, the epochs, probabilities, logits
+    assert len(page.all("img")) == 1 + 9 + 6 + 6  # the cell, the epochs, probabilities, logits
     assert "strategy.name" in page.text
 
 
@@ -314,7 +314,7 @@ def test_values_of_wrong_types_are_left_out(tmp_path):
     lines = (folder / "diagnostics.jsonl").read_text().splitlines()
     for broken in ([], "text", {"cell/0_1": "text"}, {"cell/0_1": [None, "x", {}]}, 7, 1e308, True):
         entry = dict.fromkeys(("val_acc", "sigma", "logits", "precision", "probabilities", "cells", "draws"), broken)
-        entry.update(dict.fromkeys(("ground_truth", "alarms", "eigenvalue", "architecture", "choice_entropy"), broken))
+        entry.update(dict.fromkeys(("ground_truth", "alarms", "eigenvalue", "architecture", "own"), broken))
         lines.append(json.dumps({"epoch": len(lines), **entry}))
     (folder / "diagnostics.jsonl").write_text("\n".join(lines) + "\n")
     architectures = json.loads((folder / "architectures.json").read_text())

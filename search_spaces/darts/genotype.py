@@ -117,9 +117,10 @@ def from_nni(architecture: Mapping[str, Any]) -> Genotype:
     Raises:
         SpaceError: a label is missing or unknown, or a choice impossible.
     """
-    left, cells = dict(architecture), {}
+    left = dict(architecture)
+    cells: dict[str, Any] = {}
     for cell in CELLS:
-        pairs = []
+        pairs: list[tuple[Any, Any]] = []
         while (label := f"{cell}/op_{2 + len(pairs) // 2}_{len(pairs) % 2}") in left:
             source = left.pop(label.replace("/op_", "/input_"), None)
             pairs.append((left.pop(label), source[0] if isinstance(source, list | tuple) and source else source))
@@ -178,20 +179,11 @@ def read_genotype(text: str, *, notation: str | None = None) -> Reading:
 
 
 def _read(text: str) -> tuple[str, Genotype]:
-    if len(text) > _LONGEST:
-        raise SpaceError(f"a genotype of {len(text)} characters was given; none is that long")
-    try:
-        node = ast.parse(text, mode="eval").body
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and "genotype" in node.func.id.lower():
-            named = {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
-            return "genotype", make_genotype(*map(_literal, node.args), **named)
-        value = json.loads(text) if text.startswith("{") and '"' in text else ast.literal_eval(node)
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise _unreadable(text) from error
+    value = _value(text)
     if isinstance(value, Mapping):
         inner = value.get("choices", value)  # a record of architectures.json, too
         if isinstance(inner, Mapping) and set(inner) & set(Genotype._fields):
-            return "genotype", make_genotype(**{name: inner.get(name) for name in Genotype._fields})
+            return "genotype", make_genotype(*(inner.get(name) for name in Genotype._fields))
         if isinstance(inner, Mapping) and any(str(key).startswith(_CONFIG) for key in inner):
             return "config", _from_config(inner)
         if isinstance(inner, Mapping):
@@ -199,6 +191,22 @@ def _read(text: str) -> tuple[str, Genotype]:
     if isinstance(value, list | tuple) and len(value) == 2:
         return "compact", make_genotype(_from_compact(value[0]), None, _from_compact(value[1]))
     raise _unreadable(text)
+
+
+def _value(text: str) -> Any:
+    """Return the literal, or the arguments by name of the genotype, that a text is."""
+    if len(text) > _LONGEST:
+        raise SpaceError(f"a genotype of {len(text)} characters was given; none is that long")
+    try:
+        if text.startswith("{") and '"' in text:
+            return json.loads(text)
+        node = ast.parse(text, mode="eval").body
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and "genotype" in node.func.id.lower():
+            by_place = dict(zip(Genotype._fields, map(_literal, node.args), strict=False))
+            return by_place | {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
+        return ast.literal_eval(node)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise _unreadable(text) from error
 
 
 def _literal(node: ast.expr) -> Any:

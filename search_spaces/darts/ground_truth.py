@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from balenas_plugin.bayes.decisions import NO_CONNECTION
 from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.benchmarks.opening import DATA_VARIABLE
 from balenas_plugin.errors import DataError, MissingDependencyError, SpaceError, first_line
@@ -112,7 +113,7 @@ class _Genotypes(Collection[str]):
             keys = [decision.from_architecture(sample) for decision in self._space.decisions]
         except (SpaceError, KeyError, ValueError):  # no genotype, too few nodes, other operations
             return False
-        return sum(map(len, keys)) == len(sample) / 2
+        return sum(map(len, keys)) == len(sample) / 2 and NO_CONNECTION not in sample.values()
 
     def __iter__(self) -> Iterator[str]:
         return iter(())

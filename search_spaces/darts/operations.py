@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from balenas_plugin.bayes.decisions import NO_CONNECTION
 from balenas_plugin.errors import SpaceError, nearest
-from balenas_plugin.search_spaces import PARAMETER_FREE, PARAMETRIC, SKIP
+from balenas_plugin.search_spaces import NONE, PARAMETER_FREE, PARAMETRIC, SKIP
 
 
 class FactorizedReduce(nn.Module):
@@ -36,6 +37,18 @@ class FactorizedReduce(nn.Module):
         shifted = F.pad(x, (-1, 1, -1, 1))
         halved: Tensor = self.bn(torch.cat([self.conv_1(x), self.conv_2(shifted)], dim=1))
         return halved
+
+
+class Zero(nn.Module):
+    """No connection."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, W)`` to zeros of ``(N, C, H/stride, W/stride)``."""
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
 class Noise(nn.Module):
@@ -98,6 +111,7 @@ POOLS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 OTHERS: dict[str, Callable[[int, int, bool], nn.Module]] = {
+    NO_CONNECTION: lambda channels, stride, affine: Zero(stride),
     "skip_connect": _skip,
     "sep_conv_3x3": _twice(3),
     "sep_conv_5x5": _twice(5),
@@ -109,9 +123,10 @@ OTHERS: dict[str, Callable[[int, int, bool], nn.Module]] = {
 }
 
 NAMES = (*POOLS, *OTHERS)
-"""Every operation that has a layer: those of DARTS, NASNet and AmoebaNet as the reference writes them, and noise."""
+"""Every operation: those of DARTS, NASNet and AmoebaNet as the reference writes them, and noise."""
 
-KINDS = dict.fromkeys(OTHERS, PARAMETRIC) | dict.fromkeys((*POOLS, "noise"), PARAMETER_FREE) | {"skip_connect": SKIP}
+_WITHOUT_WEIGHTS = {NO_CONNECTION: NONE, "skip_connect": SKIP, "noise": PARAMETER_FREE}
+KINDS = dict.fromkeys(POOLS, PARAMETER_FREE) | dict.fromkeys(OTHERS, PARAMETRIC) | _WITHOUT_WEIGHTS
 """Operation -> its kind."""
 
 
@@ -128,11 +143,11 @@ def build_operation(
         normalise_pools: whether a batch-norm follows a pooling layer.
 
     Raises:
-        SpaceError: there is no such operation, or it has no layer (`none`).
+        SpaceError: there is no such operation.
     """
     if name in POOLS:
         pool = POOLS[name](stride)
         return nn.Sequential(pool, nn.BatchNorm2d(channels, affine=affine)) if normalise_pools else pool
     if name not in OTHERS:
-        raise SpaceError(f"operation {name!r} has no layer; allowed: {', '.join(NAMES)}{nearest(name, NAMES)}")
+        raise SpaceError(f"unknown operation {name!r}; allowed: {', '.join(NAMES)}{nearest(name, NAMES)}")
     return OTHERS[name](channels, stride, affine)

@@ -10,14 +10,13 @@ from typing import Any
 from torch import nn
 
 from balenas_plugin.bayes.decisions import NO_CONNECTION, Architecture, Decision, SoftmaxNode
-from balenas_plugin.search_spaces import NONE, Reading, SearchSpace
+from balenas_plugin.search_spaces import Reading, SearchSpace
 
 from .edges import CELL_EDGES, EDGES, NODES
 from .genotype import CELLS, from_nni, read_genotype
 from .network import build_network
 from .operations import KINDS
 
-_KINDS = KINDS | {NO_CONNECTION: NONE}
 _Sizes = Mapping[str, Mapping[str, int]]
 _CIFAR: _Sizes = {"CIFAR-10": {}, "CIFAR-100": {"num_classes": 100}}
 _SMALL: _Sizes = {f"{name}, small": {**sizes, "channels": 16, "cells": 8} for name, sizes in _CIFAR.items()}
@@ -43,12 +42,12 @@ class DartsSpace(SearchSpace):
     trained_as: Mapping[str, Mapping[str, int]] = {**_CIFAR, **_IMAGENET}
 
     def __init__(self, *, channels: int = 36, cells: int = 20, num_classes: int = 10, image_size: int = 32) -> None:
-        self._sizes = {"channels": channels, "cells": cells, "num_classes": num_classes}
+        self._sizes = channels, cells, num_classes
         self.image_shape = (3, image_size, image_size)
         self._edges = EDGES[self.name]
         self.choices = {f"{cell}/{node}_{j}": self._edges[cell][node, j] for cell in CELLS for node, j in CELL_EDGES}
-        self.kinds = {name: _KINDS[name] for names in self.choices.values() for name in names}
-        self.size = math.prod(self._ways(cell, node) for cell in CELLS for node in NODES)
+        self.kinds = {name: KINDS[name] for names in self.choices.values() for name in names}
+        self.size: int = math.prod(self._ways(cell, node) for cell in CELLS for node in NODES)
 
     @cached_property
     def decisions(self) -> Sequence[Decision]:
@@ -81,8 +80,14 @@ class DartsSpace(SearchSpace):
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the freshly initialised network that the architecture is evaluated by, without auxiliary head."""
-        stem = "imagenet" if self.image_shape[1] >= _LARGE_IMAGES else "cifar"
-        return build_network(from_nni(architecture), **self._sizes, stem=stem)
+        channels, cells, num_classes = self._sizes
+        return build_network(
+            from_nni(architecture),
+            channels=channels,
+            cells=cells,
+            num_classes=num_classes,
+            stem="imagenet" if self.image_shape[1] >= _LARGE_IMAGES else "cifar",
+        )
 
     def _ways(self, cell: str, node: int) -> int:
         """Return in how many ways a node can keep two edges, each with an operation."""

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, cast
 
-from nni.nas.hub.pytorch.nasnet import CellPostprocessor, Zero
+from nni.nas.hub.pytorch.nasnet import CellPostprocessor
 from nni.nas.nn.pytorch import Cell, ModelSpace
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
-
-from balenas_plugin.bayes.decisions import NO_CONNECTION
 
 from .edges import EDGES, NODES, OPERATIONS
 from .genotype import CELLS, from_nni
@@ -29,7 +27,7 @@ class Candidates(dict[str, Factory]):
     """An edge has a logit for each of its candidates and no other (see `DrawnCell`)."""
 
 
-class DartsSupernet(ModelSpace):
+class DartsSupernet(ModelSpace):  # type: ignore[misc]  # NNI has no types
     """The supernet of the DARTS space.
 
     Args:
@@ -109,8 +107,6 @@ class DartsSupernet(ModelSpace):
         if source is not None and name not in self.edges[cell][node, source]:
             return None
         stride = 2 if cell == "reduce" and source is not None and source < 2 else 1
-        if name == NO_CONNECTION:
-            return Zero(stride)
         own = self.form == "reference"
         return build_operation(name, channels, stride, affine=not own, normalise_pools=own)
 

@@ -15,7 +15,7 @@ from balenas_plugin.options import Positive, PositiveInt, declared_options
 from balenas_plugin.perturbations import PerturbationOption, perturbation_of
 from balenas_plugin.presets import Preset, get_preset, list_presets
 from balenas_plugin.search import Order, Search
-from balenas_plugin.search.algorithm import GradientOrder, WeightStep
+from balenas_plugin.search.order import GradientOrder, WeightStep
 from balenas_plugin.selection.proxy_selection import ProxySelection, Selection
 
 _NASLIB_NAMES = {

@@ -34,6 +34,11 @@ class LogGammaLaw(Law):
         """The logarithm of the mean weights."""
         return self.concentration.log().log_softmax(-1)
 
+    @property
+    def kept(self) -> Tensor:
+        """Which candidates were not dropped, shape (K,); also where all of a label were."""
+        return self.concentration > 0
+
     def is_valid(self) -> bool:
         """Return whether the concentrations are finite and not negative."""
         return bool(torch.isfinite(self.concentration).all() and (self.concentration >= 0).all())

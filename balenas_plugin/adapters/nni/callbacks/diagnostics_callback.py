@@ -17,6 +17,7 @@ from tqdm import tqdm
 from balenas_plugin.adapters.nni.callbacks.learned import header_of, search_state
 from balenas_plugin.adapters.nni.callbacks.probing import accuracy_at, curvature_of
 from balenas_plugin.adapters.nni.callbacks.search_callback import SearchCallback
+from balenas_plugin.adapters.nni.callbacks.stages import Stages
 from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.diagnostics import DiagnosticsOptions, SearchState, stop_reason, summarise, warnings_of
@@ -24,6 +25,7 @@ from balenas_plugin.diagnostics.log_file import append_record, as_written, plain
 from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.ground_truth import accuracies_of
 from balenas_plugin.restoring import random_numbers_restored
+from balenas_plugin.schedules import Stop
 
 
 class Diagnostics(SearchCallback):
@@ -108,7 +110,7 @@ class Diagnostics(SearchCallback):
 
     # -- one epoch ----------------------------------------------------------------------------------------------------
 
-    def _measure(self, trainer: pl.Trainer, module: BaseOneShotLightningModule) -> None:
+    def _measure(self, trainer: Any, module: BaseOneShotLightningModule) -> None:
         state = search_state(module)
         if state is None:
             return
@@ -132,6 +134,11 @@ class Diagnostics(SearchCallback):
         reason = stop_reason(records, self.options, warmup_epochs=warmup)
         if reason is not None:
             record["stopped"] = reason
+        for stages in (c for c in trainer.callbacks if isinstance(c, Stages) and not broken):
+            edits = stages.decided(trainer, state, record.get("eigenvalue"), stopping=reason is not None)
+            record["events"] = [*map(str, edits)]
+            if ended := [edit.reason for edit in edits if isinstance(edit, Stop)]:
+                record["stopped"] = ended[0]
         record = as_written(record)
         self._write(state, module, record)
         self._report(record)

@@ -35,7 +35,7 @@ def search_state(module: BaseOneShotLightningModule) -> SearchState | None:
         posterior=module.distribution.posterior() if isinstance(module, DistributionModule) else _softmax(alphas),
         decisions=decisions_of(space),
         choices=choice_names(space),
-        kinds=operation_kinds(space, {id(alpha): label for label, alpha in alphas.items()}),
+        kinds=operation_kinds(space),
         notations=space_of(space).notations,
         cells=space_of(space).cells,
     )
@@ -72,7 +72,7 @@ def _sampling_state(module: BaseOneShotLightningModule, space: Any) -> SearchSta
         posterior=_softmax(logits),
         decisions=decisions,
         choices=choices,
-        kinds=operation_kinds(space, {}),
+        kinds=operation_kinds(space),
         has_argmax=controller is not None,
         notations=space_of(space).notations,
         cells=space_of(space).cells,

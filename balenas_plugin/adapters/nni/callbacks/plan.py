@@ -140,6 +140,9 @@ def _plan(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> str:
         text += f"; M = {draws} {'draw' if draws == 1 else 'draws'} in each"
     if warmup:
         text += f"; {'epoch 1 trains' if warmup == 1 else f'epochs 1 to {warmup} train'} the weights alone"
+    schedule = module.search.schedule if isinstance(module, DistributionModule) else None
+    if schedule is not None:
+        text += f"; {schedule.describe()}"
     return f"{text}; epochs done: {done}" if done else text
 
 
@@ -149,7 +152,7 @@ def _reach(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> dict[str,
     unit = module.distribution.clear_difference() if isinstance(module, DistributionModule) else 1.0
     if per_epoch is None or rate is None or unit is None:
         return {}
-    steps = (_epochs(trainer) - _warmup(module)) * per_epoch
+    steps = _learning_epochs(trainer, module) * per_epoch
     measure = f"{unit:g} makes a clear difference"
     distance = f"{steps:,} architecture steps x rate {rate:g}: a logit can move by {steps * rate:.2g}"
     lines = {"reach": f"{distance}; {measure}"}
@@ -158,6 +161,15 @@ def _reach(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> dict[str,
             f"that decides nothing: set arc_learning_rate to {2 * unit / steps:.1g} or more, or search for more epochs"
         )
     return lines
+
+
+def _learning_epochs(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> int:
+    """Return how many epochs learn the architecture that is found: of several networks, those of the last."""
+    epochs = _epochs(trainer)
+    if not isinstance(module, DistributionModule) or module.search.schedule is None:
+        return epochs - _warmup(module)
+    first, count = module.search.schedule.epochs_of_network(epochs - 1) or (0, epochs)
+    return sum(module.search.learns(epoch) for epoch in range(first, first + count))
 
 
 def _remaining(trainer: pl.Trainer, module: pl.LightningModule, seconds: float) -> float | None:

@@ -19,38 +19,34 @@ from balenas_plugin.adapters.nni.supernets.parameters import (
 )
 from balenas_plugin.diagnostics import kind_of
 from balenas_plugin.mixed_ops import Alone
+from balenas_plugin.mixed_ops.dropped import Dropped
 from balenas_plugin.search_spaces import NONE, PARAMETRIC, space_of
 
 Named = list[tuple[str, nn.Module]]
 """(name, module) of each candidate of a choice, in order."""
 
 
-def operation_kinds(space: nn.Module, labels: Mapping[int, str]) -> dict[str, list[str]]:
-    """Return label -> the kind of each candidate, of the choices that choose among operations with weights.
-
-    Args:
-        space: the supernet.
-        labels: id of an alpha -> its label; empty for supernets without alphas.
-    """
-    found = {label: _kinds(space, places) for label, places in candidates(space, labels).items()}
+def operation_kinds(space: nn.Module) -> dict[str, list[str]]:
+    """Return label -> the kind of each candidate of a supernet, of the choices among operations with weights."""
+    found = {label: _kinds(space, places) for label, places in candidates(space).items()}
     return {label: kinds for label, kinds in found.items() if PARAMETRIC in kinds}  # no activations, or the like
 
 
 def zeros_of(space: nn.Module) -> dict[str, list[int]]:
     """Return label -> which choices are no operation, of a supernet with alphas; an identity is one, however called."""
-    labels = {id(alpha): label for label, alpha in architecture_parameters(space).items()}
     zeros = {
         label: [k for k, name in enumerate(names) if name == NOT_CHOSEN] for label, names in choice_names(space).items()
     }
-    for label, places in candidates(space, labels).items():
+    for label, places in candidates(space).items():
         kinds = _kinds(space, places)
         identities = [any(isinstance(place[k][1], nn.Identity) for place in places) for k in range(len(kinds))]
         zeros[label] += [k for k, kind in enumerate(kinds) if kind == NONE and not identities[k]]
     return zeros
 
 
-def candidates(space: nn.Module, labels: Mapping[int, str]) -> dict[str, list[Named]]:
-    """Return label -> the candidate operations in each place where a supernet has it, see `operation_kinds`."""
+def candidates(space: nn.Module) -> dict[str, list[Named]]:
+    """Return label -> the candidate operations in each place where a supernet has it."""
+    labels = {id(alpha): label for label, alpha in architecture_parameters(space).items()}
     found: dict[str, list[Named]] = {}
     for name, module in supernet_modules(space):
         for label, named in _candidates(module, name, labels).items():
@@ -91,8 +87,9 @@ def _kinds(space: nn.Module, places: Sequence[Named]) -> list[str]:
 
 def _kind(instances: Sequence[tuple[str, nn.Module]]) -> str:
     """Return the kind of one candidate, which may stand in several places of the network."""
+    modules = [module.before if isinstance(module, Dropped) else module for _, module in instances]
     return kind_of(
         instances[0][0],
-        is_identity=all(isinstance(module, nn.Identity) for _, module in instances),
-        num_parameters=max(sum(p.numel() for p in module.parameters()) for _, module in instances),
+        is_identity=all(isinstance(module, nn.Identity) for module in modules),
+        num_parameters=max(sum(p.numel() for p in module.parameters()) for module in modules),
     )

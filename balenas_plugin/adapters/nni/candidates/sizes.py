@@ -52,7 +52,7 @@ def parts_of(space: nn.Module) -> Parts:
     labels = {id(alpha): label for label, alpha in architecture_parameters(space).items()}
     names = choice_names(space)
     found: dict[str, dict[str, list[nn.Module]]] = {k: {name: [] for name in names[k]} for k in names}
-    for label, places in candidates(space, labels).items():
+    for label, places in candidates(space).items():
         for place in places:
             for name, module in place:
                 found[label][name].append(module)

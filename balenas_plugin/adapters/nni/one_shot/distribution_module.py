@@ -9,29 +9,28 @@ The composition is NNI's::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.candidates.operations import zeros_of
-from balenas_plugin.adapters.nni.one_shot.distributed import Ranks, without_reducer
+from balenas_plugin.adapters.nni.one_shot.distributed import without_reducer
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.one_shot.example_batch import ExampleBatch
 from balenas_plugin.adapters.nni.one_shot.expected_cost import ExpectedCost, ProfilerPenalty, cost_of
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples
-from balenas_plugin.adapters.nni.one_shot.losses import NoLossError
 from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
-from balenas_plugin.adapters.nni.one_shot.metrics import Metrics, silent_loss, try_validation
+from balenas_plugin.adapters.nni.one_shot.metrics import Metrics, silent_loss, trial_steps
 from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
-from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions
+from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions, require_precision
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
 from balenas_plugin.adapters.nni.supernets.edges import edge_parameters, learned_edge_weights
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names, read_directly
@@ -41,7 +40,7 @@ from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import ChosenDistribution, Distribution
 from balenas_plugin.errors import EvaluatorError, FileFormatError, NonFiniteLossError, SpaceError
 from balenas_plugin.restoring import restored
-from balenas_plugin.search import Search
+from balenas_plugin.search import Search, require_part
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
 
 
@@ -78,7 +77,8 @@ class DistributionModule(SearchModule):
         self.read_directly: dict[str, nn.Parameter] = {}
         """Label -> parameter that a module of the user's reads itself, in the place of asking for mixing weights."""
         self.network_weights: list[nn.Parameter] = []
-        self.ranks = Ranks()
+        self.stages: Any = None
+        """What makes the edits of a schedule (`callbacks.stages.Stages`), if there is one."""
         self._chosen = chosen
         self._restored: Mapping[str, Any] | None = None
         self._adopted: Posterior | None = None
@@ -123,11 +123,15 @@ class DistributionModule(SearchModule):
             for label, alpha in self.named_arch_parameters().items():
                 alpha.copy_(posterior.scores[label])
 
+    def scores(self) -> dict[str, Tensor]:
+        """Return label -> what discretisation ranks by; it is in the alphas where another process has searched."""
+        if self._search is None:
+            return {label: alpha.detach() for label, alpha in self.named_arch_parameters().items()}
+        return self.distribution.scores()
+
     def export(self) -> dict[str, Any]:
         """Return what NNI's rules make of the scores that the distribution ranks by."""
-        if self._search is None:
-            return dict(super().export())
-        alphas, scores = self.named_arch_parameters(), self.distribution.scores()
+        alphas, scores = self.named_arch_parameters(), self.scores()
         with restored(list(alphas.values())), torch.no_grad():
             for label, alpha in alphas.items():
                 alpha.copy_(scores[label])
@@ -142,14 +146,32 @@ class DistributionModule(SearchModule):
         distribution = self._chosen(parameters, seed=self.ranks.new_seed() if draws else 0)
         distribution.set_zeros(zeros_of(self._space()))
         perturbation = self.options.perturbed_by(self.ranks.new_seed, self._space())
+        schedule = None if self.stages is None else self.stages.schedule
         self._cost, mixed_op = cost_of(self, self.options), self.mixing.mixed_op
-        self._search = Search(distribution, self.options.update_order(), perturbation, mixed_op, self._cost)
+        self._search = Search(
+            distribution, self.options.update_order(), perturbation, mixed_op, cost=self._cost, schedule=schedule
+        )
         self._search.edges = learned_edge_weights(self._space(), self._chosen.options)
         if self._restored is not None:
             self._search.load_state_dict(self._restored)
         else:
             distribution.start()
+        self.follow_mask()
         return distribution.optimizer
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizers; a schedule of the learning rate is asked for the epochs of this network."""
+        with nullcontext() if self.stages is None else self.stages.epochs_shown(self.trainer):
+            return super().configure_optimizers()
+
+    def follow_mask(self) -> None:
+        """Let the supernet give no weight to choices that the distribution has dropped."""
+        learned, self.mixing.dropped_are_zeros = self.distribution, self.stages is not None
+        self.mixing.leave({learned.parameters[k]: (learned.mask[k], kept) for k, kept in learned.kept.items()})
+
+    def forget_network(self) -> None:
+        """Forget what belongs to a network that was replaced: what mixes it, and what was to be restored to it."""
+        self._mixing = self._restored = self._compiled = None
 
     def named_arch_parameters(self) -> dict[str, nn.Parameter]:
         """Return label -> alpha, the posterior mean outside of a step, in label order."""
@@ -223,6 +245,7 @@ class DistributionModule(SearchModule):
             "no perturbation reaches them": self.options.perturbation is not None,
             "no gradient of theirs is taken with levels: 1": self.options.levels == 1,
             f"no draw of a {self.distribution.name} distribution reaches them": not self.distribution.has_logits,
+            "no choice of theirs can be dropped": self.stages is not None and self.stages.schedule.drops,
         }
         if found and any(lost.values()):
             raise SpaceError(
@@ -251,13 +274,8 @@ class DistributionModule(SearchModule):
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients, each the mean over the processes of the search."""
-        with self._gradients_averaged():
-            super().manual_backward(loss, *args, **kwargs)
-
-    @contextmanager
-    def _gradients_averaged(self) -> Iterator[None]:
         with without_reducer(self.trainer.model):
-            yield
+            super().manual_backward(loss, *args, **kwargs)
         self.ranks.average_gradients(self.network_weights)
 
     def require_finite(self, loss: Tensor, which: str) -> None:
@@ -276,56 +294,22 @@ class DistributionModule(SearchModule):
         """Search in channels-last memory where that is wanted and possible."""
         return [
             *super().configure_callbacks(),
-            ChannelsLast(self._space(), self.options.channels_last, self._steps),
+            ChannelsLast(self._space, self.options.channels_last, partial(trial_steps, self)),
         ]
-
-    def _steps(self, batch: Any) -> list[Callable[[], object]]:
-        """Return what the search does with a batch, to try it: it leaves traces."""
-        steps: list[Callable[[], object]] = [lambda: self._try_batch(batch)]
-        validates = is_overridden("validation_step", self.training_module, parent=LightningModule)
-        if validates and self.options.validate_every_n_epochs > 0:
-            steps.append(lambda: try_validation(self.training_module, batch["val"]))
-        return steps
-
-    def _try_batch(self, batch: dict[str, Any]) -> None:
-        with suppress(NoLossError):
-            try:
-                with torch.no_grad():  # all candidates run, which a search that draws one has no memory for
-                    self.silent_loss(batch["val"], 0)
-            except Exception:  # a training_step that takes gradients itself, or a failure, which then comes again
-                self.silent_loss(batch["val"], 0)
-
-    def setup(self, stage: str) -> Any:
-        """Learn how many processes search together."""
-        self.ranks = Ranks(self.trainer.world_size)
-        self.ranks.seed_apart()
-        return super().setup(stage)
-
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log; with several processes, what is logged for an epoch only is the mean (sum, ...) over all of them."""
-        on_step = kwargs.get("on_step")
-        epoch_only = not (self.trainer.training if on_step is None else on_step)
-        if self.ranks.several and epoch_only and not kwargs.get("rank_zero_only") and not args:
-            kwargs["sync_dist"] = isinstance(kwargs.get("reduce_fx", "mean"), str)
-        super().log(name, value, *args, **kwargs)
 
     def on_train_start(self) -> Any:
         """Learn which weights are trained and who mixes by itself; compile the network if that is asked for."""
+        require_precision(self.trainer, self.arch_parameters())
+        self.learn_network()
+        return super().on_train_start()
+
+    def learn_network(self) -> None:
+        """Learn what the network is made of, before the first step and when it was changed."""
         self._supernet_modules = list(self.supernet_modules())
         self.read_directly = self._read_directly()
         self._metrics = Metrics(self.training_module)
         alphas = {id(alpha) for alpha in self.arch_parameters()}
         self.network_weights = [p for p in self.training_module.parameters() if p.requires_grad and id(p) not in alphas]
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            raise EvaluatorError(
-                "precision 16-mixed scales losses, which gradients of the architecture are not freed of; use "
-                "bf16-mixed or 32"
-            )
-        if any(alpha.dtype in (torch.bfloat16, torch.float16) for alpha in self.arch_parameters()):
-            raise EvaluatorError(
-                f"precision {self.trainer.precision} keeps everything in 16 bits, where a posterior cannot be updated; "
-                "use bf16-mixed, which computes in 16 bits and keeps the weights and the posterior in 32"
-            )
         if self.options.compile_mode is not None and self._compiled is None:
             self._compiled = CompiledForward(
                 self._space(),
@@ -334,12 +318,12 @@ class DistributionModule(SearchModule):
                 verbose=self.trainer.is_global_zero,
                 mixing=self.mixing,
             )
-        return super().on_train_start()
 
     def on_train_epoch_start(self) -> Any:
         """Tell the distribution the epoch, and the size of data that may be loaded anew for each."""
         learned_on = self.trainer.train_dataloader["train" if self.options.levels == 1 else "val"]
         self.distribution.set_dataset_size(number_of_examples(learned_on))
+        self.follow_mask()
         self.search.new_epoch(self.trainer.current_epoch, self.trainer.max_epochs or -1)
         return super().on_train_epoch_start()
 
@@ -364,7 +348,11 @@ class DistributionModule(SearchModule):
                 f"the checkpoint is of a search that learns the distribution {learned!r}, or of an older version; "
                 f"{self.method} learns {self._chosen.name!r}. Start the search anew."
             )
-        self._restored = Search.same_parts(state, mixed_op=self.mixing.mixed_op)
+        require_part("mixed_op", state or {}, self.mixing.mixed_op)
+        require_part("schedule", state or {}, None if self.stages is None else self.stages.schedule)
+        if self.stages is not None:
+            self.stages.replay(state, checkpoint["epoch"] + 1)
+        self._restored = state
 
     def on_train_epoch_end(self) -> Any:
         """Stop before the checkpoint is replaced if the epoch's last step broke the weights."""
@@ -374,7 +362,10 @@ class DistributionModule(SearchModule):
                 f"is from before that. {_CURE}"
             )
         self.ranks.average_buffers(self.training_module)
-        return super().on_train_epoch_end()
+        result = super().on_train_epoch_end()
+        if self.stages is not None:
+            self.stages.end_epoch(self.trainer)
+        return result
 
     def on_validation_start(self) -> Any:
         """Validate the same network in every process: statistics of batch-norm are each one's own until here."""

@@ -103,18 +103,25 @@ class ChannelsLast(pl.Callback):
     """Keep the network of a one-shot module in channels-last memory while it trains.
 
     Args:
-        network: see `use_channels_last`.
+        network: returns the network of now; see `use_channels_last`.
         given: the user's option, see `may_use_channels_last`.
         steps: returns all that the search does on a batch, ``{"train": ..., "val": ...}``. What they leave is put back.
     """
 
     def __init__(
-        self, network: nn.Module, given: bool | None, steps: Callable[[Any], Sequence[Callable[[], object]]]
+        self,
+        network: Callable[[], nn.Module],
+        given: bool | None,
+        steps: Callable[[Any], Sequence[Callable[[], object]]],
     ) -> None:
         self._network = network
         self._given = given
         self._steps = steps
         self._in_use: bool | None = None  # known at the first batch
+
+    def forget(self) -> None:
+        """Try it again on the next batch: the network has been changed."""
+        self._in_use = None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -123,13 +130,13 @@ class ChannelsLast(pl.Callback):
         if self._in_use is not None:
             return
         reduced = "16" in str(trainer.precision)
-        self._in_use = may_use_channels_last(self._network, self._given, reduced_precision=reduced)
+        self._in_use = may_use_channels_last(self._network(), self._given, reduced_precision=reduced)
         if self._in_use:
             assert isinstance(pl_module, BaseOneShotLightningModule)
             with undisturbed(pl_module, seed=0), trainer.precision_plugin.forward_context():
-                self._in_use = use_channels_last(self._network, *self._steps(batch))
+                self._in_use = use_channels_last(self._network(), *self._steps(batch))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the weights in the default memory format."""
         if self._in_use:
-            use_contiguous(self._network)
+            use_contiguous(self._network())

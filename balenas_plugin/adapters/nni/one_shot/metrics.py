@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,11 +14,12 @@ from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.supermodule.differentiable import GumbelSoftmax
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.trainer.states import RunningStage
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
-from balenas_plugin.adapters.nni.one_shot.losses import loss_of
+from balenas_plugin.adapters.nni.one_shot.losses import NoLossError, loss_of
 from balenas_plugin.restoring import modes_restored, untouched
 
 
@@ -93,6 +94,28 @@ def undisturbed(module: BaseOneShotLightningModule, *, seed: int) -> Iterator[No
                 part._softmax = nn.Softmax(-1)
         inner.log = inner.log_dict = _ignore
         yield
+
+
+def trial_steps(module: Any, batch: Any) -> list[Callable[[], object]]:
+    """Return what a search does with a batch, to try it: it leaves traces.
+
+    Args:
+        module: the `DistributionModule` of the search.
+        batch: ``{"train": ..., "val": ...}``.
+    """
+
+    def evaluate() -> None:
+        with suppress(NoLossError):
+            try:
+                with torch.no_grad():  # all candidates run, which a search that draws one has no memory for
+                    module.silent_loss(batch["val"], 0)
+            except Exception:  # a training_step that takes gradients itself, or a failure, which then comes again
+                module.silent_loss(batch["val"], 0)
+
+    inner = module.training_module
+    validates = is_overridden("validation_step", inner, parent=LightningModule)
+    validated = validates and module.options.validate_every_n_epochs > 0
+    return [evaluate, *([lambda: try_validation(inner, batch["val"])] if validated else [])]
 
 
 def try_validation(module: LightningModule, batch: Any) -> None:

@@ -23,6 +23,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from pytorch_lightning.utilities.types import LRSchedulerConfig
 from torch import Tensor
 
+from balenas_plugin.adapters.nni.one_shot.distributed import Ranks
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step, follow, follow_datamodule
 from balenas_plugin.adapters.nni.one_shot.losses import NoLossError, loss_of
 from balenas_plugin.errors import EvaluatorError
@@ -44,6 +45,7 @@ class SearchModule(DartsLightningModule):
 
     def __init__(self, training_module: LightningModule, **options: Any) -> None:
         super().__init__(training_module, **options)
+        self.ranks = Ranks()
         self._schedules: list[LRSchedulerConfig] = []
         self._stepped: int | None = None  # batches of this epoch, until schedulers that monitor a metric have seen them
         self._saved = False
@@ -69,7 +71,12 @@ class SearchModule(DartsLightningModule):
         return [*theirs] if isinstance(theirs, Sequence) else [theirs]
 
     def setup(self, stage: str) -> Any:
-        """Let the evaluator's module see its own optimizer only, and its datamodule one batch at a time."""
+        """Let the evaluator's module see its own optimizer only, and its datamodule one batch at a time.
+
+        Learn how many processes search together.
+        """
+        self.ranks = Ranks(self.trainer.world_size)
+        self.ranks.seed_apart()
         self._verifying = False
         self.training_module.optimizers = self.weight_optimizers
         follow_datamodule(self, self.trainer.datamodule)
@@ -95,9 +102,13 @@ class SearchModule(DartsLightningModule):
         return [*optimizers, architecture], [{name: getattr(s, name) for name in names} for s in self._schedules]
 
     def on_fit_start(self) -> Any:
-        """Put back what Lightning has dropped of the schedulers: the metric that they monitor."""
-        self.trainer.strategy.lr_scheduler_configs = self._schedules
+        """Put back what Lightning has dropped of the schedulers."""
+        self.on_new_optimizers()
         return super().on_fit_start()
+
+    def on_new_optimizers(self) -> None:
+        """Put back what Lightning drops of schedulers when it asks for optimizers: the metric that they monitor."""
+        self.trainer.strategy.lr_scheduler_configs = self._schedules
 
     def weight_optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """Return what `optimizers()` is in plain Lightning: the evaluator's, without that of the architecture."""
@@ -259,7 +270,14 @@ class SearchModule(DartsLightningModule):
     # -- log and checkpoints ------------------------------------------------------------------------------------------
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log; a batch of a size unknown to Lightning (a graph, an object of the user's) counts once in means."""
+        """Log; a batch of a size unknown to Lightning (a graph, an object of the user's) counts once in means.
+
+        With several processes, what is logged for an epoch only is the mean (sum, ...) over all of them.
+        """
+        on_step = kwargs.get("on_step")
+        epoch_only = not (self.trainer.training if on_step is None else on_step)
+        if self.ranks.several and epoch_only and not kwargs.get("rank_zero_only") and not args:
+            kwargs["sync_dist"] = isinstance(kwargs.get("reduce_fx", "mean"), str)
         try:
             super().log(name, value, *args, **kwargs)
         except (MisconfigurationException, RecursionError) as error:

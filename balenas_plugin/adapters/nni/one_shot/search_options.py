@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import torch
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
-from torch import nn
+from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.supernets.parameters import parameterised_candidates
 from balenas_plugin.costs import CostOptions
-from balenas_plugin.errors import OptionError
+from balenas_plugin.errors import EvaluatorError, OptionError
 from balenas_plugin.mixed_ops import MixedOpOption
 from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
 from balenas_plugin.perturbations import Perturbation, PerturbationOption, perturbation_of
+from balenas_plugin.schedules import ScheduleOption
 from balenas_plugin.search import Order
-from balenas_plugin.search.algorithm import (
+from balenas_plugin.search.order import (
     ClippedWith,
     FiniteDifference,
     FirstStep,
@@ -48,6 +50,8 @@ class SearchOptions:
             or {"name": ..., options} (`balenas_plugin.perturbations`).
         mixed_op: how edges compute their candidates: "partial-channels", "merged-convolutions", or {"name":
             ..., options} (`balenas_plugin.mixed_ops`); None: all of them, in full.
+        schedule: what happens between epochs: "p-darts", "drnas-progressive", "darts-es", "darts-plus", or
+            {"name": ..., options} (`balenas_plugin.schedules`).
         warmup_epochs: epochs at the start without architecture steps.
         gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
         clip_with: which gradients count in that norm, see `balenas_plugin.search.Order`.
@@ -82,6 +86,7 @@ class SearchOptions:
     weight_step_alpha: WeightStep = "mean"
     perturbation: PerturbationOption = None
     mixed_op: MixedOpOption = None
+    schedule: ScheduleOption = None
     warmup_epochs: NonNegativeInt = 0
     arc_learning_rate: Positive = 3e-4
     gradient_clip_val: Positive | None = None
@@ -136,6 +141,20 @@ def require_search_epochs(warmup_epochs: float, epochs: int | None) -> None:
         raise OptionError(
             f"warmup_epochs must be less than the number of epochs, {epochs}, or nothing is searched; got "
             f"{warmup_epochs}. Lower it, or search for more epochs."
+        )
+
+
+def require_precision(trainer: Any, alphas: Iterable[Tensor]) -> None:
+    """Raise EvaluatorError if the trainer computes in a precision in which a search cannot."""
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        raise EvaluatorError(
+            "precision 16-mixed scales losses, which gradients of the architecture are not freed of; use bf16-mixed or "
+            "32"
+        )
+    if any(alpha.dtype in (torch.bfloat16, torch.float16) for alpha in alphas):
+        raise EvaluatorError(
+            f"precision {trainer.precision} keeps everything in 16 bits, where a posterior cannot be updated; use "
+            "bf16-mixed, which computes in 16 bits and keeps the weights and the posterior in 32"
         )
 
 

@@ -77,7 +77,7 @@ def build_strategy(options: Mapping[str, Any]) -> OneShotStrategy:
     name = full_name(options["name"])
     arguments = {key: value for key, value in options.items() if key != "name"}
     for key in arguments:
-        if key in _PYTHON_OBJECTS and not (key == "penalty" and not name.startswith("nni.")):
+        if key in _PYTHON_OBJECTS and (key != "penalty" or is_nnis(name)):
             raise OptionError(
                 f"strategy option {key!r} takes a Python object, so only a script can give it, not a config"
             )

@@ -25,13 +25,13 @@ from balenas_plugin.adapters.nni.one_shot.search_options import (
     require_search_epochs,
     validation_interval,
 )
-from balenas_plugin.adapters.nni.strategies.kept_evaluator import SearchStrategy
 from balenas_plugin.adapters.nni.strategies.process_guard import ProcessGuard, require_supported
 from balenas_plugin.adapters.nni.strategies.rankable import require_rankable
+from balenas_plugin.adapters.nni.strategies.staged import StagedStrategy
 from balenas_plugin.adapters.nni.strategies.working_files import out_of_working_directory, output_folder
 from balenas_plugin.adapters.nni.supernets.by_position import positions_of
 from balenas_plugin.adapters.nni.supernets.found_model import FoundModel, exporter_space
-from balenas_plugin.adapters.nni.supernets.fused import fusing_hooks, fusion_report
+from balenas_plugin.adapters.nni.supernets.fused import fusing_hooks
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, supernet_modules
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of, exported
 from balenas_plugin.adapters.nni.supernets.trained_supernet import TrainedSupernet
@@ -48,13 +48,14 @@ from balenas_plugin.errors import OptionError, SpaceError, quoted
 from balenas_plugin.mixed_ops import mixed_op_of
 from balenas_plugin.options import given_options, joined_options, summary
 from balenas_plugin.presets import Preset
+from balenas_plugin.schedules import schedule_of
 from balenas_plugin.search import Search
 from balenas_plugin.search_spaces import SearchSpace
 from balenas_plugin.selection import ProxySelection, RankedArchitecture, rank
 from balenas_plugin.selection.candidates import report_fewer
 
 
-class DistributionStrategy(SearchStrategy):
+class DistributionStrategy(StagedStrategy):
     """Learn a distribution over mixing weights: Algorithm 1, for every method that is made of its parts.
 
     In each iteration the architecture step draws mixing weights, takes the gradient of the validation loss at each
@@ -94,7 +95,7 @@ class DistributionStrategy(SearchStrategy):
         chosen = {key: value for key, value in options.items() if key not in OPTION_NAMES}
         rate = {"lr": self.options.arc_learning_rate} if self.distribution.learns else {}
         self.chosen = ChosenDistribution(self.distribution, chosen | rate)
-        self.mixed_op = mixed_op_of(self.options.mixed_op)
+        self.mixed_op, self.schedule = mixed_op_of(self.options.mixed_op), schedule_of(self.options.schedule)
         self._require_sound()
         super().__init__(
             arc_learning_rate=self.options.arc_learning_rate,
@@ -155,8 +156,11 @@ class DistributionStrategy(SearchStrategy):
 
     def _require_sound(self) -> None:
         """Raise OptionError where the parts do not go together."""
+        order, perturbation = self.options.update_order(), self.options.perturbed_by(int)
         distribution = self.chosen({"": torch.zeros(2)}, seed=0)
-        Search(distribution, self.options.update_order(), self.options.perturbed_by(int), self.mixed_op)
+        costs = self.options.cost is not None or self.options.penalty is not None
+        cost = (lambda loss, expected: loss) if costs else None
+        Search(distribution, order, perturbation, self.mixed_op, cost=cost, schedule=self.schedule)
         if self.options.mc_batches == "split" and not self.distribution.needs_gradient:
             raise OptionError(
                 f"{self.chosen.name} compares the losses of draws, so they must see the same examples: "
@@ -280,10 +284,6 @@ class DistributionStrategy(SearchStrategy):
         # NNI's report asks for the truth of the loader, which has none without a length; a list has
         return [loader] if number_of_examples(loader) is None else loader
 
-    def fusion_report(self) -> dict[str, str]:
-        """Return name of each mixed module of the supernet -> how its candidates are computed."""
-        return fusion_report(self.supernet)
-
     # -- what was found -----------------------------------------------------------------------------------------------
 
     @property
@@ -320,7 +320,7 @@ class DistributionStrategy(SearchStrategy):
         else:
             samples = (ranked.choices for ranked in self.rank())
         listed = 0
-        space = self.model_space.model_space if self.mixed_op is None else self._pristine
+        space = self.supernet if self.mixed_op is None else self._pristine
         for listed, architecture in enumerate(islice(samples, limit), start=1):  # noqa: B007  # it is read behind
             yield FoundModel(space, self.model_space.evaluator).freeze(architecture)
         report_fewer(listed, limit or listed, self.selection)

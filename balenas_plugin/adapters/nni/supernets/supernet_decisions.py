@@ -74,7 +74,8 @@ class Exported:
 def exported(module: BaseOneShotLightningModule) -> Architecture:
     """Return the architecture that a one-shot module has found: the choices that make a difference."""
     architecture = {label: plain_choice(value) for label, value in module.export().items()}
-    alphas = {label: alpha.detach().cpu() for label, alpha in architecture_parameters(module.model).items()}
+    scores = module.scores() if hasattr(module, "scores") else architecture_parameters(module.model)
+    alphas = {label: values.detach().cpu() for label, values in scores.items()}
     if not alphas:
         return architecture  # of a strategy that samples
     posterior = Posterior(alphas, {label: torch.ones_like(alpha) for label, alpha in alphas.items()})
