@@ -183,7 +183,7 @@ def test_a_failure_of_one_process_ends_both(case, reported, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_to_the_first_process_stops_every_process(number, tmp_path):
     program = start("slow", folder=tmp_path)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 250
     while not (tmp_path / "slow" / "begun").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(0.5)
