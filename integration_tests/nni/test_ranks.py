@@ -174,7 +174,7 @@ def assert_both_end(folder: Path, case: str) -> None:
 def test_a_failure_of_one_process_ends_both(case, reported, tmp_path):
     """cli/test_devices.py has a loss that is not finite, and Ctrl-C."""
     program = start(case, folder=tmp_path)
-    output, _ = program.communicate(timeout=100)
+    output, _ = program.communicate(timeout=250)
     assert program.returncode != 0
     assert reported in output
     assert_both_end(tmp_path, case)
@@ -183,12 +183,12 @@ def test_a_failure_of_one_process_ends_both(case, reported, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_to_the_first_process_stops_every_process(number, tmp_path):
     program = start("slow", folder=tmp_path)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 250
     while not (tmp_path / "slow" / "begun").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(0.5)
     program.send_signal(number)
-    program.communicate(timeout=60)
+    program.communicate(timeout=250)
     assert_both_end(tmp_path, "slow")
     assert not list(tmp_path.rglob("*.pt"))  # the search was not over
 

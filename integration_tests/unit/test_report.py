@@ -37,8 +37,9 @@ def test_a_page_shows_the_search(tmp_path):
     page, _ = page_of(make_run(tmp_path / "mine"))
     for text in ("mine", "BaLeNAS", "finished", "93.00", "rank 7", "50% are skip connections.", "in 6 epochs"):
         assert text in page.text, text
-    titles = ("Accuracy of the supernet", "which the search never sees", "How open", "Width of the posterior", "Effective sample")
-    for title in (*titles, "largest eigenvalue", "Skip connections", "Depth and width", "Winning probabilities"):
+    titles = ("Accuracy of the supernet", "which the search never sees", "How open", "Width of the posterior")
+    more = ("Effective sample", "largest eigenvalue", "Skip connections", "Depth and width", "Winning probabilities")
+    for title in (*titles, *more):
         assert title in page.text, title
     assert len(page.all("img")) == 1 + 9 + 6 + 6  # the cell, the epochs, probabilities, logits
     assert "strategy.name" in page.text
