@@ -81,6 +81,7 @@ def _methods(options: argparse.Namespace) -> int:
     from balenas_plugin.mixed_ops import get_mixed_op, list_mixed_ops, mixed_op_options
     from balenas_plugin.perturbations import get_perturbation, list_perturbations, perturbation_options
     from balenas_plugin.presets import get_preset, list_presets
+    from balenas_plugin.schedules import get_schedule, list_schedules, schedule_options
 
     presets = [get_preset(name) for name in list_presets()]
     print("METHODS")
@@ -92,11 +93,13 @@ def _methods(options: argparse.Namespace) -> int:
     parts = {name: distribution_options(get_distribution(name)) for name in list_distributions()}
     perturbations = {name: perturbation_options(get_perturbation(name)) for name in list_perturbations()}
     mixed_ops = {name: mixed_op_options(get_mixed_op(name)) for name in list_mixed_ops()}
+    schedules = {name: schedule_options(get_schedule(name)) for name in list_schedules()}
     costs = dict.fromkeys(get_args(Measure), CostOptions)
     kinds: dict[str, dict[str, Any]] = {
         "DISTRIBUTIONS": parts,
         "PERTURBATIONS": perturbations,
         "MIXED OPERATIONS": mixed_ops,
+        "SCHEDULES": schedules,
         "COSTS": costs,
     }
     for title, of_kind in kinds.items():
@@ -133,8 +136,10 @@ def refusals() -> list[str]:
 
     from balenas_plugin.distributions import ChosenDistribution, get_distribution, list_distributions
     from balenas_plugin.errors import OptionError
+    from balenas_plugin.mixed_ops import list_mixed_ops, mixed_op_of
     from balenas_plugin.mixed_ops.partial_channels import PartialChannels
     from balenas_plugin.perturbations import list_perturbations, perturbation_of
+    from balenas_plugin.schedules import list_schedules, schedule_of
     from balenas_plugin.search import Order, Search
 
     found: dict[str, None] = {}
@@ -148,4 +153,10 @@ def refusals() -> list[str]:
                     Search(distribution, order, perturbation, mixed_op)
                 except OptionError as error:
                     found[str(error)] = None
+    for schedule in map(schedule_of, list_schedules()):
+        for mixed_op in (None, *map(mixed_op_of, list_mixed_ops())):
+            try:
+                Search(distribution, Order(), mixed_op=mixed_op, schedule=schedule)
+            except OptionError as error:
+                found[str(error)] = None
     return list(found)

@@ -23,7 +23,8 @@ class DartsES(Schedule):
     of the code; its docstring has others.
 
     Args:
-        every: epochs between measurements; they are those of the diagnostics (`diagnostics.curvature_batches`).
+        every: epochs between measurements, each on the first validation batch; where the diagnostics measure in the
+            same epoch, theirs is taken.
         window: measurements in an average; of the first ones fewer are averaged.
         factor: the growth that stops it.
         start: the first epoch to which the search may go back.

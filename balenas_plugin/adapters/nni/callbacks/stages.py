@@ -70,10 +70,10 @@ class Stages(SearchCallback):
         self._module, self._kinds = pl_module, _all_kinds(pl_module)
         epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
         edits = self.schedule.begin(epochs, self._kinds, self._depth())
-        if self.schedule.epochs_of_network(0) is not None and self._module.options.penalty is not None:
-            raise OptionError(
-                f"a penalty measures the space that it was given, and {self.schedule.name} searches others"
-            )
+        options = self._module.options
+        costs = options.penalty is not None or options.cost is not None
+        if costs and self.schedule.epochs_of_network(0) is not None:
+            raise OptionError(f"costs are those of the space that was given, and {self.schedule.name} searches others")
         for edit in edits:
             self._make(edit)
         self._with_dropout()
