@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +53,7 @@ class PartialChannels(MixedOp):
         """Return what was mixed and what has passed by, shuffled: once for all edges, whose sum it is."""
         if self.k == 1:
             return mixed
-        (x, weight), *others = sources
-        rest = passed_by(x, mixed, self.k)
-        rest = rest if weight is None else weight * rest
-        for x, weight in others:
-            part = passed_by(x, mixed, self.k)
-            rest = rest + part if weight is None else torch.addcmul(rest, part, weight)
-        whole = torch.cat([mixed, rest], 1)
+        rest = [(passed_by(x, mixed, self.k), weight) for x, weight in sources]
+        scaled = [part if weight is None else weight * part for part, weight in rest]
+        whole = torch.cat([mixed, reduce(torch.add, scaled)], 1)
         return channel_shuffle(whole, self.k) if self.shuffle else whole
