@@ -29,6 +29,10 @@ class SpaceError(BalenasError, ValueError):
     """A model space or an architecture cannot be used as given."""
 
 
+class UnreadableError(SpaceError):
+    """A text is in none of a space's notations, so that it may be of another space."""
+
+
 class EvaluatorError(BalenasError, ValueError):
     """An evaluator, or the data it holds, cannot be searched with."""
 

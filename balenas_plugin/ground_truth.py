@@ -39,7 +39,7 @@ def open_table(space: SearchSpace, table: Path | None = None) -> Benchmark | Non
     """
     if not space.ground_truth or (table is None and hidden()):
         return None
-    path = import_module(space.ground_truth).find_table(table)
+    path = _reader(space.ground_truth).find_table(table)
     if path is None:
         return None
     return _table_at_hand(space.ground_truth, path) if table is None else _benchmark(space.ground_truth, path)
@@ -54,8 +54,14 @@ def require_benchmark(space: SearchSpace, table: Path | None = None) -> Benchmar
     """
     if not space.ground_truth:
         raise OptionError(f"no benchmark holds the architectures of the space {space.name or 'that is searched'}")
-    benchmark: Benchmark = import_module(space.ground_truth).open_benchmark(table)
+    benchmark: Benchmark = _reader(space.ground_truth).open_benchmark(table)
     return benchmark
+
+
+def _reader(name: str) -> Any:
+    """Return the module that a space names, or the object in it, "module:name"."""
+    module, _, inside = name.partition(":")
+    return getattr(import_module(module), inside) if inside else import_module(module)
 
 
 @lru_cache(maxsize=4)
@@ -69,7 +75,7 @@ def _table_at_hand(reader: str, path: Path) -> Benchmark | None:
 
 @lru_cache(maxsize=4)
 def _benchmark(reader: str, path: Path) -> Benchmark:
-    benchmark: Benchmark = import_module(reader).open_benchmark(path)
+    benchmark: Benchmark = _reader(reader).open_benchmark(path)
     return benchmark
 
 

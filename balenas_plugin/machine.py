@@ -1,9 +1,12 @@
-"""What this machine has for searches: cores and memory."""
+"""What this machine has for searches: processor, cores and memory."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import sys
+from pathlib import Path
 
 try:
     import resource
@@ -26,6 +29,15 @@ def let_threads_sleep() -> None:
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Return what the system calls the processor."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def room_for_searches(threads: int) -> int:

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,9 @@ from balenas_plugin.bayes.ranking import Listed, Outcome, Outcomes, Translated
 from balenas_plugin.bayes.strongest import StrongestEdges, counted_edges
 
 _DRAWS = 20_000
+
+NO_CONNECTION = "none"
+"""What an operation is called that is no connection."""
 
 Architecture = dict[str, Any]
 """An architecture, in NNI's notation: label -> what was chosen."""
@@ -155,7 +159,8 @@ class CellNode:
     node: int
     labels: tuple[str, ...]
     num_ops: int
-    op_names: tuple[str, ...]
+    op_names: tuple[tuple[str, ...], ...]
+    """Of each edge."""
     log_edge_weights: tuple[float, ...] = ()
 
     def choose(self, logits: Logits) -> Outcome:
@@ -173,7 +178,7 @@ class CellNode:
 
     def outcomes(self, posterior: Learned) -> Outcomes:
         """Return the tuples of (input, operation index) with their log-probabilities."""
-        laws = [posterior.laws[label][: len(self.op_names)] for label in self.labels]
+        laws = [posterior.laws[k][: len(names)] for k, names in zip(self.labels, self.op_names, strict=True)]
         compared = laws[0].comparable and not self.log_edge_weights
         if self.num_ops < len(laws) and not compared:
             return counted_edges(self._logits(posterior.draws(self.labels, _DRAWS)), self.num_ops)
@@ -192,7 +197,7 @@ class CellNode:
         ordered = sorted(outcome, key=lambda entry: -float(scores[entry[0]][entry[1]]))
         architecture: Architecture = {}
         for k, (j, operation) in enumerate(ordered):
-            architecture[f"{self.cell}/op_{self.node}_{k}"] = self.op_names[operation]
+            architecture[f"{self.cell}/op_{self.node}_{k}"] = self.op_names[j][operation]
             architecture[f"{self.cell}/input_{self.node}_{k}"] = [j]
         return architecture
 
@@ -200,15 +205,72 @@ class CellNode:
         """Return the tuple of (input, operation index)."""
         prefix = f"{self.cell}/{{}}_{self.node}_{{}}"
         inputs = [architecture[prefix.format("input", k)][0] for k in range(self.num_ops)]
-        operations = [self.op_names.index(architecture[prefix.format("op", k)]) for k in range(self.num_ops)]
+        operations = [self.op_names[j].index(architecture[prefix.format("op", k)]) for k, j in enumerate(inputs)]
         return tuple(sorted(zip(inputs, operations, strict=True)))
 
     def _logits(self, by_label: Logits) -> list[Tensor]:
         # NNI's cells have one more logit, "edge not chosen", which its export (and so this) never takes
+        named = zip(self._compared(by_label), self.op_names, strict=True)
+        return [edge[..., : len(names)] for edge, names in named]
+
+    def _compared(self, by_label: Logits) -> list[Tensor]:
+        """Return by what each edge and operation is compared, of all of its logits."""
         edges = [by_label[label] for label in self.labels]
         if self.log_edge_weights:
             edges = [a.log_softmax(-1) + b for a, b in zip(edges, self.log_edge_weights, strict=True)]
-        return [edge[..., : len(self.op_names)] for edge in edges]
+        return edges
+
+
+@dataclass(frozen=True)
+class SoftmaxNode(CellNode):
+    """A node whose edges are compared by their largest softmax weight, `none` apart, as DARTS does.
+
+    The softmax is over all candidates of an edge, `none` among them, so an edge is strong where one operation has most
+    of the weight; `CellNode` compares logits. `none` is never chosen. Of equal ones the first is taken.
+
+    Source: Liu et al. 2019 (DARTS), Sec. 2.4.
+    """
+
+    def choose(self, logits: Logits) -> Outcome:
+        """Return the strongest edges' (input, operation index), in input order."""
+        return tuple(sorted(strongest_edges(self._logits(logits), self.num_ops)))
+
+    def outcomes(self, posterior: Learned) -> Outcomes:
+        """Return the tuples of (input, operation index): exact where all edges are kept, else of counted strengths."""
+        if self.num_ops < len(self.labels):
+            return StrongestEdges.of_draws(self._logits(posterior.draws(self.labels, _DRAWS)), self.num_ops)
+        allowed = [[k for k, name in enumerate(names) if name != NO_CONNECTION] for names in self.op_names]
+        laws = [posterior.laws[k][torch.tensor(kept)] for k, kept in zip(self.labels, allowed, strict=True)]
+        return Translated(
+            StrongestEdges(laws, self.num_ops),
+            lambda entries: tuple((j, allowed[j][k]) for j, k in entries),
+            lambda entries: tuple((j, allowed[j].index(k)) for j, k in entries),
+        )
+
+    def _logits(self, by_label: Logits) -> list[Tensor]:
+        weights = super()._logits(by_label)
+        absent = [torch.tensor([name == NO_CONNECTION for name in names]) for names in self.op_names]
+        return [w.masked_fill(none.to(w.device), -math.inf) for w, none in zip(weights, absent, strict=True)]
+
+    def _compared(self, by_label: Logits) -> list[Tensor]:
+        weights = [by_label[label].log_softmax(-1) for label in self.labels]
+        return [w + b for w, b in zip(weights, self.log_edge_weights or repeat(0.0), strict=False)]
+
+
+def strongest_edges(edges: Sequence[Tensor], number: int) -> list[tuple[int, int]]:
+    """Return a node's strongest inputs, the strongest first, each with its best operation: (input, operation).
+
+    Args:
+        edges: mixing weights of each input, shape (K,), or their logarithms; the best one is an input's strength.
+        number: of inputs.
+
+    Source: Liu et al. 2019 (DARTS).
+    """
+    best = []
+    for source, weights in enumerate(edges):
+        strength, operation = min((-float(w), operation) for operation, w in enumerate(weights))
+        best.append((strength, source, operation))
+    return [(source, operation) for _, source, operation in sorted(best)[:number]]
 
 
 def counted_outcomes(decision: Decision, posterior: Learned) -> Listed:

@@ -29,6 +29,9 @@ Entry = tuple[int, int]
 _LISTED = 1000
 """The most outcomes that are all computed, and sorted."""
 
+_INTERVALS = 256
+"""Of the scores of draws."""
+
 _IMPOSSIBLE = -1e300  # a logarithm of zero that may be multiplied by zero
 
 
@@ -45,25 +48,60 @@ class StrongestEdges:
     def __init__(self, edges: Sequence[Law], n: int) -> None:
         possible = [(e, law.kept.nonzero().flatten()) for e, law in enumerate(edges) if law.kept.any()]
         laws = [edges[e][kept] for e, kept in possible]
-        self._n = n = min(n, len(laws))
-        self._sizes = [len(law) for law in laws]
-        self._entries = [(e, o) for e, kept in possible for o in kept.tolist()]
-        self._place = {entry: i for i, entry in enumerate(self._entries)}
-        self._known: dict[tuple[int, ...], float] = {}
-        self._edge = torch.arange(len(laws)).repeat_interleave(torch.tensor(self._sizes))
+        n = min(n, len(laws))
+        self._set_entries([(e, kept.tolist()) for e, kept in possible], n)
         least = torch.stack([law.least().max() for law in laws])
         lowest = least.clamp_min(least.topk(n).values[-1])[self._edge]
-        x, self._log_weight = quadrature(joined(laws).ends(lowest))
+        x, log_weight = quadrature(joined(laws).ends(lowest))
         at, above, below = [], [], []
         for law in laws:
             log_below = law.log_below(x)
             best = law.log_density(x) + (log_below.sum(0) - log_below)
             at.append(best)
-            above.append(law.log_above(x) if len(law) == 1 else log_tail_integral(best, self._log_weight))
+            above.append(law.log_above(x) if len(law) == 1 else log_tail_integral(best, log_weight))
             below.append(log_below.sum(0))
-        self._above = torch.cat(above).clamp_min(_IMPOSSIBLE)  # (entries, Q)
-        self._below = torch.stack(below)  # (edges, Q)
-        hazard = (torch.cat(at) - self._above).exp().clamp_max(-_IMPOSSIBLE)
+        self._set_tables(torch.cat(at), torch.cat(above), torch.stack(below), log_weight)
+
+    @classmethod
+    def of_draws(cls, edges: Sequence[Tensor], n: int) -> StrongestEdges:
+        """Return the same for edges of which only draws are known: independent of each other, their scores are not.
+
+        Which operation is an edge's best, and its score, is counted among the draws, 256 intervals of scores apart. How
+        edges compare is computed from that, which is far less uncertain than to count outcomes.
+
+        Args:
+            edges: drawn scores of each edge's operations, shape (draws, K).
+            n: as above.
+        """
+        self = cls.__new__(cls)
+        best = [scores.max(-1) for scores in edges]
+        self._set_entries([(e, b.indices.unique().tolist()) for e, b in enumerate(best)], n)
+        pooled = torch.cat([b.values for b in best]).double().sort().values
+        inner = pooled[torch.linspace(0, len(pooled) - 1, _INTERVALS + 1).long()[1:-1]]
+        shares = torch.zeros(len(self._entries), _INTERVALS, dtype=torch.float64)
+        for i, (e, operation) in enumerate(self._entries):
+            chosen = best[e].values[best[e].indices == operation].double()
+            shares[i] = torch.bincount(torch.bucketize(chosen, inner), minlength=_INTERVALS) / len(best[e].values)
+        beyond = shares.flip(-1).cumsum(-1).flip(-1) - shares / 2  # at the middle of each interval
+        of_edge = torch.zeros(len(edges), _INTERVALS, dtype=torch.float64).index_add_(0, self._edge, shares)
+        before = of_edge.cumsum(-1) - of_edge / 2
+        self._set_tables(shares.log(), beyond.log(), before.log(), torch.zeros(_INTERVALS, dtype=torch.float64))
+        return self
+
+    def _set_entries(self, possible: Sequence[tuple[int, list[int]]], n: int) -> None:
+        self._n = n
+        self._sizes = [len(operations) for _, operations in possible]
+        self._entries = [(e, operation) for e, operations in possible for operation in operations]
+        self._place = {entry: i for i, entry in enumerate(self._entries)}
+        self._known: dict[tuple[int, ...], float] = {}
+        self._edge = torch.arange(len(possible)).repeat_interleave(torch.tensor(self._sizes))
+
+    def _set_tables(self, at: Tensor, above: Tensor, below: Tensor, log_weight: Tensor) -> None:
+        """Take the logarithms of a and A, shape (entries, Q), of F, shape (edges, Q), and of the nodes' weights."""
+        self._log_weight = log_weight
+        self._above = above.clamp_min(_IMPOSSIBLE)
+        self._below = below.clamp_min(_IMPOSSIBLE)
+        hazard = (at - self._above).exp().clamp_max(-_IMPOSSIBLE)
         self._hazard = torch.where(self._above > _IMPOSSIBLE, hazard, 0)
 
     def log_probability(self, outcome: tuple[Entry, ...]) -> float:

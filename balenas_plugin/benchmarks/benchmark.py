@@ -179,7 +179,12 @@ class Benchmark(ABC):
             return architecture
         key = self.canonical(architecture)
         if key not in self.positions:
-            space = get_space(self.space)
-            all_of_them = f"{space.title}'s {space.size or ''}".rstrip()
-            raise DataError(f"{self.name} holds {len(self.positions)} of {all_of_them} architectures, not {key}.")
+            raise DataError(f"{self.held}, not {key}.")
         return key
+
+    @property
+    def held(self) -> str:
+        """Say how many of the space's architectures are held."""
+        space = get_space(self.space)
+        all_of_them = f"{space.title}'s {space.size or ''}".rstrip()
+        return f"{self.name} holds {len(self.positions)} of {all_of_them} architectures"

@@ -33,6 +33,7 @@ examples:
   balenas report runs/quickstart                  one page that shows the whole search
   balenas reproduce table1 --seeds 0-3            is BaLeNAS better than DARTS? search and see
   balenas methods                                 DARTS, DrNAS, GDAS and the others, and how their parts combine
+  balenas latency configs/quickstart.yml          how long does each operation take here? for a search's cost
   balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer balenas
   balenas query "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 

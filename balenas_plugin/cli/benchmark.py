@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,20 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 from balenas_plugin.cli.inputs import require_file, require_table
 
 if TYPE_CHECKING:
+    from balenas_plugin.bayes.decisions import Architecture
+    from balenas_plugin.benchmarks import Benchmark
     from balenas_plugin.search_spaces import Reading, SearchSpace
+
+_NASBENCH101 = (".tfrecord", ".db", ".sqlite", ".csv", ".parquet")
 
 
 def add_benchmark(commands: Any, formatter: Any) -> None:
     """Add `balenas query` and `balenas benchmark import`."""
-    query = commands.add_parser("query", help="print all that a benchmark knows of an architecture")
+    query = commands.add_parser("query", help="print all that a benchmark knows of an architecture, or its size")
     query.add_argument(
         "architecture",
         metavar="ARCH",
-        help="its string in the benchmark, in quotes; or its index, operation indices, or NNI's dict",
+        help="its string in the benchmark, or its genotype, in quotes; or its index, operation indices, or NNI's dict",
     )
     query.add_argument("--space", metavar="NAME", help="that the architecture is of (found out)")
     query.add_argument(
-        "--notation", metavar="NAME", help="string, index, indices, naslib (its op_indices) or nni (found out)"
+        "--notation",
+        metavar="NAME",
+        help="string, index, indices, naslib (its op_indices) or nni; genotype, compact or config (found out)",
     )
     query.add_argument("--dataset", help="cifar10-valid, cifar10, cifar100 or ImageNet16-120 (all)")
     query.add_argument(
@@ -34,23 +39,32 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
     benchmark = commands.add_parser("benchmark", help="work with ground-truth tables")
     actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
     importing = actions.add_parser(
-        "import", help="turn the official file into a table with every seed, in little memory"
+        "import", help="turn an official file into a table with every seed, in little memory"
     )
-    importing.add_argument("file", type=Path, metavar="FILE", help="NAS-Bench-201's .pth")
-    importing.add_argument("--output", type=Path, default=Path("nb201_full.parquet"), help="(nb201_full.parquet)")
+    importing.add_argument(
+        "file", type=Path, metavar="FILE", help="NAS-Bench-201's .pth, or NAS-Bench-101's .tfrecord or NNI's .db of it"
+    )
+    importing.add_argument("--output", type=Path, help="(nb201_full.parquet or nb1shot1.parquet)")
     importing.set_defaults(run_command=_benchmark_import)
 
 
 def _query(options: argparse.Namespace) -> int:
     require_table(options.table)
-    from balenas_plugin.ground_truth import require_benchmark
+    from balenas_plugin.ground_truth import open_table, require_benchmark
 
     space, reading = _read(options.architecture, options.space, options.notation)
-    benchmark = require_benchmark(space, options.table)
-    architecture: Any = reading.sample if reading.index is None else benchmark.architecture(reading.index)
-    truth = benchmark.describe(architecture).to_dict()
     if reading.read_as:
         print(f"balenas: read as {reading.read_as}. {reading.remark}".rstrip(), file=sys.stderr)
+    benchmark: Benchmark | None
+    if space.trained_as and reading.sample is not None:
+        _print_sizes(space, reading.sample)
+        benchmark = open_table(space, options.table)
+        if benchmark is None or space.notation(reading.sample) not in benchmark.positions:
+            return 0
+    else:
+        benchmark = require_benchmark(space, options.table)
+    architecture: Any = reading.sample if reading.index is None else benchmark.architecture(reading.index)
+    truth = benchmark.describe(architecture).to_dict()
     if options.dataset is not None:
         from balenas_plugin.options import OneOf, checked
 
@@ -70,20 +84,35 @@ def _query(options: argparse.Namespace) -> int:
     return 0
 
 
+def _print_sizes(space: SearchSpace, architecture: Architecture) -> None:
+    """Print the parameters and multiply-adds of the networks that the papers of a space train."""
+    import torch
+
+    from balenas_plugin.proxies.flops import flops
+    from balenas_plugin.proxies.params import params
+
+    print(f"{space.notation(architecture)}\n\n  {'network':20}{'parameters':>14}{'multiply-adds':>16}")
+    for name, sizes in space.trained_as.items():
+        sized = space.sized(**sizes)
+        with torch.device("meta"):
+            network = sized.build(architecture)
+        image = torch.empty(1, *sized.image_shape, device="meta")
+        print(f"  {name:20}{params(network, image):>14,.0f}{flops(network, image) / 2:>16,.0f}")
+
+
 def _read(text: str, name: str | None, notation: str | None) -> tuple[SearchSpace, Reading]:
     """Return the first space that can read the architecture, the default one before others, and what it has read."""
-    from balenas_plugin.errors import SpaceError
+    from balenas_plugin.errors import OptionError, SpaceError, UnreadableError
     from balenas_plugin.search_spaces import DEFAULT_SPACE, SPACES, get_space
 
     first = get_space(name or DEFAULT_SPACE)
-    others = [space for space in SPACES.all if name is None and space is not first and space.ground_truth]
-    try:
-        return first, first.read(text, notation=notation)
-    except SpaceError:
-        for space in others:
-            with contextlib.suppress(SpaceError):
-                return space, space.read(text, notation=notation)
-        raise
+    problems = []
+    for space in (first, *(space for space in SPACES.all if name is None and space is not first)):
+        try:
+            return space, space.read(text, notation=notation)
+        except (SpaceError, OptionError) as error:
+            problems.append(error)
+    raise next((p for p in problems if not isinstance(p, UnreadableError | OptionError)), problems[0])
 
 
 def _benchmark_import(options: argparse.Namespace) -> int:
@@ -92,7 +121,16 @@ def _benchmark_import(options: argparse.Namespace) -> int:
 
     from balenas_plugin.benchmarks import import_official
 
+    if options.file.suffix in _NASBENCH101:
+        from balenas_plugin.search_spaces.nasbench1shot1.ground_truth import TABLE_FILE, import_table
+
+        output = options.output or Path(TABLE_FILE)
+        with tqdm(desc="import", unit="training") as bar:
+            count = import_table(options.file, output, progress=lambda done: bar.update(done - bar.n))
+        print(f"{count} networks of NAS-Bench-1Shot1 written to {output}")
+        return 0
+    output = options.output or Path("nb201_full.parquet")
     with tqdm(desc="import", unit="arch") as bar:
-        report = import_official(options.file, options.output, progress=lambda done: bar.update(done - bar.n))
+        report = import_official(options.file, output, progress=lambda done: bar.update(done - bar.n))
     print(f"{report.num_architectures} architectures written to {report.table}, sha256 {report.sha256}")
     return 0

@@ -19,6 +19,7 @@ _COMMANDS = {
     "report": ("plot", "draw", "compare", "html"),
     "query": ("lookup", "look-up", "evaluate", "eval"),
     "benchmark import": ("import", "convert"),
+    "latency": ("measure", "profile", "latencies"),
     "doctor": ("check", "test", "install"),
 }
 """Commands -> what people call them."""

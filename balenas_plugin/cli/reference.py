@@ -1,11 +1,13 @@
-"""`balenas methods` and `balenas schema`: what can be searched with, for people and for editors."""
+"""`balenas methods`, `balenas spaces` and `balenas schema`: what can be searched, for people and for editors."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import warnings
-from typing import Any
+from collections import Counter
+from typing import Any, get_args
 
 _EXAMPLES = """\
 example:
@@ -28,8 +30,18 @@ A config takes a method by its name, `strategy: DrNAS`, with its options; parts 
 """
 
 
+_SPACES = """\
+example:
+  balenas spaces
+
+A config takes a space by its name, with the options of its supernet:
+  space: {name: darts-reference, width: 16, num_cells: 8}
+Model spaces of NNI's hub (`space: DARTS`) and your own (`space: module:Class`) are searched too, by NNI's conventions.
+"""
+
+
 def add_reference(commands: Any, formatter: Any) -> None:
-    """Add `balenas methods` and `balenas schema`."""
+    """Add `balenas methods`, `balenas spaces` and `balenas schema`."""
     methods = commands.add_parser(
         "methods",
         help="list the methods, the parts that they are made of, and what does not go together",
@@ -37,6 +49,13 @@ def add_reference(commands: Any, formatter: Any) -> None:
         formatter_class=formatter,
     )
     methods.set_defaults(run_command=_methods)
+    spaces = commands.add_parser(
+        "spaces",
+        help="list the search spaces: their sizes, choices and sources, and the ground truth that is at hand",
+        epilog=_SPACES,
+        formatter_class=formatter,
+    )
+    spaces.set_defaults(run_command=_spaces)
     schema = commands.add_parser(
         "schema",
         help="print the JSON schema of configs, for editors",
@@ -56,9 +75,10 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _methods(options: argparse.Namespace) -> int:
+    from balenas_plugin.costs import CostOptions
+    from balenas_plugin.costs.table import Measure
     from balenas_plugin.distributions import distribution_options, get_distribution, list_distributions
     from balenas_plugin.mixed_ops import get_mixed_op, list_mixed_ops, mixed_op_options
-    from balenas_plugin.options import default_options
     from balenas_plugin.perturbations import get_perturbation, list_perturbations, perturbation_options
     from balenas_plugin.presets import get_preset, list_presets
     from balenas_plugin.schedules import get_schedule, list_schedules, schedule_options
@@ -74,19 +94,39 @@ def _methods(options: argparse.Namespace) -> int:
     perturbations = {name: perturbation_options(get_perturbation(name)) for name in list_perturbations()}
     mixed_ops = {name: mixed_op_options(get_mixed_op(name)) for name in list_mixed_ops()}
     schedules = {name: schedule_options(get_schedule(name)) for name in list_schedules()}
-    for title, of_kind in (
-        ("DISTRIBUTIONS", parts),
-        ("PERTURBATIONS", perturbations),
-        ("MIXED OPERATIONS", mixed_ops),
-        ("SCHEDULES", schedules),
-    ):
+    costs = dict.fromkeys(get_args(Measure), CostOptions)
+    kinds: dict[str, dict[str, Any]] = {
+        "DISTRIBUTIONS": parts,
+        "PERTURBATIONS": perturbations,
+        "MIXED OPERATIONS": mixed_ops,
+        "SCHEDULES": schedules,
+        "COSTS": costs,
+    }
+    for title, of_kind in kinds.items():
         print(f"\n{title} and their options")
         for name, declared in of_kind.items():
-            shown = ("arc_learning_rate" if option == "lr" else option for option in default_options(declared))
+            named = (field.name for field in dataclasses.fields(declared) if field.name != "name")
+            shown = ("arc_learning_rate" if option == "lr" else option for option in named)
             print(f"  {name:<24}{', '.join(shown)}")
     print("\nWHAT DOES NOT GO TOGETHER")
     for reason in refusals():
         print(f"  {reason}")
+    return 0
+
+
+def _spaces(options: argparse.Namespace) -> int:
+    from balenas_plugin.ground_truth import open_table
+    from balenas_plugin.search_spaces import SPACES
+
+    for space in sorted(SPACES.all, key=lambda space: space.name):
+        counts = Counter(len(values) for values in space.choices.values())
+        choices = " and ".join(f"{count} choices among {among}" for among, count in counts.items())
+        size = "unknown size" if space.size is None else f"{space.size:,} architectures"
+        table = open_table(space)
+        truth = "no benchmark" if not space.ground_truth else "benchmark: not at hand" if table is None else table.name
+        print(f"{space.name:<17}{space.title} ({space.source or 'no source'})")
+        print(f"{'':<17}{size}; {choices}: {', '.join(map(str, space.kinds))}")
+        print(f"{'':<17}ground truth: {truth}")
     return 0
 
 
@@ -97,24 +137,26 @@ def refusals() -> list[str]:
     from balenas_plugin.distributions import ChosenDistribution, get_distribution, list_distributions
     from balenas_plugin.errors import OptionError
     from balenas_plugin.mixed_ops import list_mixed_ops, mixed_op_of
+    from balenas_plugin.mixed_ops.partial_channels import PartialChannels
     from balenas_plugin.perturbations import list_perturbations, perturbation_of
     from balenas_plugin.schedules import list_schedules, schedule_of
     from balenas_plugin.search import Order, Search
 
     found: dict[str, None] = {}
+    weighed = PartialChannels(edge_normalization=True)
     perturbations = [None, *(perturbation_of(name, seed=0) for name in list_perturbations())]
     for name in list_distributions():
         distribution = ChosenDistribution(get_distribution(name), {})({"": torch.zeros(2)}, seed=0)
         for order in (Order(), Order(order="second"), Order(levels=1)):
-            for perturbation in perturbations:
+            for perturbation, mixed_op in [*((each, None) for each in perturbations), (None, weighed)]:
                 try:
-                    Search(distribution, order, perturbation)
+                    Search(distribution, order, perturbation, mixed_op)
                 except OptionError as error:
                     found[str(error)] = None
     for schedule in map(schedule_of, list_schedules()):
-        for mixed_op in (None, *map(mixed_op_of, list_mixed_ops())):
+        for mixing in (None, *map(mixed_op_of, list_mixed_ops())):
             try:
-                Search(distribution, Order(), mixed_op=mixed_op, schedule=schedule)
+                Search(distribution, Order(), mixed_op=mixing, schedule=schedule)
             except OptionError as error:
                 found[str(error)] = None
     return list(found)

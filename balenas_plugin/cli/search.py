@@ -26,6 +26,15 @@ Before the first iteration its plan is printed: images, classes, halves, epochs,
 config.yml, manifest.json, history.csv, posterior.json, architectures.json and checkpoints/.
 """
 
+_LATENCY = """\
+examples:
+  balenas latency configs/quickstart.yml --output latency.json
+  balenas latency quickstart --device cuda --batch-size 64 --unit us
+
+A search on this machine then counts them in:
+  strategy: {name: ProxylessNAS, cost: {name: latency, table: latency.json, reference: 5.0}}
+"""
+
 _EVEN = 0.5
 """Probability of winning below which a choice counts as undecided."""
 
@@ -43,6 +52,29 @@ def add_search(commands: Any, formatter: Any) -> None:
     )
     add_run_options(search)
     search.set_defaults(run_command=_search)
+    latency = commands.add_parser(
+        "latency",
+        help="measure how long each operation of a search space takes on this machine",
+        epilog=_LATENCY,
+        formatter_class=formatter,
+    )
+    latency.add_argument("config", type=Path, metavar="CONFIG.yml", help="of a search: its space, images and threads")
+    latency.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", dest="overrides", help="override one option"
+    )
+    latency.add_argument("--output", type=Path, default=Path("latency.json"), metavar="FILE", help="(latency.json)")
+    latency.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="that is measured (cpu)")
+    latency.add_argument("--threads", type=_count, metavar="N", help="of the CPU (the config's)")
+    latency.add_argument("--batch-size", type=_count, default=1, metavar="N", help="images at a time (1)")
+    latency.add_argument("--repeats", type=_count, default=50, metavar="N", help="of which each is the median (50)")
+    latency.add_argument("--unit", choices=("ms", "us"), default="ms", help="milliseconds or microseconds (ms)")
+    latency.set_defaults(run_command=_latency)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def add_run_options(command: Any) -> None:
@@ -99,6 +131,25 @@ def _search(options: argparse.Namespace) -> int:
             folder.release()
     if not helps:
         print_architectures(folder)
+    return 0
+
+
+def _latency(options: argparse.Namespace) -> int:
+    path = require_config(options.config)
+    from balenas_plugin.config import load_config
+
+    config = load_config(path, options.overrides)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
+        from balenas_plugin.adapters.nni.run.latency_run import measure_latencies
+    given = ("device", "threads", "batch_size", "repeats", "unit")
+    table = measure_latencies(config, **{name: getattr(options, name) for name in given})
+    table.save(options.output)
+    dearest = table.fixed + sum(max(by_choice.values()) for by_choice in table.costs.values())
+    print(
+        f"{options.output}: {len(table.costs)} choices of {table.space} on {table.machine} ({table.processor}); "
+        f"an architecture takes {table.least:.3g} to {dearest:.3g} {table.unit}, {table.fixed:.3g} of it in any case"
+    )
     return 0
 
 

@@ -21,11 +21,11 @@ class DataConfig:
     """Say which images to search on, and how to split, size and augment them.
 
     Attributes:
-        name: "digits" (1,500 of scikit-learn's 8x8 images, nothing to download), "cifar10" or "cifar100" (through
-            torchvision), "cifar10_parquet" (cifar10_train_jpeg.parquet and cifar10_test_jpeg.parquet) or "folder"
-            (<root>/<class>/<image>, or folders train, val and test above the classes; decoded when needed).
-        root: folder of the data. "folder" needs it; the CIFAR sets fall back on the environment variable
-            BALENAS_DATA; "digits" ignores it.
+        name: "digits" (1,500 of scikit-learn's 8x8 images, nothing to download), "cifar10", "cifar100" or "svhn"
+            (through torchvision), "cifar10_parquet" (cifar10_train_jpeg.parquet and cifar10_test_jpeg.parquet) or
+            "folder" (<root>/<class>/<image>, or folders train, val and test above the classes; decoded when needed).
+        root: folder of the data. "folder" needs it; torchvision's sets and "cifar10_parquet" fall back on the
+            environment variable BALENAS_DATA; "digits" ignores it.
         image_size: side of the square images in pixels, at least 4. None: 8 for digits, 32 for all others. Smaller
             images make trials cheaper: 16 costs a quarter of 32. Both built-in networks halve the side twice, so the
             digits' 8 still works (it ends at 2x2).
@@ -40,7 +40,7 @@ class DataConfig:
         on_device: keep the images on the device that trains (a GPU, or the CPU) and make the batches there, without a
             DataLoader. "auto": where the images are in memory, fit on the device, and no workers are asked for. True:
             the same, and a message says so where it cannot be. False: never.
-        download: let torchvision download cifar10 or cifar100 into `root`; other sets ignore it.
+        download: let torchvision download cifar10, cifar100 or svhn into `root`; other sets ignore it.
         seed: of the split; independent of torch's global generator.
         limit: use only this many training images, after the seeded shuffle, for quick trials; None uses all.
 

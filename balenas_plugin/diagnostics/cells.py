@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from balenas_plugin.bayes.decisions import NO_CONNECTION
 from balenas_plugin.search_spaces import CellEdge
-
-NO_CONNECTION = "none"
 
 
 def depth(edges: Sequence[CellEdge]) -> int:

@@ -33,7 +33,12 @@ class SearchWarning:
 
 
 def warnings_of(
-    records: Sequence[Record], options: DiagnosticsOptions, *, warmup_epochs: int = 0, has_posterior: bool = False
+    records: Sequence[Record],
+    options: DiagnosticsOptions,
+    *,
+    warmup_epochs: int = 0,
+    has_posterior: bool = False,
+    learns: bool = True,
 ) -> list[SearchWarning]:
     """Return the warnings that hold after the last of `records`.
 
@@ -42,8 +47,9 @@ def warnings_of(
         options: for the rule on the eigenvalue.
         warmup_epochs: at the start, in which logits are not meant to move.
         has_posterior: whether that of an earlier epoch can be exported.
+        learns: whether the architecture is learned at all; else it is chance, and stays so.
     """
-    searched = _after(warmup_epochs, records)
+    searched = _after(warmup_epochs, records) if learns else []
     found = [
         _not_finite(records[-1]),
         _skips(searched, has_posterior),
@@ -136,19 +142,13 @@ def _rising(records: Sequence[Record], options: DiagnosticsOptions) -> SearchWar
 def _standing_still(records: Sequence[Record], window: int) -> SearchWarning | None:
     if len(records) <= window:
         return None
-    before, now = records[-1 - window].get("logits"), records[-1].get("logits")
-    if not before or not now:
+    earlier, now = [records[0].get("logits"), records[-1 - window].get("logits")], records[-1].get("logits")
+    if not all(earlier) or not now:
         return None
-    moves = [
-        abs(new - old)
-        for label in now
-        if label in before
-        for old, new in zip(before[label], now[label], strict=False)
-        if old is not None and new is not None
-    ]
-    largest = max(moves, default=math.inf)
-    if largest >= _STANDSTILL:
+    moves = [_largest_move(before, now) for before in earlier if before]
+    if max(moves) >= _STANDSTILL:  # what has moved before, and then stays, is decided
         return None
+    largest = moves[-1]
     return SearchWarning(
         kind="standstill",
         message=f"The logits hardly move: at most {largest:.2g} in the last {window} epochs. The architecture is still "
@@ -156,3 +156,14 @@ def _standing_still(records: Sequence[Record], window: int) -> SearchWarning | N
         cure="Raise arc_learning_rate (it bounds the move of a step; a short search needs more than the paper's 3e-4), "
         "or search for more epochs.",
     )
+
+
+def _largest_move(before: Mapping[str, Any], now: Mapping[str, Any]) -> float:
+    moves = [
+        abs(new - old)
+        for label in now
+        if label in before
+        for old, new in zip(before[label], now[label], strict=False)
+        if old is not None and new is not None
+    ]
+    return max(moves, default=math.inf)

@@ -20,10 +20,10 @@ def probabilities(posterior: Posterior, decisions: Sequence[Decision]) -> dict[s
     Candidates are what can be chosen: the last score that NNI's cells give to each edge is left out.
     """
     sizes = {
-        label: len(decision.op_names)
+        label: len(names)
         for decision in single_decisions(decisions)
         if isinstance(decision, CellNode)
-        for label in decision.labels
+        for label, names in zip(decision.labels, decision.op_names, strict=True)
     }
     return {
         label: law[: sizes.get(label, len(law))].log_win_probability().exp() for label, law in posterior.laws.items()

@@ -8,7 +8,7 @@ them back to the distribution's own parameters, so bilevel gradients, perturbati
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
@@ -37,10 +37,12 @@ class Draw:
         outputs: label -> what gradients go back through, shape (K,).
         values: label -> the weights themselves where they differ from `outputs` (a one-hot draw); else `outputs`.
         chosen: label -> index of the only candidate that has to be computed; empty where all are.
-        others: how candidates that are not computed take part, see `mixed_ops.drawn_path`; None leaves it
-            to the mixed operation.
+        others: how candidates that are not computed take part, see `mixed_ops.drawn_path`, of all labels or by label;
+            None leaves it to the mixed operation.
         logits: label -> what a module that reads the parameter itself must find there, shape (K,); empty where that is
             the parameter as it is.
+        expected: label -> what costs are expected under, a function of `parameters` too, shape (K,); the weights
+            themselves where nothing is given.
     """
 
     def __init__(
@@ -50,32 +52,53 @@ class Draw:
         *,
         values: Weights | None = None,
         chosen: Mapping[str, int] | None = None,
-        others: Others | None = None,
+        others: Others | Mapping[str, Others | Sequence[int]] | None = None,
         logits: Mapping[str, Tensor] | None = None,
+        expected: Weights | None = None,
     ) -> None:
         self._parameters, self.outputs = parameters, outputs
-        self.weights = {label: w.detach().requires_grad_() for label, w in (values or outputs).items()}
-        self.chosen, self.others = dict(chosen or {}), others
+        self.weights = _as_leaves(values or outputs)
+        self.chosen = dict(chosen or {})
+        by_label = others if isinstance(others, Mapping) else dict.fromkeys(self.chosen, others)
+        self.others = {label: part for label, part in by_label.items() if part is not None}
         self.logits = {label: a.detach() for label, a in (logits or {}).items()}
         self.direct: Weights = {}
         """label -> gradient in the logits, of what reads the parameter itself."""
+        self._expected = outputs if expected is None else expected
+        self.expected = self.weights if expected is None else _as_leaves(expected)
+        """label -> weights under which costs are expected, which gradients can be taken in."""
+        self.of_costs: Weights = {}
+        """label -> gradient of costs in these."""
         self.examples = 1
         """Of how many examples the loss was the mean, where a distribution asks for it (it needs no gradient)."""
 
     def pull_back(self, gradients: Weights) -> dict[str, Tensor]:
-        """Return label -> gradient in the parameters, of gradients in the weights; labels without one are left out."""
-        used = [label for label in self._parameters if label in gradients]
+        """Return label -> gradient in the parameters, of gradients in the weights and of costs, if there are any.
+
+        A label without one is left out.
+        """
+        of_weights, back = dict(gradients), []
+        for label, g in self.of_costs.items():
+            if self._expected[label] is not self.outputs[label]:
+                back.append((label, self._expected[label], g))
+            else:
+                of_weights[label] = of_weights[label] + g if label in of_weights else g
+        back += [(label, self.outputs[label], g) for label, g in of_weights.items()]
+        back = [way for way in back if way[0] in self._parameters]
+        reached = {label for label, *_ in back}
+        used = [label for label in self._parameters if label in reached]
         pulled: dict[str, Tensor] = {}
         if used:  # torch refuses an empty list
-            found = torch.autograd.grad(
-                [self.outputs[label] for label in used],
-                [self._parameters[label] for label in used],
-                [gradients[label] for label in used],
-            )
+            inputs = [self._parameters[label] for label in used]
+            found = torch.autograd.grad([output for _, output, _ in back], inputs, [g for *_, g in back])
             pulled.update(zip(used, found, strict=True))
         for label, gradient in self.direct.items():
             pulled[label] = pulled[label] + gradient if label in pulled else gradient
         return pulled
+
+
+def _as_leaves(weights: Weights) -> dict[str, Tensor]:
+    return {label: w.detach().requires_grad_() for label, w in weights.items()}
 
 
 Evaluate = Callable[[Draw], tuple[Tensor, Weights]]
@@ -115,6 +138,9 @@ class Distribution(ABC):
 
     needs_gradient: ClassVar[bool] = True
     """Whether it learns from gradients in the weights; else an evaluation is a forward pass alone."""
+
+    needs_accuracy: ClassVar[bool] = False
+    """Whether such an evaluation returns the accuracy of a draw, from 0 to 1, in the place of its loss."""
 
     _counted_one_by_one = 1_024
 
@@ -223,6 +249,9 @@ class Distribution(ABC):
 
     def set_dataset_size(self, size: float | None) -> None:  # noqa: B027  # most do not need it
         """Say how many examples the mean validation loss is of; None if nobody knows."""
+
+    def set_zeros(self, zeros: Mapping[str, Collection[int]]) -> None:  # noqa: B027  # most do not ask
+        """Say which choices of a label are no operation: their output is 0."""
 
     def clear_difference(self) -> float | None:
         """Return by how much parameters must differ to make a clear difference; None if a step can have any length."""
@@ -346,9 +375,13 @@ class Distribution(ABC):
         """Return what is logged of it, every few steps: see `Posterior.metrics`."""
         self._counted_one_by_one = _LOGGED_ONE_BY_ONE
         try:
-            return self.posterior().metrics()
+            return {**self.posterior().metrics(), **self.own_metrics()}
         finally:
             del self._counted_one_by_one
+
+    def own_metrics(self) -> dict[str, float]:
+        """Return what the method itself is watched by, name -> number: part of `metrics`, and of the diagnostics."""
+        return {}
 
     # -- resume -------------------------------------------------------------------------------------------------------
 

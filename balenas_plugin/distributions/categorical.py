@@ -60,7 +60,8 @@ class Categorical(Distribution):
         }
         outputs = {label: torch.where(values[label] > 0, lp, 0) for label, lp in log_p.items()}
         indices = dict(zip(log_p, chosen.tolist(), strict=True))
-        return Draw(parameters, outputs, values=values, chosen=indices, others="none")
+        p = {label: lp.exp() for label, lp in log_p.items()}
+        return Draw(parameters, outputs, values=values, chosen=indices, others="none", expected=p)
 
     def _exponential(self, like: Tensor) -> Tensor:
         return self.noise.exponential(like).clamp_min(torch.finfo(like.dtype).tiny)

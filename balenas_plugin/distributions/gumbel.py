@@ -120,4 +120,4 @@ class HardGumbelSoftmax(GumbelSoftmax):
             for (label, p), k in zip(relaxed.items(), largest, strict=True)
         }
         chosen = dict(zip(relaxed, largest.tolist(), strict=True))
-        return Draw(parameters, relaxed, values=values, chosen=chosen, others=self.others)
+        return Draw(parameters, relaxed, values=values, chosen=chosen, others=self.others, expected=relaxed)

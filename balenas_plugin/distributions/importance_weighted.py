@@ -88,6 +88,8 @@ class ImportanceWeighted(Categorical):
         examples = torch.tensor([draw.examples for draw in draws]).to(losses)
         self.importance = (-self.temperature * examples * losses).softmax(0)
         self.drawn = {label: torch.tensor([draw.chosen[label] for draw in draws]) for label in self.parameters}
+        for draw in draws:  # whose scores are added up
+            draw.of_costs = {label: g / len(draws) for label, g in draw.of_costs.items()}
         scores = [
             draw.pull_back({label: -omega.expand_as(w) for label, w in draw.outputs.items()})
             for draw, omega in zip(draws, self.importance, strict=True)
@@ -115,10 +117,10 @@ class ImportanceWeighted(Categorical):
         """How many equally weighted draws the last update was worth, from 1 to M; None before the first."""
         return None if self.importance is None else 1 / float(self.importance.square().sum())
 
-    def metrics(self) -> dict[str, float]:
-        """Return what is logged: the effective sample size too."""
+    def own_metrics(self) -> dict[str, float]:
+        """Return the effective sample size."""
         size = self.effective_sample_size
-        return {**super().metrics(), **({} if size is None else {"effective_sample_size": size})}
+        return {} if size is None else {"effective_sample_size": size}
 
     def _watch(self) -> None:
         """Warn if one draw takes all the weight in the first updates; a GPU is waited for once."""

@@ -25,11 +25,20 @@ def uniform_path(distribution: Distribution, parameters: Mapping[str, Tensor] | 
         label: distribution.noise.uniform(p, 1.0).masked_fill(~distribution.mask[label], -torch.inf)
         for label, p in parameters.items()
     }
-    largest = torch.stack([race.argmax(-1) for race in races.values()])  # a GPU is waited for once
-    values = {label: F.one_hot(k, p.shape[-1]).to(p) for (label, p), k in zip(parameters.items(), largest, strict=True)}
+    return path(parameters, torch.stack([race.argmax(-1) for race in races.values()]))
+
+
+def path(parameters: Mapping[str, Tensor], chosen: Tensor) -> Draw:
+    """Return the draw that computes one candidate a label, without a gradient in the parameters.
+
+    Args:
+        parameters: label -> shape (..., K).
+        chosen: the candidates, shape (labels, ...).
+    """
+    values = {label: F.one_hot(k, p.shape[-1]).to(p) for (label, p), k in zip(parameters.items(), chosen, strict=True)}
     outputs = {label: values[label] + 0 * p for label, p in parameters.items()}
-    chosen = dict(zip(races, largest.tolist(), strict=True))
-    return Draw(parameters, outputs, values=values, chosen=chosen, others="none")
+    indices = dict(zip(parameters, chosen.tolist(), strict=True))  # a GPU is waited for once
+    return Draw(parameters, outputs, values=values, chosen=indices, others="none")
 
 
 class Uniform(Distribution):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from balenas_plugin.errors import SpaceError
 from balenas_plugin.fused.chains import Chain, Opaque, Unwrap, Zero, read_chain
 from balenas_plugin.fused.lanes import Lanes, parameterless
 from balenas_plugin.fused.sums import weighted_sum
+from balenas_plugin.mixed_ops.drawn_path import Gates, Others, evaluated_backwards
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,8 @@ class Contribution:
     weights: list[Tensor] = field(default_factory=list)
     numbers: list[Tensor] = field(default_factory=list)
     """Of shape (), added to every element."""
+    gates: list[Gates] = field(default_factory=list)
+    """Branches that are computed in the backward pass."""
 
 
 def combine(contributions: Sequence[Contribution], zeros: Callable[[], Tensor] | None = None) -> Tensor:
@@ -70,7 +75,8 @@ def combine(contributions: Sequence[Contribution], zeros: Callable[[], Tensor] |
         ready = []
     for tensor in ready:
         total = total.add_(tensor) if tensor.dtype == total.dtype else total + tensor
-    return total
+    gates = [gate for contribution in contributions for gate in contribution.gates]
+    return cast(Tensor, evaluated_backwards(total, gates)) if gates else total
 
 
 class Fan:
@@ -149,7 +155,11 @@ class Fan:
             if lanes.starts_with_relu and rectified is None:
                 rectified = F.relu(x)
             source = rectified if lanes.starts_with_relu and rectified is not None else x
-            if lanes.can_scale:
+            common = lanes.common(source) if len(members) > 1 else None
+            if common is not None:
+                for k in members:
+                    add(k, common)
+            elif lanes.can_scale:
                 for k, result in zip(members, lanes(source, torch.stack([each[k] for k in members])), strict=True):
                     found.setdefault(self.branches[k].target, Contribution()).ready.append(result)
             else:
@@ -160,21 +170,21 @@ class Fan:
         return found
 
     def drawn(
-        self, x: Tensor, weights: Sequence[Tensor], chosen: Sequence[Sequence[int]], others: str
+        self, x: Tensor, weights: Sequence[Tensor], drawn: Sequence[tuple[Sequence[int], Others | Sequence[int]]]
     ) -> dict[int, Contribution]:
         """Return what `__call__` does, of the drawn branches to each target alone.
 
         Args:
             x: the tensor.
             weights: mixing weights of each target, in the order of the targets.
-            chosen: which of a target's branches are drawn; behind the last one: none of them.
-            others: see `drawn_path`; "scalar" where one is drawn.
+            drawn: which of a target's branches are computed, behind the last one: none of them; and how the others take
+                part, see `drawn_path`: "none" where several are computed.
         """
-        edges = list(zip(self._towards.items(), weights, chosen, strict=True))
+        edges = list(zip(self._towards.items(), weights, drawn, strict=True))
         picked: list[int] = []
         of_picked: list[Tensor] = []
-        for (_, branches), w, drawn in edges:
-            there = [k for k in drawn if k < len(branches)]
+        for (_, branches), w, (computed, _) in edges:
+            there = [k for k in computed if k < len(branches)]
             if there:
                 picked += [branches[k] for k in there]
                 of_picked.append(w if len(there) == len(w) else torch.cat([w[k : k + 1] for k in there]))
@@ -182,10 +192,19 @@ class Fan:
         if picked:
             fan = Fan([self.branches[k] for k in picked], chains=[self._read[k] for k in picked])
             found = fan(x, of_picked)
-        for (target, _), w, drawn in edges:
-            if others == "scalar" and w.requires_grad:
-                found.setdefault(target, Contribution()).numbers.append(w.sum() - w[drawn[0]])
+        for (target, branches), w, (computed, others) in edges:
+            if others == "none" or not w.requires_grad:
+                continue
+            contribution = found.setdefault(target, Contribution())
+            if others == "scalar":
+                contribution.numbers.append(w.sum() - w[computed[0]])
+                continue
+            closed = [j for j, branch in enumerate(branches) if j in others and branch not in self.zeros]
+            contribution.gates.append(Gates(w, closed, partial(self._alone, branches, x)))
         return found
+
+    def _alone(self, branches: Sequence[int], x: Tensor, k: int) -> Tensor:
+        return cast(Tensor, self.branches[branches[k]].operation(x))
 
     def _call(self, branch: Branch, x: Tensor, found: Mapping[int, Contribution]) -> Tensor:
         """Return what an operation that is not understood does; it must be what `departing` has seen of it."""

@@ -29,6 +29,8 @@ class Lanes:
         self.layers = list(zip(*(chain.layers for chain in self.chains), strict=True))
         self.starts_with_relu = isinstance(self.layers[0][0], nn.ReLU)
         self.can_scale = isinstance(self.layers[-1][0], nn.BatchNorm2d)
+        only_last = not any(isinstance(layers[0], (nn.Conv2d, nn.BatchNorm2d)) for layers in self.layers[:-1])
+        self._alike = only_last and isinstance(norm := self.layers[-1][0], nn.BatchNorm2d) and not norm.affine
 
     def __call__(self, x: Tensor, scale: Tensor | None = None, *, wide: bool | None = None) -> list[Tensor]:
         """Return the result of each chain.
@@ -57,6 +59,31 @@ class Lanes:
             else:
                 lanes = [parameterless(lane, head) for lane in lanes]
         return _spread(lanes, n, shared)
+
+    def common(self, x: Tensor) -> Tensor | None:
+        """Return the one result of all chains, None where it may not be one.
+
+        It is where all that chains have of their own is a batch-norm without weights, in training: its statistics are
+        kept as if each had been called.
+
+        Args:
+            x: as in `__call__`.
+        """
+        norms = cast(Sequence[nn.BatchNorm2d], self.layers[-1])
+        if not self._alike or not all(norm.training for norm in norms):
+            return None
+        for layers in self.layers[self.starts_with_relu : -1]:
+            x = parameterless(x, layers[0])
+        head = norms[0]
+        if not head.track_running_stats:
+            return F.batch_norm(x, None, None, training=True, eps=head.eps)
+        mean, variance = map(torch.zeros_like, _statistics(norms[:1]))
+        y = F.batch_norm(x, mean, variance, training=True, momentum=1.0, eps=head.eps)  # writes those of the batch
+        with torch.no_grad():
+            batch = [mean] * len(norms) + [variance] * len(norms)
+            torch._foreach_lerp_(_statistics(norms), batch, cast(float, head.momentum))
+            torch._foreach_add_([cast(Tensor, norm.num_batches_tracked) for norm in norms], 1)
+        return y
 
 
 def parameterless(x: Tensor, layer: nn.Module) -> Tensor:

@@ -14,5 +14,6 @@ DSNAS = Preset(
     },
     summary="Learn logits and weights together, at one drawn operation a choice, by the score of the draw.",
     source="Hu et al. 2020, DSNAS: Direct Neural Architecture Search without Parameter Retraining",
-    notes="Without the FLOPs term. The weights are trained with the evaluator's optimizer as in any other search.",
+    notes="Its FLOPs term, which it adds to large networks only, is a cost: {name: flops, ...}, off by default. The "
+    "weights are trained with the evaluator's optimizer as in any other search.",
 )

@@ -8,7 +8,8 @@ SNAS = Preset(
     options={"levels": 1, "weight_step_alpha": "sample", "temperature": 1.0},
     summary="Learn logits and weights together, at relaxed samples of the operations.",
     source="Xie et al. 2019, SNAS: Stochastic Neural Architecture Search",
-    notes="Without the resource term. The reference anneals the temperature to 0.03 only if asked to.",
+    notes="Its resource term is a cost: {name: flops, ...}, off by default. The reference anneals the temperature to "
+    "0.03 only if asked to.",
 )
 
 GUMBEL_DARTS = Preset(

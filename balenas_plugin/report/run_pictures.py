@@ -24,6 +24,7 @@ def run_pictures(run: RunData) -> Iterator[Picture]:
         picture = make(run)
         if picture is not None:
             yield picture
+    yield from _own(run)
 
 
 def probability_pictures(run: RunData) -> Iterator[Picture]:
@@ -255,6 +256,21 @@ def _cells(run: RunData) -> Picture | None:
         alt=_described(lines, "{:.2f}"),
         draw=line_chart(lines, unit="operations, nodes", limits=(0, top + 0.5)),
     )
+
+
+def _own(run: RunData) -> Iterator[Picture]:
+    """Yield a picture of each number that a method is watched by, such as PARSEC's effective sample size."""
+    for name in sorted({str(name) for record in run.records for name in _mapping(record.get("own"))}):
+        lines = _lines([name], [run.series("own", name)])
+        if lines:
+            title = shortened(name.replace("_", " ").capitalize(), 60)
+            yield Picture(
+                name=name,
+                title=title,
+                caption="What the method itself is watched by, at the end of each epoch.",
+                alt=_described(lines, "{:.3g}"),
+                draw=line_chart(lines, unit=shortened(name.replace("_", " "), 30)),
+            )
 
 
 def _mapping(value: object) -> dict[str, object]:

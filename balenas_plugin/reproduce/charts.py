@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,12 +61,14 @@ class Chart:
         results: title of a row -> seed -> epoch -> value; a row without any was not searched.
         about: what else a reader must know: scale, command, versions.
         name: of its files; None: the figure's.
+        beside: the chart of another quantity, written with it.
     """
 
     figure: Figure
     results: Mapping[str, PerSeed]
     about: Mapping[str, Any]
     name: str | None = None
+    beside: Chart | None = None
 
     def curves(self) -> list[tuple[Curve, MeanCurve]]:
         """Return every row with its mean over seeds."""
@@ -86,7 +88,7 @@ class Chart:
             lines.append(markdown_line([row.title, str(curve.seeds), *self._cells(row, curve, epochs)]))
         lines += ["", *(f"- {note}" for note in figure.notes)]
         lines += [*(f"- {key}: {value}" for key, value in self.about.items()), ""]
-        return "\n".join(lines)
+        return "\n".join(lines if self.beside is None else [*lines, self._beside.markdown()])
 
     def csv(self) -> str:
         """Return one line per row, seed and epoch."""
@@ -153,7 +155,14 @@ class Chart:
                 paths.pop(kind).unlink(missing_ok=True)  # of an earlier call with other methods
             else:
                 write_atomically(paths[kind], partial(_write, picture.render(kind)))
-        return list(paths.values())
+        return [*paths.values(), *([] if self.beside is None else self._beside.write(folder))]
+
+    @property
+    def _beside(self) -> Chart:
+        """The other chart, its files named after this one's."""
+        assert self.beside is not None
+        own = self.beside.figure.name.removeprefix(self.figure.name)
+        return replace(self.beside, name=None if self.name is None else self.name + own)
 
     @property
     def _file(self) -> str:

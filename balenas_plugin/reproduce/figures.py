@@ -26,7 +26,10 @@ class Quantity:
         digits: after the point, in tables.
         keys: where a line of diagnostics.jsonl holds it.
         factor: from the file's unit to this one.
-        looked_up: the file holds an architecture's notations there, whose test error on CIFAR-10 the benchmark gives.
+        looked_up: the file holds an architecture's notations there, and the benchmark gives 100 minus this metric of it
+            on CIFAR-10; empty if the number is in the file.
+        partly: what the benchmark does not hold is left out.
+        before: an epoch's number is of the architecture before it is trained, so that of the epoch before in the file.
         curvature: it is measured in some epochs only, as `diagnostics.curvature` and its kin say.
         bounds: that it cannot leave, nor its band in a chart; None for none.
     """
@@ -36,7 +39,9 @@ class Quantity:
     digits: int
     keys: tuple[str, ...]
     factor: float = 1.0
-    looked_up: bool = False
+    looked_up: str = ""
+    partly: bool = False
+    before: bool = False
     curvature: bool = False
     bounds: tuple[float, float] | None = None
 
@@ -45,13 +50,16 @@ class Quantity:
 
         Raises:
             SpaceError: the file holds a malformed architecture.
-            DataError: the benchmark does not hold the architecture.
+            DataError: the benchmark does not hold the architecture, unless `partly`.
         """
         found = at(record, self.keys)
         if self.looked_up:
             if benchmark is None or not isinstance(found, Mapping) or not isinstance(found.get(benchmark.space), str):
                 return None
-            return 100 - benchmark.query(found[benchmark.space], "cifar10", "test_accuracy")
+            architecture = found[benchmark.space]
+            if self.partly and architecture not in benchmark.positions:
+                return None
+            return 100 - benchmark.query(architecture, "cifar10", self.looked_up)
         value = number(found)
         return None if value is None else self.factor * value
 
@@ -83,6 +91,7 @@ class Figure:
         quantity: what they show.
         notes: what a reader must know of the numbers.
         rule: a value to be marked, and what it is.
+        beside: another quantity of the same searches, drawn with it.
     """
 
     name: str
@@ -92,10 +101,14 @@ class Figure:
     quantity: Quantity
     notes: Sequence[str]
     rule: tuple[float, str] | None = None
+    beside: Figure | None = None
 
     def with_methods(self, methods: Sequence[str] | None) -> Figure:
         """Return the figure with some methods only."""
-        return self if methods is None else replace(self, rows=[row for row in self.rows if row.method in methods])
+        if methods is None:
+            return self
+        beside = None if self.beside is None else self.beside.with_methods(methods)
+        return replace(self, rows=[row for row in self.rows if row.method in methods], beside=beside)
 
     def require_measured(self, configs: Sequence[SearchConfig]) -> None:
         """Raise unless these searches write what the figure draws: better now than when they have ended.
@@ -132,6 +145,9 @@ def values_of(
 ) -> dict[int, float]:
     """Return epoch -> value, of the epochs of one search that have one; of an epoch recorded twice, the later."""
     found = {record["epoch"]: quantity.of(record, benchmark) for record in records}
+    if quantity.before:
+        last = max(found, default=0)  # whose update no epoch follows
+        found = {epoch + 1: value for epoch, value in found.items() if epoch < last}
     return {epoch: value for epoch, value in sorted(found.items()) if value is not None}
 
 
@@ -140,8 +156,15 @@ TEST_ERROR = Quantity(
     unit="test error, percent",
     digits=2,
     keys=("notation",),
-    looked_up=True,
+    looked_up="test_accuracy",
     bounds=(0.0, 100.0),
+)
+ANYTIME_TEST_ERROR = replace(TEST_ERROR, partly=True, before=True)
+ANYTIME_VALIDATION_ERROR = replace(
+    ANYTIME_TEST_ERROR,
+    name="validation error on CIFAR-10 in percent",
+    unit="validation error, percent",
+    looked_up="valid_accuracy",
 )
 SKIP_RATIO = Quantity(
     name="skip connections in percent of the chosen operations",
@@ -159,8 +182,36 @@ EIGENVALUE = Quantity(
     curvature=True,
 )
 
-FIGURE_1 = Figure(
+_ANYTIME = Figure(
     name="fig1",
+    title="Anytime test error in NAS-Bench-1Shot1, space 3",
+    about="As the paper's Fig. 1",
+    rows=[
+        Curve("DARTS 1st", "darts-1shot1", "darts"),
+        Curve("DARTS 2nd", "darts-2nd-1shot1", "darts-2nd"),
+        Curve("BaLeNAS 1st", "balenas-1shot1", "balenas"),
+        Curve("BaLeNAS 2nd", "balenas-2nd-1shot1", "balenas-2nd"),
+    ],
+    quantity=ANYTIME_TEST_ERROR,
+    notes=[
+        "Each value is NAS-Bench-101's error, the mean of three trainings of 108 epochs, of the argmax of the alphas "
+        "before this epoch: the start, which is random, and the last update are not shown. No search sees it.",
+        "An epoch whose network the table lacks has no value; `looked up` says how many have one.",
+    ],
+)
+
+FIGURE_1 = replace(
+    _ANYTIME,
+    beside=replace(
+        _ANYTIME,
+        name="fig1-validation",
+        title="Anytime validation error in NAS-Bench-1Shot1, space 3",
+        quantity=ANYTIME_VALIDATION_ERROR,
+    ),
+)
+
+FIGURE_1_NB201 = Figure(
+    name="fig1-nb201",
     title="Anytime test error on NAS-Bench-201",
     about="As the paper's Fig. 1, which is on NAS-Bench-1Shot1",
     rows=[
@@ -170,8 +221,8 @@ FIGURE_1 = Figure(
     ],
     quantity=TEST_ERROR,
     notes=[
-        "The paper's Fig. 1 is on space 3 of NAS-Bench-1Shot1, whose data this package does not have. This is the same "
-        "question on another benchmark, NAS-Bench-201: do not compare the percentages with the paper's.",
+        "The paper's Fig. 1 is on space 3 of NAS-Bench-1Shot1 (`fig1`, which needs NAS-Bench-101's table). This is the "
+        "same question on NAS-Bench-201, which ships: do not compare the percentages with the paper's.",
         "Each value is the benchmark's test error of the architecture that the search would return if it ended with "
         "this epoch (the argmax). It is looked up afterwards; no search sees it.",
     ],
@@ -213,4 +264,4 @@ FIGURE_3 = Figure(
     ],
 )
 
-FIGURES = {figure.name: figure for figure in (FIGURE_1, FIGURE_2, FIGURE_3)}
+FIGURES = {figure.name: figure for figure in (FIGURE_1, FIGURE_1_NB201, FIGURE_2, FIGURE_3)}

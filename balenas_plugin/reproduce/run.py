@@ -152,16 +152,27 @@ def _draw(
     figure.require_measured(configs)
     benchmark = require_benchmark(space_of_config(configs[0]), table) if figure.quantity.looked_up else None
     finished, failure = _search(configs, output, jobs=jobs)
-    logs = {key: read_log(search.folder.diagnostics) for key, search in finished.items()}
-    results = {
-        row.title: {
-            seed: values_of(figure.quantity, logs[row.search, seed].records, benchmark)
-            for seed in seeds
-            if (row.search, seed) in logs
+    logs = {key: read_log(search.folder.diagnostics).records for key, search in finished.items()}
+    about = _about(scale, seeds, benchmark)
+
+    def chart(figure: Figure) -> Chart:
+        results = {
+            row.title: {
+                seed: values_of(figure.quantity, logs[row.search, seed], benchmark)
+                for seed in seeds
+                if (row.search, seed) in logs
+            }
+            for row in figure.rows
         }
-        for row in figure.rows
-    }
-    return Chart(figure, results, _about(scale, seeds, benchmark)), failure
+        looked_up = {}
+        if figure.quantity.partly and benchmark is not None:
+            known = sum(len(values) for found in results.values() for values in found.values())
+            asked = sum(max(len(records) - 1, 0) for records in logs.values())
+            looked_up = {"looked up": f"{known} of {asked} architectures; {benchmark.held}"}
+        beside = None if figure.beside is None else chart(figure.beside)
+        return Chart(figure, results, about | looked_up, beside=beside)
+
+    return chart(figure), failure
 
 
 def _configs(experiment: Experiment | Figure, scale: Scale, seeds: Sequence[int]) -> list[SearchConfig]:

@@ -104,9 +104,16 @@ def load_scale(name: str) -> Scale:
 
 
 def merged(base: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `added` on top, mapping by mapping."""
+    """Return `base` with `added` on top, mapping by mapping; one of another `name` replaces it, as its options do."""
     result = dict(base)
     for key, value in added.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if both else value
+        old = result.get(key)
+        if (
+            isinstance(value, Mapping)
+            and isinstance(old, Mapping)
+            and value.get("name", old.get("name")) == old.get("name")
+        ):
+            result[key] = merged(old, value)
+        else:
+            result[key] = value
     return result

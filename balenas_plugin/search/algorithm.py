@@ -42,6 +42,8 @@ class Order:
     Args:
         first: "architecture", as in DARTS and BaLeNAS, or "weights", as in GDAS.
         architecture_every: an architecture step every so many iterations.
+        architecture_steps: in its place so many an epoch, spread evenly; where an epoch has less iterations, several on
+            one validation batch. Where nobody knows how many iterations an epoch has, `architecture_every` counts.
         order: "first", or "second" for the gradient through one unrolled weight step.
         finite_difference: of the second order, see `second_order_gradient`.
         weight_step: train the weights at the "mean" of the distribution, at a "sample", or at a "uniform" path: one
@@ -58,6 +60,7 @@ class Order:
 
     first: FirstStep = "architecture"
     architecture_every: PositiveInt = 1
+    architecture_steps: PositiveInt | None = None
     order: GradientOrder = "first"
     finite_difference: FiniteDifference = "central"
     weight_step: WeightStep = "mean"
@@ -66,8 +69,13 @@ class Order:
     clip_with: ClippedWith = "weights"
 
     def __post_init__(self) -> None:
-        if self.levels == 1 and (self.order, self.first, self.architecture_every) != ("first", "architecture", 1):
-            raise OptionError("levels: 1 has one step for both, so order, first and architecture_every say nothing")
+        of_two = (self.order, self.first, self.architecture_every, self.architecture_steps)
+        if self.levels == 1 and of_two != ("first", "architecture", 1, None):
+            raise OptionError("levels: 1 has one step for both, so order, first and architecture_... say nothing")
+
+
+Cost = Callable[[Tensor, Weights], Tensor]
+"""Returns what is minimised in the place of a loss, of it and the weights under which costs are expected."""
 
 
 class SkippedStep(Exception):  # noqa: N818  # it is no error
@@ -81,6 +89,10 @@ class Host(Protocol):
     def network_weights(self) -> Sequence[Tensor]:
         """The network's weights that are trained."""
 
+    @property
+    def iterations(self) -> int | None:
+        """How many iterations the epoch has; None if nobody knows."""
+
     def begin(self) -> None:
         """Prepare a step of either level."""
 
@@ -90,8 +102,11 @@ class Host(Protocol):
     def validation_loss(self, k: int) -> Tensor:
         """Return the mean loss on what the k-th draw of the step sees of the validation batch."""
 
+    def validation_accuracy(self, k: int) -> Tensor:
+        """Return the share of it that is classified rightly; only distributions that need it ask for it."""
+
     def training_loss(self, k: int | None) -> Tensor:
-        """Return the same of the training batch, of all of it for None, without a step."""
+        """Return the mean loss on the same part of the training batch, of all of it for None, without a step."""
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Let the network be in evaluation mode inside the block; only perturbations ask for it."""
@@ -128,6 +143,7 @@ class Search:
         order: of the two levels.
         perturbation: of the mixing weights in the weight step; None: there is none.
         mixed_op: how edges compute their candidates; None: all of them in full.
+        cost: joins the loss of the architecture; None: there is none.
         schedule: says in which epochs the architecture is learned, None: in all. An adapter makes its edits.
 
     Raises:
@@ -145,6 +161,7 @@ class Search:
         order: Order,
         perturbation: Perturbation | None = None,
         mixed_op: MixedOp | None = None,
+        cost: Cost | None = None,
         schedule: Schedule | None = None,
     ) -> None:
         if distribution.draws_one and order.order == "second":
@@ -165,10 +182,14 @@ class Search:
             raise OptionError(
                 f"{distribution.name} learns from losses alone, so edge_normalization has no gradient to learn from"
             )
+        if cost is not None and distribution.needs_accuracy:
+            raise OptionError(
+                f"{distribution.name} learns from accuracies, which a cost of the architecture cannot join"
+            )
         if schedule is not None and not schedule.log:  # later it has changed them itself
             schedule.goes_with(mixed_op)
         self.distribution, self.order, self.perturbation = distribution, order, perturbation
-        self.mixed_op, self.schedule = mixed_op, schedule
+        self.mixed_op, self.cost, self.schedule = mixed_op, cost, schedule
 
     def learns(self, epoch: int) -> bool:
         """Return whether an epoch has architecture steps."""
@@ -189,14 +210,21 @@ class Search:
             epoch: from 0.
             index: of the iteration in its epoch, from 0.
         """
-        searches = self.learns(epoch) and (index + 1) % self.order.architecture_every == 0
-        if self.order.levels == 1 and searches:
+        steps = self._architecture_steps(index, host) if self.learns(epoch) else 0
+        if self.order.levels == 1 and steps:
             return self.joint_step(host)
-        if self.order.first == "weights":
-            train_loss = self.weight_step(host)
-            return train_loss, self.architecture_step(host) if searches else None
-        val_loss = self.architecture_step(host) if searches else None
-        return self.weight_step(host), val_loss
+        train_loss = self.weight_step(host) if self.order.first == "weights" else None
+        val_loss = None
+        for _ in range(steps):
+            val_loss = self.architecture_step(host)
+        return train_loss if self.order.first == "weights" else self.weight_step(host), val_loss
+
+    def _architecture_steps(self, index: int, host: Host) -> int:
+        """Return how many architecture steps the iteration has."""
+        wanted = self.order.architecture_steps
+        if wanted is None or (iterations := host.iterations) is None:
+            return int((index + 1) % self.order.architecture_every == 0)
+        return (index + 1) * wanted // iterations - index * wanted // iterations
 
     def architecture_step(self, host: Host) -> Tensor | None:
         """Update the distribution on the validation batch; return the mean loss over its draws, None if left out."""
@@ -214,11 +242,9 @@ class Search:
         def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
             k, parameters = next(draws), list(self.distribution.parameters.values())
             if not self.distribution.needs_gradient:
-                draw.examples = host.examples()
-                with torch.no_grad(), host.mixing(draw):
-                    (mean,) = host.average([host.validation_loss(k)])
-                assert mean is not None
-                return mean, {}
+                loss = self._without_gradient(draw, host, k)
+                self._with_cost(draw, loss, {}, host)  # alone: what weighs the draws is their likelihood
+                return loss, {}
             inputs = [*draw.weights.values(), *parameters, *edges]  # a loss may read the parameters besides
             found: Sequence[Tensor | None]
             with host.mixing(draw):
@@ -244,12 +270,38 @@ class Search:
             labels = list(draw.weights)
             draw.direct = _present(labels, found[len(labels) : 2 * len(labels)])
             of_edges.append(found[2 * len(labels) :])
-            return loss.detach(), _in_the_weights(draw, found)
+            return self._with_cost(draw, loss.detach(), _in_the_weights(draw, found), host)
 
         loss = self.distribution.update(evaluate)
         if self.edges is not None:
             self.edges.step(of_edges)
         return loss
+
+    def _without_gradient(self, draw: Draw, host: Host, k: int) -> Tensor:
+        """Return the loss of a draw, or its accuracy."""
+        with torch.no_grad(), host.mixing(draw):
+            if self.distribution.needs_accuracy:
+                found = host.validation_accuracy(k)
+            else:
+                draw.examples = host.examples()
+                found = host.validation_loss(k)
+        (mean,) = host.average([found])
+        assert mean is not None
+        return mean
+
+    def _with_cost(self, draw: Draw, loss: Tensor, gradients: Weights, host: Host) -> tuple[Tensor, Weights]:
+        """Return the loss with the cost, and its gradient in the weights; the cost's own goes to the draw."""
+        if self.cost is None:
+            return loss, gradients
+        (mean,) = host.average([loss.detach()])
+        assert mean is not None
+        with torch.enable_grad():
+            mean = mean.detach().requires_grad_()
+            total = self.cost(mean, draw.expected)
+            slope, *found = torch.autograd.grad(total, [mean, *draw.expected.values()], allow_unused=True)
+        draw.of_costs = _present(list(draw.expected), found)
+        draw.direct = {label: slope * g for label, g in draw.direct.items()}
+        return total.detach(), {label: slope * g for label, g in gradients.items()}
 
     def weight_step(self, host: Host) -> Tensor | None:
         """Train the network's weights at the mean or at a draw; return the loss."""
@@ -290,7 +342,7 @@ class Search:
             found = host.average([x.grad for x in (*draw.weights.values(), *self._edges)])
             if self.edges is not None:
                 self.edges.step([found[len(draw.weights) :]])
-            return loss, _in_the_weights(draw, found)
+            return self._with_cost(draw, loss, _in_the_weights(draw, found), host)
 
         try:
             with self._around(host, "architecture", "weights"):
@@ -346,15 +398,32 @@ class Search:
         named = {} if self.mixed_op is None else {"mixed_op": {"name": self.mixed_op.name}}
         return {"name": self.distribution.name, **self.distribution.state_dict(), **parts, **named}
 
+    @staticmethod
+    def same_parts(
+        state: Mapping[str, Any] | None, **parts: Perturbation | MixedOp | Schedule | None
+    ) -> Mapping[str, Any] | None:
+        """Return a state that `state_dict` returned, if it is of a search with the same parts.
+
+        Raises:
+            FileFormatError: it is of a search with another perturbation, mixed operation or schedule.
+        """
+        for kind, part in parts.items() if state is not None else ():
+            found = repr(state[kind]["name"]) if state is not None and kind in state else "none"
+            own = "none" if part is None else repr(part.name)
+            if found != own:
+                raise FileFormatError(
+                    f"the checkpoint is of a search whose {kind} is {found}, and that of this one is {own}. Start the "
+                    "search anew."
+                )
+        return state
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state returned by `state_dict`.
 
         Raises:
             FileFormatError: it is of a search with another perturbation, mixed operation or schedule.
         """
-        require_part("perturbation", state, self.perturbation)
-        require_part("mixed_op", state, self.mixed_op)
-        require_part("schedule", state, self.schedule)
+        self.same_parts(state, perturbation=self.perturbation, mixed_op=self.mixed_op, schedule=self.schedule)
         self.distribution.load_state_dict(state)
         for kind, part in self._changing().items():
             if part is not None:
@@ -362,17 +431,6 @@ class Search:
 
     def _changing(self) -> dict[str, Any]:
         return {"perturbation": self.perturbation, "schedule": self.schedule, "edges": self.edges}
-
-
-def require_part(kind: str, state: Mapping[str, Any], part: Perturbation | MixedOp | Schedule | None) -> None:
-    """Raise FileFormatError unless the state of a search is of one with the same part of a kind."""
-    found = repr(state[kind]["name"]) if kind in state else "none"
-    own = "none" if part is None else repr(part.name)
-    if found != own:
-        raise FileFormatError(
-            f"the checkpoint is of a search whose {kind} is {found}, and that of this one is {own}. Start the search "
-            "anew."
-        )
 
 
 def _present(labels: Sequence[str], gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:

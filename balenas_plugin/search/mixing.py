@@ -34,8 +34,7 @@ class MixingWeights(nn.Module):
         self.dropped_are_zeros = False
         """Whether zeros stand in the place of candidates that were dropped for good, so that none need be left out."""
         self._left: dict[Tensor, tuple[Tensor, Sequence[int]]] = {}
-        self.others: Others | None = None
-        """How candidates that the current draw does not compute take part, if it says so (see `drawn_path`)."""
+        self._others: dict[Tensor, Others | Sequence[int]] = {}
 
     def forward(self, parameter: Tensor) -> Tensor:
         """Return the weights of a label, shape (K,)."""
@@ -64,6 +63,10 @@ class MixingWeights(nn.Module):
         """Return the candidates that the current draw computes where some were dropped; None if there are all."""
         return self._kept.get(parameter) if self._kept else None
 
+    def others(self, parameter: Tensor) -> Others | Sequence[int] | None:
+        """Return how candidates that the current draw does not compute take part, if it says so (see `drawn_path`)."""
+        return self._others.get(parameter)
+
     @contextmanager
     def using(
         self, draw: Draw, parameters: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]] | None = None
@@ -75,17 +78,17 @@ class MixingWeights(nn.Module):
             parameters: label -> parameter by which modules ask.
             kept: label -> candidates that have a part, of labels where not all have (`Distribution.kept`).
         """
-        before = self._used, self._chosen, self._kept, self.others
+        before = self._used, self._chosen, self._kept, self._others
         self._used = {parameters[label]: weights for label, weights in draw.weights.items()}
         self._chosen = {parameters[label]: index for label, index in draw.chosen.items()}
         given = {parameters[label]: indices for label, indices in (kept or {}).items()}
         zeros = {p: indices for p, (_, indices) in self._left.items()} if self.dropped_are_zeros else {}
         self._kept = {p: indices for p, indices in given.items() if zeros.get(p) != indices}
-        self.others = draw.others
+        self._others = {parameters[label]: others for label, others in draw.others.items()}
         try:
             yield
         finally:
-            self._used, self._chosen, self._kept, self.others = before
+            self._used, self._chosen, self._kept, self._others = before
 
     @property
     def draws_paths(self) -> bool:

@@ -74,9 +74,13 @@ def get_space(name: str) -> SearchSpace:
 
 
 def space_of(supernet: object) -> SearchSpace:
-    """Return the space of a model space of NNI, or of a supernet made of one; an unknown one is a `SearchSpace()`."""
+    """Return the space of a model space of NNI, or of a supernet made of one; an unknown one is a `SearchSpace()`.
+
+    Where a class derives from that of another space, it is of its own.
+    """
     classes = [f"{each.__module__}:{each.__qualname__}" for each in type(supernet).__mro__]
-    return next((space for space in SPACES.all if space.supernet in classes), SearchSpace())
+    found = [space for space in SPACES.all if space.supernet in classes]
+    return min(found, key=lambda space: classes.index(space.supernet), default=SearchSpace())
 
 
 def space_of_notation(notation: Iterable[str]) -> SearchSpace:

@@ -48,10 +48,12 @@ class SearchSpace:
         source: author, year, where it is defined.
         aliases: other names in configs.
         supernet: "module:Class", NNI's model space; nothing else of a space needs NNI, so it has a module of its own.
-        ground_truth: name of a module with `find_table` and `open_benchmark`, like `balenas_plugin.benchmarks`; empty
-            if there is no benchmark.
+        ground_truth: name of a module with `find_table` and `open_benchmark`, like `balenas_plugin.benchmarks`, or
+            "module:name" of an object with them; empty if there is no benchmark.
         size: number of its architectures, as they are usually counted; None if that is not known.
         image_shape: (channels, height, width) of an input.
+        trained_as: name -> sizes of the constructor: the networks that its papers train, which `balenas query` counts
+            the parameters of; empty where the benchmark knows them.
         choices: label -> what can be chosen there, in the order of the supernet's architecture parameters.
         kinds: operation -> `NONE`, `SKIP`, `PARAMETER_FREE` or `PARAMETRIC`; those left out follow from their modules.
         drawn_names: operation -> its name in the notation and in exported drawings, where that is another.
@@ -65,6 +67,7 @@ class SearchSpace:
     ground_truth: str = ""
     size: int | None = None
     image_shape: tuple[int, ...] = (3, 32, 32)
+    trained_as: Mapping[str, Mapping[str, int]] = {}
     choices: Mapping[str, Sequence[Any]] = {}
     kinds: Mapping[str, str] = {}
     drawn_names: Mapping[str, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +11,15 @@ from torch import nn
 from tqdm import tqdm
 
 from balenas_plugin.bayes.architectures import Architectures, single_decisions
-from balenas_plugin.bayes.decisions import Architecture, CellNode, TopSet
+from balenas_plugin.bayes.decisions import NO_CONNECTION, Architecture, CellNode, SoftmaxNode, TopSet
 from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.selection.supernet_accuracy import Batch, SupernetAccuracy
 
 _LR, _MOMENTUM, _WEIGHT_DECAY, _CLIP = 2.5e-3, 0.9, 3e-4, 5.0
 """Of the training between decisions, as the reference's."""
+
+_STRONG = 100.0
+"""Score of the operation of an edge that stays: its softmax is 1."""
 
 
 def perturbation_pick(
@@ -42,7 +46,10 @@ def perturbation_pick(
         for choice in tqdm(order, desc="darts-pt", disable=not progress):
             perturbation.decide(choice)
             perturbation.fine_tune()
-    return architectures.discretise(perturbation.scores)
+    decisions = [
+        replace(d, log_edge_weights=()) if isinstance(d, CellNode) else d for d in architectures.decisions
+    ]  # what edges are worth has been found out
+    return Architectures(decisions, architectures.posterior).discretise(perturbation.scores)
 
 
 class _Perturbation:
@@ -57,11 +64,12 @@ class _Perturbation:
         self.nodes = [d for d in decisions if isinstance(d, CellNode) and d.num_ops < len(d.labels)]
         self._stay = {d.label: d.n_chosen for d in decisions if isinstance(d, TopSet)}
         self._candidates = {label: posterior.laws[label].kept.nonzero().flatten().tolist() for label in self.labels}
-        for node in decisions:
-            if isinstance(node, CellNode):  # NNI's cells have one more entry, "edge not chosen"
-                for label in node.labels:
-                    self._candidates[label] = [k for k in self._candidates[label] if k < len(node.op_names)]
-                    self._stay[label] = max(1, node.num_ops - len(node.labels) + 1)
+        for node in (d for d in decisions if isinstance(d, CellNode)):
+            for label, names in zip(node.labels, node.op_names, strict=True):
+                never = {NO_CONNECTION} if isinstance(node, SoftmaxNode) else set()  # and NNI's "edge not chosen"
+                allowed = [k for k, name in enumerate(names) if name not in never]
+                self._candidates[label] = [k for k in self._candidates[label] if k in allowed]
+                self._stay[label] = max(1, node.num_ops - len(node.labels) + 1)
         means = self._mixture.mean_weights()
         self._weights = {k: torch.where(posterior.laws[k].kept, means[k].cpu(), 0) for k in self.labels}
         self.scores = {label: torch.zeros_like(posterior.scores[label]) for label in self.labels}
@@ -102,7 +110,7 @@ class _Perturbation:
             self._weights[cheapest] = torch.zeros_like(self._weights[cheapest])
             labels.remove(cheapest)
         for label in labels:
-            self.scores[label] += 1
+            self.scores[label][self.scores[label].argmax()] = _STRONG
 
     def _without(self, label: str, candidate: int | None = None) -> float:
         """Return the accuracy without a candidate of a label, or without all of them."""

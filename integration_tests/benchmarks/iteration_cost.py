@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import multiprocessing
 import statistics
 import sys
@@ -24,6 +25,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,9 @@ def balenas(**options: Any) -> Callable[[], Any]:
     return preset("BaLeNAS", **{"num_mc_samples": 1, **options})
 
 
+EVERY = {"warmup_epochs": 0, "architecture_every": 1}
+"""An architecture step in each iteration, as the other rows have."""
+
 AS_NNI_COMPUTES = {"fused": False, "channels_last": False}
 
 CANDIDATES: dict[str, Callable[[], Any]] = {
@@ -77,10 +82,21 @@ CANDIDATES: dict[str, Callable[[], Any]] = {
     "DARTS": preset("DARTS"),
     "SDARTS_RS": preset("SDARTS_RS"),
     "SDARTS_ADV": preset("SDARTS_ADV"),
+    "  partial channels, k 4": preset("DARTS", mixed_op={"name": "partial-channels", "k": 4}),
+    "PCDARTS": preset("PCDARTS"),
+    "MergeNAS": preset("MergeNAS"),
     "DrNAS": preset("DrNAS"),
     "GumbelDARTS": preset("GumbelDARTS"),
     "GDAS": preset("GDAS"),
     "  GDAS not fused": preset("GDAS", fused=False),
+    "RSPS": preset("RSPS", selection=None),
+    "SETN": preset("SETN", selection=None),
+    "ENAS": preset("ENAS", selection=None),
+    "ProxylessNAS": preset("ProxylessNAS", **EVERY),
+    "  two paths": preset("ProxylessNAS", mode="two", **EVERY),
+    "  an architecture step in five": preset("ProxylessNAS", warmup_epochs=0),
+    "DSNAS": preset("DSNAS"),
+    "PARSEC": preset("PARSEC"),
     "BaLeNAS M=1": balenas(),
     "  not fused": balenas(fused=False),
     "  not channels-last": balenas(channels_last=False),
@@ -266,12 +282,14 @@ def every_preset(options: argparse.Namespace) -> dict[str, Any]:
     from balenas_plugin.errors import BalenasError
     from balenas_plugin.presets import list_presets
 
-    def run(name: str, iterations: int) -> list[float]:
-        strategy = preset(name, warmup_epochs=0)()
-        return search(strategy, options, iterations, time.process_time)
+    def run(name: str, iterations: int, sizes: argparse.Namespace = options) -> list[float]:
+        return search(preset(name, warmup_epochs=0)(), sizes, iterations, time.process_time)
 
     def memory_of(name: str, found: Any) -> None:
+        small = argparse.Namespace(**{**vars(options), "channels": 2, "cells": 1, "batch_size": 2, "image_size": 8})
         try:
+            if options.device == "cpu":
+                run(name, 3, small)  # what is loaded at the first use is no preset's own
             peak = PeakMemory()
             with peak.watched(options.device):
                 run(name, 6)
@@ -279,14 +297,12 @@ def every_preset(options: argparse.Namespace) -> dict[str, Any]:
         except BalenasError as error:
             found.put(str(error))
 
-    if options.device == "cpu":  # what is imported and kept at the first use is no preset's own
-        small = argparse.Namespace(**{**vars(options), "channels": 2, "cells": 1, "batch_size": 2, "image_size": 8})
-        search(preset("DARTS")(), small, 3)
     fork = multiprocessing.get_context("fork")
     names = ["DARTS", *(name for name in list_presets() if name != "DARTS" and name in (options.only or [name]))]
     memory: dict[str, Any] = {}
     for name in names:
-        preset(name, warmup_epochs=0)()  # imported here, so that no process counts it
+        with suppress(BalenasError):  # said by the process
+            preset(name, warmup_epochs=0)()  # imported here, so that no process counts it
         found: Any = fork.SimpleQueue()
         process = fork.Process(target=memory_of, args=(name, found))
         process.start()
@@ -297,7 +313,8 @@ def every_preset(options: argparse.Namespace) -> dict[str, Any]:
     for _ in range(options.rounds):
         for name in names:
             seconds[name].append(run(name, options.iterations))
-    medians = {name: statistics.median(chain.from_iterable(each)) for name, each in seconds.items()}
+    measured = {name: [*chain.from_iterable(each)] or [math.nan] for name, each in seconds.items()}
+    medians = {name: statistics.median(each) for name, each in measured.items()}
     goals = GOALS if options.space == "NasBench201" else GOALS_IN_DARTS_SPACE
     print(f"{'CPU ms/iteration':>37}{'ratio':>7}{'goal':>6}{'of rounds':>12}{'peak MiB':>10}{'ratio':>7}{'goal':>6}")
     for name, peak in memory.items():
@@ -310,7 +327,7 @@ def every_preset(options: argparse.Namespace) -> dict[str, Any]:
         ratios = medians[name] / medians["DARTS"], None if peak is None else peak / memory["DARTS"]
         wanted = goals.get(name, (None, None))
         line = f"{name:20}{1e3 * medians[name]:17.1f}{ratios[0]:7.2f}{wanted[0] or '':>6}"
-        line += f"{f'{min(rounds):.2f}-{max(rounds):.2f}':>12}"
+        line += f"{'-'.join(f'{end:.2f}' for end in (min(rounds), max(rounds))) if rounds else '':>12}"
         if peak is not None and ratios[1] is not None:
             line += f"{peak:10.0f}{ratios[1]:7.2f}{wanted[1] or '':>6}"
         missed = any(goal and ratio and ratio > goal for ratio, goal in zip(ratios, wanted, strict=True))
@@ -365,7 +382,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--image-size", type=int, default=16)
     parser.add_argument("--iterations", type=int, default=12, help="per round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="0 with --presets: memory alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", default="32-true", help="of Lightning's trainer, e.g. bf16-mixed")

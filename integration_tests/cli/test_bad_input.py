@@ -69,6 +69,20 @@ OPTIONS = {
     "logging of NNI": ("strategy={name: nni.DARTS, log_prob_every_n_step: 0}", "whole number of at least 1, got 0"),
     "learning rate of NNI's type": ("strategy={name: nni.DARTS, arc_learning_rate: x}", "must be a number, got 'x'"),
     "temperature": ("strategy={name: GumbelDARTS, temperature: hot}", "number or 2 positive numbers, got 'hot'"),
+    "cost without a table": ("strategy.cost={name: latency, reference: 5}", "needs the table that `balenas latency"),
+    "cost's table": (
+        "strategy.cost={name: latency, reference: 5, table: no.json}",
+        "cannot read the table of costs no",
+    ),
+    "cost's table for nothing": (
+        "strategy.cost={name: flops, reference: 5, table: x}",
+        "so it takes no table",
+    ),
+    "cost's logarithm": (
+        "strategy.cost={name: flops, reference: 1, form: mul#log}",
+        "must be more than 1 for",
+    ),
+    "cost's form": ("strategy.cost={name: flops, reference: 9, form: mul}", "cost.form must be one of add#linear, mul"),
     "objects": ("strategy.penalty=3", "strategy.penalty must be a mapping of options, got 3"),
     "optimizer's type": ("evaluator.optimizer.lr=fast", "must be a number, got 'fast'"),
     "optimizer's value": ("evaluator.optimizer.lr=-1", "Invalid learning rate: -1"),

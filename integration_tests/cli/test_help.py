@@ -148,13 +148,43 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_methods_are_listed_with_their_parts_and_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """The table knows every part, and says what `Search` says."""
     from balenas_plugin.distributions import list_distributions
+    from balenas_plugin.mixed_ops import list_mixed_ops
     from balenas_plugin.perturbations import list_perturbations
     from balenas_plugin.presets import list_presets
 
     assert main(["methods"]) == 0
     listed = capsys.readouterr().out
-    for name in (*list_presets(), *list_distributions(), *list_perturbations()):
+    for name in (*list_presets(), *list_distributions(), *list_perturbations(), *list_mixed_ops()):
         assert re.search(rf"^  {name} ", listed, re.MULTILINE), name
     assert "hard-gumbel computes one candidate a draw, so sdarts-adv cannot perturb it" in listed
     assert "levels: 1 has no weight step of its own, which sdarts-rs perturbs" in listed
+    assert "importance-weighted learns from losses alone, so edge_normalization has no gradient" in listed
     assert not re.search(r"^  (point|gaussian|dirichlet|gumbel) (computes|compares)", listed, re.MULTILINE)
+
+
+def test_spaces_are_listed_with_their_sizes_and_ground_truth(capsys: pytest.CaptureFixture[str]) -> None:
+    from balenas_plugin.search_spaces import list_spaces
+
+    assert main(["spaces"]) == 0
+    listed = capsys.readouterr().out
+    for name in list_spaces():
+        assert re.search(rf"^{name} ", listed, re.MULTILINE), name
+    assert "15,625 architectures; 6 choices among 5: none, skip_connect" in listed
+    assert "ground truth: nasbench201.parquet" in listed
+    assert "2,123,366,400 architectures; 28 choices among 2: noise, sep_conv_3x3" in listed
+
+
+def test_query_counts_a_genotype(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """DARTS_V1, as Liu et al. have published it; the counts are those of its reference."""
+    monkeypatch.delenv("BALENAS_DATA", raising=False)
+    normal = "[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 0), ('sep_conv_3x3', 1), "
+    normal += "('skip_connect', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 2)]"
+    reduce = "[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 0), "
+    reduce += "('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('avg_pool_3x3', 0)]"
+    text = f"Genotype(normal={normal}, normal_concat=range(2, 6), reduce={reduce}, reduce_concat=range(2, 6))"
+    assert main(["query", text]) == 0
+    printed = capsys.readouterr().out
+    for counts in ("3,169,414 500,987,520", "3,221,344 501,039,360", "4,510,432 505,864,704"):
+        assert counts in re.sub(" +", " ", printed)
+    assert main(["query", text.replace("max_pool_3x3", "max_pool_4x4", 1)]) == 2
+    assert "reduce cell, node 2: unknown operation 'max_pool_4x4'" in capsys.readouterr().err

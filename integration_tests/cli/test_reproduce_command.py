@@ -120,19 +120,19 @@ def test_a_figure_takes_the_searches_of_the_table(reproduced: Path, data_dir: Pa
 
 
 def test_a_figure_shows_what_was_not_run(reproduced: Path, data_dir: Path) -> None:
-    words = ["fig1" if word == "table1" else word for word in COMMAND]
+    words = ["fig1-nb201" if word == "table1" else word for word in COMMAND]
     ended = balenas(*words, str(data_dir), "--resume", folder=reproduced)
     assert ended.code == 2
     assert "search gumbel-darts seed 3 failed and said: strategy 'NoStrategy' is unknown" in ended.errors
     assert "Traceback" not in ended.errors
-    text = (reproduced / "found" / "fig1.md").read_text()
+    text = (reproduced / "found" / "fig1-nb201.md").read_text()
     assert "| GumbelDARTS | 0 | not run |" in text
-    document = json.loads((reproduced / "found" / "fig1.json").read_text())
+    document = json.loads((reproduced / "found" / "fig1-nb201.json").read_text())
     errors = {row["title"]: row["mean"]["values"] for row in document["rows"]}
     table = json.loads((reproduced / "found" / "table1.json").read_text())
     accuracies = next(row["seeds"]["3"] for row in table["rows"] if row["title"] == "DARTS 1st")
     assert errors["DARTS 1st"] == [pytest.approx(100 - accuracies["cifar10"])]  # its only epoch is its last
-    assert (reproduced / "found" / "fig1.png").exists()
+    assert (reproduced / "found" / "fig1-nb201.png").exists()
 
 
 def test_a_figure_that_cannot_be_drawn_is_refused_first(reproduced: Path) -> None:

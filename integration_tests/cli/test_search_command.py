@@ -238,7 +238,7 @@ def test_strategies_of_nni_run(strategy: str, folder: Path) -> None:
 
 
 def test_enas_runs_or_says_what_it_needs(folder: Path) -> None:
-    ended = balenas("search", "tiny.yml", "--set", "strategy={name: ENAS, batches_per_update: 2}", folder=folder)
+    ended = balenas("search", "tiny.yml", "--set", "strategy={name: nni.ENAS, batches_per_update: 2}", folder=folder)
     if has_tianshou:
         assert ended.code == 0, ended.errors
         (record,) = read_json(folder / "runs" / "tiny" / "architectures.json")

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from naslib.search_spaces import NasBench201SearchSpace, NasBench301SearchSpace
 
+from balenas_plugin.adapters.naslib.optimizer_options import usable_presets
 from balenas_plugin.naslib import DistributionOptimizer
-from balenas_plugin.presets import get_preset, list_presets
+from balenas_plugin.presets import get_preset
 
-PRESETS = list_presets()
+PRESETS = usable_presets()
 ONE_EACH = list({get_preset(name).distribution: name for name in reversed(PRESETS)}.values())
 """A preset of every distribution."""
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from naslib import utils
 
-from balenas_plugin.adapters.naslib.optimizer_options import SEARCH_OPTIONS, SearchOptions, naslib_names
+from balenas_plugin.adapters.naslib.optimizer_options import SEARCH_OPTIONS, SearchOptions, naslib_names, usable_presets
 from balenas_plugin.adapters.naslib.runner import add_optimizers, script_names
 from balenas_plugin.distributions.gaussian import Gaussian
 from balenas_plugin.errors import OptionError
 from balenas_plugin.naslib import BaLeNASOptimizer, DistributionOptimizer
-from balenas_plugin.presets import list_presets
 from balenas_plugin.search import Order
 
 from ..cli.commands import Ended, balenas  # noqa: TID252  (tests are in no package to name)
@@ -182,10 +181,11 @@ def test_our_configs_hold_valid_options(name: str) -> None:
         "prior_precision",
         "initial_precision",
     }
-    assert all(DistributionOptimizer(config, preset=preset) for preset in list_presets())
+    assert all(DistributionOptimizer(config, preset=preset) for preset in usable_presets())
     assert {*SEARCH_OPTIONS, *naslib_names(Gaussian)} - set(config["search"]) == {
         "antithetic",
         "architecture_every",
+        "architecture_steps",
         "betas",
         "clip_with",
         "dataset_size",

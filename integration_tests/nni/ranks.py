@@ -27,7 +27,7 @@ from balenas_plugin import BaLeNAS
 from balenas_plugin.selection import ProxySelection
 
 from .searches import QUIET, random_data, search
-from .spaces import CLASSES, Layers
+from .spaces import CLASSES, FactoryCell, Layers
 
 EXAMPLES, BATCH = 32, 8
 
@@ -215,6 +215,9 @@ CASES: dict[str, Callable[[int, Path], dict[str, Any]]] = {
         weight_step_alpha="sample",
         levels=1,
         perturbation={"name": "operation-dropout", "rate": 0.3},
+    ),
+    "layers on a part of the channels, of weighed edges": searched(
+        FactoryCell, num_mc_samples=2, mixed_op={"name": "partial-channels", "k": 2, "edge_normalization": True}
     ),
     "layers that not every process uses": searched(Partly, num_mc_samples=2, marked=True),
     "layers that not every process uses, second order": searched(Partly, num_mc_samples=2, marked=True, order="second"),

@@ -241,6 +241,24 @@ class AttentionValues(ModelSpace):
         return self.head(mixed.mean(1))
 
 
+class Convolutions(ModelSpace):
+    """A choice between pooling, an identity and two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def convolution(size: int) -> nn.Module:
+            return nn.Sequential(nn.Conv2d(4, 4, size, padding=size // 2, bias=False), nn.BatchNorm2d(4))
+
+        self.stem = nn.Conv2d(1, 4, 1)
+        pool = nn.AvgPool2d(3, 1, 1)
+        self.op = LayerChoice([pool, nn.Identity(), convolution(1), convolution(3)], label="op")
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.op(self.stem(x)).mean((2, 3)))
+
+
 class NothingToSearch(ModelSpace):
     """A model without a choice."""
 

@@ -18,7 +18,11 @@ from nni.nas.space import RawFormatModelSpace
 from torch import Tensor, nn
 
 from balenas_plugin import GDAS, BaLeNAS
-from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
+from balenas_plugin.adapters.nni.supernets.parameters import (
+    architecture_parameters,
+    choice_names,
+    parameterised_candidates,
+)
 from balenas_plugin.distributions import Draw
 from balenas_plugin.search.mixing import mixing_of
 
@@ -78,11 +82,13 @@ def one_pass(
     }
 
 
-def hard(name: str, shift: int, *, others: str | None = "none", alone: bool = True) -> Draw:
+def hard(name: str, shift: int, *, others: Any = "none", alone: bool = True) -> Draw:
     """Return a draw of one candidate a label: others for each; or of one for all, counted from the end."""
     sizes = {label: len(a) for label, a in architecture_parameters(made(name, True)[0]).items()}
     chosen = {label: n + shift if shift < 0 else (k + shift) % n for k, (label, n) in enumerate(sizes.items())}
     weights = {label: F.one_hot(torch.tensor(k), sizes[label]).double() for label, k in chosen.items()}
+    if others == "evaluated":
+        others = {label: [k for k in range(n) if k != chosen[label]] for label, n in sizes.items()}
     return Draw({}, weights, chosen=chosen if alone else None, others=others)
 
 
@@ -134,6 +140,20 @@ def test_what_is_kept_alone_is_the_sum_with_zeros(name: str) -> None:
         left = everything["gradients"].keys() - found["gradients"].keys()
         assert all(everything["gradients"][parameter].count_nonzero() == 0 for parameter in left)
         assert left or name not in ("NasBench201", "DARTS", "LayerChoices")
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_candidates_evaluated_in_the_backward_pass_have_the_gradients_of_the_sum_over_all(name: str) -> None:
+    """And move statistics as there; the weights of their layers have no gradient."""
+    for shift in (1, -1):
+        everything = one_pass(name, hard(name, shift, alone=False), fused=False)
+        trained = one_pass(name, hard(name, shift), fused=False)["gradients"]
+        kinds = ["logits", "in the weights", *(["statistics"] if shift == 1 else [])]  # none behind zeros alone
+        for fused in (False, True):
+            found = one_pass(name, hard(name, shift, others="evaluated"), fused=fused)
+            for kind in kinds:
+                assert_close(found[kind], everything[kind])
+            assert found["gradients"].keys() == trained.keys()
 
 
 @pytest.mark.parametrize(
@@ -211,3 +231,15 @@ def test_a_search_draws_for_each_step_and_trains_what_is_drawn(fused: bool, tmp_
     for label, alpha in architecture_parameters(strategy.supernet).items():
         assert alpha.grad is not None
         assert not torch.equal(alpha, before[label])
+
+
+def test_candidates_say_themselves_which_of_them_have_weights() -> None:
+    flags = parameterised_candidates(made("DARTS", True)[0])
+    names = choice_names(made("DARTS", True)[0])
+    assert flags.keys() == names.keys()
+    for label, named in names.items():  # also where a skip connection halves the image, and has weights
+        assert {name for name, has in zip(named, flags[label], strict=True) if has} == {
+            *("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
+        }
+    assert set(parameterised_candidates(made("NasBench201", True)[0]).values()) == {(False, False, True, True, False)}
+    assert parameterised_candidates(made("Inputs", True)[0]) == {}

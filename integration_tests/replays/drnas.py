@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from balenas_plugin.bayes.decisions import strongest_edges
 from balenas_plugin.distributions import Draw
 from balenas_plugin.distributions.dirichlet import Dirichlet
 from balenas_plugin.mixed_ops.channels import Copies, widen
@@ -15,7 +16,6 @@ from balenas_plugin.mixed_ops.partial_channels import PartialChannels
 from balenas_plugin.schedules import Keep, Seen
 from balenas_plugin.schedules.drnas_progressive import DrNASProgressive
 from balenas_plugin.search import Order, Search
-from balenas_plugin.search.discretise import strongest_edges
 from balenas_plugin.search_spaces import NONE, PARAMETER_FREE, PARAMETRIC, SKIP
 from balenas_plugin.search_spaces.nasbench201 import format_string
 from replays import difference, largest, tensor

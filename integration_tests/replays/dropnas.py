@@ -156,7 +156,7 @@ def parse(document: dict[str, Any]) -> float:
         for node, (alphas, gene) in enumerate(zip(row["alpha"], row["gene"], strict=True)):
             labels = tuple(f"cell/{node + 2}_{j}" for j in range(len(alphas)))
             scores = {label: tensor(a) for label, a in zip(labels, alphas, strict=True)}
-            decision = CellNode("cell", node + 2, labels, 2, tuple(names))
+            decision = CellNode("cell", node + 2, labels, 2, (tuple(names),) * len(labels))
             posterior = Posterior(scores, {label: torch.ones_like(a) for label, a in scores.items()})
             found = decision.to_architecture(decision.choose(scores), posterior)
             chosen = [[found[f"cell/op_{node + 2}_{k}"], found[f"cell/input_{node + 2}_{k}"][0]] for k in range(2)]

@@ -8,7 +8,9 @@ import torch
 from balenas_plugin.distributions import Distribution, Draw, get_distribution
 
 MEMBERS = {
+    "binary-gates": {},
     "categorical": {},
+    "controller": {},
     "dirichlet": {},
     "exponentiated-gradient": {},
     "gaussian": {"dataset_size": 50, "initial_precision": 4.0, "lr": 0.05},
@@ -20,7 +22,17 @@ MEMBERS = {
 }
 """name -> options; every distribution of the package has an entry."""
 
-SAMPLED = ("categorical", "dirichlet", "gaussian", "gumbel", "hard-gumbel", "importance-weighted", "uniform")
+SAMPLED = (
+    "binary-gates",
+    "categorical",
+    "controller",
+    "dirichlet",
+    "gaussian",
+    "gumbel",
+    "hard-gumbel",
+    "importance-weighted",
+    "uniform",
+)
 """Those whose choices are drawn, so that probabilities can be counted."""
 
 
@@ -57,7 +69,10 @@ def make(name: str, *, dtype=torch.float64, labels=("a", "b"), seed=0, **options
     values = {label: torch.randn(sizes[label], generator=generator, dtype=torch.float64) for label in sizes}
     parameters = {label: values[label].to(dtype).clone() for label in labels}
     kind = USERS[name] if name in USERS else get_distribution(name)
-    return kind(parameters, seed=seed, **({**MEMBERS.get(name, {}), **options} if kind.learns else {}))
+    made = kind(parameters, seed=seed, **({**MEMBERS.get(name, {}), **options} if kind.learns else {}))
+    if kind.needs_accuracy:
+        made.start()  # its parameters are what its policy says
+    return made
 
 
 def linear(costs):

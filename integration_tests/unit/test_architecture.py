@@ -20,9 +20,9 @@ LAZY = {"search_spaces/*/ground_truth.py", "search_spaces/*/supernet.py"}
 LAYERS = (
     {"errors", "machine", "restoring"},
     {"bounded_yaml", "files", "options", "parts", "signals"},
-    {"bayes", "data", "fused", "mixed_ops"},
-    {"search_spaces"},
-    {"benchmarks", "diagnostics", "distributions", "export", "presets", "proxies"},
+    {"bayes", "data", "mixed_ops"},
+    {"fused", "search_spaces"},
+    {"benchmarks", "costs", "diagnostics", "distributions", "export", "presets", "proxies"},
     {"perturbations", "schedules"},
     {"search", *LAZY},
     {"config"},
@@ -34,11 +34,11 @@ LAYERS = (
 )
 """Parts of the package from the bottom up; a part imports only parts of lower layers, and itself."""
 
-ROOMS = ("supernets", "one_shot", "callbacks", "strategies", "run", "web")
+ROOMS = ("supernets", "candidates", "one_shot", "callbacks", "strategies", "run", "web")
 """Rooms of adapters/nni from the bottom up; a module imports only from its own room and from lower ones."""
 
 MOST_MODULES = 12
-"""In one folder, __init__.py not counted."""
+"""In one folder, __init__.py not counted; but presets are data, a file a paper, and grow with the papers."""
 
 MOST_LINES = 400
 
@@ -145,7 +145,9 @@ def test_there_are_no_circles() -> None:
 
 def test_folders_and_modules_are_small() -> None:
     counts = Counter(path.parent for path in MODULES.values() if path.name != "__init__.py")
-    assert {folder.relative_to(ROOT): n for folder, n in counts.items() if n > MOST_MODULES} == {}
+    assert {
+        folder.relative_to(ROOT): n for folder, n in counts.items() if n > MOST_MODULES and folder.name != "presets"
+    } == {}
     everything = [*MODULES.values(), *(ROOT / "integration_tests").rglob("*.py")]
     lines = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8").count("\n") for path in everything}
     assert {path: n for path, n in lines.items() if n > MOST_LINES} == {}

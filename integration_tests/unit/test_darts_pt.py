@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from balenas_plugin.bayes import Posterior
 from balenas_plugin.bayes.architectures import Architectures
-from balenas_plugin.bayes.decisions import CellNode, Decision, OneOf, TopSet
+from balenas_plugin.bayes.decisions import CellNode, Decision, OneOf, SoftmaxNode, TopSet
 from balenas_plugin.selection.darts_pt import perturbation_pick
 from balenas_plugin.selection.supernet_accuracy import SupernetAccuracy
 
@@ -93,13 +94,15 @@ def test_ties_are_broken_by_the_mixing_weights() -> None:
     assert found == {"a": "y"}
 
 
-def test_a_node_drops_the_cheapest_inputs_one_after_the_other() -> None:
+@pytest.mark.parametrize(("kind", "names"), [(CellNode, ("x", "y")), (SoftmaxNode, ("x", "y", "none"))])
+def test_a_node_drops_the_cheapest_inputs_one_after_the_other(kind: type[CellNode], names: tuple[str, ...]) -> None:
     labels = ("c/3_0", "c/3_1", "c/3_2")
     values = {"c/3_0": [5.0, 50, 900], "c/3_1": [30.0, 20, 900], "c/3_2": [1.0, 99, 900]}
-    found, supernet = pick({k: torch.tensor(v) for k, v in values.items()}, [CellNode("c", 3, labels, 2, ("x", "y"))])
+    node = kind("c", 3, labels, 2, (names,) * 3, log_edge_weights=(0.0, 20.0, 0.0))  # which do not count here
+    found, supernet = pick({k: torch.tensor(v) for k, v in values.items()}, [node])
     assert found["c/op_3_0"] == found["c/op_3_1"] == "y"
     assert sorted([found["c/input_3_0"], found["c/input_3_1"]]) == [[0], [2]]
-    assert len(supernet.network.asked) == 3 * 2 + 3  # the entry "edge not chosen" is no candidate
+    assert len(supernet.network.asked) == 3 * 2 + 3  # the third entry is no candidate
 
 
 def test_fine_tuning_trains_a_few_batches_after_each_decision() -> None:

@@ -16,6 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from balenas_plugin.data import DataConfig, collate, load_search_data, load_test_data
 from balenas_plugin.data.sources.cifar import CIFAR10_MEAN, CIFAR10_STD
 from balenas_plugin.data.sources.folder import ImageFiles
+from balenas_plugin.data.sources.svhn import SVHN_MEAN, SVHN_STD
 from balenas_plugin.errors import BalenasError, DataError, MissingDependencyError, OptionError
 
 pa = pytest.importorskip("pyarrow")
@@ -97,12 +98,28 @@ def test_cifar100_has_the_fine_classes(cifar_root):
     assert sorted(labels.tolist()) == list(range(92, 100))
 
 
+def test_svhn_is_read_with_its_own_labels(tmp_path, monkeypatch):
+    import scipy.io
+    import torchvision.datasets.svhn
+
+    monkeypatch.setattr(torchvision.datasets.svhn, "check_integrity", lambda path, md5=None: Path(path).is_file())
+    images = np.arange(32 * 32 * 3 * 4, dtype=np.uint64).reshape(32, 32, 3, 4).astype(np.uint8)
+    scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": images, "y": np.array([[1], [10], [3], [9]])})
+    data = load_search_data(DataConfig(name="svhn", root=tmp_path))
+    assert (data.num_classes, data.image_shape) == (10, (3, 32, 32))
+    position = int((data.architecture_rows == data.architecture_rows.max()).nonzero()[0])
+    image, label = data.architecture_set[position]
+    row = int(data.architecture_rows[position])
+    assert torch.equal(denormalise(image, SVHN_MEAN, SVHN_STD), torch.from_numpy(images[..., row].transpose(2, 0, 1)))
+    assert label == [1, 0, 3, 9][row]  # the file calls the zero 10
+
+
 def test_cifar_root_falls_back_on_the_environment(cifar_root, monkeypatch):
     monkeypatch.setenv("BALENAS_DATA", str(cifar_root))
     assert load_search_data(DataConfig(name="cifar10")).sizes == (10, 10)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn"])
 def test_absent_cifar_names_the_option_that_fetches_it(name, tmp_path):
     with pytest.raises(DataError, match=r"download: true") as caught:
         load_search_data(DataConfig(name=name, root=tmp_path))

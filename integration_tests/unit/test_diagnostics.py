@@ -189,7 +189,7 @@ def test_draws_follow_the_probabilities():
 
 
 def test_the_logit_of_edges_that_are_not_chosen_is_no_candidate():
-    node = CellNode("cell", 2, ("cell/2_0", "cell/2_1"), 2, ("conv", "skip"))
+    node = CellNode("cell", 2, ("cell/2_0", "cell/2_1"), 2, (("conv", "skip"),) * 2)
     logits = {"cell/2_0": torch.tensor([0.0, 0.0, 9.0]), "cell/2_1": torch.zeros(3), "other": torch.zeros(3)}
     for posterior in (softmax(**logits), Posterior(logits, {label: torch.ones(3) for label in logits})):
         found = probabilities(posterior, [node, OneOf("other", (1, 2, 3))])
@@ -233,7 +233,7 @@ def test_ratios():
 
 
 def test_kinds_of_a_cell_node_are_those_of_its_chosen_edges():
-    node = CellNode("cell", 2, ("cell/2_0", "cell/2_1"), 2, ("conv", "skip"))
+    node = CellNode("cell", 2, ("cell/2_0", "cell/2_1"), 2, (("conv", "skip"),) * 2)
     kinds = {"cell/2_0": ["parametric", "skip"], "cell/2_1": ["parametric", "skip"], "x": ["skip", "skip"]}
     inputs = TopSet("inputs", 1)
     assert chosen_kinds([node, inputs, OneOf("act", (1, 2))], [((0, 1), (1, 0)), (0,), 1], kinds) == [

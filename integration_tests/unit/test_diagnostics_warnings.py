@@ -90,6 +90,13 @@ def test_logits_that_stand_still_ring():
     assert kinds(records(logits=moving)) == []
     assert kinds(records(logits=still[:5])) == []  # not a window yet
     assert kinds(records(logits=still), warmup_epochs=1) == []
+    assert kinds(records(logits=[{"a": [-3.0, 0.0]}, *still])) == []  # it has decided, and stays with that
+
+
+def test_chance_is_not_warned_of_where_nothing_else_is_asked_for():
+    chance = records(skip_ratio=[1.0] * 10, logits=[{"a": [0.0]}] * 10, not_finite=[None] * 9 + [["weights"]])
+    assert kinds(chance, learns=False) == ["nan"]
+    assert kinds(chance) == ["nan", "skips", "standstill"]
 
 
 def test_every_warning_says_what_to_do():

@@ -62,7 +62,9 @@ def test_nodes_of_cells_are_as_probable_as_draws_show(name):
     labels = ("c/2_0", "c/2_1", "c/2_2")
     posterior = get_distribution(name)({label: torch.randn(3) for label in labels}, **MEMBERS[name]).posterior()
     for kept in (2, 3):
-        node = CellNode("c", 2, labels, kept, ("x", "y"))  # the last of the three scores is never taken
+        node = CellNode(
+            "c", 2, labels, kept, (("x", "y"),) * len(labels)
+        )  # the last of the three scores is never taken
         draws = 20_000
         best = [drawn[:, :2].max(-1) for drawn in many(posterior, labels, draws=draws).values()]
         edges = torch.stack([b.values for b in best], 1).topk(kept).indices.sort(-1).values
@@ -78,7 +80,7 @@ def test_nodes_of_cells_are_as_probable_as_draws_show(name):
 def test_what_is_left_is_taken_where_less_is_left_than_wanted(name):
     distribution = make(name)
     distribution.keep("b", [2])
-    inputs, node = TopSet("b", 2), CellNode("b", 1, ("b",), 2, ("w", "x", "y", "z"))
+    inputs, node = TopSet("b", 2), CellNode("b", 1, ("b",), 2, (("w", "x", "y", "z"),))
     for decision, outcome in ((inputs, (2,)), (node, ((0, 2), (0, 2)))):
         assert decision.choose(distribution.scores()) == outcome
         assert dict(decision.outcomes(distribution.posterior()).best_first()) == {outcome: pytest.approx(0)}

@@ -100,6 +100,7 @@ FAST = {
     "gaussian": {},
     "dirichlet": {"lr": 0.2},
     "exponentiated-gradient": {"lr": 0.2},
+    "controller": {"lr": 0.01},
 }
 
 
@@ -107,8 +108,10 @@ FAST = {
 def test_an_update_lowers_the_loss_where_anything_is_learned(name):
     distribution = make(name, num_mc_samples=4, **FAST[name])
     before = mean_cost(distribution)
-    for _ in range(30):
-        distribution.update(linear(COSTS))
+    sign = -1 if distribution.needs_accuracy else 1
+    for k in range(30):
+        distribution.new_epoch(k, 30)
+        distribution.update(linear({label: sign * cost for label, cost in COSTS.items()}))
     assert (mean_cost(distribution) < before - 0.05) == distribution.learns
     assert distribution.learns or mean_cost(distribution) == before
 
@@ -253,6 +256,43 @@ def test_a_decided_label_is_fixed_at_the_start_of_an_epoch():
     resumed = make("categorical", fix_margin=0.5)
     resumed.load_state_dict(distribution.state_dict())
     assert resumed.fixed == {"a"}
+
+
+def test_two_paths_leave_all_others_as_they_are_and_a_zero_learns_nothing():
+    """Whatever momentum and decay would do."""
+    distribution = make("binary-gates", mode="two", betas=(0.9, 0.999), weight_decay=0.1, lr=0.1)
+    distribution.set_zeros({"a": [0]})
+    met = set()
+    for _ in range(40):
+        before = {label: p.clone() for label, p in distribution.parameters.items()}
+        seen = []
+        distribution.update(lambda draw, seen=seen: (seen.append(draw), linear(COSTS)(draw))[1])
+        for label, p in distribution.parameters.items():
+            met.add((label, seen[0].chosen[label] == 0))
+            moved, zero = (p != before[label]).nonzero().flatten().tolist(), seen[0].chosen[label] == 0
+            if label == "a" and zero:
+                assert moved == []
+                assert seen[0].others[label] == "none"
+                continue
+            assert set(moved) == {seen[0].chosen[label], *seen[0].others[label]}
+            torch.testing.assert_close(p.exp().sum(), before[label].exp().sum())
+    assert {("a", True), ("a", False), ("b", False)} <= met
+    assert {*distribution.training_draw().others.values()} == {"none"}
+
+
+def test_costs_are_expected_under_probabilities_and_reach_the_parameters():
+    """By the gradient of the expectation, exact for hard draws too; 'two' expects them of the two."""
+    for name in MEMBERS:
+        distribution = make(name)
+        draw = next(iter(distribution.draws()))
+        draw.of_costs = {"b": COSTS["b"]}
+        (gradient,) = draw.pull_back({}).values()
+        if name in ("categorical", "importance-weighted", "binary-gates", "point"):
+            weights = distribution.parameters["b"].softmax(-1)
+            expected = weights * (COSTS["b"] - weights @ COSTS["b"])
+            torch.testing.assert_close(gradient, expected)
+        torch.testing.assert_close(draw.expected["b"].detach().sum(), torch.tensor(1.0).double())
+        assert gradient.abs().sum() > 0
 
 
 def losses_of(draw):

@@ -67,6 +67,7 @@ OPERATIONS = {
     "average": lambda: nn.AvgPool2d(3, 1, 1, count_include_pad=False),
     "average with padding": lambda: nn.AvgPool2d(3, 1, 1),
     "maximum": lambda: nn.MaxPool2d(3, 1, 1),
+    "normalised maximum": lambda: nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.BatchNorm2d(CHANNELS, affine=False)),
     "unknown": Scaled,
 }
 UNWRAP = {Nothing: lambda module: Zero()}

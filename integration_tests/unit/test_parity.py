@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 PARITY = Path(__file__).resolve().parents[1] / "parity.py"
+FAMILY = "gdas drnas snas_dsnas sdarts gaea parsec pcdarts mergenas dropnas proxyless early_stop pdarts"
+SPACES = "nb1shot1_supernet nb1shot1_discretise"
 FILES = (
     "vadam",
     "architect",
-    *(f"family/{name}" for name in ("gdas", "drnas", "snas_dsnas", "sdarts", "gaea", "parsec", "pcdarts", "mergenas")),
-    *(f"family/{name}" for name in ("early_stop", "pdarts")),
+    *(f"family/{name}" for name in FAMILY.split()),
+    *(f"spaces/{name}" for name in SPACES.split()),
 )
 
 
@@ -42,6 +44,27 @@ def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
     assert dict(parity.lines(tmp_path / "proxies.json"))["archs"] <= 1e-9
 
 
+SMALL = {
+    "darts_supernet": lambda d: {"discretise": d["discretise"]},
+    "robustdarts_supernet": lambda d: {"discretise": d["discretise"], "supernet": {"s1": d["supernet"]["s1"]}},
+    "darts_eval": lambda d: {
+        "counts": {"NASNet": d["counts"]["NASNet"]},
+        "tiny": {"NASNet/cifar": d["tiny"]["NASNet/cifar"]},
+    },
+}
+"""File of a space -> the part of it that takes seconds; the whole of each takes half a minute."""
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_spaces_are_replayed(parity, parity_dir, tmp_path, name):
+    document = SMALL[name](json.loads((parity_dir / "spaces" / f"{name}.json").read_text()))
+    (tmp_path / f"{name}.pt").symlink_to(parity_dir / "spaces" / f"{name}.pt")
+    (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    found = dict(parity.lines(tmp_path / f"{name}.json"))
+    assert set(found) == set(document)
+    assert all(off <= 1e-9 for off in found.values())
+
+
 @pytest.mark.parametrize(
     ("name", "path"),
     [
@@ -64,12 +87,15 @@ def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
         ("family/pcdarts", ("search", "steps", 6, "arch_parameters", "betas_reduce", 4)),
         ("family/mergenas", ("merge_sep_conv", 1, "rows", 2, "grad_logits", 3)),
         ("family/mergenas", ("nasbench201", "rows", 4, "output", 1, 1, 4, 4)),
+        ("family/proxyless", ("sequences", 4, "steps", 6, "alpha_after", 1, 2)),
+        ("family/proxyless", ("sequences", 1, "steps", 3, "alpha_grad_from_latency_only", 0, 1)),
         ("family/gaea", ("cases", 1, "steps", 5, "after", "theta", "reduce", 8, 4)),
         ("family/gaea", ("projection", "rows", 1, "output", 2)),
         ("family/early_stop", ("darts_es", 2, "rows", 20, "ev_local_avg", 3)),
         ("family/early_stop", ("darts_plus", 0, "rows", 3, "epochs_unchanged")),
         ("family/pdarts", ("cases", 1, "stages", 1, "ops_kept_reduce", 5, 1)),
         ("family/pdarts", ("dropout_schedule", "stages", 2, "epochs", 12, "dropout_p")),
+        ("spaces/nb1shot1_discretise", ("space_3", 5, "adjacency", 0, 6)),
     ],
 )
 def test_a_changed_number_is_noticed(parity, parity_dir, tmp_path, capsys, name, path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 import statistics
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +34,8 @@ from balenas_plugin.reproduce.run import experiment_of, reproduce
 from balenas_plugin.reproduce.scales import SCALES, Scale, load_scale
 from balenas_plugin.reproduce.searches import searches_of
 from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.search_spaces.nasbench1shot1 import SPACES
+from balenas_plugin.search_spaces.nasbench1shot1.nasbench101_files import Trained, write_modules
 from balenas_plugin.selection.supernet_accuracy import Supernet
 
 GOOD, POOR = (f"|{name}~0|+|{name}~0|{name}~1|+|{name}~0|{name}~1|{name}~2|" for name in ("nor_conv_3x3", "none"))
@@ -47,6 +51,11 @@ searches:
   gumbel-darts: {strategy: GumbelDARTS}
   balenas-m1: {strategy: {name: BaLeNAS, num_mc_samples: 1}}
   balenas: {strategy: {name: BaLeNAS, num_mc_samples: 3}}
+"""
+
+SHOT_SCALE = """
+common: {data: {name: digits}, evaluator: {epochs: 4}, space: {name: NasBench201, stem_out_channels: 4}}
+searches: {darts-1shot1: {strategy: DARTS, space: {name: nasbench1shot1-3, channels: 2}}}
 """
 
 
@@ -160,7 +169,7 @@ def test_a_search_that_measured_nothing_is_no_search_that_was_not_run() -> None:
 
 
 def test_the_first_figure_says_that_its_benchmark_is_another() -> None:
-    chart = figure("fig1", {"GumbelDARTS": PER_SEED})
+    chart = figure("fig1-nb201", {"GumbelDARTS": PER_SEED})
     head = chart.markdown().partition("| ")[0]
     assert "Anytime test error on NAS-Bench-201" in head
     assert "NAS-Bench-1Shot1" in head
@@ -174,16 +183,16 @@ def test_the_first_figure_says_that_its_benchmark_is_another() -> None:
 
 def test_csv_and_json_hold_every_seed_and_epoch(tmp_path: Path) -> None:
     uneven = {**PER_SEED, 10: {0: 1.0}}
-    chart = figure("fig1", {"GumbelDARTS": uneven, "DARTS 1st": {3: {0: 45.6789}}})
+    chart = figure("fig1-nb201", {"GumbelDARTS": uneven, "DARTS 1st": {3: {0: 45.6789}}})
     assert {path.name for path in chart.write(tmp_path)} == {
-        f"fig1.{kind}" for kind in ("md", "csv", "json", "svg", "png")
+        f"fig1-nb201.{kind}" for kind in ("md", "csv", "json", "svg", "png")
     }
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "fig1.csv").read_text())))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "fig1-nb201.csv").read_text())))
     assert list(rows[0].values()) == ["DARTS 1st", "3", "0", "45.6789"]
     assert {(int(r["seed"]), int(r["epoch"])): float(r["value"]) for r in rows if r["row"] == "GumbelDARTS"} == {
         (seed, epoch): value for seed, values in uneven.items() for epoch, value in values.items()
     }
-    document = json.loads((tmp_path / "fig1.json").read_text())
+    document = json.loads((tmp_path / "fig1-nb201.json").read_text())
     named = replace(chart, name="mine")
     assert {path.stem for path in named.write(tmp_path / "named")} == {"mine"}
     assert "](mine.svg)" in named.markdown()
@@ -193,7 +202,7 @@ def test_csv_and_json_hold_every_seed_and_epoch(tmp_path: Path) -> None:
     assert gdas["mean"]["values"] == [pytest.approx(61 / 4)]
     assert document["rows"][-1]["seeds"] == {}
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
-        f"fig1.{kind}" for kind in ("md", "csv", "json", "svg", "png")
+        f"fig1-nb201.{kind}" for kind in ("md", "csv", "json", "svg", "png")
     }
 
 
@@ -245,7 +254,7 @@ def test_figures_draw_searches_of_the_tables(scale: str) -> None:
     of_tables = {row.search for experiment in EXPERIMENTS.values() for row in experiment.rows}
     loaded = load_scale(scale)
     for entry in FIGURES.values():
-        assert {row.search for row in entry.rows} <= of_tables
+        assert {row.search for row in entry.rows} <= of_tables or entry.beside is not None
         entry.require_measured([loaded.config(row.search, 0) for row in entry.rows])
     options = loaded.config("darts", 0).diagnostics
     assert loaded.config("darts", 0).evaluator.epochs // options.curvature_every_n_epochs >= 3
@@ -266,11 +275,11 @@ def test_methods_choose_curves() -> None:
 @pytest.mark.parametrize(
     ("name", "added", "message"),
     [
-        ("fig1", "diagnostics: false", "search darts of the scale writes no diagnostics"),
+        ("fig1-nb201", "diagnostics: false", "search darts of the scale writes no diagnostics"),
         ("fig2", "diagnostics: {enabled: false}", "fig2 cannot be drawn"),
         ("fig3", "diagnostics: {curvature: off}", "does not measure the curvature"),
         ("fig3", "diagnostics: {curvature_every_n_epochs: 5}", "to 4 at most, got 5"),
-        ("fig1", "space: DartsSpace", "searches the space DartsSpace"),
+        ("fig1-nb201", "space: DartsSpace", "searches the space DartsSpace"),
     ],
 )
 def test_searches_that_do_not_write_what_is_drawn_are_refused_before_they_run(
@@ -335,14 +344,44 @@ def test_the_first_figure_looks_up_what_ships(searched: tuple[Scale, Path]) -> N
     for name, architecture in (("darts", POOR), ("gumbel-darts", GOOD), ("balenas", GOOD)):
         log = output / "searches" / name / "seed-0" / "diagnostics.jsonl"
         write_log(log, {}, [record(e, notation={"nasbench201": architecture}) for e in range(4)])
-    found, _ = reproduce(FIGURES["fig1"], scale, [0], output, table=None, jobs=1, supernet_of=no_supernet)
+    found, _ = reproduce(FIGURES["fig1-nb201"], scale, [0], output, table=None, jobs=1, supernet_of=no_supernet)
     truth = open_benchmark()
     errors = {row.title: set(curve.means) for row, curve in found.curves()}
     assert errors["DARTS 1st"] == {100 - truth.query(POOR, "cifar10", "test_accuracy")}
     assert errors["GumbelDARTS"] == errors["BaLeNAS 1st"] == {100 - truth.query(GOOD, "cifar10", "test_accuracy")}
     assert found.about["ground truth"] == truth.name
     with pytest.raises(DataError, match="there is no"):
-        reproduce(FIGURES["fig1"], scale, [0], output, table=output / "nowhere", jobs=1, supernet_of=no_supernet)
+        reproduce(FIGURES["fig1-nb201"], scale, [0], output, table=output / "nowhere", jobs=1, supernet_of=no_supernet)
+
+
+def test_the_papers_own_figure_is_of_space_3_before_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = SPACES[3]
+    wirings = [*itertools.islice(space.blocks.wirings(), 3)]
+    texts = [space.notation(space.blocks.architecture(wiring)) for wiring in wirings]
+    hashes = [wiring.spec().hash() for wiring in wirings[:2]]
+    found = {
+        h: Trained(w.spec(), array("d", [90.0 + k]), array("d", [80.0 + k]))
+        for k, (h, w) in enumerate(zip(hashes, wirings, strict=False))
+    }
+    write_modules(tmp_path / "nb1shot1.parquet", found)
+    scale = scale_of(tmp_path, SHOT_SCALE)
+    (search,) = searches_of(tmp_path / "out", [scale.config("darts-1shot1", 0)])
+    search.folder.path.mkdir(parents=True)
+    search.folder.config.write_text(search.config.to_yaml())
+    search.folder.manifest.write_text(json.dumps({"status": "finished", "sessions": []}))
+    order = [0, 2, 1, 0]  # what the table lacks is in the second; the last is after all epochs
+    write_log(search.folder.diagnostics, {}, [record(e, notation={space.name: texts[k]}) for e, k in enumerate(order)])
+    asked = experiment_of("fig1", ["darts"])
+    out = tmp_path / "out"
+    chart, files = reproduce(asked, scale, [0], out, table=tmp_path, jobs=1, supernet_of=no_supernet)
+    assert chart.results == {"DARTS 1st": {0: {1: 20.0, 3: 19.0}}}
+    assert chart.beside.results == {"DARTS 1st": {0: {1: 10.0, 3: 9.0}}}
+    assert "2 of 3 architectures; nb1shot1.parquet holds 2 of the 55,854 different networks" in chart.markdown()
+    assert {"fig1.svg", "fig1.csv", "fig1-validation.svg", "fig1-validation.csv"} <= {path.name for path in files}
+    monkeypatch.delenv("BALENAS_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(DataError, match=r"nasbench_only108\.tfrecord.*google-research/nasbench"):
+        reproduce(asked, scale, [0], out, table=None, jobs=1, supernet_of=no_supernet)
 
 
 def test_lost_diagnostics_are_named(searched: tuple[Scale, Path]) -> None:

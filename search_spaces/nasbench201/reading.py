@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from balenas_plugin.errors import SpaceError
+from balenas_plugin.errors import SpaceError, UnreadableError
 from balenas_plugin.options import OneOf, checked
 from balenas_plugin.search_spaces import Reading
 
@@ -162,8 +162,8 @@ def _by_containers(found: Any, text: str, *, naslib: bool) -> Reading:
     raise _unreadable(text)
 
 
-def _unreadable(text: str) -> SpaceError:
-    return SpaceError(
+def _unreadable(text: str) -> UnreadableError:
+    return UnreadableError(
         f"{text[:200]!r} is no architecture of NAS-Bench-201. Give its string, its index, six operation indices, six "
         f"names of operations or NNI's dict, e.g. {format_string((3, 0, 1, 0, 0, 4))!r}, 6111, '3,0,1,0,0,4'"
     )

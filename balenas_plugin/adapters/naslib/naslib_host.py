@@ -42,9 +42,8 @@ class AskingMixedOp(MixedOp):
         weights = self.get_weights(edge_data)
         if chosen is None:
             return sum(weights[k] * self.primitives[k](x, None) for k in kept or ())
-        return drawn_path(
-            weights, chosen, lambda k: self.primitives[k](x, None), others=self.mixing.others or self.others
-        )
+        others = self.mixing.others(edge_data.alpha) or self.others
+        return drawn_path(weights, chosen, lambda k: self.primitives[k](x, None), others=others)
 
     def get_weights(self, edge_data: Any) -> Tensor:
         """Return the weights of an edge's alpha, shape (K,)."""
@@ -80,6 +79,11 @@ class NaslibHost:
         """The graph's weights."""
         return self.optimizer.network_weights
 
+    @property
+    def iterations(self) -> None:
+        """NASLib's trainer does not say how many an epoch has."""
+        return None
+
     def begin(self) -> None:
         """Do nothing: NASLib's graphs have nothing to resample."""
 
@@ -93,6 +97,11 @@ class NaslibHost:
         logits, loss = self.optimizer.evaluate(self.data_val, "validation")
         self.logits_val.append(logits.detach())
         return loss
+
+    def validation_accuracy(self, k: int) -> Tensor:
+        """Return the share of the architecture batch that is classified rightly."""
+        self.validation_loss(k)
+        return (self.logits_val[-1].argmax(1) == self.data_val[1]).float().mean()
 
     def training_loss(self, k: int | None) -> Tensor:
         """Return the loss of the weight batch, without a step."""
@@ -130,7 +139,7 @@ class NaslibHost:
     @property
     def weight_optimizer(self) -> torch.optim.Optimizer:
         """NASLib's `op_optimizer`."""
-        return self.optimizer.op_optimizer  # type: ignore[no-any-return]  # NASLib has no types
+        return self.optimizer.op_optimizer
 
     def virtual_step(self) -> VirtualStep:
         """Return what the weight optimizer's next step would be; its momentum counts if it is SGD's."""

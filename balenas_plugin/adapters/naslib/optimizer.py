@@ -19,7 +19,7 @@ from balenas_plugin.adapters.naslib.final_selection import (
     exporter_space,
     published_others,
 )
-from balenas_plugin.adapters.naslib.graph_decisions import one_hot_logits
+from balenas_plugin.adapters.naslib.graph_decisions import ZERO, one_hot_logits
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha, labelled_alphas
 from balenas_plugin.adapters.naslib.naslib_host import AskingMixedOp, Batch, NaslibHost
 from balenas_plugin.adapters.naslib.optimizer_options import read_options
@@ -115,6 +115,9 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
         self.network_weights = [p for p in self.graph.parameters() if p.requires_grad]
         self.distribution = self._chosen({entry.label: entry.alpha for entry in self._alphas}, seed=_seed())
         self.distribution.start()
+        self.distribution.set_zeros(
+            {e.label: [k for k, name in enumerate(e.choices) if name in (ZERO, "none")] for e in self._alphas}
+        )
         asked = self.options.perturbation
         perturbation = perturbation_of(asked, seed=0 if asked is None else _seed())
         if perturbation is not None:

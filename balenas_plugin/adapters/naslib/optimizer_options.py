@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from balenas_plugin.distributions import ChosenDistribution, Distribution, distribution_options
+from balenas_plugin.distributions import ChosenDistribution, Distribution, distribution_options, get_distribution
 from balenas_plugin.errors import OptionError
 from balenas_plugin.options import Positive, PositiveInt, declared_options
 from balenas_plugin.perturbations import PerturbationOption, perturbation_of
-from balenas_plugin.presets import Preset
+from balenas_plugin.presets import Preset, get_preset, list_presets
 from balenas_plugin.search import Order, Search
 from balenas_plugin.search.algorithm import GradientOrder, WeightStep
 from balenas_plugin.selection.proxy_selection import ProxySelection, Selection
@@ -76,6 +76,13 @@ SEARCH_OPTIONS = (*_OWN, *_OF_ORDER)
 def naslib_names(kind: type[Distribution]) -> dict[str, str]:
     """Return NASLib's name -> our name of every option of a distribution."""
     return {_NASLIB_NAMES.get(field.name, field.name): field.name for field in fields(distribution_options(kind))}
+
+
+def usable_presets() -> list[str]:
+    """Return the names of the presets all of whose options NASLib has."""
+    own = {*SEARCH_OPTIONS, *_NASLIB_NAMES.values(), *_NASLIB_NAMES}
+    presets = map(get_preset, list_presets())
+    return [p.name for p in presets if p.options.keys() <= own | {*naslib_names(get_distribution(p.distribution))}]
 
 
 def read_options(

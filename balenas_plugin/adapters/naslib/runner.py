@@ -19,10 +19,9 @@ from naslib import optimizers
 
 from balenas_plugin.adapters.naslib.compatibility import bind_arguments, let_runners_resume, repair_for_runner
 from balenas_plugin.adapters.naslib.optimizer import DistributionOptimizer
-from balenas_plugin.adapters.naslib.optimizer_options import SEARCH_OPTIONS, naslib_names
+from balenas_plugin.adapters.naslib.optimizer_options import SEARCH_OPTIONS, naslib_names, usable_presets
 from balenas_plugin.distributions import get_distribution, list_distributions
 from balenas_plugin.errors import BalenasError, DataError, OptionError, nearest
-from balenas_plugin.presets import list_presets
 
 _CLASS = "_DistributionOptimizer"
 _BENCHMARKS, _PARSER = "get_dataset_api.py", "get_config_from_args"
@@ -31,7 +30,7 @@ _BENCHMARKS, _PARSER = "get_dataset_api.py", "get_config_from_args"
 
 def script_names() -> dict[str, str]:
     """Return the name of each preset in a script -> the preset's."""
-    return {"balenas" if name == "BaLeNAS" else f"balenas-{name.lower()}": name for name in list_presets()}
+    return {"balenas" if name == "BaLeNAS" else f"balenas-{name.lower()}": name for name in usable_presets()}
 
 
 def run_script(script: Path, arguments: Sequence[str]) -> None:

@@ -1,15 +1,11 @@
-"""CIFAR-10 and CIFAR-100 through torchvision, which checks the files' MD5 sums before it unpickles them."""
+"""CIFAR-10 and CIFAR-100 through torchvision."""
 
 from __future__ import annotations
-
-from http.client import HTTPException
 
 import torch
 
 from balenas_plugin.data.images import ImageSource, MemoryImages, resize
-from balenas_plugin.data.sources.location import data_folder
-from balenas_plugin.data.sources.torchvision_import import torchvision_datasets
-from balenas_plugin.errors import DataError
+from balenas_plugin.data.sources.torchvision_import import open_dataset
 
 # Of the 50,000 training images, as published with the references (DARTS; pytorch-cifar100 for the second pair).
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -21,14 +17,14 @@ CIFAR100_STD = (0.2673, 0.2564, 0.2762)
 def read_cifar10(
     *, train: bool, root: str | None = None, image_size: int | None = None, download: bool = False
 ) -> ImageSource:
-    """Read CIFAR-10 (Krizhevsky, 2009): 50,000 training or 10,000 test images of 32x32. Raises: as `_read`."""
+    """Read CIFAR-10 (Krizhevsky, 2009): 50,000 training or 10,000 test images of 32x32. Raises: as `open_dataset`."""
     return _read("CIFAR10", train, root, image_size, download, mean=CIFAR10_MEAN, std=CIFAR10_STD)
 
 
 def read_cifar100(
     *, train: bool, root: str | None = None, image_size: int | None = None, download: bool = False
 ) -> ImageSource:
-    """Read CIFAR-100 (Krizhevsky, 2009): 50,000 training or 10,000 test images of 32x32. Raises: as `_read`."""
+    """Read CIFAR-100 (Krizhevsky, 2009): 50,000 training or 10,000 test images of 32x32. Raises: as `open_dataset`."""
     return _read("CIFAR100", train, root, image_size, download, mean=CIFAR100_MEAN, std=CIFAR100_STD)
 
 
@@ -42,24 +38,8 @@ def _read(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
 ) -> ImageSource:
-    """Read a CIFAR set.
-
-    Raises:
-        DataError: no folder is given, the files are absent or corrupt, or the download failed.
-        MissingDependencyError: torchvision cannot be imported.
-    """
-    name = torchvision_name.lower()
-    folder = data_folder(root, name=name)
-    dataset_class = getattr(torchvision_datasets(), torchvision_name)
-    try:
-        dataset = dataset_class(root=folder, train=train, download=download)
-    except (RuntimeError, OSError, HTTPException) as error:  # RuntimeError: absent or corrupt; the others: a download
-        cure = (
-            "Check the connection and the permissions of the folder, or put the files there yourself"
-            if download
-            else "Set `download: true` to fetch it, or set root to the folder that holds it"
-        )
-        raise DataError(f"data set {name!r} cannot be read from {folder}: {error}. {cure}.") from error
+    """Read a CIFAR set. Raises: as `open_dataset`."""
+    dataset = open_dataset(torchvision_name, root=root, download=download, train=train)
     pixels = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)  # uint8, (n, 3, 32, 32)
     return ImageSource(
         labels=torch.tensor(dataset.targets, dtype=torch.int64),

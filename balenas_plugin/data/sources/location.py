@@ -1,4 +1,4 @@
-"""Find the folder that the CIFAR sets are read from."""
+"""Find the folder that data sets are read from."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def _isolated(model: nn.Module) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        for device_type in sorted({device.type for device in devices}):
+        for device_type in sorted({device.type for device in devices} - {"meta"}):
             stack.enter_context(torch.autocast(device_type, enabled=False))
         stack.enter_context(random_numbers_restored())
         stack.enter_context(modes_restored(model))

@@ -117,6 +117,9 @@ class Diagnostics(SearchCallback):
         epoch = trainer.current_epoch
         summary = summarise(state, draws=self.options.draws, seed=self.seed + epoch, truths=self._truths(state))
         record = {"epoch": epoch, **self._accuracy(trainer, module, summary.get("architecture")), **summary}
+        learned = isinstance(module, DistributionModule)
+        if learned and (own := module.distribution.own_metrics()):
+            record["own"] = plain(own)
         broken = [*record.get("not_finite", []), *_broken_weights(module)]
         if broken:
             record["not_finite"] = broken
@@ -124,8 +127,8 @@ class Diagnostics(SearchCallback):
             record.update(self._curvature(trainer, module))
         records = [*self.records, record]
         warmup = int(getattr(module, "warmup_epochs", 0))
-        learned = isinstance(module, DistributionModule)
-        warnings = warnings_of(records, self.options, warmup_epochs=warmup, has_posterior=learned)
+        learns = not learned or module.distribution.learns
+        warnings = warnings_of(records, self.options, warmup_epochs=warmup, has_posterior=learned, learns=learns)
         if warnings:
             record["alarms"] = [warning.to_dict() for warning in warnings]
         reason = stop_reason(records, self.options, warmup_epochs=warmup)
@@ -210,6 +213,7 @@ def _log(trainer: pl.Trainer, record: Mapping[str, Any], state: SearchState) -> 
     names = ("entropy", "choice_entropy", "skip_ratio", "parameter_free_share", "eigenvalue", "trace")
     numbers = {f"diagnostics/{name}": record.get(name) for name in names}
     numbers.update({f"diagnostics/sigma/{name}": value for name, value in record.get("sigma", {}).items()})
+    numbers.update({f"diagnostics/{name}": value for name, value in record.get("own", {}).items()})
     for label, probabilities in record.get("probabilities", {}).items():
         for name, value in zip(state.choices[label], probabilities, strict=False):
             numbers[f"diagnostics/probability/{label}/{name}"] = value

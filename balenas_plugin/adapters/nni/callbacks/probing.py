@@ -17,6 +17,7 @@ from nni.nas.oneshot.pytorch.supermodule.proxyless import (
 )
 from torch import Tensor
 
+from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.one_shot.metrics import undisturbed
 from balenas_plugin.adapters.nni.supernets.by_position import batches_at, positions_of
@@ -66,7 +67,8 @@ def curvature_of(
     """
     alphas = list(architecture_parameters(module.model).values())
     paths = any(isinstance(part, _PATHS) for part in module.modules())
-    if not isinstance(module, DartsLightningModule) or not alphas or paths:
+    learns = not isinstance(module, DistributionModule) or module.distribution.learns
+    if not isinstance(module, DartsLightningModule) or not alphas or paths or not learns:
         raise EvaluatorError("the strategy samples paths, so its loss has no second derivative in the logits")
     with undisturbed(module, seed=seed):
         batches = list(islice(fixed_batches(validation_loader(trainer), trainer), num_batches))

@@ -18,9 +18,10 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell
 from torch import nn
 
-from balenas_plugin.adapters.nni.callbacks.learned import operation_kinds, search_state
+from balenas_plugin.adapters.nni.callbacks.learned import search_state
 from balenas_plugin.adapters.nni.callbacks.probing import curvature_of
 from balenas_plugin.adapters.nni.callbacks.search_callback import SearchCallback
+from balenas_plugin.adapters.nni.candidates.operations import operation_kinds
 from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.supernets.fusion_plan import Planned
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, labelled_alphas, supernet_modules
@@ -69,9 +70,10 @@ class Stages(SearchCallback):
         self._module, self._kinds = pl_module, _all_kinds(pl_module)
         epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
         edits = self.schedule.begin(epochs, self._kinds, self._depth())
-        if self.schedule.epochs_of_network(0) is not None and self._module.options.penalty is not None:
+        options = self._module.options
+        if self.schedule.epochs_of_network(0) is not None and (options.penalty or options.cost) is not None:
             raise OptionError(
-                f"a penalty measures the space that it was given, and {self.schedule.name} searches others"
+                f"a penalty or a cost measures the space that it was given, and {self.schedule.name} searches others"
             )
         for edit in edits:
             self._make(edit)
@@ -217,7 +219,7 @@ class Stages(SearchCallback):
         elif isinstance(edit, Widen):
             self._widen(edit.divisor)
         elif isinstance(edit, Keep):
-            for label, index, place, key in candidates(module.model):
+            for label, index, place, key in places(module.model):
                 operation = place[key]
                 nested = any(isinstance(part, BaseSuperNetModule) for part in operation.modules())
                 if label in edit.labels and index not in edit.labels[label] and not nested:
@@ -227,7 +229,7 @@ class Stages(SearchCallback):
         generator = torch.Generator().manual_seed(self._module.ranks.new_seed())
         mixed_op: Any = self._module.mixing.mixed_op
         of_weights = [o for o in self._module.trainer.optimizers if not getattr(o, "is_arch_optimizer", False)]
-        operations = {id(place[key]): place[key] for *_, place, key in candidates(self._module.model)}
+        operations = {id(place[key]): place[key] for *_, place, key in places(self._module.model)}
         for found in operations.values():
             operation = found.before if isinstance(found, Dropped) else found
             widen(operation, k=mixed_op.k, new_k=divisor, copies=random_copies(generator), optimizers=of_weights)
@@ -254,7 +256,7 @@ class Stages(SearchCallback):
 
     def _with_dropout(self) -> None:
         """Let skip connections drop entries, where the schedule asks for that."""
-        for label, index, place, key in candidates(self._module.model) if self.schedule.drops_skips else ():
+        for label, index, place, key in places(self._module.model) if self.schedule.drops_skips else ():
             kinds = self._kinds.get(label)
             if type(place[key]) is nn.Identity and kinds is not None and kinds[index] == SKIP:
                 place[key] = SkipDropout()
@@ -270,7 +272,7 @@ class Stages(SearchCallback):
         self._past = dict(state_dict["past"])
 
 
-def candidates(model: nn.Module) -> Iterator[tuple[str, int, Any, str]]:
+def places(model: nn.Module) -> Iterator[tuple[str, int, Any, str]]:
     """Yield label, index, and where it stands (a mapping and the key), of every candidate operation of a supernet."""
     labels = {id(alpha): label for label, alpha in architecture_parameters(model).items()}
     edges: list[tuple[str, Any, Sequence[str]]] = []
@@ -290,5 +292,6 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, int, Any, str]]:
 
 def _all_kinds(module: Any) -> Kinds:
     """Return label -> the kind of every choice, of those among operations: that no edge is chosen is "none"."""
-    alphas, kinds = module.named_arch_parameters(), operation_kinds(module.model)
+    alphas = module.named_arch_parameters()
+    kinds = operation_kinds(module.model, {id(alpha): label for label, alpha in alphas.items()})
     return {label: [*each, *[NONE] * (len(alphas[label]) - len(each))] for label, each in kinds.items()}

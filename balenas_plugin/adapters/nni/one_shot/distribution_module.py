@@ -20,9 +20,11 @@ from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
+from balenas_plugin.adapters.nni.candidates.operations import zeros_of
 from balenas_plugin.adapters.nni.one_shot.distributed import without_reducer
 from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import call_step
 from balenas_plugin.adapters.nni.one_shot.example_batch import ExampleBatch
+from balenas_plugin.adapters.nni.one_shot.expected_cost import ExpectedCost, ProfilerPenalty, cost_of
 from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples
 from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.one_shot.metrics import Metrics, silent_loss, trial_steps
@@ -30,16 +32,15 @@ from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
 from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions, require_precision
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
-from balenas_plugin.adapters.nni.supernets.edges import edge_parameters
+from balenas_plugin.adapters.nni.supernets.edges import edge_parameters, learned_edge_weights
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names, read_directly
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import ChosenDistribution, Distribution
 from balenas_plugin.errors import EvaluatorError, FileFormatError, NonFiniteLossError, SpaceError
-from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from balenas_plugin.restoring import restored
-from balenas_plugin.search import Search, require_part
+from balenas_plugin.search import Search
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
 
 
@@ -70,7 +71,6 @@ class DistributionModule(SearchModule):
             gradient_clip_val=options.gradient_clip_val,
             log_prob_every_n_step=options.log_prob_every_n_step,
             warmup_epochs=options.warmup_epochs,
-            penalty=options.penalty,
         )
         self.options, self.method = options, method
         self.example = ExampleBatch()
@@ -83,6 +83,7 @@ class DistributionModule(SearchModule):
         self._restored: Mapping[str, Any] | None = None
         self._adopted: Posterior | None = None
         self._search: Search | None = None
+        self._cost: ExpectedCost | ProfilerPenalty | None = None
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
         self._compiled: CompiledForward | None = None
@@ -142,16 +143,14 @@ class DistributionModule(SearchModule):
         if not parameters:
             raise SpaceError("the model space has no choices, so there is nothing to search")
         draws = self._chosen.kind.is_random or self.options.weight_step_alpha == "uniform"
-        seed = self.ranks.new_seed() if draws else 0
-        distribution = self._chosen(parameters, seed=seed)
+        distribution = self._chosen(parameters, seed=self.ranks.new_seed() if draws else 0)
+        distribution.set_zeros(zeros_of(self._space()))
         perturbation = self.options.perturbed_by(self.ranks.new_seed, self._space())
+        self._cost, mixed_op = cost_of(self, self.options), self.mixing.mixed_op
         schedule = None if self.stages is None else self.stages.schedule
-        self._search = Search(distribution, self.options.update_order(), perturbation, self.mixing.mixed_op, schedule)
-        if edges := edge_parameters(self._space()):
-            learned = {
-                key: self._chosen.options[key] for key in ("betas", "weight_decay") if key in self._chosen.options
-            }
-            self._search.edges = EdgeWeights(edges, lr=self.options.arc_learning_rate, **learned)
+        order = self.options.update_order()
+        self._search = Search(distribution, order, perturbation, mixed_op, self._cost, schedule)
+        self._search.edges = learned_edge_weights(self._space(), self._chosen.options)
         if self._restored is not None:
             self._search.load_state_dict(self._restored)
         else:
@@ -213,6 +212,8 @@ class DistributionModule(SearchModule):
         """Run one iteration of Algorithm 1: the architecture step (after the warm-up), then the weight step."""
         if self.example.on_first is not None and self.example.batch is None:
             self.example.offer(self.ranks.first(batch["val"]))
+        if batch_idx == 0 and self._cost is not None:
+            self._cost.prepare(batch["val"])
         first = batch_idx < _FIRST_BATCHES and self.trainer.current_epoch == 0
         with self._forward(batch_idx), data_examined(batch, cure=_CURE, first=first):
             return self._iteration(batch, batch_idx)
@@ -261,27 +262,14 @@ class DistributionModule(SearchModule):
         return result
 
     def validation_loss(self, val_batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss on a batch of the architecture, with the penalty."""
+        """Return the loss on a batch of the architecture."""
         loss = self.silent_loss(val_batch, 2 * batch_idx)
         self.require_finite(loss, "architecture")
-        if self.penalty is not None:
-            loss, details = self.penalty(loss, self._differentiable_probs())
-            self.log_dict({f"penalty/{key}": value for key, value in details.items()})
         return loss
 
     def silent_loss(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of the evaluator's training_step, which logs nothing."""
         return silent_loss(self.training_module, self._metrics, batch, batch_idx)
-
-    def _differentiable_probs(self) -> dict[str, dict[Any, Tensor]]:
-        """Return what `export_probs` does, as tensors: NNI's floats would give the penalty no gradient."""
-        probs = self.export_probs()
-        alphas = self.named_arch_parameters()
-        return {
-            label: dict(zip(names, self.mixing(alphas[label]), strict=False))
-            for label, names in probs.items()
-            if label in alphas
-        }
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients, each the mean over the processes of the search."""
@@ -359,10 +347,11 @@ class DistributionModule(SearchModule):
                 f"the checkpoint is of a search that learns the distribution {learned!r}, or of an older version; "
                 f"{self.method} learns {self._chosen.name!r}. Start the search anew."
             )
-        require_part("schedule", state or {}, None if self.stages is None else self.stages.schedule)
+        schedule = None if self.stages is None else self.stages.schedule
+        Search.same_parts(state or {}, mixed_op=self.mixing.mixed_op, schedule=schedule)
         if self.stages is not None:
             self.stages.replay(state, checkpoint["epoch"] + 1)
-        self._restored = state
+        self._restored = state  # not before, as a new network forgets it
 
     def on_train_epoch_end(self) -> Any:
         """Stop before the checkpoint is replaced if the epoch's last step broke the weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from balenas_plugin.bayes.architect import VirtualStep
 from balenas_plugin.distributions import Draw
 from balenas_plugin.errors import EvaluatorError, OptionError
 from balenas_plugin.restoring import modes_restored, restored
+from balenas_plugin.selection.supernet_accuracy import number_right
 
 
 class NniHost:
@@ -36,6 +38,12 @@ class NniHost:
     def network_weights(self) -> Sequence[Tensor]:
         """The network's weights that are trained."""
         return self.module.network_weights
+
+    @property
+    def iterations(self) -> int | None:
+        """How many the epoch has; None if a loader has no length."""
+        batches = self.module.trainer.num_training_batches
+        return int(batches) if math.isfinite(batches) else None
 
     def begin(self) -> None:
         """Resample modules that need it."""
@@ -66,9 +74,22 @@ class NniHost:
         return getattr(self.module.trainer.train_dataloader[level], "batch_size", None) if alone else None
 
     def validation_loss(self, k: int) -> Tensor:
-        """Return the loss of the architecture batch, with the penalty."""
+        """Return the loss of the architecture batch."""
         with self._skippable():
             return self.module.validation_loss(self.of_draw("val", k), self.batch_idx)
+
+    def validation_accuracy(self, k: int) -> Tensor:
+        """Return the share of the architecture batch that is classified rightly.
+
+        Raises:
+            EvaluatorError: it is not (images, numbers of classes).
+        """
+        match self.of_draw("val", k):
+            case [Tensor() as images, Tensor() as labels] if labels.ndim == 1 and not labels.is_floating_point():
+                return number_right(self.module.model(images), labels) / len(labels)
+        raise EvaluatorError(
+            f"{self.module.method} learns from accuracies, so it needs validation batches (images, numbers of classes)"
+        )
 
     def training_loss(self, k: int | None) -> Tensor:
         """Return the loss of the weight batch, without a step."""

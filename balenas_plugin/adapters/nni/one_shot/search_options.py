@@ -11,6 +11,7 @@ from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.supernets.parameters import parameterised_candidates
+from balenas_plugin.costs import CostOptions
 from balenas_plugin.errors import EvaluatorError, OptionError
 from balenas_plugin.mixed_ops import MixedOpOption
 from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
@@ -36,6 +37,7 @@ class SearchOptions:
     Args:
         first: "architecture" or "weights": which step an iteration begins with.
         architecture_every: an architecture step every so many iterations.
+        architecture_steps: in its place so many an epoch, spread evenly over its iterations.
         levels: 2, a batch for each step; or 1, both from one draw on the training batch.
         mc_batches: "full" shows the whole validation batch to each of the M draws; "split" shows each draw its own M-th
             part, so that a step costs what it does at M = 1. A batch of less than 2 M examples is not split.
@@ -53,7 +55,9 @@ class SearchOptions:
         warmup_epochs: epochs at the start without architecture steps.
         gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
         clip_with: which gradients count in that norm, see `balenas_plugin.search.Order`.
-        penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments.
+        cost: of the architecture, joined to its loss: {"name": "latency", "flops" or "params", "reference": ...}, with
+            the other options of `balenas_plugin.costs.CostOptions`.
+        penalty: an `ExpectationProfilerPenalty` of NNI, or a dict of its arguments, in the place of `cost`.
         log_prob_every_n_step: log probabilities and the entropy every so many steps.
         validate_every_n_epochs: validate at the mean every so many epochs; 1: the trainer's number; 0 never validates.
         fused: compute the candidates of mixed operations together where they are understood (see `fusion_report`).
@@ -75,6 +79,7 @@ class SearchOptions:
     mc_batches: Literal["full", "split"] = "full"
     first: FirstStep = "architecture"
     architecture_every: PositiveInt = 1
+    architecture_steps: PositiveInt | None = None
     levels: Levels = 2
     order: GradientOrder = "first"
     finite_difference: FiniteDifference = "central"
@@ -86,6 +91,7 @@ class SearchOptions:
     arc_learning_rate: Positive = 3e-4
     gradient_clip_val: Positive | None = None
     clip_with: ClippedWith = "weights"
+    cost: CostOptions | None = None
     penalty: Mapping[str, Any] | ExpectationProfilerPenalty | None = None
     log_prob_every_n_step: PositiveInt = 10
     validate_every_n_epochs: NonNegativeInt = 1
@@ -99,8 +105,8 @@ class SearchOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "penalty", _penalty(self.penalty))
         self.update_order()
-        if self.levels == 1 and self.penalty is not None:
-            raise OptionError("a penalty is part of the architecture step, and levels: 1 has none of its own")
+        if self.cost is not None and self.penalty is not None:
+            raise OptionError("cost and penalty both join the loss of the architecture: give one of them")
 
     @property
     def compile_mode(self) -> str | None:
@@ -119,6 +125,7 @@ class SearchOptions:
         return Order(
             first=self.first,
             architecture_every=self.architecture_every,
+            architecture_steps=self.architecture_steps,
             levels=self.levels,
             order=self.order,
             finite_difference=self.finite_difference,

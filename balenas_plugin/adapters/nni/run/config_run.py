@@ -108,7 +108,7 @@ def run_search(
     )
     evaluator = build_evaluator(config, data, folder, [history, *watch, *progress, *callbacks, checkpoint])
     if resume and checkpoint.path.exists():
-        if config.strategy["name"] == "ENAS":
+        if config.strategy["name"] == "nni.ENAS":
             raise OptionError("NNI's ENAS keeps its controller's state in memory only, so its runs cannot be resumed")
         evaluator.fit_kwargs.update(ckpt_path=str(checkpoint.path), weights_only=True)
     if not evaluator.trainer.is_global_zero:

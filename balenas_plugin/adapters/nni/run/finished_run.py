@@ -6,6 +6,7 @@ import copy
 import csv
 import io
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.run.build import build_space, require_importable_elsewhere
@@ -27,6 +28,7 @@ from balenas_plugin.adapters.nni.supernets.dataflow import without_unused
 from balenas_plugin.adapters.nni.supernets.found_model import exporter_space
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.adapters.nni.supernets.trained_supernet import TrainedSupernet
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import SearchData, load_search_data
@@ -35,9 +37,12 @@ from balenas_plugin.errors import DataError, FileFormatError, OptionError
 from balenas_plugin.files import replaced_together, write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder, other_run
+from balenas_plugin.search.mixing import mixing_of
 from balenas_plugin.search_spaces import SearchSpace
 from balenas_plugin.selection import ProxySelection, RankedArchitecture, rank
 from balenas_plugin.selection.supernet_accuracy import estimate_batch_norm
+
+_logger = logging.getLogger(__name__)
 
 _STATE_PREFIX = "training_module._model."
 """Where Lightning's checkpoint of a one-shot search keeps the model space."""
@@ -132,6 +137,17 @@ class FinishedRun:
             replace(found, ground_truth=ground_truth_of(found.notation, table), epoch=self.epoch) for found in ranked
         ]
 
+    def network(self, architecture: Architecture, supernet: TrainedSupernet) -> nn.Module:
+        """Return the network of an architecture, with the weights of the search where it has such.
+
+        A search with a `MixedOp` has trained other operations, of fewer channels, say: the space's own start anew.
+        """
+        mixed_op = mixing_of(self.supernet).mixed_op
+        if mixed_op is None:
+            return supernet.network(architecture)
+        _logger.warning("the search mixed operations as %s, so the network's weights are new", mixed_op.name)
+        return self.exporter_space().networks(self.config.seed).build(architecture).to(supernet.device)
+
     def trained_supernet(self) -> TrainedSupernet:
         """Return the supernet with the two halves of the data, on the device that the config asks for."""
         loaders = search_loaders(self.config.data, self.data, seed=self.config.seed, device=torch.device("cpu"))
@@ -187,7 +203,7 @@ def _write(
             written += draw_found(output, name, found, title=title)
         if supernet is None:
             continue
-        network = supernet.network(found.choices)
+        network = run.network(found.choices, supernet)
         estimate_batch_norm(network, inputs)
         network = without_unused(network.cpu(), example)
         if "python" in formats:

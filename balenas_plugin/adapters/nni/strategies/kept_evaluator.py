@@ -17,7 +17,8 @@ from balenas_plugin.adapters.nni.one_shot.evaluator_hooks import TRANSFERS, arch
 from balenas_plugin.adapters.nni.one_shot.search_options import require_clipping_once
 from balenas_plugin.adapters.nni.supernets.drawn import drawing_hooks
 from balenas_plugin.distributions import Distribution
-from balenas_plugin.mixed_ops import MixedOp
+from balenas_plugin.errors import SpaceError
+from balenas_plugin.mixed_ops import Alone, MixedOp
 from balenas_plugin.search.mixing import MixingWeights
 
 _REMEMBERING = (EarlyStopping, ModelCheckpoint, Timer)
@@ -133,9 +134,16 @@ class SearchStrategy(DARTS):
         return [*drawing_hooks(), *super().default_mutation_hooks()]
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
-        """Turn the model space into a supernet in place."""
+        """Turn the model space into a supernet in place.
+
+        Raises:
+            SpaceError: it has no operations that the search's mixed operation could mix, or some that it cannot.
+        """
         self._mixing = MixingWeights(self.distribution.mean_weights, self.mixed_op)
-        return super().mutate_model(model)
+        supernet = super().mutate_model(model)
+        if self.mixed_op is not None and not any(isinstance(module, Alone) for module in supernet.modules()):
+            raise SpaceError(f"{type(model).__name__} has no choice of operations that {self.mixed_op.name} can mix")
+        return supernet
 
     _kept: AbstractContextManager[None] = nullcontext()
 

@@ -45,7 +45,7 @@ from balenas_plugin.distributions import (
     list_distributions,
 )
 from balenas_plugin.errors import OptionError, SpaceError, quoted
-from balenas_plugin.mixed_ops import Alone, mixed_op_of
+from balenas_plugin.mixed_ops import mixed_op_of
 from balenas_plugin.options import given_options, joined_options, summary
 from balenas_plugin.presets import Preset
 from balenas_plugin.schedules import schedule_of
@@ -157,7 +157,7 @@ class DistributionStrategy(StagedStrategy):
     def _require_sound(self) -> None:
         """Raise OptionError where the parts do not go together."""
         order, perturbation = self.options.update_order(), self.options.perturbed_by(int)
-        Search(self.chosen({"": torch.zeros(2)}, seed=0), order, perturbation, self.mixed_op, self.schedule)
+        Search(self.chosen({"": torch.zeros(2)}, seed=0), order, perturbation, self.mixed_op, schedule=self.schedule)
         if self.options.mc_batches == "split" and not self.distribution.needs_gradient:
             raise OptionError(
                 f"{self.chosen.name} compares the losses of draws, so they must see the same examples: "
@@ -222,8 +222,6 @@ class DistributionStrategy(StagedStrategy):
                 f"{type(model).__name__} has no choices, so there is nothing to search: give it a LayerChoice, "
                 "InputChoice, Repeat, Cell or nni.choice"
             )
-        if self.mixed_op is not None and not any(isinstance(module, Alone) for module in model.modules()):
-            raise SpaceError(f"{type(model).__name__} has no choice of operations that {self.mixed_op.name} can mix")
         searched = {label for _, module in supernet_modules(model) for label in module.simplify()}
         loose = sorted(set(self._arch_parameters) - searched)
         if loose:
@@ -308,7 +306,7 @@ class DistributionStrategy(StagedStrategy):
         """Yield the best architectures as frozen models, each network once; say so if there are fewer than asked for.
 
         Without a `selection`: the argmax of mu, then the next most probable distinct ones. With one: its ranking. Their
-        weights are the supernet's; not where a `mixed_op` has built others than the space's own: then they are new.
+        weights are the supernet's, but new where a `mixed_op` has built other operations than the space's own.
 
         Args:
             sort: ignored; the order is always the one above.
@@ -319,9 +317,8 @@ class DistributionStrategy(StagedStrategy):
         else:
             samples = (ranked.choices for ranked in self.rank())
         listed = 0
-        for architecture in islice(samples, limit):
-            listed += 1
-            space = self.supernet if self.mixed_op is None else self._pristine
+        space = self.supernet if self.mixed_op is None else self._pristine
+        for listed, architecture in enumerate(islice(samples, limit), start=1):  # noqa: B007  # it is read behind
             yield FoundModel(space, self.model_space.evaluator).freeze(architecture)
         report_fewer(listed, limit or listed, self.selection)
 

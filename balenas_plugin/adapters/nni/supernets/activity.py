@@ -112,8 +112,8 @@ def _operations(
     """Yield the operations of a cell: each is in the network if its node takes it on that input."""
     for (place, node), inputs in zip(own, cell.ops, strict=True):
         for j, operations in enumerate(inputs):
-            for k, name in enumerate(cell.op_names):
-                yield operations[name], Includes((place,), (j, k)) if isinstance(node, CellNode) else None
+            for k, operation in enumerate(operations.values()):
+                yield operation, Includes((place,), (j, k)) if isinstance(node, CellNode) else None
 
 
 def conditional(found: Found, uses: Mapping[Key, Sequence[Use]]) -> list[Decision]:

@@ -162,8 +162,17 @@ def _uses(
                 if entry is node:
                     condition = Includes((pick,), j, named=True)
                     found |= {use if condition in use else (*use, condition) for use in uses[user]}
-        uses[node] = {()} if () in found else found
+        uses[node] = _least(found)
     return uses
+
+
+def _least(uses: set[Use]) -> set[Use]:
+    """Return the uses without those that hold only where another does, which double with every cell of a network."""
+    kept: list[Use] = []
+    for use in sorted(uses, key=lambda use: (len(use), repr(use))):
+        if not any(set(other) <= set(use) for other in kept):
+            kept.append(use)
+    return set(kept)
 
 
 def _writes_into_its_own(node: fx.Node, model: nn.Module) -> bool:

@@ -9,6 +9,7 @@ compute once, with weights mixed of slices.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -42,20 +43,22 @@ from balenas_plugin.mixed_ops.drawn_path import Others, drawn_path
 from balenas_plugin.search.mixing import MixingWeights
 
 
-def drawn_candidates(edges: Sequence[tuple[nn.Module, Tensor]], others: Others) -> tuple[list[int], Others] | None:
+def drawn_candidates(
+    edges: Sequence[tuple[nn.Module, Tensor]], others: Others
+) -> list[tuple[int, Others | Sequence[int]]] | None:
     """Return the only candidate of each edge that a pass computes, and how the others take part; None to compute all.
 
     Args:
         edges: what mixes the candidates of an edge, and the parameter.
         others: see `drawn_path`, where the draw does not say it.
     """
-    chosen = []
+    drawn: list[tuple[int, Others | Sequence[int]]] = []
     for softmax, alpha in edges:
         if not isinstance(softmax, MixingWeights) or (index := softmax.chosen(alpha)) is None:
             return None
-        chosen.append(index)
-        others = softmax.others or others
-    return chosen, others
+        of_draw = softmax.others(alpha)
+        drawn.append((index, others if of_draw is None else of_draw))
+    return drawn
 
 
 def kept_candidates(edges: Sequence[tuple[nn.Module, Tensor]]) -> list[Sequence[int]] | None:
@@ -120,7 +123,7 @@ class DrawnLayer(DifferentiableMixedLayer):
             return super().forward(*args, **kwargs)
         if kept and drawn is None:
             return self._reduction([operations[k](*args, **kwargs) for k in kept[0]], weights[list(kept[0])])
-        (chosen,), others = cast(Any, drawn)
+        ((chosen, others),) = cast(Any, drawn)
         return drawn_path(weights, chosen, lambda k: operations[k](*args, **kwargs), others=others)
 
 
@@ -134,7 +137,7 @@ class DrawnInput(DifferentiableMixedInput):
         drawn = drawn_candidates([(self._softmax, self._arch_alpha)], self.others)
         if drawn is None:
             return super().forward(inputs)
-        (chosen,), others = drawn
+        ((chosen, others),) = drawn
         return drawn_path(self._softmax(self._arch_alpha), chosen, lambda k: inputs[k], others=others)
 
 
@@ -151,15 +154,20 @@ class DrawnRepeat(DifferentiableMixedRepeat):
         weights = {label: self._softmax(alpha) for label, alpha in self._arch_alpha.items()}
         options = dict(traverse_all_options(self.depth_choice, weights=weights))
         values = {label: cast(Any, spec).values for label, spec in self.depth_choice.simplify().items()}
-        depth = self.depth_choice.freeze({label: values[label][k] for label, k in zip(weights, drawn[0], strict=True)})
+        sample = {label: values[label][k] for label, (k, _) in zip(weights, drawn, strict=True)}
+        depths, depth = list(options), self.depth_choice.freeze(sample)
+        others = drawn[0][1]
+        if not isinstance(others, str):
+            each = ({label: values[label][k]} for label, (_, ks) in zip(weights, drawn, strict=True) for k in ks)
+            others = sorted({depths.index(self.depth_choice.freeze(sample | o)) for o in each} - {depths.index(depth)})
 
-        def run(_: int) -> Any:
+        def run(k: int) -> Any:
             result = x
-            for block in self.blocks[:depth]:
+            for block in self.blocks[: depths[k]]:
                 result = block(result)
             return result
 
-        return drawn_path(torch.stack(list(options.values())), list(options).index(depth), run, others=drawn[1])
+        return drawn_path(torch.stack(list(options.values())), depths.index(depth), run, others=others)
 
 
 class EdgeWeighedNasBench201Cell(NasBench201Cell):
@@ -191,15 +199,24 @@ class EdgeWeighedNasBench201Cell(NasBench201Cell):
 
 
 class DrawnCell(DifferentiableMixedCell):
-    """A cell of edges (DARTS, NASNet, AmoebaNet ...); a `MixedOp` may build and mix its candidates."""
+    """A cell of edges (DARTS, NASNet, AmoebaNet ...); a `MixedOp` may build and mix its candidates.
+
+    Where its table of factories says that they are `complete`, an edge has only those candidates for which they return
+    a layer, and a logit for each of these alone: NNI has the same candidates on all edges, and one logit more.
+    """
 
     mixed_op: MixedOp | None
 
     others: Others = "none"
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        memo = args[-3]
+    def __init__(self, op_factory: Any, *args: Any, **kwargs: Any) -> None:
+        given = inspect.signature(DifferentiableMixedCell.__init__).bind(self, op_factory, *args, **kwargs).arguments
+        if getattr(op_factory, "complete", False):
+            super(DifferentiableMixedCell, self).__init__(op_factory, *args, **kwargs)
+            self._softmax = given["mutate_kwargs"].get("softmax", nn.Softmax(-1))
+            self._give_logits(given["memo"])
+        else:
+            super().__init__(op_factory, *args, **kwargs)
         mixed_op = getattr(self._softmax, "mixed_op", None)
         places = [(node, j) for node in range(self.num_nodes) for j in range(node + self.num_predecessors)]
         edges = [
@@ -211,7 +228,20 @@ class DrawnCell(DifferentiableMixedCell):
             for (node, j), edge in zip(places, edges, strict=True):
                 self.ops[node][j].update(edge)
             if self.mixed_op.edge_normalization:
-                give_edge_weights(self, range(self.num_predecessors, self.num_predecessors + self.num_nodes), memo)
+                nodes = range(self.num_predecessors, self.num_predecessors + self.num_nodes)
+                give_edge_weights(self, nodes, given["memo"])
+
+    def _give_logits(self, memo: dict[str, Any]) -> None:
+        self._arch_alpha = nn.ParameterDict()
+        for target, edges in enumerate(cast(Any, self.ops), start=self.num_predecessors):
+            for source, operations in enumerate(edges):
+                for name in [name for name, operation in operations.items() if operation is None]:
+                    del operations[name]
+                label = f"{self.label}/{target}_{source}"
+                key = f"{label}/in_cell"  # as NNI calls it
+                if key not in memo:
+                    memo[key] = nn.Parameter(1e-3 * torch.randn(len(operations)))
+                self._arch_alpha[label] = memo[key]
 
     def forward(self, *inputs: Any) -> Any:
         """Take and return what NNI's cell does."""
@@ -238,6 +268,19 @@ class DrawnCell(DifferentiableMixedCell):
         posterior = Posterior.of({label: GumbelLaw(alpha) for label, alpha in alphas.items()}, kind="scores")
         return Architectures(cell_nodes(self, {label: label for label in alphas}), posterior).discretise(alphas)
 
+    def alone(self, node: int, source: int, name: str) -> nn.Module:
+        """Return a copy of a candidate as a network of one architecture has it, times the weight of its edge.
+
+        Args:
+            node: the node that its edge leads to, counted without the cell's inputs.
+            source: the input of that node.
+            name: of the candidate, which a `MixedOp` has built.
+        """
+        candidate: Any = copy.deepcopy(cast(Any, self.ops)[node][source][name])
+        weight = edge_weights(self, node + self.num_predecessors)[source]
+        candidate.weight = 1.0 if weight is None else weight.item()
+        return cast(nn.Module, candidate)
+
     def operations(self, edge: nn.ModuleDict) -> list[nn.Module]:
         """Return the candidates of an edge as they are mixed."""
         return [each if self.mixed_op is None else cast(Any, each).operation for each in edge.values()]
@@ -253,7 +296,8 @@ class DrawnCell(DifferentiableMixedCell):
                 return torch.zeros_like(copy.deepcopy(candidates[0]).eval()(x))
 
         if (drawn := drawn_candidates(edge, self.others)) is not None:
-            return drawn_path(weights, drawn[0][0], run, others=drawn[1])
+            ((chosen, others),) = drawn
+            return drawn_path(weights, chosen, run, others=others)
         (kept,) = kept_candidates(edge) or [range(len(alpha))]
         computed = [k for k in kept if k < len(candidates)]
         if not computed:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.mixed_ops import Alone, MixedOp
+from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 
 IN_A_CANDIDATE = "in_a_candidate"
 """Attribute of choices inside a candidate: these are built with it, and mixed in full."""
@@ -69,6 +70,19 @@ def edge_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return node -> logits of the weights of its edges, shape (number of edges,); cells of one label share them."""
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for module in model.modules():
-        for node, logits in getattr(module, "edge_logits", nn.ParameterDict()).items():
+        weights = getattr(module, "edge_logits", None)
+        for node, logits in weights.items() if isinstance(weights, nn.ParameterDict) else ():
             found.setdefault(id(logits), (f"{module.label}/{node}", logits))
     return dict(found.values())
+
+
+def learned_edge_weights(model: nn.Module, options: Mapping[str, Any]) -> EdgeWeights | None:
+    """Return what learns the weights of a supernet's edges; None if they have none.
+
+    Args:
+        model: the supernet.
+        options: of the distribution; Adam's hold for the edges too.
+    """
+    parameters = edge_parameters(model)
+    adam = {name: options[name] for name in ("lr", "betas", "weight_decay") if name in options}
+    return EdgeWeights(parameters, **adam) if parameters else None

@@ -143,7 +143,8 @@ class FusedMixedCell(Planned, DrawnCell):
             [
                 Branch(operation, target, name)
                 for target in self._targets_of(source)
-                for name, operation in zip(self.op_names, self.operations(self._edge(source, target)), strict=True)
+                for edge in [self._edge(source, target)]
+                for name, operation in zip(edge, self.operations(edge), strict=True)
             ]
             for source in sources
         ]
@@ -187,9 +188,9 @@ def _mixed(
     if scales is not None:
         weights = [scaled(w, scale) for w, scale in zip(weights, scales, strict=True)]
     if (drawn := drawn_candidates(edges, others)) is not None:
-        return fan.drawn(x, weights, [[k] for k in drawn[0]], drawn[1])
+        return fan.drawn(x, weights, [([k], of_others) for k, of_others in drawn])
     kept = kept_candidates(edges)
-    return fan(x, weights) if kept is None else fan.drawn(x, weights, kept, "none")
+    return fan(x, weights) if kept is None else fan.drawn(x, weights, [(k, "none") for k in kept])
 
 
 def keep_fixed(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:

@@ -26,6 +26,7 @@ from balenas_plugin.fused import (
 )
 from balenas_plugin.mixed_ops.dropped import Dropped
 from balenas_plugin.restoring import untouched
+from balenas_plugin.search_spaces.darts import operations as darts
 
 
 def _pooling(module: nn.Module) -> nn.Module | None:
@@ -38,9 +39,10 @@ UNWRAP: Mapping[type[nn.Module], Unwrap] = {
     hub201.Pooling: _pooling,
     hub201.Zero: lambda module: Zero(),
     nasnet.Zero: lambda module: Zero(),
+    darts.Zero: lambda module: Zero(),
     Dropped: lambda module: Zero(),
 }
-"""How to look into the wrappers of NNI's hub."""
+"""How to look into the wrappers of NNI's hub and of our spaces."""
 
 Prepare = Callable[[list[Tensor]], Sequence[Tensor]]
 """Makes a module's sources of its inputs."""

@@ -88,16 +88,16 @@ def parameterised_candidates(model: nn.Module) -> dict[str, tuple[bool, ...]]:
     """
     found: dict[int, tuple[bool, ...]] = {}
     for name, module in supernet_modules(model):
-        flags: list[bool] = []
+        edges: list[dict[str, nn.Module]] = []
         if isinstance(module, DifferentiableMixedLayer):
-            flags = [_has_weights(module[n]) for n in module.names]
+            edges = [{str(n): module[n] for n in module.names}]
         elif isinstance(module, DifferentiableMixedCell):
-            edges = [edge for node in cast(Any, module.ops) for edge in node]
-            flags = [all(_has_weights(edge[str(n)]) for edge in edges) for n in module.op_names]
-        for alpha in labelled_alphas(module, name).values() if flags else ():
-            padded = (*flags, *[False] * (len(alpha) - len(flags)))  # the edge is not chosen
-            before = found.get(id(alpha), padded)
-            found[id(alpha)] = tuple(one and other for one, other in zip(before, padded, strict=True))
+            edges = [dict(edge) for node in cast(Any, module.ops) for edge in node]  # in the order of its labels
+        without = {n for edge in edges for n, operation in edge.items() if not _has_weights(operation)}
+        for alpha, edge in zip(labelled_alphas(module, name).values() if edges else (), edges, strict=True):
+            flags = [n not in without for n in edge]
+            flags += [False] * (len(alpha) - len(flags))  # the edge is not chosen
+            found[id(alpha)] = tuple(map(all, zip(flags, found.get(id(alpha), flags), strict=True)))
     return {label: found[id(a)] for label, a in architecture_parameters(model).items() if id(a) in found}
 
 
@@ -116,7 +116,9 @@ def choice_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
             elif isinstance(module, DifferentiableMixedInput):
                 names = [str(k) for k in range(module.n_candidates)]
             elif isinstance(module, DifferentiableMixedCell):
-                names = [str(n) for n in module.op_names] + [NOT_CHOSEN] * (len(alpha) - len(module.op_names))
+                node, j = map(int, label.rpartition("/")[2].split("_"))
+                operations = cast(Any, module.ops[node - module.num_predecessors])[j]
+                names = [*map(str, operations), *[NOT_CHOSEN] * (len(alpha) - len(operations))]
             elif hasattr(spaces.get(label), "values"):
                 names = [str(v) for v in spaces[label].values]
             else:

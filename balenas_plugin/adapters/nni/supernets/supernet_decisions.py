@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
@@ -14,10 +14,10 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import (
     DifferentiableMixedInput,
     DifferentiableMixedLayer,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.supernets.activity import conditional, uses_of
-from balenas_plugin.adapters.nni.supernets.edges import edge_weights
+from balenas_plugin.adapters.nni.supernets.edges import edge_parameters, edge_weights
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, labelled_alphas, supernet_modules
 from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.bayes.decisions import (
@@ -92,7 +92,18 @@ def _of_space(model: nn.Module) -> list[Decision]:
     """Return the decisions of a known space if the supernet has its architecture parameters, or none."""
     space = space_of(model)
     sizes = {label: alpha.numel() for label, alpha in architecture_parameters(model).items()}
-    return list(space.decisions) if sizes == {label: len(values) for label, values in space.choices.items()} else []
+    if sizes != {label: len(values) for label, values in space.choices.items()}:
+        return []
+    edges = edge_parameters(model)
+    return [_weighed(decision, edges) for decision in space.decisions]
+
+
+def _weighed(decision: Decision, edges: Mapping[str, Tensor]) -> Decision:
+    """Return a decision of a space that knows the weights that its edges have learned, if they have any."""
+    logits = edges.get(f"{decision.cell}/{decision.node}") if isinstance(decision, CellNode) else None
+    if logits is None:
+        return decision
+    return replace(cast(CellNode, decision), log_edge_weights=tuple(logits.detach().log_softmax(-1).tolist()))
 
 
 def decisions_of_modules(model: nn.Module) -> list[Decision]:
@@ -135,7 +146,7 @@ def cell_nodes(cell: DifferentiableMixedCell, unique: Mapping[str, str]) -> list
             node,
             tuple(unique[f"{cell.label}/{node}_{j}"] for j in range(node)),
             cell.num_ops_per_node,
-            tuple(cell.op_names),
+            tuple(tuple(map(str, edge)) for edge in cast(Any, cell.ops[node - cell.num_predecessors])),
             tuple(float(weight.detach().log()) for weight in edge_weights(cell, node) if weight is not None),
         )
         for node in range(cell.num_predecessors, cell.num_predecessors + cell.num_nodes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
@@ -17,13 +17,11 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMix
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.supernets.by_position import batch_size_of, batches_at, positions_of
-from balenas_plugin.adapters.nni.supernets.edges import edge_weights
 from balenas_plugin.adapters.nni.supernets.found_model import completed
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.distributions import Draw
 from balenas_plugin.errors import EvaluatorError, SpaceError
-from balenas_plugin.mixed_ops import Alone
 from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.search.mixing import mixing_of
 from balenas_plugin.search_spaces import SearchSpace
@@ -61,16 +59,16 @@ class TrainedSupernet:
         self._space = space
         self._halves = weight_loader, architecture_loader
         self._positions = positions_of(weight_loader, "training"), positions_of(architecture_loader, "validation")
-        self._device = device
+        self.device = device
         self._prepare = prepare
 
     def network(self, architecture: Architecture) -> nn.Module:
         """Return an architecture's network with its own copy of the supernet's weights."""
-        return inherited_network(self._supernet, self._space, architecture).to(self._device)
+        return inherited_network(self._supernet, self._space, architecture).to(self.device)
 
     def mixture(self) -> MixedSupernet:
         """Return a copy of the supernet that mixes as it is told."""
-        return MixedSupernet(copy.deepcopy(self._supernet).to(self._device))
+        return MixedSupernet(copy.deepcopy(self._supernet).to(self.device))
 
     def weight_batches(self, count: int, *, seed: int) -> Sequence[Batch]:
         """Return `count` whole batches of the training loader's set, or all; its augmentation is seeded too."""
@@ -91,7 +89,7 @@ class TrainedSupernet:
     def _moved(self, batch: Any) -> Batch:
         match self._prepare(batch):
             case [Tensor() as images, Tensor() as labels]:
-                return images.to(self._device), labels.to(self._device)
+                return images.to(self.device), labels.to(self.device)
         raise EvaluatorError(
             f"the supernet's accuracy needs batches (images, labels); a loader gives {type(batch).__name__}"
         )
@@ -143,11 +141,8 @@ def _load_cell_weights(network: nn.Module, supernet: nn.Module, architecture: Ma
                     (source,) = architecture[f"{cell.label}/input_{number}_{k}"]
                     operation = architecture[f"{cell.label}/op_{number}_{k}"]
                     moved[f"{path}.ops.{node}.{k}."] = f"{path}.ops.{node}.{source}.{operation}."
-                    candidate: Any = cell.ops[node][source][operation]
-                    if isinstance(candidate, Alone):  # of fewer channels than the space's own, say
-                        alone: Any = copy.deepcopy(candidate)
-                        weight = edge_weights(cell, number)[source]
-                        alone.weight = 1.0 if weight is None else float(weight)
+                    if getattr(cell, "mixed_op", None) is not None:  # of fewer channels than the space's own, say
+                        alone = cast(Any, cell).alone(node, source, operation)
                         setattr(network.get_submodule(f"{path}.ops.{node}"), str(k), alone)
     weights, state = supernet.state_dict(), {}
     for key, value in network.state_dict().items():

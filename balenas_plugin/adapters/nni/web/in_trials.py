@@ -98,6 +98,6 @@ class SearchInTrials:
 
 def _options(strategy: DistributionStrategy) -> dict[str, Any]:
     """Return the strategy's arguments."""
-    selection = None if strategy.selection is None else asdict(strategy.selection)
-    hooks = list(strategy.extra_mutation_hooks)
-    return {**strategy.arguments(), "selection": selection, "mutation_hooks": hooks}
+    given = {"selection": strategy.selection, "cost": strategy.options.cost}
+    plain = {name: None if options is None else asdict(options) for name, options in given.items()}
+    return {**strategy.arguments(), **plain, "mutation_hooks": list(strategy.extra_mutation_hooks)}

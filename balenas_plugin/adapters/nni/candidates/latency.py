@@ -1,0 +1,137 @@
+"""Latencies of every choice of a supernet, measured on this machine."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from balenas_plugin.adapters.nni.candidates.operations import zeros_of
+from balenas_plugin.adapters.nni.candidates.sizes import Call, calls_watched, parts_of, table_of
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
+from balenas_plugin.costs import CostTable
+from balenas_plugin.distributions import Draw
+from balenas_plugin.machine import processor
+from balenas_plugin.search.mixing import mixing_of
+
+Unit = Literal["ms", "us"]
+
+_PER_SECOND: dict[Unit, float] = {"ms": 1e3, "us": 1e6}
+_WARM_UP = 3
+
+
+@torch.no_grad()
+def measured(
+    space: nn.Module,
+    images: Tensor,
+    *,
+    repeats: int,
+    unit: Unit = "ms",
+    network: Callable[[Mapping[str, int]], nn.Module] | None = None,
+) -> CostTable:
+    """Return the median latency of each choice in a forward pass, and of what is in every architecture.
+
+    Each distinct candidate is timed alone, on the input that it gets in the supernet, and all of them in turn, as often
+    as is asked for. What is in every architecture takes what networks take beyond the sum of their candidates. A
+    candidate that is no operation takes no time.
+
+    Args:
+        space: the supernet, not fused; it is left in evaluation mode.
+        images: a batch, shape (N, C, H, W), on the device of the supernet.
+        repeats: of every measurement.
+        unit: of the latencies.
+        network: makes the network of an architecture, label -> which choice; None: the drawn path of the supernet
+            stands for it, whose mixing takes time too.
+
+    Raises:
+        SpaceError: latencies do not add up choice by choice.
+    """
+    space.eval()
+    parts, zeros = parts_of(space), zeros_of(space)
+    timed = {
+        (label, name): [] if k in zeros[label] else list(modules)
+        for label, by_choice in parts.items()
+        for k, (name, modules) in enumerate(by_choice.items())
+    }
+    modules = [module for of_choice in timed.values() for module in of_choice]
+    with calls_watched(modules, None) as (calls, _):
+        space(images)
+    keys = {module: _key(module, calls[module]) for module in modules if module in calls}
+    distinct = {key: (module, calls[module]) for module, key in keys.items()}
+    runs: dict[Any, Callable[[], object]] = {
+        key: partial(module, *call.args, **call.kwargs) for key, (module, call) in distinct.items()
+    }
+    names = choice_names(space)
+    architectures = [
+        {label: k % len(choices) for label, choices in names.items()} for k in range(max(map(len, names.values())))
+    ]
+    for k, chosen in enumerate(architectures):
+        runs[k] = partial(_drawn, space, images, chosen)
+        if network is not None:
+            runs[k] = partial(network(chosen).to(images.device).eval(), images)
+    medians = _medians(runs, repeats, images.device)
+    costs = {
+        label: {name: sum(medians[keys[m]] for m in timed[label, name] if m in keys) for name in by_choice}
+        for label, by_choice in parts.items()
+    }
+    beyond = [
+        medians[number] - sum(costs[label][names[label][k]] for label, k in chosen.items())
+        for number, chosen in enumerate(architectures)
+    ]
+    factor = _PER_SECOND[unit]
+    return table_of(
+        space,
+        {label: {name: factor * cost for name, cost in by_choice.items()} for label, by_choice in costs.items()},
+        fixed=factor * max(statistics.median(beyond), 0.0),
+        measure="latency",
+        unit=unit,
+        machine=platform.node(),
+        processor=processor() if images.device.type == "cpu" else torch.cuda.get_device_name(images.device),
+        device=images.device.type,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        batch_size=len(images),
+        image_shape=tuple(images.shape[1:]),
+        repeats=repeats,
+    )
+
+
+def _key(module: nn.Module, call: Call) -> Any:
+    """Return what modules share that take equally long: all that can be read off them, and the shapes of inputs."""
+    shapes = tuple(
+        tuple(t.shape) for t in (*module.state_dict().values(), *tree_leaves(call.args)) if isinstance(t, Tensor)
+    )
+    return type(module), str(module), shapes
+
+
+def _drawn(space: nn.Module, images: Tensor, chosen: Mapping[str, int]) -> object:
+    """Run one architecture in the supernet."""
+    alphas = architecture_parameters(space)
+    one_hot = {k: torch.zeros_like(a).index_fill(0, torch.tensor(chosen[k]), 1.0) for k, a in alphas.items()}
+    with mixing_of(space).using(Draw({}, one_hot, chosen=chosen, others="none"), alphas):
+        return space(images)
+
+
+def _medians(runs: Mapping[Any, Callable[[], object]], repeats: int, device: torch.device) -> dict[Any, float]:
+    """Return the median seconds of each, all in turn, so that a busy moment hits all alike."""
+    seconds: dict[Any, list[float]] = {key: [] for key in runs}
+    for number in range(_WARM_UP + repeats):
+        for key, run in runs.items():
+            start = _now(device)
+            run()
+            if number >= _WARM_UP:
+                seconds[key].append(_now(device) - start)
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,147 @@
+"""Costs that join the loss of the architecture: counted or measured by choice, and reaching what is learned."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.hub.pytorch import NasBench201
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.space import RawFormatModelSpace
+
+from balenas_plugin import BaLeNAS, DistributionStrategy
+from balenas_plugin.adapters.nni import strategy_of
+from balenas_plugin.adapters.nni.candidates import latency
+from balenas_plugin.adapters.nni.candidates.latency import measured
+from balenas_plugin.adapters.nni.candidates.operations import zeros_of
+from balenas_plugin.adapters.nni.candidates.sizes import counted
+from balenas_plugin.costs import CostOptions, CostTable
+from balenas_plugin.errors import FileFormatError, OptionError, SpaceError
+from balenas_plugin.presets import get_preset, list_presets
+from balenas_plugin.proxies import get_proxy
+
+from . import spaces
+from .searches import classification, loaders
+from .spaces import Layers
+from .test_presets import OPTIONS
+
+OF_EACH_DISTRIBUTION = list({get_preset(name).distribution: name for name in list_presets()}.values())
+
+
+def supernet_of(space: ModelSpace) -> ModelSpace:
+    return BaLeNAS().mutate_model(copy.deepcopy(space)).eval()
+
+
+@pytest.mark.parametrize("measure", ["flops", "params"])
+@pytest.mark.parametrize("name", ["NasBench201", "Layers", "SharedLabel", "DepthExpression"])
+def test_counts_add_up_to_those_of_the_network(name: str, measure: str) -> None:
+    space = NasBench201(4, 1, num_labels=3) if name == "NasBench201" else getattr(spaces, name)()
+    x = torch.randn(2, 3, 8, 8) if name == "NasBench201" else torch.randn(2, *spaces.VECTOR)
+    supernet = supernet_of(space)
+    table = counted(supernet, measure, lambda: supernet(x))
+    domains = space.simplify()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        sample = {k: d.values[int(torch.randint(len(d.values), ()))] for k, d in domains.items()}
+        found = table.fixed + sum(table.costs[label][str(value)] for label, value in sample.items())
+        assert found == get_proxy(measure)(copy.deepcopy(space.freeze(sample)), x)
+
+
+@pytest.mark.parametrize(("name", "why"), [("NestedLayers", "choices inside"), ("LinearValues", "no candidates")])
+def test_what_does_not_add_up_is_refused(name: str, why: str) -> None:
+    supernet = supernet_of(getattr(spaces, name)())
+    with pytest.raises(SpaceError, match=f"costs of .* do not add up choice by choice.*{why}.*use `penalty`"):
+        counted(supernet, "params", lambda: None)
+
+
+def test_zeros_are_what_returns_zeros() -> None:
+    found = zeros_of(supernet_of(NasBench201(4, 1)))
+    assert list(found.values()) == [[0]] * 6
+    assert zeros_of(supernet_of(Layers())) == {"op": [], "act": []}  # where "none" is an identity
+
+
+def search(folder: Path, cost: dict[str, Any], name: str = "DARTS", space: Any = Layers, **options: Any) -> Any:
+    torch.manual_seed(1)
+    strategy = strategy_of(name)(cost=cost, **{**OPTIONS.get(name, {}), "validate_every_n_epochs": 0, **options})
+    evaluator = classification(folder, max_epochs=3, **loaders(train=48, val=48))
+    strategy.initialize(RawFormatModelSpace(space(), evaluator), SequentialExecutionEngine())
+    strategy.run()
+    return strategy
+
+
+@pytest.mark.parametrize("name", OF_EACH_DISTRIBUTION)
+def test_a_heavy_cost_makes_the_smallest_candidate_the_most_probable(name: str, tmp_path: Path) -> None:
+    cost = {"name": "params", "reference": 50.0, "weight": 100.0}
+    strategy = search(tmp_path, cost, name, arc_learning_rate=0.3)
+    log_p = strategy.posterior.log_win_probability()["op"]
+    assert int(log_p.argmax()) == 2
+    assert float(log_p.exp()[2]) > 0.5
+
+
+def test_what_is_logged_is_the_expected_cost(tmp_path: Path) -> None:
+    found = search(tmp_path, {"name": "params", "reference": 50.0, "form": "mul#log"}, arc_learning_rate=1e-6)
+    metrics = found.oneshot_module.trainer.callback_metrics
+    assert float(metrics["cost/expected"]) == pytest.approx(27 + (72 + 64) / 3, rel=1e-2)
+    factor = 0.2 * (math.log(72.3) / math.log(50.0)) ** 0.3
+    assert float(metrics["arch_loss_step"]) == pytest.approx(factor * float(metrics["cost/loss"]), rel=1e-2)
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table of latencies; a clock that ticks once a reading makes every candidate take 1 ms."""
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(latency, "_now", lambda device: 1e-3 * next(ticks))
+    supernet = BaLeNAS(fused=False).mutate_model(Layers())
+    measured(supernet, torch.randn(4, *spaces.VECTOR), repeats=3).save(tmp_path / "latency.json")
+    return tmp_path / "latency.json"
+
+
+def test_a_measured_table_says_what_was_measured_where(table: Path, tmp_path: Path) -> None:
+    found = CostTable.load(table)
+    assert found.costs["op"] == pytest.approx({"0": 1.0, "1": 1.0, "2": 1.0})
+    assert (found.space, found.batch_size, found.image_shape, found.repeats) == ("Layers", 4, spaces.VECTOR, 3)
+    assert found.threads == torch.get_num_threads()
+    strategy = search(tmp_path, {"name": "latency", "reference": 1.0, "table": str(table)})
+    assert strategy.options.cost == CostOptions(name="latency", reference=1.0, table=str(table))
+    assert DistributionStrategy(distribution="point").options.cost is None
+
+
+def test_a_table_of_another_machine_or_space_is_refused(table: Path, tmp_path: Path) -> None:
+    cost = {"name": "latency", "reference": 2.0, "table": str(table)}
+    for space, problem in ((spaces.SharedLabel, "space Layers, and SharedLabel is searched"), (Wider, "parameters")):
+        with pytest.raises(OptionError, match=problem):
+            search(tmp_path, cost, space=space)
+    edit(table, fixed=0.0, costs={label: dict.fromkeys(c, 0.0) for label, c in CostTable.load(table).costs.items()})
+    with pytest.raises(OptionError, match=r"mul#log takes the logarithm .* can fall to 0 ms"):
+        search(tmp_path, {**cost, "form": "mul#log"})
+    edit(table, machine="elsewhere")
+    with pytest.raises(OptionError, match=r"measured on elsewhere \(.*other_machine: true"):
+        search(tmp_path, cost)
+    search(tmp_path, {**cost, "other_machine": True})
+    edit(table, costs={"op": {"0": -1.0}})
+    with pytest.raises(FileFormatError, match=r"is damaged: .*at least 0, got -1"):
+        search(tmp_path, cost)
+    table.write_text("{}")
+    with pytest.raises(FileFormatError, match="not a table of costs"):
+        search(tmp_path, cost)
+
+
+class Wider(Layers):
+    """The same choices in a larger network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = torch.nn.Linear(8, 8)
+
+
+Wider.__name__ = "Layers"
+
+
+def edit(table: Path, **entries: Any) -> None:
+    table.write_text(json.dumps({**json.loads(table.read_text()), **entries}))

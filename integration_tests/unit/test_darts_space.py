@@ -1,0 +1,157 @@
+"""Genotypes in every notation, the rule by which nodes choose, drop path, and NAS-Bench-301 where it is not."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import Counter, namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from balenas_plugin.bayes.architectures import Architectures
+from balenas_plugin.bayes.laws.log_gamma import LogGammaLaw
+from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.errors import DataError, MissingDependencyError, SpaceError
+from balenas_plugin.ground_truth import require_benchmark
+from balenas_plugin.search_spaces.darts import (
+    DARTS,
+    S1,
+    S3,
+    S4,
+    Genotype,
+    build_network,
+    from_nni,
+    read_genotype,
+    to_compact,
+    to_config,
+    to_nni,
+)
+
+NORMAL = [("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("skip_connect", 0), ("sep_conv_3x3", 1)] * 2
+REDUCE = [("max_pool_3x3", 0), ("max_pool_3x3", 1), ("skip_connect", 2), ("max_pool_3x3", 0)] * 2
+DARTS_LIKE = Genotype(tuple(NORMAL), (2, 3, 4, 5), tuple(REDUCE), (2, 3, 4, 5))
+LOOSE = DARTS_LIKE._replace(reduce_concat=(4, 5))
+
+
+def test_every_notation_is_read_as_what_was_written():
+    published = namedtuple("DARTSGenotype", Genotype._fields)(NORMAL, range(2, 6), REDUCE, range(2, 6))
+    texts = {
+        "genotype": (str(DARTS_LIKE), f"DARTS_V9 = {published}", json.dumps(DARTS_LIKE._asdict())),
+        "compact": (str(to_compact(DARTS_LIKE)),),
+        "nni": (json.dumps(to_nni(DARTS_LIKE)), str({"choices": to_nni(DARTS_LIKE)})),
+    }
+    for notation, given in texts.items():
+        for text in given:
+            reading = read_genotype(text)
+            assert (reading.notation, from_nni(reading.sample)) == (notation, DARTS_LIKE)
+    assert from_nni(read_genotype(str(LOOSE)).sample) == LOOSE
+    config = read_genotype(json.dumps(to_config(DARTS_LIKE)))  # which does not keep the order within a node
+    assert to_config(from_nni(config.sample)) == to_config(DARTS_LIKE)
+    assert config.notation == "config"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("__import__('os').getcwd()", "no architecture of the DARTS space"),
+        (str(DARTS_LIKE).replace("'max_pool_3x3', 0", "__import__('os'), 0"), "no architecture of the DARTS space"),
+        (str(DARTS_LIKE).replace("sep_conv_3x3", "sep_conv_4x4", 1), "did you mean 'sep_conv_"),
+        (str(DARTS_LIKE).replace("('skip_connect', 2)", "('skip_connect', 3)"), "node 3: its inputs are states 0 to 2"),
+        (str(DARTS_LIKE).replace("[2, 3, 4, 5]", "range(2, 10**9)"), "no architecture"),
+        (str(DARTS_LIKE).replace("[2, 3, 4, 5]", "range(2, 9)"), "can join the states 2, 3, 4, 5"),
+        ("Genotype(normal=[], reduce=[])", "the normal cell needs two pairs"),
+        ("[" * 9000, "no architecture"),
+        ('{"normal/op_2_0": "skip_connect", "depth": 3}', "needs two pairs|depth"),
+    ],
+)
+def test_other_text_is_refused_and_never_run(text, message):
+    with pytest.raises(SpaceError, match=message):
+        read_genotype(text)
+
+
+def test_the_spaces_have_their_sizes():
+    assert DARTS.size == (180 * 7**8) ** 2
+    assert S1.size == S3.size == S4.size == (180 * 2**8) ** 2
+    assert S1.choices["reduce/5_0"] == ("max_pool_3x3", "avg_pool_3x3")
+    assert S4.kinds == {"noise": "parameter-free", "sep_conv_3x3": "parametric"}
+
+
+def laws(space, dirichlet):
+    torch.manual_seed(1)
+    drawn = {label: torch.randn(len(values), dtype=torch.float64) for label, values in space.choices.items()}
+    if dirichlet:
+        return Posterior.of({k: LogGammaLaw(2 * v.exp()) for k, v in drawn.items()}, kind="dirichlet")
+    return Posterior(drawn, {label: torch.full_like(values, 4.0) for label, values in drawn.items()})
+
+
+@pytest.mark.parametrize("dirichlet", [False, True])
+def test_outcomes_are_as_frequent_as_among_draws(dirichlet):
+    """Of the rule itself: by quadrature where all edges are kept, elsewhere from the counted strengths of each."""
+    posterior, draws = laws(DARTS, dirichlet), 2000
+    samples = [posterior.sample() for _ in range(draws)]
+    for decision in DARTS.decisions[:3]:
+        counts = Counter(decision.choose(sample) for sample in samples)
+        outcomes = decision.outcomes(posterior)
+        for outcome, count in counts.most_common(5):
+            p = math.exp(outcomes.log_probability(outcome))
+            assert abs(count / draws - p) < 5 * math.sqrt(p / draws)
+        assert sum(math.exp(value) for _, value in outcomes.best_first()) == pytest.approx(1, abs=1e-4)
+        assert all("none" not in decision.to_architecture(outcome, posterior).values() for outcome in counts)
+
+
+def test_edges_are_compared_by_weight_and_the_most_probable_leads():
+    """A large logit among large ones is no strong edge: raw logits would take it."""
+    posterior = laws(DARTS, dirichlet=False)
+    posterior.scores["normal/3_0"][:] = 50.0
+    sharp = Posterior(posterior.scores, {k: torch.full_like(v, 1e12) for k, v in posterior.scores.items()})
+    architectures = Architectures(DARTS.decisions, sharp)
+    found = architectures.discretise(sharp.scores)
+    assert [0] not in (found["normal/input_3_0"], found["normal/input_3_1"])
+    first = next(architectures.iterate())
+    assert (first.sample, first.log_probability) == (found, pytest.approx(0, abs=1e-9))
+    weights = [sharp.scores[f"normal/5_{found[f'normal/input_5_{k}'][0]}"].softmax(-1)[1:].max() for k in (0, 1)]
+    assert weights[0] >= weights[1]  # the stronger edge comes first
+
+
+def test_paths_are_dropped_for_whole_images_and_more_often_later():
+    network = build_network(LOOSE, channels=2, cells=3, drop_path=0.5).train()
+    cell = network.cells[0]
+    x, identity = torch.ones(64, 2, 2, 2), torch.nn.Identity()
+    assert torch.equal(cell._dropped(torch.nn.ReLU(), x), x)  # before the first epoch has begun
+    network.new_epoch(5, 10)
+    dropped = cell._dropped(torch.nn.ReLU(), x)
+    assert cell.drop_path == 0.25
+    assert torch.equal(dropped.amin((1, 2, 3)), dropped.amax((1, 2, 3)))
+    torch.testing.assert_close(dropped.unique(), torch.tensor([0, 4 / 3]))
+    assert torch.equal(cell._dropped(identity, x), x)
+    assert torch.equal(network.eval().cells[0]._dropped(torch.nn.ReLU(), x), x)
+
+
+def test_nas_bench_301_predicts_where_it_is_and_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.delenv("BALENAS_DATA", raising=False)
+    with pytest.raises(DataError, match="needs its models: fetch nb_models"):
+        require_benchmark(DARTS)
+    with pytest.raises(DataError, match="holds no models of NAS-Bench-301"):
+        require_benchmark(DARTS, tmp_path)
+    (tmp_path / "nb_models_1.0" / "xgb_v1.0").mkdir(parents=True)
+    monkeypatch.setenv("BALENAS_DATA", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "nasbench301", None)
+    with pytest.raises(MissingDependencyError, match="nasbench301, which cannot be imported here"):
+        require_benchmark(DARTS)
+    asked = []
+
+    def predict(config, representation, with_noise):
+        asked.append((config.normal[0], representation, with_noise))
+        return 94.5
+
+    loaded = SimpleNamespace(load_ensemble=lambda folder: SimpleNamespace(predict=predict))
+    monkeypatch.setitem(sys.modules, "nasbench301", loaded)
+    benchmark = require_benchmark(DARTS)
+    truth = benchmark.describe(str(DARTS_LIKE))
+    assert truth.values == {"cifar10": {"predicted_valid_accuracy": 94.5}}
+    assert (asked, truth.rank) == ([(("sep_conv_3x3", 1), "genotype", False)], {})
+    with pytest.raises(DataError, match="not Genotype"):
+        benchmark.describe(str(LOOSE))

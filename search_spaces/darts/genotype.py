@@ -1,0 +1,284 @@
+"""Genotypes: the two cells of an architecture, and the ways of writing them.
+
+=========  ==========================================================================================
+notation   example
+=========  ==========================================================================================
+genotype   ``Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=[2, 3, 4, 5], reduce=...)``
+compact    ``(((1, 3), (0, 3), ...), ((0, 0), ...))``: NASLib's, (state, number of the operation)
+config     ``{"NetworkSelectorDatasetInfo:darts:edge_normal_0": "sep_conv_3x3", ...}``: NAS-Bench-301's and NASLib's
+nni        ``{"normal/op_2_0": "sep_conv_3x3", "normal/input_2_0": [1], ...}`` in JSON or Python
+=========  ==========================================================================================
+
+A genotype is that of Liu et al. 2019, in the words of any project that calls it so (confopt's `DARTSGenotype`); text is
+parsed, never run. States 0 and 1 are what a cell gets, 2 its first node; of a node, the stronger pair comes first.
+
+Sources: Liu et al. 2019 (DARTS, `cnn/genotypes.py`); NASLib, `search_spaces/nasbench301/conversions.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+from balenas_plugin.bayes.decisions import Architecture
+from balenas_plugin.errors import SpaceError, UnreadableError, nearest
+from balenas_plugin.options import OneOf, checked
+from balenas_plugin.search_spaces import Reading
+
+from .operations import NAMES
+
+Pair = tuple[str, int]
+"""An operation, and the state that it is applied to."""
+
+CELLS = ("normal", "reduce")
+
+NOTATIONS = {
+    "genotype": "",
+    "compact": "NASLib's compact form",
+    "config": "a configuration of NAS-Bench-301",
+    "nni": "a mapping as in NNI",
+}
+"""Notations, and what they are in words; nothing is said of the space's own."""
+
+COMPACT_OPERATIONS = (
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+"""NASLib's numbers of the operations."""
+
+_CONFIG = "NetworkSelectorDatasetInfo:darts:"
+_LONGEST, _MOST_NODES = 10_000, 16
+_EXAMPLE = (
+    "Genotype(normal=[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ...], normal_concat=[2, 3, 4, 5], reduce=[...], "
+    "reduce_concat=[2, 3, 4, 5])"
+)
+
+
+class Genotype(NamedTuple):
+    """The two cells of an architecture; printed, it is in the reference's form.
+
+    Attributes:
+        normal: (operation, state), two a node.
+        normal_concat: states that the cell's output joins.
+        reduce: as `normal`, of the cells that halve the resolution.
+        reduce_concat: likewise.
+    """
+
+    normal: tuple[Pair, ...]
+    normal_concat: tuple[int, ...]
+    reduce: tuple[Pair, ...]
+    reduce_concat: tuple[int, ...]
+
+    @property
+    def cells(self) -> dict[str, tuple[tuple[Pair, ...], tuple[int, ...]]]:
+        """The pairs and the joined states of each of `CELLS`."""
+        return {"normal": (self.normal, self.normal_concat), "reduce": (self.reduce, self.reduce_concat)}
+
+    def __str__(self) -> str:
+        """Return the genotype as Python code of the reference."""
+        return f"Genotype({', '.join(f'{name}={list(part)}' for name, part in self._asdict().items())})"
+
+
+def make_genotype(normal: Any, normal_concat: Any = None, reduce: Any = None, reduce_concat: Any = None) -> Genotype:
+    """Return the genotype of these cells, checked; a concat of None joins all nodes.
+
+    Raises:
+        SpaceError: it is no genotype; the message says what of which cell.
+    """
+    pairs = {"normal": _pairs("normal", normal), "reduce": _pairs("reduce", reduce)}
+    given = {"normal": normal_concat, "reduce": reduce_concat}
+    concat = {cell: _concat(cell, given[cell], 2 + len(pairs[cell]) // 2) for cell in CELLS}
+    return Genotype(pairs["normal"], concat["normal"], pairs["reduce"], concat["reduce"])
+
+
+def to_nni(genotype: Genotype) -> Architecture:
+    """Return the architecture (label -> choice) of NNI's cells; states that are joined are named where not all are."""
+    architecture: Architecture = {}
+    for cell, (pairs, concat) in genotype.cells.items():
+        for k, (operation, source) in enumerate(pairs):
+            architecture[f"{cell}/op_{2 + k // 2}_{k % 2}"] = operation
+            architecture[f"{cell}/input_{2 + k // 2}_{k % 2}"] = [source]
+        if concat != _all_nodes(len(pairs) // 2):
+            architecture[f"{cell}/concat"] = list(concat)
+    return architecture
+
+
+def from_nni(architecture: Mapping[str, Any]) -> Genotype:
+    """Return the genotype of an architecture of NNI's cells; the order of its keys is free.
+
+    Raises:
+        SpaceError: a label is missing or unknown, or a choice impossible.
+    """
+    left = dict(architecture)
+    cells: dict[str, Any] = {}
+    for cell in CELLS:
+        pairs: list[tuple[Any, Any]] = []
+        while (label := f"{cell}/op_{2 + len(pairs) // 2}_{len(pairs) % 2}") in left:
+            source = left.pop(label.replace("/op_", "/input_"), None)
+            pairs.append((left.pop(label), source[0] if isinstance(source, list | tuple) and source else source))
+        cells |= {cell: pairs, f"{cell}_concat": left.pop(f"{cell}/concat", None)}
+    if left:
+        raise SpaceError(
+            f"the architecture names {next(iter(left))!r}, which is no choice of a cell: those are normal/op_2_0, "
+            "normal/input_2_0, ..., reduce/input_5_1"
+        )
+    return make_genotype(**cells)
+
+
+def to_compact(genotype: Genotype) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """Return NASLib's compact form.
+
+    Raises:
+        SpaceError: NASLib has no number for an operation, or the cells do not join all nodes.
+    """
+    for cell, (pairs, concat) in genotype.cells.items():
+        unknown = [operation for operation, _ in pairs if operation not in COMPACT_OPERATIONS]
+        if unknown or concat != _all_nodes(len(pairs) // 2):
+            what = f"the operation {unknown[0]}" if unknown else "a cell that joins some of its nodes only"
+            raise SpaceError(f"the compact form cannot say {what} ({cell} cell)")
+    return tuple(tuple((s, COMPACT_OPERATIONS.index(op)) for op, s in pairs) for pairs, _ in genotype.cells.values())
+
+
+def to_config(genotype: Genotype) -> dict[str, str]:
+    """Return the configuration that NAS-Bench-301 and NASLib take."""
+    config = {}
+    for cell, (pairs, _) in genotype.cells.items():
+        for k, (operation, source) in enumerate(pairs):
+            config[f"{_CONFIG}edge_{cell}_{_first_edge(k // 2) + source}"] = operation
+        for node in range(1, len(pairs) // 2):
+            inputs = sorted(source for _, source in pairs[2 * node : 2 * node + 2])
+            config[f"{_CONFIG}inputs_node_{cell}_{node + 2}"] = "_".join(map(str, inputs))
+    return config
+
+
+def read_genotype(text: str, *, notation: str | None = None) -> Reading:
+    """Return the architecture that a text names.
+
+    Args:
+        text: in one of `NOTATIONS`; ``NAME = `` before it is passed over.
+        notation: which; None finds out.
+
+    Raises:
+        SpaceError: it is none of them, or malformed.
+        OptionError: there is no such notation.
+    """
+    if notation is not None:
+        checked("notation", notation, Annotated[str, OneOf(lambda: NOTATIONS)])
+    found, genotype = _read(re.sub(r"^\s*\w+\s*=\s*(?=\w*\()", "", text).strip())
+    if notation not in (None, found):
+        raise SpaceError(f"{text[:60]!r} is not in the notation {notation}, but in {found}")
+    return Reading(found, sample=to_nni(genotype), read_as=NOTATIONS[found])
+
+
+def _read(text: str) -> tuple[str, Genotype]:
+    value = _value(text)
+    if isinstance(value, Mapping):
+        inner = value.get("choices", value)  # a record of architectures.json, too
+        if isinstance(inner, Mapping) and set(inner) & set(Genotype._fields):
+            return "genotype", make_genotype(*(inner.get(name) for name in Genotype._fields))
+        if isinstance(inner, Mapping) and any(str(key).startswith(_CONFIG) for key in inner):
+            return "config", _from_config(inner)
+        if isinstance(inner, Mapping):
+            return "nni", from_nni({str(key): choice for key, choice in inner.items()})
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return "compact", make_genotype(_from_compact(value[0]), None, _from_compact(value[1]))
+    raise _unreadable(text)
+
+
+def _value(text: str) -> Any:
+    """Return the literal, or the arguments by name of the genotype, that a text is."""
+    if len(text) > _LONGEST:
+        raise SpaceError(f"a genotype of {len(text)} characters was given; none is that long")
+    try:
+        if text.startswith("{") and '"' in text:
+            return json.loads(text)
+        node = ast.parse(text, mode="eval").body
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and "genotype" in node.func.id.lower():
+            by_place = dict(zip(Genotype._fields, map(_literal, node.args), strict=False))
+            return by_place | {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
+        return ast.literal_eval(node)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise _unreadable(text) from error
+
+
+def _literal(node: ast.expr) -> Any:
+    """Return a literal's value; ``range(2, 6)`` is one."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+        bounds = [ast.literal_eval(argument) for argument in node.args]
+        return list(range(*bounds))[: 2 * _MOST_NODES] if max(bounds) <= 2 * _MOST_NODES else bounds
+    return ast.literal_eval(node)
+
+
+def _from_compact(pairs: Any) -> Any:
+    if not isinstance(pairs, list | tuple):
+        return pairs
+    numbered = dict(enumerate(COMPACT_OPERATIONS))
+    return [(numbered.get(p[1], p[1]), p[0]) if isinstance(p, list | tuple) and len(p) == 2 else p for p in pairs]
+
+
+def _from_config(config: Mapping[Any, Any]) -> Genotype:
+    cells = []
+    for cell in CELLS:
+        edges = [config.get(f"{_CONFIG}edge_{cell}_{edge}") for edge in range(_first_edge(4))]
+        cells.append(
+            [
+                (edges[_first_edge(node) + source], source)
+                for node in range(4)
+                for source in range(node + 2)
+                if edges[_first_edge(node) + source] is not None
+            ]
+        )
+    return make_genotype(cells[0], None, cells[1])
+
+
+def _first_edge(node: int) -> int:
+    """Return the number of a node's first edge, the nodes counted from 0."""
+    return node * (node + 3) // 2
+
+
+def _all_nodes(nodes: int) -> tuple[int, ...]:
+    return tuple(range(2, 2 + nodes))
+
+
+def _pairs(cell: str, given: Any) -> tuple[Pair, ...]:
+    if not isinstance(given, list | tuple) or not 2 <= len(given) <= 2 * _MOST_NODES or len(given) % 2:
+        raise SpaceError(f"the {cell} cell needs two pairs (operation, state) a node, got {str(given)[:80]}")
+    pairs = []
+    for k, pair in enumerate(given):
+        node = 2 + k // 2
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise SpaceError(f"{cell} cell, node {node}: {str(pair)[:80]} is no pair (operation, state)")
+        operation, source = pair
+        if operation not in NAMES:
+            raise SpaceError(
+                f"{cell} cell, node {node}: unknown operation {str(operation)[:40]!r}; allowed: {', '.join(NAMES)}"
+                f"{nearest(str(operation)[:40], NAMES)}"
+            )
+        if isinstance(source, bool) or not isinstance(source, int) or not 0 <= source < node:
+            raise SpaceError(f"{cell} cell, node {node}: its inputs are states 0 to {node - 1}, not {str(source)[:40]}")
+        pairs.append((operation, source))
+    return tuple(pairs)
+
+
+def _concat(cell: str, given: Any, states: int) -> tuple[int, ...]:
+    if given is None:
+        return _all_nodes(states - 2)
+    allowed = range(2, states)
+    if not isinstance(given, list | tuple) or not given or len(set(given)) < len(given) or not set(given) <= {*allowed}:
+        raise SpaceError(f"{cell} cell: it can join the states {', '.join(map(str, allowed))}, not {str(given)[:40]}")
+    return tuple(given)
+
+
+def _unreadable(text: str) -> UnreadableError:
+    return UnreadableError(
+        f"{text[:200]!r} is no architecture of the DARTS space. Give a genotype, {_EXAMPLE}; or NASLib's compact form, "
+        "NAS-Bench-301's configuration or NNI's dict"
+    )
