@@ -136,14 +136,14 @@ def refusals() -> list[str]:
 
     from balenas_plugin.distributions import ChosenDistribution, get_distribution, list_distributions
     from balenas_plugin.errors import OptionError
-    from balenas_plugin.mixed_ops import list_mixed_ops, mixed_op_of
+    from balenas_plugin.mixed_ops import MixedOp, list_mixed_ops, mixed_op_of
     from balenas_plugin.mixed_ops.partial_channels import PartialChannels
     from balenas_plugin.perturbations import list_perturbations, perturbation_of
     from balenas_plugin.schedules import list_schedules, schedule_of
     from balenas_plugin.search import Order, Search
 
     found: dict[str, None] = {}
-    weighed = PartialChannels(edge_normalization=True)
+    weighed: MixedOp | None = PartialChannels(edge_normalization=True)
     perturbations = [None, *(perturbation_of(name, seed=0) for name in list_perturbations())]
     for name in list_distributions():
         distribution = ChosenDistribution(get_distribution(name), {})({"": torch.zeros(2)}, seed=0)
@@ -154,9 +154,9 @@ def refusals() -> list[str]:
                 except OptionError as error:
                     found[str(error)] = None
     for schedule in map(schedule_of, list_schedules()):
-        for mixed_op in (None, *map(mixed_op_of, list_mixed_ops())):
+        for mixing in (None, *map(mixed_op_of, list_mixed_ops())):
             try:
-                Search(distribution, Order(), mixed_op=mixed_op, schedule=schedule)
+                Search(distribution, Order(), mixed_op=mixing, schedule=schedule)
             except OptionError as error:
                 found[str(error)] = None
     return list(found)

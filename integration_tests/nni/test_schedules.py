@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from balenas_plugin import Diagnostics, DistributionStrategy
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint
-from balenas_plugin.adapters.nni.callbacks.stages import candidates
+from balenas_plugin.adapters.nni.callbacks.stages import places
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.distributions import list_distributions
@@ -172,7 +172,7 @@ class Watch(Callback):
         self.seen.append(
             {
                 "cells": len(model.cells),
-                "dropped": sum(isinstance(place[key], Dropped) for _, _, place, key in candidates(model)),
+                "dropped": sum(isinstance(place[key], Dropped) for _, _, place, key in places(model)),
                 "dropout": max((m.p for m in model.modules() if isinstance(m, SkipDropout)), default=0.0),
                 "all_trained": trained == {*module.training_module.parameters()} - {*module.arch_parameters()},
                 "computed": self._computed(module, batch),
@@ -255,7 +255,7 @@ def test_darts_es_returns_the_architecture_of_an_earlier_epoch(tmp_path):
 @pytest.mark.parametrize("case", ["layer_choice", "nested_layer_choice", "shared_label", "cell_plain", "cell_factory"])
 def test_spaces_that_nobody_can_deepen_are_pruned(case, tmp_path):
     strategy = run(tmp_path, space=CASES[case].space, shape=CASES[case].shape, epochs=3)
-    assert any(isinstance(place[key], Dropped) for _, _, place, key in candidates(strategy.supernet))
+    assert any(isinstance(place[key], Dropped) for _, _, place, key in places(strategy.supernet))
     assert next(strategy.iterate_samples()).sample == exported(strategy.oneshot_module)
 
 

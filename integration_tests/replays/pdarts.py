@@ -26,7 +26,7 @@ KINDS = [NONE, PARAMETER_FREE, PARAMETER_FREE, SKIP, *[PARAMETRIC] * 4]
 CELLS = ("normal", "reduce")
 LABELS = [f"{cell}/{node}_{source}" for cell in CELLS for node in range(2, 6) for source in range(node)]
 DECISIONS = [
-    CellNode(cell, node, tuple(f"{cell}/{node}_{source}" for source in range(node)), 2, tuple(OPERATIONS))
+    CellNode(cell, node, tuple(f"{cell}/{node}_{source}" for source in range(node)), 2, (tuple(OPERATIONS),) * node)
     for cell in CELLS
     for node in range(2, 6)
 ]

@@ -80,7 +80,7 @@ def test_nodes_of_cells_are_as_probable_as_draws_show(name):
 def test_what_is_left_is_taken_where_less_is_left_than_wanted(name):
     distribution = make(name)
     distribution.keep("b", [2])
-    inputs, node = TopSet("b", 2), CellNode("b", 1, ("b",), 2, ("w", "x", "y", "z"))
+    inputs, node = TopSet("b", 2), CellNode("b", 1, ("b",), 2, (("w", "x", "y", "z"),))
     for decision, outcome in ((inputs, (2,)), (node, ((0, 2), (0, 2)))):
         assert decision.choose(distribution.scores()) == outcome
         assert dict(decision.outcomes(distribution.posterior()).best_first()) == {outcome: pytest.approx(0)}

@@ -10,6 +10,8 @@ import torch
 from balenas_plugin.bayes.decisions import OneOf
 from balenas_plugin.distributions import get_distribution
 from balenas_plugin.errors import FileFormatError, OptionError
+from balenas_plugin.mixed_ops.merged_convolutions import MergedConvolutions
+from balenas_plugin.mixed_ops.partial_channels import PartialChannels
 from balenas_plugin.schedules import Anew, Keep, Lower, Schedule, Seen, Stop, Widen, list_schedules, schedule_of
 from balenas_plugin.search import Order, Search
 from balenas_plugin.search_spaces import NONE, PARAMETRIC, SKIP
@@ -83,7 +85,7 @@ def test_drnas_prunes_and_widens():
 def test_the_architecture_is_frozen_at_the_start_of_each_stage():
     schedule = schedule_of({"name": "drnas-progressive", "frozen_epochs": 2})
     schedule.begin(7, KINDS, None)
-    search = Search(distribution_of(), Order(warmup_epochs=3), schedule=schedule)
+    search = Search(distribution_of(), Order(warmup_epochs=3), mixed_op=PartialChannels(), schedule=schedule)
     assert schedule.describe() == "schedule drnas-progressive: stages of 4, 3 epochs, frozen for the first 2, 2"
     assert [search.learns(epoch) for epoch in range(7)] == [False, False, False, True, False, False, True]
 
@@ -122,7 +124,7 @@ def test_darts_plus_counts_skips_of_normal_cells():
 def test_resumed_equals_uninterrupted(name, tmp_path):
     def made(given):
         schedule = schedule_of({"name": name, **OPTIONS.get(name, {})})
-        search = Search(distribution_of(), Order(), schedule=schedule)
+        search = Search(distribution_of(), Order(), mixed_op=PartialChannels(), schedule=schedule)
         if given is not None:
             search.load_state_dict(given)
         return search
@@ -167,6 +169,22 @@ def test_a_state_of_another_schedule_is_refused():
 def test_what_does_not_fit_is_refused(given, epochs, depth, message):
     with pytest.raises(OptionError, match=message):
         schedule_of(given).begin(epochs, KINDS, depth)
+
+
+@pytest.mark.parametrize(
+    ("name", "mixed_op", "message"),
+    [
+        ("drnas-progressive", PartialChannels(k=2), "widens partial channels from k=4 on"),
+        (
+            "p-darts",
+            MergedConvolutions(),
+            "drops candidates one by one, and merged-convolutions computes them together",
+        ),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(name, mixed_op, message):
+    with pytest.raises(OptionError, match=message):
+        Search(distribution_of(), Order(), mixed_op=mixed_op, schedule=schedule_of(name))
 
 
 def test_a_schedule_of_ones_own():

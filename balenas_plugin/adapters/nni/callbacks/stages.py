@@ -218,7 +218,7 @@ class Stages(SearchCallback):
         elif isinstance(edit, Widen):
             self._widen(edit.divisor)
         elif isinstance(edit, Keep):
-            for label, index, place, key in candidates(module.model):
+            for label, index, place, key in places(module.model):
                 operation = place[key]
                 nested = any(isinstance(part, BaseSuperNetModule) for part in operation.modules())
                 if label in edit.labels and index not in edit.labels[label] and not nested:
@@ -228,7 +228,7 @@ class Stages(SearchCallback):
         generator = torch.Generator().manual_seed(self._module.ranks.new_seed())
         mixed_op: Any = self._module.mixing.mixed_op
         of_weights = [o for o in self._module.trainer.optimizers if not getattr(o, "is_arch_optimizer", False)]
-        operations = {id(place[key]): place[key] for *_, place, key in candidates(self._module.model)}
+        operations = {id(place[key]): place[key] for *_, place, key in places(self._module.model)}
         for found in operations.values():
             operation = found.before if isinstance(found, Dropped) else found
             widen(operation, k=mixed_op.k, new_k=divisor, copies=random_copies(generator), optimizers=of_weights)
@@ -255,7 +255,7 @@ class Stages(SearchCallback):
 
     def _with_dropout(self) -> None:
         """Let skip connections drop entries, where the schedule asks for that."""
-        for label, index, place, key in candidates(self._module.model) if self.schedule.drops_skips else ():
+        for label, index, place, key in places(self._module.model) if self.schedule.drops_skips else ():
             kinds = self._kinds.get(label)
             if type(place[key]) is nn.Identity and kinds is not None and kinds[index] == SKIP:
                 place[key] = SkipDropout()
@@ -271,7 +271,7 @@ class Stages(SearchCallback):
         self._past = dict(state_dict["past"])
 
 
-def candidates(model: nn.Module) -> Iterator[tuple[str, int, Any, str]]:
+def places(model: nn.Module) -> Iterator[tuple[str, int, Any, str]]:
     """Yield label, index, and where it stands (a mapping and the key), of every candidate operation of a supernet."""
     labels = {id(alpha): label for label, alpha in architecture_parameters(model).items()}
     edges: list[tuple[str, Any, Sequence[str]]] = []
@@ -282,7 +282,7 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, int, Any, str]]:
         elif isinstance(module, DifferentiableMixedCell):
             for node, inputs in enumerate(module.ops, start=module.num_predecessors):
                 for j, operations in enumerate(inputs):
-                    edges.append((labels[id(alphas[f"{module.label}/{node}_{j}"])], operations, module.op_names))
+                    edges.append((labels[id(alphas[f"{module.label}/{node}_{j}"])], operations, list(operations)))
     for label, place, keys in edges:
         for k, key in enumerate(keys):
             alone = place[key]
