@@ -305,7 +305,9 @@ def every_preset(options: argparse.Namespace) -> dict[str, Any]:
         process.start()
         memory[name] = found.get()
         process.join()
-    names = [name for name in names if not isinstance(memory[name], str)]
+    for name in [name for name in names if isinstance(memory[name], str)]:
+        print(f"{name:20}not measured: {memory.pop(name)}")
+    names = list(memory)
     seconds: dict[str, list[list[float]]] = {name: [] for name in names}
     for _ in range(options.rounds):
         for name in names:
@@ -314,9 +316,6 @@ def every_preset(options: argparse.Namespace) -> dict[str, Any]:
     goals = GOALS if options.space == "NasBench201" else {**GOALS, "MergeNAS": (0.6, None)}
     print(f"{'CPU ms/iteration':>37}{'ratio':>7}{'goal':>6}{'of rounds':>12}{'peak MiB':>10}{'ratio':>7}{'goal':>6}")
     for name, peak in memory.items():
-        if name not in medians:
-            print(f"{name:20}not measured: {peak}")
-            continue
         pairs = zip(seconds[name], seconds["DARTS"], strict=True)
         rounds = [statistics.median(a) / statistics.median(b) for a, b in pairs]
         ratios = medians[name] / medians["DARTS"], None if peak is None else peak / memory["DARTS"]
