@@ -53,8 +53,6 @@ GOALS: dict[str, tuple[float | None, float | None]] = {
 }
 """Preset -> the most CPU time and peak memory that it should take of DARTS's, at the sizes of the example above."""
 
-GOALS_IN_DARTS_SPACE = {**GOALS, "MergeNAS": (0.6, None)}
-
 
 def preset(name: str, **options: Any) -> Callable[[], Any]:
     """Return what makes a strategy of the package, which is imported only then: `--against` chooses whose."""
@@ -307,22 +305,19 @@ def every_preset(options: argparse.Namespace) -> dict[str, Any]:
         process.start()
         memory[name] = found.get()
         process.join()
-    names = [name for name in names if not isinstance(memory[name], str)]
+    for name in [name for name in names if isinstance(memory[name], str)]:
+        print(f"{name:20}not measured: {memory.pop(name)}")
+    names = list(memory)
     seconds: dict[str, list[list[float]]] = {name: [] for name in names}
     for _ in range(options.rounds):
         for name in names:
             seconds[name].append(run(name, options.iterations))
-    measured = {name: [*chain.from_iterable(each)] or [math.nan] for name, each in seconds.items()}
-    medians = {name: statistics.median(each) for name, each in measured.items()}
-    goals = GOALS if options.space == "NasBench201" else GOALS_IN_DARTS_SPACE
+    medians = {name: statistics.median([*chain(*each)] or [math.nan]) for name, each in seconds.items()}
+    goals = GOALS if options.space == "NasBench201" else {**GOALS, "MergeNAS": (0.6, None)}
     print(f"{'CPU ms/iteration':>37}{'ratio':>7}{'goal':>6}{'of rounds':>12}{'peak MiB':>10}{'ratio':>7}{'goal':>6}")
     for name, peak in memory.items():
-        if name not in medians:
-            print(f"{name:20}not measured: {peak}")
-            continue
-        rounds = [
-            statistics.median(a) / statistics.median(b) for a, b in zip(seconds[name], seconds["DARTS"], strict=True)
-        ]
+        pairs = zip(seconds[name], seconds["DARTS"], strict=True)
+        rounds = [statistics.median(a) / statistics.median(b) for a, b in pairs]
         ratios = medians[name] / medians["DARTS"], None if peak is None else peak / memory["DARTS"]
         wanted = goals.get(name, (None, None))
         line = f"{name:20}{1e3 * medians[name]:17.1f}{ratios[0]:7.2f}{wanted[0] or '':>6}"
