@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import textwrap
 import warnings
 from collections import Counter
 from typing import Any, get_args
@@ -109,8 +110,12 @@ def _methods(options: argparse.Namespace) -> int:
             shown = ("arc_learning_rate" if option == "lr" else option for option in named)
             print(f"  {name:<24}{', '.join(shown)}")
     print("\nWHAT DOES NOT GO TOGETHER")
-    for reason in refusals():
-        print(f"  {reason}")
+    for reason, names in refusals().items():
+        print(
+            "\n".join(
+                textwrap.wrap(f"{' or '.join(names)} {reason}", 118, initial_indent="  ", subsequent_indent="    ")
+            )
+        )
     return 0
 
 
@@ -130,8 +135,8 @@ def _spaces(options: argparse.Namespace) -> int:
     return 0
 
 
-def refusals() -> list[str]:
-    """Return why parts are refused together, each reason once: every distribution is tried with every other part."""
+def refusals() -> dict[str, list[str]]:
+    """Return why parts are refused together -> which: every distribution is tried with every other part."""
     import torch
 
     from balenas_plugin.distributions import ChosenDistribution, get_distribution, list_distributions
@@ -142,21 +147,30 @@ def refusals() -> list[str]:
     from balenas_plugin.schedules import list_schedules, schedule_of
     from balenas_plugin.search import Order, Search
 
-    found: dict[str, None] = {}
-    weighed: MixedOp | None = PartialChannels(edge_normalization=True)
-    perturbations = [None, *(perturbation_of(name, seed=0) for name in list_perturbations())]
+    found: dict[str, list[str]] = {}
+
+    def tried(subject: str, *parts: Any, **others: Any) -> None:
+        try:
+            Search(*parts, **others)
+        except OptionError as error:
+            names = found.setdefault(str(error).removeprefix(f"{subject} "), [])
+            if subject not in names and str(error).startswith(subject):
+                names.append(subject)
+
+    def made(name: str) -> Any:
+        return ChosenDistribution(get_distribution(name), {})({"": torch.zeros(2)}, seed=0)
+
     for name in list_distributions():
-        distribution = ChosenDistribution(get_distribution(name), {})({"": torch.zeros(2)}, seed=0)
-        for order in (Order(), Order(order="second"), Order(levels=1)):
-            for perturbation, mixed_op in [*((each, None) for each in perturbations), (None, weighed)]:
-                try:
-                    Search(distribution, order, perturbation, mixed_op)
-                except OptionError as error:
-                    found[str(error)] = None
-    for schedule in map(schedule_of, list_schedules()):
-        for mixing in (None, *map(mixed_op_of, list_mixed_ops())):
-            try:
-                Search(distribution, Order(), mixed_op=mixing, schedule=schedule)
-            except OptionError as error:
-                found[str(error)] = None
-    return list(found)
+        tried(name, made(name), Order(order="second"))
+        tried(name, made(name), Order(levels=1))
+        tried(name, made(name), Order(), mixed_op=PartialChannels(edge_normalization=True))
+        tried(name, made(name), Order(), cost=lambda loss, expected: loss)
+    for perturbation in list_perturbations():
+        for name in list_distributions():
+            tried(name, made(name), Order(), perturbation_of(perturbation, seed=0))
+        tried("levels: 1", made("point"), Order(levels=1), perturbation_of(perturbation, seed=0))
+    mixed_ops: list[MixedOp | None] = [None, *map(mixed_op_of, list_mixed_ops())]
+    for schedule in list_schedules():
+        for mixed_op in mixed_ops:
+            tried(schedule, made("point"), Order(), mixed_op=mixed_op, schedule=schedule_of(schedule))
+    return found
