@@ -34,9 +34,9 @@ class Parts(Generic[T]):
     """
 
     def __init__(self, kind: str, package: str, of: type, *, classes: bool = False) -> None:
-        self.kind, self.package = kind, package
+        self.kind, self.package, self.of = kind, package, of
         self.contract = f"{'subclass of ' if classes else ''}{package}.{of.__name__}"
-        self._of, self._classes = of, classes
+        self._classes = classes
 
     def names(self) -> list[str]:
         """Return the names of all parts that can be asked for, sorted. Those of other packages are not imported."""
@@ -75,8 +75,8 @@ class Parts(Generic[T]):
     def _is_part(self, candidate: Any, module: str | None = None) -> bool:
         """Return whether it is a part; of classes, one that is defined in `module`, if that is given."""
         if not self._classes:
-            return isinstance(candidate, self._of)
-        is_class = inspect.isclass(candidate) and issubclass(candidate, self._of)
+            return isinstance(candidate, self.of)
+        is_class = inspect.isclass(candidate) and issubclass(candidate, self.of)
         return is_class and module in (None, candidate.__module__)
 
     @functools.cache  # noqa: B019  # the instances are module constants

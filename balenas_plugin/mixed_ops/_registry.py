@@ -11,7 +11,7 @@ from balenas_plugin.parts import Parts
 MIXED_OPS: Parts[type[MixedOp]] = Parts("mixed operation", "balenas_plugin.mixed_ops", MixedOp, classes=True)
 list_mixed_ops, get_mixed_op = MIXED_OPS.names, MIXED_OPS.get
 
-_CHOICE: ChosenPart[MixedOp] = ChosenPart("mixed_op", "mixed operation", MixedOp, list_mixed_ops, get_mixed_op)
+_CHOICE: ChosenPart[MixedOp] = ChosenPart("mixed_op", MIXED_OPS)
 
 mixed_op_of, mixed_op_options = _CHOICE.make, _CHOICE.options
 

@@ -4,9 +4,14 @@ To add one, write a module here with a subclass of `Perturbation` and its `name`
 package as an entry point of the group ``balenas_plugin.perturbations``.
 """
 
-from balenas_plugin.perturbations._chosen import PerturbationOption, perturbation_of, perturbation_options
 from balenas_plugin.perturbations._perturbation import Evaluate, Level, Perturbation, Trained, onto_simplex
-from balenas_plugin.perturbations._registry import get_perturbation, list_perturbations
+from balenas_plugin.perturbations._registry import (
+    PerturbationOption,
+    get_perturbation,
+    list_perturbations,
+    perturbation_of,
+    perturbation_options,
+)
 
 __all__ = [
     "Evaluate",

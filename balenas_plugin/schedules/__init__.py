@@ -4,9 +4,14 @@ To add one, write a module here with a subclass of `Schedule` and its `name`, or
 an entry point of the group ``balenas_plugin.schedules``.
 """
 
-from balenas_plugin.schedules._chosen import ScheduleOption, schedule_of, schedule_options
 from balenas_plugin.schedules._edits import Anew, Edit, Keep, Lower, Stop, Widen, edit_of, plain_edit
-from balenas_plugin.schedules._registry import get_schedule, list_schedules
+from balenas_plugin.schedules._registry import (
+    ScheduleOption,
+    get_schedule,
+    list_schedules,
+    schedule_of,
+    schedule_options,
+)
 from balenas_plugin.schedules._schedule import Schedule, Seen
 from balenas_plugin.schedules._staged import Staged
 
