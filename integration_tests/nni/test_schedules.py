@@ -34,7 +34,7 @@ EPOCHS = 6
 SCHEDULES: dict[str, Any] = {
     "p-darts": {"skip_dropout": (0.3, 0.3, 0.3)},
     "darts-es": {"every": 1, "window": 1, "delta": 1, "start": 0, "factor": 1.0001},
-    "darts-plus": {"criterion": "ranking", "window": 2},
+    "darts-plus": {"criterion": "ranking", "window": 1},
     "drnas-progressive": {"channels": (4, 2)},
 }
 """name -> options with which something happens in a few epochs."""

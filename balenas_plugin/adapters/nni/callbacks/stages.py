@@ -227,11 +227,16 @@ class Stages(SearchCallback):
     def _widen(self, divisor: int) -> None:
         generator = torch.Generator().manual_seed(self._module.ranks.new_seed())
         mixed_op: Any = self._module.mixing.mixed_op
-        of_weights = [o for o in self._module.trainer.optimizers if not getattr(o, "is_arch_optimizer", False)]
         operations = {id(place[key]): place[key] for *_, place, key in places(self._module.model)}
         for found in operations.values():
             operation = found.before if isinstance(found, Dropped) else found
-            widen(operation, k=mixed_op.k, new_k=divisor, copies=random_copies(generator), optimizers=of_weights)
+            widen(
+                operation,
+                k=mixed_op.k,
+                new_k=divisor,
+                copies=random_copies(generator),
+                optimizers=_of_weights(self._module.trainer),
+            )
         mixed_op.k = divisor
         for p in self._module.model.parameters():  # strides that a resumed search has, or its kernels round otherwise
             p.data = p.data.clone(memory_format=torch.contiguous_format)
@@ -246,7 +251,7 @@ class Stages(SearchCallback):
     def _forget_dropped(self, trainer: pl.Trainer) -> None:
         """Take the weights of dropped candidates out of the optimizer, as if they had never been there."""
         left = {id(parameter) for parameter in self._module.parameters()}
-        for optimizer in trainer.optimizers:
+        for optimizer in _of_weights(trainer):
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     if id(parameter) not in left:
@@ -287,6 +292,11 @@ def places(model: nn.Module) -> Iterator[tuple[str, int, Any, str]]:
         for k, key in enumerate(keys):
             alone = place[key]
             yield (label, k, alone._modules, "operation") if isinstance(alone, Alone) else (label, k, place, key)
+
+
+def _of_weights(trainer: pl.Trainer) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of the network's weights: that of the architecture may have parameters of its own."""
+    return [optimizer for optimizer in trainer.optimizers if not getattr(optimizer, "is_arch_optimizer", False)]
 
 
 def _all_kinds(module: Any) -> Kinds:
