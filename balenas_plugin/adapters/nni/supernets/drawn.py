@@ -261,8 +261,8 @@ class DrawnCell(DifferentiableMixedCell):
         return self.postprocessor(torch.cat(nodes[self.num_predecessors :], self.concat_dim), processed)
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """Return NNI's choice; with weights of edges, each node's best products of these and mixing weights."""
-        if not hasattr(self, "edge_logits"):
+        """Return NNI's choice among the candidates of each edge; with weights of edges, each node's best products."""
+        if not hasattr(self, "edge_logits") and all(len(a) > len(self.op_names) for a in self._arch_alpha.values()):
             return cast(dict[str, Any], super().export(memo))
         alphas = {label: alpha.detach().cpu() for label, alpha in self._arch_alpha.items()}
         posterior = Posterior.of({label: GumbelLaw(alpha) for label, alpha in alphas.items()}, kind="scores")
