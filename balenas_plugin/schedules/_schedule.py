@@ -78,6 +78,12 @@ class Schedule(ABC):
     drops_skips: bool = False
     """Whether `skip_dropout` is ever above 0."""
 
+    deepens: ClassVar[bool] = False
+    """Whether it asks for networks of other depths."""
+
+    least_depth: int = 1
+    """At which the space has all of its choices; of one that `deepens` it is set before `begin`."""
+
     def __init__(self) -> None:
         self.log: list[tuple[int, Edit]] = []
         """(epoch after which it was made, the edit); -1 before the first epoch."""

@@ -52,6 +52,7 @@ class PDarts(Staged):
     name = "p-darts"
     source = "Chen et al. 2019"
     FROZEN, KEPT = 0.4, (5 / 8, 3 / 8)
+    deepens = True
 
     def __init__(
         self,
@@ -81,7 +82,9 @@ class PDarts(Staged):
             )
         if self.depths is None and depth is not None:
             shares = DEPTHS if self.stages == len(DEPTHS) else [1.0] * self.stages
-            self.depths = [max(1, round(share * depth)) for share in shares]
+            self.depths = [max(self.least_depth, round(share * depth)) for share in shares]
+        if self.depths is not None and min(self.depths) < self.least_depth:
+            raise OptionError(f"depths {self.depths}: below {self.least_depth} the space lacks some of its choices")
         return () if self.depths is None or self.depths[0] == depth else (Anew(self.depths[0]),)
 
     def skip_dropout(self, epoch: int) -> float:

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.space import RawFormatModelSpace
 
 from balenas_plugin import DARTS, BaLeNAS, search_spaces
+from balenas_plugin.adapters.nni import strategy_of
 from balenas_plugin.adapters.nni.run.build import build_space
 from balenas_plugin.adapters.nni.supernets.found_model import NniSpace, exporter_space
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
@@ -158,6 +161,16 @@ def test_a_space_may_discretise_by_its_own_rule(monkeypatch: pytest.MonkeyPatch,
             alpha.copy_(mean[label])
     assert decisions_of(strategy.oneshot_module.model) == rule
     assert exported(strategy.oneshot_module) == dict.fromkeys(space.choices, "pass")
+
+
+@pytest.mark.parametrize("name", ["DARTS", "PDARTS", "PCDARTS"])
+def test_edges_with_operations_of_their_own_are_searched(name: str, tmp_path: Path) -> None:
+    space = build_space({"name": "darts-s1", "width": 4, "num_cells": 3}, num_classes=CLASSES)
+    evaluator = classification(tmp_path, max_epochs=3, **loaders(shape=(3, 8, 8), train=8, val=8))
+    strategy = strategy_of(name)(arc_learning_rate=0.1)
+    strategy.initialize(RawFormatModelSpace(space, evaluator), SequentialExecutionEngine())
+    strategy.run()
+    assert next(strategy.iterate_samples()).sample == exported(strategy.oneshot_module)
 
 
 def test_an_unknown_space_has_the_default_answers() -> None:

@@ -147,6 +147,17 @@ def test_a_state_of_another_schedule_is_refused():
         es.load_state_dict(plain.state_dict())
 
 
+def test_networks_are_as_deep_as_all_choices_need():
+    schedule = schedule_of("p-darts")
+    schedule.least_depth = 3
+    assert schedule.begin(6, KINDS, 5) == (Anew(3),)
+    assert schedule.depths == [3, 3, 5]
+    given = schedule_of({"name": "p-darts", "depths": [2, 3, 5]})
+    given.least_depth = 3
+    with pytest.raises(OptionError, match="below 3 the space lacks some of its choices"):
+        given.begin(6, KINDS, 5)
+
+
 @pytest.mark.parametrize(
     ("given", "epochs", "depth", "message"),
     [

@@ -43,13 +43,13 @@ class Stages(SearchCallback):
     Args:
         schedule: what asks for edits.
         anew: makes a new supernet of a depth (None: as it was).
-        depth: returns the present depth; None if nobody knows it.
+        depths: returns those that the space can have, up to its own; none if nobody knows.
     """
 
     def __init__(
-        self, schedule: Schedule, anew: Callable[[int | None], nn.Module], depth: Callable[[], int | None]
+        self, schedule: Schedule, anew: Callable[[int | None], nn.Module], depths: Callable[[], Sequence[int]]
     ) -> None:
-        self.schedule, self._anew, self._depth = schedule, anew, depth
+        self.schedule, self._anew, self._depths = schedule, anew, depths
         self._module: Any = None
         self._kinds: Kinds = {}
         self._next = 0  # the epoch that begins
@@ -69,7 +69,10 @@ class Stages(SearchCallback):
             return
         self._module, self._kinds = pl_module, _all_kinds(pl_module)
         epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
-        edits = self.schedule.begin(epochs, self._kinds, self._depth())
+        depths = self._depths() if self.schedule.deepens else ()
+        if depths:
+            self.schedule.least_depth = depths[0]
+        edits = self.schedule.begin(epochs, self._kinds, depths[-1] if depths else None)
         options = self._module.options
         costs = options.penalty is not None or options.cost is not None
         if costs and self.schedule.epochs_of_network(0) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from nni.nas.evaluator.pytorch import Lightning
@@ -25,7 +26,7 @@ class StagedStrategy(SearchStrategy):
         """Wrap the evaluator's module, and let the schedule watch it."""
         mutated = super().mutate_evaluator(evaluator)
         if self.schedule is not None:
-            stages = Stages(self.schedule, self._anew, lambda: depth_of(self.supernet)[1])
+            stages = Stages(self.schedule, self._anew, lambda: depths_of(self.supernet))
             mutated.module.stages = stages
             mutated.trainer.callbacks.insert(0, stages)
         return mutated
@@ -37,13 +38,27 @@ class StagedStrategy(SearchStrategy):
     def _anew(self, depth: int | None) -> ModelSpace:
         """Make a new supernet, of this depth if one is given."""
         supernet: Any = self.supernet
-        changed = {} if depth is None else {depth_of(supernet)[0]: depth}
-        space = type(supernet)(*supernet.trace_args, **{**supernet.trace_kwargs, **changed})
-        self._mutated_model_space.model_space = self.mutate_model(space)
+        self._mutated_model_space.model_space = self.mutate_model(_built(supernet, depth))
         return self.supernet
 
 
-def depth_of(space: Any) -> tuple[str, int | None]:
+def depths_of(space: Any) -> Sequence[int]:
+    """Return at which depths a space has all of its choices, up to its own; none if its constructor takes no depth."""
+    own = _depth_of(space)[1]
+    if own is None:
+        return ()
+    labels = _built(space, own).simplify().keys()
+    least = next(depth for depth in range(1, own + 1) if _built(space, depth).simplify().keys() == labels)
+    return range(least, own + 1)
+
+
+def _built(space: Any, depth: int | None) -> Any:
+    """Return a space like a given one, of another depth if one is given."""
+    changed = {} if depth is None else {_depth_of(space)[0]: depth}
+    return type(space)(*space.trace_args, **{**space.trace_kwargs, **changed})
+
+
+def _depth_of(space: Any) -> tuple[str, int | None]:
     """Return the argument of a space's constructor that is its depth, and the depth; None if there is no such one."""
     parameters = inspect.signature(written_init(type(space))).parameters
     for name in DEPTH_ARGUMENTS:
