@@ -28,7 +28,7 @@ from .searches import PRESETS, adapted, copies, same, step
         ({"warmup_epochs": -1}, "warmup_epochs must be a whole number"),
         ({"selection": {"proxy": "synflo"}}, "did you mean 'synflow'"),
         ({"selection": "synflo"}, "selection must be one of synflow, synflow-enumerated, supernet, synflow\\+supernet"),
-        ({"selection": 3}, r"selection must be one of synflow, .*, synflow\+supernet or a mapping of options"),
+        ({"selection": 3}, r"selection must be one of synflow, .*, darts-pt or a mapping of options"),
         ({"antithetic": True, "num_mc_samples": 1}, "antithetic draws come in pairs"),
         ({"unrolled": "no"}, "unrolled must be"),
         ({"finite_difference": "forward"}, "finite_difference must be one of central, one-sided"),
@@ -91,7 +91,7 @@ def test_a_distribution_of_ones_own():
     assert optimizer.distribution.sharpness == 3
     assert DistributionOptimizer(distribution="dirichlet").update_order == Order()
     for both in ({}, {"preset": "DrNAS", "distribution": "dirichlet"}):
-        with pytest.raises(OptionError, match=r"a preset, one of BaLeNAS, .*, or a distribution, one of categorical"):
+        with pytest.raises(OptionError, match=r"a preset, one of BaLeNAS, .*, or a distribution, one of binary-gates"):
             DistributionOptimizer(**both)
 
 

@@ -44,7 +44,7 @@ def test_repr():
         ("initial_precision", None, "positive number, got None"),
         ("dataset_size", 0, "positive number, got 0"),
         ("dataset_size", "all", "positive number, got 'all'"),
-        ("weight_step_alpha", "men", "one of mean, sample, got 'men'; did you mean 'mean'"),
+        ("weight_step_alpha", "men", "one of mean, sample, uniform, got 'men'; did you mean 'mean'"),
         ("warmup_epochs", -1, "whole number of at least 0, got -1"),
         ("warmup_epochs", 0.5, "whole number of at least 0, got 0.5"),
         ("gradient_clip_val", -5.0, "positive number, got -5.0"),

@@ -205,7 +205,7 @@ def test_an_attack_leaves_statistics_and_modes_alone(tmp_path, monkeypatch):
         (lambda: strategy_of("PARSEC")(mc_batches="split"), 'same examples: mc_batches must be "full"'),
         (lambda: strategy_of("SNAS")(order="second"), "levels: 1 has one step for both"),
         (lambda: strategy_of("DrNAS")(distribution="point"), "DrNAS learns the distribution 'dirichlet', got 'point'"),
-        (lambda: DistributionStrategy(), "needs a distribution: one of categorical, dirichlet"),
+        (lambda: DistributionStrategy(), "needs a distribution: one of binary-gates, categorical"),
         (lambda: DistributionStrategy(distribution="dirichlett"), "did you mean 'dirichlet'"),
         (lambda: strategy_of("DrNAS")(prior_precision=1.0), "no option 'prior_precision'"),
         (lambda: strategy_of("GDAS")(perturbation="sdarts-rs"), "one candidate a draw, so sdarts-rs cannot perturb it"),
