@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
@@ -124,9 +125,9 @@ class Staged(Schedule):
             return self.end(seen)
         return self.end_of(stage, seen) if number + 1 == length else ()
 
+    @abstractmethod
     def end_of(self, stage: int, seen: Seen) -> Sequence[Edit]:
         """Return the edits between a stage and the next one."""
-        raise NotImplementedError(f"{type(self).__name__} must say what ends a stage")
 
     def end(self, seen: Seen) -> Sequence[Edit]:
         """Return the edits after the last epoch."""

@@ -28,6 +28,7 @@ from balenas_plugin.errors import SpaceError, UnreadableError, nearest
 from balenas_plugin.options import OneOf, checked
 from balenas_plugin.search_spaces import Reading
 
+from .edges import OPERATIONS
 from .operations import NAMES
 
 Pair = tuple[str, int]
@@ -43,15 +44,7 @@ NOTATIONS = {
 }
 """Notations, and what they are in words; nothing is said of the space's own."""
 
-COMPACT_OPERATIONS = (
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-)
+COMPACT_OPERATIONS = tuple(name for name in OPERATIONS if name not in ("none", "noise"))
 """NASLib's numbers of the operations."""
 
 _CONFIG = "NetworkSelectorDatasetInfo:darts:"

@@ -7,6 +7,7 @@ edited one before Lightning loads the weights, so a search killed in any stage e
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,8 @@ from balenas_plugin.mixed_ops.dropped import Dropped, SkipDropout
 from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.schedules import Anew, Edit, Keep, Lower, Schedule, Seen, Stop, Widen
 from balenas_plugin.search_spaces import NONE, SKIP
+
+_logger = logging.getLogger(__name__)
 
 Kinds = Mapping[str, Sequence[str]]
 
@@ -162,7 +165,8 @@ class Stages(SearchCallback):
         try:
             with random_numbers_restored():
                 return curvature_of(self._module, trainer, method="auto", num_batches=1, seed=0).eigenvalue
-        except (EvaluatorError, RuntimeError, NotImplementedError):  # a measurement is not worth a search
+        except (EvaluatorError, RuntimeError, NotImplementedError) as error:  # a measurement is not worth a search
+            _logger.warning("%s saw no eigenvalue after epoch %d: %s", self.schedule.name, trainer.current_epoch, error)
             return None
 
     def end_epoch(self, trainer: Any) -> None:
