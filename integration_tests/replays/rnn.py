@@ -47,8 +47,7 @@ def given(document: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
 def passed(network: LanguageModel, document: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-probabilities (T, B, words), the last hidden state and the loss."""
     words, targets, hidden = given(document)
-    outputs, last = network.outputs(words, hidden)
-    logits = network.decode(outputs)
+    logits, _, last = network(words, hidden)
     return logits.log_softmax(1).permute(2, 0, 1), last[None], F.cross_entropy(logits, targets)
 
 

@@ -146,32 +146,24 @@ class LanguageModel(nn.Module):
         nn.init.uniform_(self.embedding.weight, -INITIAL_RANGE, INITIAL_RANGE)
         nn.init.zeros_(self.decoder.bias)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map numbers of words ``(B, T)`` to logits of the next ones ``(B, vocabulary, T)``, hidden states from 0."""
-        outputs, _ = self.outputs(tokens)
-        return self.decode(outputs)
-
-    def outputs(self, tokens: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return what the cell returns, ``(B, T, d)``, and the last hidden state, ``(B, d)``.
+    def forward(self, words: Tensor, hidden: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        """Map numbers of words ``(B, T)`` to logits of the next ones, ``(B, vocabulary, T)``.
 
         Args:
-            tokens: numbers of words, ``(B, T)``.
-            hidden: state that the sequence begins in; None: zeros.
+            words: int64.
+            hidden: state ``(B, d)`` that the sequence begins in; None: zeros. If it is given, what the cell returned,
+                ``(B, T, d)``, and the last hidden state, ``(B, d)``, come with the logits.
         """
         kept = self.embedding.weight
         if self.training and self.dropouts.word:
             kept = kept * F.dropout(kept.new_ones(len(kept), 1), self.dropouts.word)
-        embedded = F.embedding(tokens, kept)
+        embedded = F.embedding(words, kept)
         embedded = masked(embedded, locked_mask(embedded[:, :1], self.dropouts.embedding, training=self.training))
-        entering = embedded.new_zeros(len(tokens), self.size) if hidden is None else hidden
-        outputs: tuple[Tensor, Tensor] = self.cell(embedded, entering)
-        return outputs
-
-    def decode(self, outputs: Tensor) -> Tensor:
-        """Return the logits of the next words, ``(B, vocabulary, T)``, of what the cell has returned."""
+        entering = embedded.new_zeros(len(words), self.size) if hidden is None else hidden
+        outputs, last = self.cell(embedded, entering)
         mask = locked_mask(outputs[:, :1], self.dropouts.output, training=self.training)
-        logits: Tensor = self.decoder(masked(outputs, mask))
-        return logits.transpose(1, 2)
+        logits: Tensor = self.decoder(masked(outputs, mask)).transpose(1, 2)
+        return logits if hidden is None else (logits, outputs, last)
 
 
 def build_language_model(

@@ -13,6 +13,8 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from pydantic import Field
 from torch import Tensor, nn
 
+from balenas_plugin.options import NonNegative, PositiveInt
+
 from .recurrent_genotype import CELL, LABELS, NODES, OPERATIONS, genotype_of
 from .recurrent_network import ACTIVATIONS, Dropouts, LanguageModel, Recurrence, build_language_model, gated, masked
 
@@ -105,17 +107,19 @@ class RecurrentSupernet(ModelSpace, LanguageModel):  # type: ignore[misc]  # NNI
         input_dropout: of what enters the cell.
         embedding_dropout: of embedded words.
         word_dropout: of whole words of the vocabulary.
+        slowness: weight, in the loss of the weights, of the mean square by which outputs differ from those before them.
     """
 
     def __init__(
         self,
-        size: int = 300,
-        num_labels: int = 10_000,
+        size: PositiveInt = 300,
+        num_labels: PositiveInt = 10_000,
         dropout: _Probability = 0.75,
         hidden_dropout: _Probability = 0.25,
         input_dropout: _Probability = 0.75,
         embedding_dropout: _Probability = 0.2,
         word_dropout: _Probability = 0.0,
+        slowness: NonNegative = 1e-3,
     ) -> None:
         dropouts = Dropouts(
             output=dropout,
@@ -125,6 +129,7 @@ class RecurrentSupernet(ModelSpace, LanguageModel):  # type: ignore[misc]  # NNI
             word=word_dropout,
         )
         super().__init__(cell=RecurrentSearchCell(size, dropouts), size=size, vocabulary=num_labels, dropouts=dropouts)
+        self.slowness = slowness
 
     def freeze(self, sample: dict[str, Any]) -> LanguageModel:
         """Return the language model of an architecture: with fresh weights, or of a trained supernet with its own."""
