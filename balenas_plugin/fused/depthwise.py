@@ -8,13 +8,13 @@ three tensors, every gradient of any order is one of its three derivatives:
 - in g: the convolution of x with w,
 - in x: the convolution of g with w flipped; where stride and dilation are both 2, of the even pixels,
 - in w: the correlation of x with g. It is a depthwise convolution of one image with N C channels, whose kernel is g;
-  stride and dilation change places.
+  stride and dilation change places. Where a C compiler is at hand, it is compiled (`compiled`).
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,33 +22,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
+from balenas_plugin.fused import compiled
+from balenas_plugin.fused.compiled import Geometry
 from balenas_plugin.fused.sums import is_batched
 
 _Pair = int | tuple[int, ...]
-
-
-class Geometry(NamedTuple):
-    """A depthwise convolution of odd square kernel that pads the image by half of its kernel's extent.
-
-    Args:
-        size: k of the k x k kernel.
-        stride: in both directions.
-        dilation: in both directions.
-    """
-
-    size: int
-    stride: int
-    dilation: int
-
-    @property
-    def padding(self) -> int:
-        """What is added on each side."""
-        return self.dilation * (self.size // 2)
-
-    def __str__(self) -> str:
-        text = f"{self.size}x{self.size}"
-        text += f" dilation {self.dilation}" if self.dilation > 1 else ""
-        return text + (f" stride {self.stride}" if self.stride > 1 else "")
 
 
 def convolution(
@@ -67,7 +45,7 @@ def convolution(
     """
     if groups > 1 and bias is None and _differentiated(input, weight):
         geometry = geometry_of(weight, stride, padding, dilation, groups)
-        if geometry is not None and pays(geometry, tuple(input.shape)):
+        if geometry is not None and pays(geometry, tuple(input.shape), torch.get_num_threads()):
             _used.setdefault((groups, geometry), {})[tuple(input.shape)] = None
             return cast(Tensor, _Convolution.apply(input, weight, geometry))
     return F.conv2d(input, weight, bias, cast(Any, stride), cast(Any, padding), cast(Any, dilation), groups)
@@ -93,21 +71,26 @@ def geometry_of(weight: Tensor, stride: _Pair, padding: _Pair | str, dilation: _
 
 
 @lru_cache(maxsize=1024)
-def pays(geometry: Geometry, shape: tuple[int, ...]) -> bool:
+def pays(geometry: Geometry, shape: tuple[int, ...], threads: int) -> bool:
     """Return whether this module's backward pass is faster on this machine: a rule by shape, from measurements.
 
     Args:
         geometry: of the kernel.
         shape: (N, C, H, W) of the input, in channels-last memory.
+        threads: of torch.
     """
     examples, channels, *sides = shape
     if examples * channels * sides[0] * sides[1] < _FEWEST:
         return False
     capability = torch.backends.cpu.get_cpu_capability()
-    least = min(sides)
+    least, plain = min(sides), geometry.size == 3 and geometry.dilation == 1
+    if capability not in ("AVX2", "AVX512") or geometry.stride > 2 or geometry.dilation > 2:
+        return False
+    if threads <= (1 if plain else _MOST_THREADS) and least >= 4 and _compiled(geometry.size) is not None:
+        return True
     match geometry:
-        case Geometry(dilation=2, stride=1 | 2):
-            return capability in ("AVX2", "AVX512") and least >= 2 * geometry.stride
+        case Geometry(dilation=2):
+            return least >= 2 * geometry.stride
         case Geometry(dilation=1, stride=1):
             return capability == "AVX512" and geometry.size >= 5 and least >= 8
         case Geometry(dilation=1, stride=2):
@@ -117,6 +100,14 @@ def pays(geometry: Geometry, shape: tuple[int, ...]) -> bool:
 
 _FEWEST = 4096
 """Elements of an input below which the calls cost more than the arithmetic."""
+
+_MOST_THREADS = 4
+"""Beyond which oneDNN's are faster than one."""
+
+
+def _compiled(size: int) -> compiled.WeightGradient | None:
+    return compiled.weight_gradient() if size in compiled.SIZES else None
+
 
 _used: dict[tuple[int, Geometry], dict[tuple[int, ...], None]] = {}
 
@@ -211,12 +202,14 @@ class _WeightGradient(torch.autograd.Function):
         ctx.save_for_backward(gradient, x)
         ctx.geometry = geometry
         size, step, dilation = geometry
+        if x.dtype == torch.float32 and torch.get_num_threads() <= _MOST_THREADS and (found := _compiled(size)):
+            return found(gradient, x, geometry)
         if step == dilation:  # no other pixels are met
             x, step, dilation = x[:, :, ::step, ::step], 1, 1
         padding, images = dilation * (size // 2), max(1, _IN_CACHE // x[0].numel())
         parts = zip(gradient.split(images), x.split(images), strict=True)
-        found = [_correlation(g, part, size, padding, step, dilation) for g, part in parts]
-        return found[0] if len(found) == 1 else torch.stack(found).sum(0)
+        each = [_correlation(g, part, size, padding, step, dilation) for g, part in parts]
+        return each[0] if len(each) == 1 else torch.stack(each).sum(0)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from balenas_plugin.fused import Fan, depthwise
+from balenas_plugin.fused import Fan, compiled, depthwise
 from balenas_plugin.fused.depthwise import Convolutions, Geometry, convolution
 from balenas_plugin.fused.fan import Branch
 
@@ -20,13 +21,15 @@ KINDS = [Geometry(3, 1, 2), Geometry(5, 1, 1), Geometry(3, 2, 2), Geometry(7, 2,
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use it for small images too, and on any processor."""
-    monkeypatch.setattr(depthwise, "pays", lambda geometry, shape: True)
+    monkeypatch.setattr(depthwise, "pays", lambda *_: True)
 
 
-def tensors(kind: Geometry, dtype: torch.dtype, *, sides: tuple[int, int] = (9, 6)) -> tuple[Tensor, Tensor]:
+def tensors(
+    kind: Geometry, dtype: torch.dtype, *, sides: tuple[int, int] = (9, 6), channels: int = 2
+) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
-    x = torch.randn(3, 2, *sides, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    return x.requires_grad_(), torch.randn(2, 1, kind.size, kind.size, dtype=dtype, requires_grad=True)
+    x = torch.randn(3, channels, *sides, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    return x.requires_grad_(), torch.randn(channels, 1, kind.size, kind.size, dtype=dtype, requires_grad=True)
 
 
 def own(kind: Geometry) -> Callable[[Tensor, Tensor], Tensor]:
@@ -55,10 +58,24 @@ def test_gradients_of_all_orders_are_torchs(kind: Geometry, sides, monkeypatch) 
         torch.testing.assert_close(given, expected, rtol=1e-12, atol=1e-12 * float(expected.detach().abs().max()))
 
 
-@pytest.mark.parametrize("kind", KINDS[:3], ids=str)
-def test_float32_is_as_close_to_float64_as_torchs(kind: Geometry) -> None:
+@pytest.fixture(params=["compiled", "torch"])
+def how_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute the weight gradient in either way."""
+    if request.param == "torch":
+        monkeypatch.setattr(compiled, "weight_gradient", lambda: None)
+    elif compiled.weight_gradient() is None:
+        pytest.skip("no C compiler here")
+
+
+@pytest.mark.usefixtures("how_compiled")
+@pytest.mark.parametrize("channels", [2, 45])
+@pytest.mark.parametrize("kind", [*KINDS, Geometry(3, 1, 1), Geometry(5, 2, 1)], ids=str)
+def test_float32_is_as_close_to_float64_as_torchs(kind: Geometry, channels: int) -> None:
     def gradients(how: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> list[Tensor]:
-        of = [t.detach().to(dtype).requires_grad_() for t in tensors(kind, torch.float32, sides=(32, 32))]
+        of = [
+            t.detach().to(dtype).requires_grad_()
+            for t in tensors(kind, torch.float32, sides=(17, 10), channels=channels)
+        ]
         return [g.double() for g in torch.autograd.grad(how(*of).sin().sum(), of)]
 
     exact = gradients(torchs(kind), torch.float64)
@@ -94,6 +111,8 @@ def test_what_is_not_understood_is_torchs() -> None:
     ("kind", "shape", "capability", "expected"),
     [
         (Geometry(3, 1, 1), (16, 16, 32, 32), "AVX512", False),
+        (Geometry(5, 1, 2), (16, 16, 2, 2), "AVX512", True),
+        (Geometry(5, 1, 2), (16, 16, 32, 32), "DEFAULT", False),
         (Geometry(3, 1, 2), (16, 16, 32, 32), "AVX2", True),
         (Geometry(5, 1, 1), (16, 16, 32, 32), "AVX2", False),
         (Geometry(5, 1, 1), (16, 16, 32, 32), "AVX512", True),
@@ -104,7 +123,23 @@ def test_what_is_not_understood_is_torchs() -> None:
 )
 def test_the_rule_goes_by_shape(kind, shape, capability, expected, monkeypatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert depthwise.pays.__wrapped__(kind, shape) is expected
+    monkeypatch.setattr(compiled, "weight_gradient", lambda: None)
+    assert depthwise.pays.__wrapped__(kind, shape, 1) is (expected and math.prod(shape) >= 4096)
+
+
+def test_with_a_compiler_more_of_them_pay(monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(compiled, "weight_gradient", lambda: lambda *_: None)
+    shape, pays = (16, 16, 32, 32), depthwise.pays.__wrapped__
+    assert pays(Geometry(3, 1, 1), shape, 1) and not pays(Geometry(3, 1, 1), shape, 2)
+    assert pays(Geometry(5, 2, 1), shape, 4) and not pays(Geometry(5, 2, 1), shape, 8)
+    assert not pays(Geometry(9, 1, 1), shape, 1)
+
+
+@pytest.mark.parametrize("command", ["false", "no-such-compiler -x", "true", '"'])
+def test_without_a_working_compiler_torch_computes(command: str, monkeypatch) -> None:
+    monkeypatch.setenv("CC", command)
+    assert compiled.weight_gradient.__wrapped__() is None
 
 
 @pytest.mark.usefixtures("everywhere")
