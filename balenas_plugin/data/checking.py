@@ -1,4 +1,4 @@
-"""Decode every image file of a search once, before it starts: what is in them, and which cannot be read."""
+"""Decode every image file once, before a search or a training starts: what is in them, and which cannot be read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from balenas_plugin.data.image_set import ImageSet
-from balenas_plugin.data.search_data import SearchData
 from balenas_plugin.data.sources.folder import UNREADABLE, ImageFiles, open_image
 from balenas_plugin.data.square import central_square
 from balenas_plugin.errors import DataError
@@ -28,28 +27,30 @@ CHECKED = ("smallest", "largest", "modes")
 """What `check_files` returns: sizes as [width, height] by area, and Pillow's mode -> number of images."""
 
 
-def check_files(data: SearchData, *, progress: bool = False) -> dict[str, Any]:
-    """Return what the image files hold, for the run's description of its data; nothing for images in memory.
+def check_files(*sets: ImageSet, progress: bool = False, called: str = "search") -> dict[str, Any]:
+    """Return what the image files of sets hold, for a description of the data; nothing for images in memory.
 
     See `CHECKED`. It takes as long as an epoch's decoding, and finds what would end the search later, or after hours.
 
     Args:
-        data: the two halves.
+        sets: of one data set.
         progress: show a bar on standard error if it takes more than a second.
+        called: what the bar calls the work that this is the beginning of.
 
     Raises:
         DataError: files cannot be decoded; the message names the first and says how many.
     """
-    paths = [*_paths(data.weight_set), *_paths(data.architecture_set)]
+    paths = [path for images in sets for path in _paths(images)]
     if not paths:
         return {}
+    size = sets[0].store.image_shape[1]
 
     def look(image: Image.Image) -> tuple[tuple[int, int], str]:
         found = image.size, image.mode
-        central_square(image, data.task.image_size)
+        central_square(image, size)
         return found
 
-    found, unreadable = look_at(paths, look, bar="search: looking at every image" if progress else None)
+    found, unreadable = look_at(paths, look, bar=f"{called}: looking at every image" if progress else None)
     if unreadable:
         path = min(unreadable)
         count = "1 image" if len(unreadable) == 1 else f"{len(unreadable):,} images"

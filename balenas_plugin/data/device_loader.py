@@ -62,6 +62,7 @@ class DeviceLoader:
         shuffle: whether every pass has an order of its own.
         seed: of the orders and of the augmentation; torch's global generator is not used.
         device: where the set is kept.
+        shared: whether processes share the examples; else each sees them all.
 
     Raises:
         ValueError: the set is not in memory.
@@ -70,11 +71,19 @@ class DeviceLoader:
     batch_sampler = None  # Lightning asks for it where there is a `sampler`
 
     def __init__(
-        self, images: ImageSet, *, batch_size: int, shuffle: bool, seed: int, device: torch.device | str = "cpu"
+        self,
+        images: ImageSet,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        device: torch.device | str = "cpu",
+        shared: bool = True,
     ) -> None:
         self.dataset = images.to(torch.device(device))
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self._shared = shared
         self.sampler = EpochOrder(len(images), seed)
 
     @property
@@ -83,11 +92,11 @@ class DeviceLoader:
         return self.dataset.labels.device
 
     def __len__(self) -> int:
-        _, processes = _place()
+        _, processes = self._place()
         return math.ceil(math.ceil(len(self.dataset) / processes) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        rank, processes = _place()
+        rank, processes = self._place()
         name = self.sampler.next_pass()
         order = self._order(name)
         count = math.ceil(len(order) / processes)
@@ -95,6 +104,11 @@ class DeviceLoader:
         generator = torch.Generator(self.device).manual_seed(_seed(f"{name} {rank}"))
         for numbers in order.to(self.device).split(self.batch_size):
             yield self.dataset.batch(numbers, generator=generator)
+
+    def _place(self) -> tuple[int, int]:
+        """Return the number of this process, and how many there are that share the examples."""
+        running = self._shared and dist.is_available() and dist.is_initialized()
+        return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
 
     def _order(self, name: str) -> Tensor:
         if not self.shuffle:
@@ -116,12 +130,6 @@ def unfit_for_device(images: ImageSet, device: torch.device) -> str | None:
 def fits(num_bytes: int, free: int) -> bool:
     """Return whether a set of that size may be kept in memory of which so much is free."""
     return num_bytes <= _SHARE_OF_MEMORY * free
-
-
-def _place() -> tuple[int, int]:
-    """Return the number of this process, and how many there are."""
-    running = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
 
 
 def _seed(name: str) -> int:
