@@ -26,7 +26,7 @@ LAYERS = (
     {"bayes", "data", "mixed_ops"},
     {"fused", "search_spaces"},
     {"benchmarks", "costs", "diagnostics", "distributions", "export", "presets", "proxies"},
-    {"perturbations", "schedules"},
+    {"deployment", "perturbations", "schedules"},
     {"search", *LAZY},
     {"config"},
     {"doctor", "ground_truth", "run_folder", "selection"},
