@@ -157,3 +157,9 @@ def _examples(space: SearchSpace, *, many: bool) -> Iterator[Architecture]:
         alike = Posterior(zeros, {label: torch.ones_like(value) for label, value in zeros.items()})
         for candidate in drawn_candidates(Architectures(space.decisions, alike), _DRAWN, seed=0):
             yield candidate.sample
+
+
+def offered_sizes(offer: Offer) -> list[Mapping[str, int]]:
+    """Return the sizes of an offer's space from its own downwards."""
+    sizes = list(next(space.trained for space in SPACES if space.name == offer.kind))
+    return sizes[sizes.index(dict(offer.sizes)) :: -1]

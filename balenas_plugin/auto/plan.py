@@ -166,9 +166,13 @@ class Plan:
         trained = self.search.seconds + self.selecting + self.network.seconds + self.baseline.seconds
         return self.preparing + trained + self.delivering
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
     def to_yaml(self) -> str:
         """Return the plan as a file has it."""
-        return yaml.safe_dump(asdict(self), sort_keys=False)
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     @classmethod
     def load(cls, output: Path) -> Plan:

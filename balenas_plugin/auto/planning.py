@@ -8,9 +8,10 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,7 +150,8 @@ def _left(known: Known, budget: float, measuring: float) -> float:
 
 def _batch_size(images: int, place: str) -> int:
     largest = _LARGEST_BATCH[place]
-    return next((size for size in (largest >> k for k in range(8)) if images >= size * _STEPS_OF_AN_EPOCH), 8)
+    size = next((size for size in (largest >> k for k in range(4)) if images >= size * _STEPS_OF_AN_EPOCH), 8)
+    return size if images % size != 1 else size - 1  # a batch of a single image has no variance
 
 
 def _image_sizes(side: int, place: str) -> list[int]:
@@ -294,8 +296,9 @@ def in_words(seconds: float) -> str:
     """Return a time for people."""
     if seconds < 100:
         return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
+    if seconds < 600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s".removesuffix(" 0 s")
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def announced(known: Known, plan: Plan, mirrored: Mirroring) -> Iterator[tuple[str, str]]:
@@ -314,7 +317,8 @@ def announced(known: Known, plan: Plan, mirrored: Mirroring) -> Iterator[tuple[s
     yield "input", f"{side}x{side} pixels, {plan.batch_size} at a time, {plan.threads} thread(s) of the CPU"
     yield (
         "search",
-        f"{search.space}, {search.epochs} epochs of {search.images:,} images: about {in_words(search.seconds)}",
+        f"{_in_space(search.space)}; {search.epochs} epochs of {search.images:,} images: about "
+        f"{in_words(search.seconds)}",
     )
     yield "selection", f"the best of 100 draws by SynFlow{_limited(plan)}: about {in_words(plan.selecting)}"
     yield "training", _training(plan.network)
@@ -322,6 +326,11 @@ def announced(known: Known, plan: Plan, mirrored: Mirroring) -> Iterator[tuple[s
     yield "delivery", f"test on the images held out, ONNX file, page: about {in_words(plan.delivering)}"
     yield "memory", f"{plan.memory / 1e9:.1f} GB so far"
     yield "time", f"about {in_words(plan.seconds)} in all, of a budget of {in_words(plan.budget)}"
+
+
+def _in_space(space: Mapping[str, Any]) -> str:
+    sizes = [f"{name.replace('_', ' ')} {value}" for name, value in space.items() if name != "name"]
+    return ", ".join([f"BaLeNAS in {space['name']}", *sizes])
 
 
 def _limited(plan: Plan) -> str:

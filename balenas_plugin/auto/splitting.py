@@ -13,8 +13,12 @@ from balenas_plugin.data.checking import look_at
 from balenas_plugin.data.sources.packed import PackedPart, write_packed
 from balenas_plugin.data.square import central_square
 from balenas_plugin.errors import DataError
+from balenas_plugin.training.training_data import split_by_class
 
-HELD_OUT, VALIDATION = 0.2, 0.15
+IMAGES, HELD_OUT = "images", "held-out"
+"""Folders of the packed images: those that train and are chosen by, and those that test."""
+
+_SHARES = {"test": 0.2, "val": 0.15}
 """Shares of the images that test, and of the others that are chosen by, where the folder does not say it itself."""
 
 _CHUNK = 1000  # images decoded at a time
@@ -35,20 +39,13 @@ def split(looked: Looked, *, seed: int) -> dict[str, Part]:
     }
     if "all" in found:
         found["train"] = found.pop("all")
-    for name, share in (("test", HELD_OUT), ("val", VALIDATION)):
+    for name, share in _SHARES.items():
         if name not in found:
-            found[name], found["train"] = _taken(found["train"], share, seed=seed)
+            images = found["train"]
+            labels = torch.tensor([label for _, label in images], dtype=torch.int64)
+            kept, taken = split_by_class(labels, share=share, seed=seed)
+            found["train"], found[name] = ([images[row] for row in rows.tolist()] for rows in (kept, taken))
     return found
-
-
-def _taken(images: Part, share: float, *, seed: int) -> tuple[Part, Part]:
-    """Return a share of the images of each class, at least one, and the others."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
-    by_class: dict[int, list[int]] = {}
-    for row in order:
-        by_class.setdefault(images[row][1], []).append(row)
-    taken = {row for rows in by_class.values() for row in rows[: max(1, round(share * len(rows)))]}
-    return [images[row] for row in sorted(taken)], [image for row, image in enumerate(images) if row not in taken]
 
 
 def pack(
@@ -60,13 +57,14 @@ def pack(
     image_size: int,
     progress: bool,
 ) -> None:
-    """Decode the images into `output`/images, which trains and is chosen by, and `output`/held-out.
+    """Decode the images into the folders `IMAGES` and `HELD_OUT` of `output`.
 
     Raises:
         DataError: a file is gone, or cannot be decoded any more.
         StorageError: the disk is full.
     """
-    folders = {"images": {"train": "train", "test": "val"}, "held-out": {"test": "test"}}
+    folders = {IMAGES: {"train": "train", "test": "val"}, HELD_OUT: {"test": "test"}}
+    normalisation = None
     for folder, called in folders.items():
         packed = {
             name: PackedPart(
@@ -77,7 +75,14 @@ def pack(
             )
             for name, part in called.items()
         }
-        write_packed(output / folder, packed, class_names=class_names, augmentation=augmentation, image_size=image_size)
+        normalisation = write_packed(
+            output / folder,
+            packed,
+            class_names=class_names,
+            augmentation=augmentation,
+            image_size=image_size,
+            normalisation=normalisation,
+        )
 
 
 def _decoded(paths: Sequence[str], image_size: int, bar: str | None) -> Iterator[np.ndarray]:

@@ -61,7 +61,13 @@ def device() -> torch.device:
 
 
 def time_training(
-    network: nn.Module, *, batch_size: int, image_size: int, num_classes: int, enough: float = math.inf
+    network: nn.Module,
+    *,
+    batch_size: int,
+    image_size: int,
+    num_classes: int,
+    enough: float = math.inf,
+    threads: int | None = None,
 ) -> Timed:
     """Time steps of training a network on noise, with one thread and with all where there are several.
 
@@ -71,6 +77,7 @@ def time_training(
         image_size: side in pixels.
         num_classes: of the labels.
         enough: seconds; if the first steps take several times as long, these are all.
+        threads: of the CPU; None: as many as are best.
 
     Raises:
         MemoryError: a step takes more than half of the memory that is free.
@@ -93,17 +100,18 @@ def time_training(
     held = _held(place)
     found: list[tuple[float, int]] = []
     try:
-        for threads in sorted({1, cores()}) if place.type == "cpu" else [before]:
-            torch.set_num_threads(threads)
-            found.append((_LOADING * statistics.median(_steps(step, enough)), threads))
+        tried = [threads] if threads else sorted({1, cores()}) if place.type == "cpu" else [before]
+        for number in tried:
+            torch.set_num_threads(number)
+            found.append((_LOADING * statistics.median(_steps(step, enough)), number))
     finally:
         torch.set_num_threads(before)
-    seconds, threads = min(found)
+    seconds, best = min(found)
     memory = max(0, _held(place) - held)
     free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free_memory()
     if free and memory > _SHARE_OF_MEMORY * (free + memory):
         raise MemoryError(f"a step of training takes {memory / 1e9:.1f} GB")
-    return Timed(seconds=seconds, threads=threads, memory=memory)
+    return Timed(seconds=seconds, threads=best, memory=memory)
 
 
 def _steps(step: Callable[[], float], enough: float) -> Iterator[float]:

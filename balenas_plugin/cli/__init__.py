@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from balenas_plugin import __version__
+from balenas_plugin.cli.auto import add_auto
 from balenas_plugin.cli.benchmark import add_benchmark
 from balenas_plugin.cli.completion import add_completion
 from balenas_plugin.cli.export import add_export
@@ -55,7 +56,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"balenas {__version__}")
     commands = parser.commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    of_runs = (add_search, add_ui, add_export, add_report, add_train)
+    of_runs = (add_auto, add_search, add_ui, add_export, add_report, add_train)
     for add in (*of_runs, add_benchmark, add_reproduce, add_naslib, add_reference, add_completion):
         add(commands, formatter)
     parser.set_defaults(parser=parser)

@@ -8,6 +8,7 @@ import json
 import logging
 import platform
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def train_network(
     devices: int | str = 1,
     precision: str = "32-true",
     num_workers: int = 0,
+    most_seconds: float | None = None,
 ) -> TrainedNetwork:
     """Train a network on all training images, test it on the test images, and write both into a folder.
 
@@ -73,6 +75,7 @@ def train_network(
         devices: of Lightning's Trainer; several train together, each with batches of its own.
         precision: of Lightning's Trainer, "bf16-mixed" for one.
         num_workers: processes that load images.
+        most_seconds: end with the epoch in which so much time is up; what was spent before a resume counts.
 
     Raises:
         OptionError: the folder holds something, an option is refused, or the settings are others than those resumed.
@@ -99,7 +102,13 @@ def train_network(
     module = ImageTraining(network, recipe, num_classes=len(data.class_names))
     loaders = TrainingLoaders(prepared, batch_size=recipe.batch_size, seed=seed, num_workers=num_workers)
     trainer = make_trainer(
-        recipe, folder, progress=progress, accelerator=accelerator, devices=devices, precision=precision
+        recipe,
+        folder,
+        progress=progress,
+        most_seconds=most_seconds,
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision,
     )
     write_text_atomically(folder / SETTINGS, yaml.safe_dump(settings, sort_keys=False))
     module.to(trainer.strategy.root_device)  # where the moving average is made too
@@ -175,14 +184,17 @@ def require_fit(network: nn.Module, data: TrainingData, recipe: Recipe) -> None:
         raise SpaceError(f"the network has {logits.shape[1]} outputs, and the data have {classes} classes")
 
 
-def make_trainer(recipe: Recipe, folder: Path, *, progress: bool, **options: Any) -> pl.Trainer:
+def make_trainer(
+    recipe: Recipe, folder: Path, *, progress: bool, most_seconds: float | None = None, **options: Any
+) -> pl.Trainer:
     """Return Lightning's Trainer with the callbacks of a training.
 
     Raises:
         OptionError: it refuses an option.
     """
     keeping: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "save_on_train_epoch_end": True}
-    callbacks: list[pl.Callback] = [RandomStates(), Timer(interval="epoch"), History(folder / METRICS)]
+    timer = Timer(None if most_seconds is None else timedelta(seconds=most_seconds), interval="epoch", verbose=False)
+    callbacks: list[pl.Callback] = [RandomStates(), timer, History(folder / METRICS)]
     callbacks += [TrainingBar("train")] if progress else []
     callbacks += [EMAWeightAveraging(decay=recipe.ema)] if recipe.ema is not None else []
     if recipe.early_stopping is not None:

@@ -26,6 +26,10 @@ from balenas_plugin.files import read_text, write_atomically, write_text_atomica
 _DESCRIPTION = "images.json"
 
 
+Normalisation = tuple[list[float], list[float]]
+"""Mean and standard deviation of red, green and blue, in 0..1."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PackedPart:
     """Images to pack.
@@ -40,9 +44,15 @@ class PackedPart:
 
 
 def write_packed(
-    root: Path, parts: Mapping[str, PackedPart], *, class_names: Sequence[str], augmentation: str, image_size: int
-) -> None:
-    """Write images, and the mean and standard deviation of those of the part "train" (or of the first).
+    root: Path,
+    parts: Mapping[str, PackedPart],
+    *,
+    class_names: Sequence[str],
+    augmentation: str,
+    image_size: int,
+    normalisation: Normalisation | None = None,
+) -> Normalisation:
+    """Write images; return what they are normalised by.
 
     Args:
         root: folder to write to.
@@ -50,12 +60,12 @@ def write_packed(
         class_names: name of class 0, 1, ...
         augmentation: of the training images.
         image_size: side of all images, in pixels.
+        normalisation: mean and standard deviation; None: those of the part "train".
 
     Raises:
         StorageError: the disk is full, or does not let us write. There is no description then.
     """
     sums, squares, pixels = np.zeros(3), np.zeros(3), 0
-    measured = "train" if "train" in parts else next(iter(parts))
     for name, part in parts.items():
 
         def write(file: BinaryIO, name: str = name, part: PackedPart = part) -> None:
@@ -65,22 +75,30 @@ def write_packed(
             np.lib.format.write_array_header_1_0(file, header)
             for chunk in part.chunks:
                 file.write(np.ascontiguousarray(chunk).data)
-                if name == measured:
+                if name == "train":
                     values = chunk.astype(np.float64) / 255
                     sums, squares = sums + values.sum((0, 2, 3)), squares + (values**2).sum((0, 2, 3))
                     pixels += len(chunk) * image_size**2
 
         write_atomically(root / f"{name}.npy", write)
-    mean = sums / pixels
-    std = np.sqrt(np.maximum(squares / pixels - mean**2, 1 / 255**2))  # images of one colour have none
+    if normalisation is None:
+        mean = sums / pixels
+        std = np.sqrt(np.maximum(squares / pixels - mean**2, 1 / 255**2))  # images of one colour have none
+        normalisation = mean.round(4).tolist(), std.round(4).tolist()
     description = {
         "class_names": list(class_names),
         "augmentation": augmentation,
-        "mean": mean.round(4).tolist(),
-        "std": std.round(4).tolist(),
+        "mean": normalisation[0],
+        "std": normalisation[1],
         "labels": {name: list(part.labels) for name, part in parts.items()},
     }
     write_text_atomically(root / _DESCRIPTION, json.dumps(description) + "\n")
+    return normalisation
+
+
+def is_packed(root: Path) -> bool:
+    """Return whether images have been packed into a folder, to the end."""
+    return (root / _DESCRIPTION).is_file()
 
 
 def read_packed(*, train: bool, root: str | None = None, image_size: int | None = None) -> ImageSource:
