@@ -289,7 +289,10 @@ class _Run:
         plan, recipe = self.plan, load_recipe("small")
         rate = recipe.optimizer["lr"] * plan.batch_size / _RATE_OF_BATCH
         recipe = recipe.replace(
-            epochs=length["epochs"], batch_size=plan.batch_size, optimizer={**recipe.optimizer, "lr": rate}
+            epochs=length["epochs"],
+            batch_size=plan.batch_size,
+            optimizer={**recipe.optimizer, "lr": rate},
+            max_seconds=_LONGER[name] * length["seconds"],
         )
         folder = self.output / name
         with self._timed(name, folder, f"{recipe.epochs} epochs in about {in_words(length['seconds'])}"):
@@ -300,7 +303,6 @@ class _Run:
                 folder=folder,
                 seed=plan.seed,
                 resume=folder.exists(),
-                most_seconds=_LONGER[name] * length["seconds"],
             )
 
     @contextmanager
