@@ -233,7 +233,8 @@ def make_trainer(recipe: Recipe, folder: Path, *, progress: bool, devices: Devic
         OptionError: it refuses an option.
     """
     keeping: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "save_on_train_epoch_end": True}
-    timer = Timer(recipe.max_seconds and timedelta(seconds=recipe.max_seconds), interval="epoch", verbose=False)
+    duration = None if recipe.max_seconds is None else timedelta(seconds=recipe.max_seconds)
+    timer = Timer(duration, interval="epoch", verbose=False)
     callbacks: list[pl.Callback] = [RandomStates(), timer, History(folder / METRICS)]
     callbacks += [TrainingBar("train")] if progress else []
     callbacks += [EMAWeightAveraging(decay=recipe.ema)] if recipe.ema is not None else []
