@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from balenas_plugin.auto.plan import Plan
+from balenas_plugin.auto.auto_plan import AutoPlan
 from balenas_plugin.auto.splitting import HELD_OUT
 from balenas_plugin.data import DataConfig, ImageSet, load_test_data
 from balenas_plugin.deployment import Deployed, deploy
@@ -83,9 +83,13 @@ class Delivered:
         del plain["output"]
         return {**plain, "deployed": self.deployed.to_dict()}
 
+    def save(self) -> None:
+        """Write auto.json."""
+        write_text_atomically(self.output / RESULT, json.dumps(self.to_dict(), indent=1) + "\n")
+
 
 def deliver(
-    plan: Plan,
+    plan: AutoPlan,
     output: Path,
     data: TrainingData,
     networks: Mapping[str, Trained],
@@ -95,7 +99,7 @@ def deliver(
     seconds: Mapping[str, float],
     int8: bool,
 ) -> Delivered:
-    """Choose by the validation images, test on those held out, and write files, page and auto.json.
+    """Choose by the validation images, test on those held out, and write the files of the better network.
 
     Args:
         plan: of the run.
@@ -110,8 +114,6 @@ def deliver(
     Raises:
         StorageError: the disk is full.
     """
-    from balenas_plugin.auto.page import write_page
-
     held_out = load_test_data(DataConfig(name="packed", root=str(output / HELD_OUT)))
     winner = max(networks, key=lambda name: (networks[name][1].test_accuracy, -networks[name][1].multiply_adds))
     confusions = {name: _confusion(network, held_out, len(data.class_names)) for name, (network, _) in networks.items()}
@@ -119,7 +121,7 @@ def deliver(
     deployed = deploy(
         networks[winner][0], replace(data, test=held_out), output / DELIVERED, int8=int8, threads=plan.threads
     )
-    delivered = Delivered(
+    return Delivered(
         winner=winner,
         tested=tested,
         notation=dict(found["notation"]),
@@ -130,9 +132,6 @@ def deliver(
         seconds=dict(seconds),
         output=output,
     )
-    write_page(plan, delivered)
-    write_text_atomically(output / RESULT, json.dumps(delivered.to_dict(), indent=1) + "\n")
-    return delivered
 
 
 @torch.no_grad()

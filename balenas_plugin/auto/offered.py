@@ -11,9 +11,9 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from balenas_plugin.auto.plan import Limits
+from balenas_plugin.auto.auto_plan import Limits
 from balenas_plugin.auto.resnet import NarrowResNet
-from balenas_plugin.auto.timing import Timed, multiply_adds, time_training
+from balenas_plugin.auto.step_timing import Timed, multiply_adds, time_training
 from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.posterior import Posterior

@@ -11,20 +11,23 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from balenas_plugin.auto.auto_plan import AutoPlan, Limits, PlannedSearch, PlannedTraining, search_config
 from balenas_plugin.auto.looking import Looked
 from balenas_plugin.auto.mirroring import Mirroring, mirroring
 from balenas_plugin.auto.offered import BASELINE, BASELINE_SIZES, SPACES, Offer, OfferedSpace
-from balenas_plugin.auto.plan import Limits, Plan, PlannedSearch, PlannedTraining, search_config
-from balenas_plugin.auto.splitting import Part
-from balenas_plugin.auto.timing import Fitting, device, largest_fitting
+from balenas_plugin.auto.splitting import LabelledPaths
+from balenas_plugin.auto.step_timing import Fitting, device, largest_fitting
 from balenas_plugin.data.sources.packed import PackedPart, write_packed
 from balenas_plugin.errors import OptionError
 from balenas_plugin.machine import peak_memory
+
+if TYPE_CHECKING:
+    from balenas_plugin.adapters.nni.run.search_timing import TimedSearch
 
 _LARGEST_IMAGE = {"cpu": 64, "cuda": 128}
 _LARGEST_BATCH = {"cpu": 64, "cuda": 256}
@@ -53,7 +56,7 @@ class Known:
     """
 
     looked: Looked
-    parts: dict[str, Part]
+    parts: dict[str, LabelledPaths]
     started: float
     looking: float
 
@@ -83,7 +86,9 @@ class Known:
         return found.hexdigest()
 
 
-def make_plan(known: Known, *, budget: float, limits: Limits, seed: int, skip_unreadable: bool, mirrored: bool) -> Plan:
+def make_plan(
+    known: Known, *, budget: float, limits: Limits, seed: int, skip_unreadable: bool, mirrored: bool
+) -> AutoPlan:
     """Return what to do in the time that there is.
 
     Args:
@@ -122,7 +127,7 @@ def make_plan(known: Known, *, budget: float, limits: Limits, seed: int, skip_un
     search = _planned_search(space, searched, (ours - _SELECTING) * _SHARE_OF_SEARCH, known, batch_size)
     _require_enough(known, budget, trained, baseline, searched, steps, ours)
     network = _planned_training(trained, ours - _SELECTING - search.seconds, steps)
-    return Plan(
+    return AutoPlan(
         images=str(known.looked.root.resolve()),
         budget=budget,
         limits=limits,
@@ -187,15 +192,9 @@ def _fitting(offers: list[Offer], seconds: float, steps: int, wanted: float, bat
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Searched:
-    iteration: float
-    epoch: float
-
-
 def _timed_search(
     space: OfferedSpace, known: Known, image_size: int, threads: int, batch_size: int, seed: int
-) -> _Searched:
+) -> TimedSearch:
     """Time a search of the smallest supernet on noise."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
@@ -219,15 +218,14 @@ def _timed_search(
             images=count,
             epochs=2,
         )
-        timed = time_search(config)
-    return _Searched(iteration=timed.iteration, epoch=timed.epoch)
+        return time_search(config)
 
 
 _ITERATIONS = 6  # of a search that is timed, in each of two epochs
 
 
 def _planned_search(
-    space: OfferedSpace, timed: _Searched, seconds: float, known: Known, batch_size: int
+    space: OfferedSpace, timed: TimedSearch, seconds: float, known: Known, batch_size: int
 ) -> PlannedSearch:
     """Return the search that fills the time: of a larger supernet where there is time for many iterations.
 
@@ -271,7 +269,7 @@ def _require_enough(
     budget: float,
     network: Fitting[Offer],
     baseline: Fitting[Offer],
-    searched: _Searched,
+    searched: TimedSearch,
     steps: int,
     ours: float,
 ) -> None:
@@ -301,7 +299,7 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def announced(known: Known, plan: Plan, mirrored: Mirroring) -> Iterator[tuple[str, str]]:
+def announced(known: Known, plan: AutoPlan, mirrored: Mirroring) -> Iterator[tuple[str, str]]:
     """Yield title and text of what is going to happen, and how long it will take."""
     yield from known.looked.summary().items()
     counts = {name: len(part) for name, part in known.parts.items()}
@@ -333,7 +331,7 @@ def _in_space(space: Mapping[str, Any]) -> str:
     return ", ".join([f"BaLeNAS in {space['name']}", *sizes])
 
 
-def _limited(plan: Plan) -> str:
+def _limited(plan: AutoPlan) -> str:
     return f" with {plan.limits}" if str(plan.limits) else ""
 
 

@@ -23,11 +23,11 @@ _SHARES = {"test": 0.2, "val": 0.15}
 
 _CHUNK = 1000  # images decoded at a time
 
-Part = list[tuple[str, int]]
+LabelledPaths = list[tuple[str, int]]
 """Paths and class numbers."""
 
 
-def split(looked: Looked, *, seed: int) -> dict[str, Part]:
+def split(looked: Looked, *, seed: int) -> dict[str, LabelledPaths]:
     """Return the images that train ("train"), that are chosen by ("val"), and that nothing else sees ("test").
 
     A folder's own parts stay as they are; what it lacks is taken from its training images, of each class by its share.
@@ -50,7 +50,7 @@ def split(looked: Looked, *, seed: int) -> dict[str, Part]:
 
 def pack(
     class_names: Sequence[str],
-    parts: dict[str, Part],
+    parts: dict[str, LabelledPaths],
     output: Path,
     *,
     augmentation: str,

@@ -53,8 +53,8 @@ def add_auto(commands: Any, formatter: Any) -> None:
 
 def _auto(options: argparse.Namespace) -> int:
     started = time.monotonic()
-    from balenas_plugin.auto.plan import Limits, read_budget, read_count
-    from balenas_plugin.auto.run import Wanted, plan_only, run_auto
+    from balenas_plugin.auto.auto_plan import Limits, read_budget, read_count
+    from balenas_plugin.auto.pipeline import Wanted, plan_only, run_auto
     from balenas_plugin.options import Seed, checked
     from balenas_plugin.run_folder.marker import RunMarker
     from balenas_plugin.signals import stopped_by_signals
@@ -87,7 +87,7 @@ def _auto(options: argparse.Namespace) -> int:
 
 def _prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that holds something else; empty one that is to be overwritten."""
-    from balenas_plugin.auto.plan import PLAN
+    from balenas_plugin.auto.auto_plan import PLAN
     from balenas_plugin.errors import OptionError, StorageError
     from balenas_plugin.run_folder.marker import RunMarker
 
@@ -113,7 +113,7 @@ def _prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def _print(delivered: Delivered) -> None:
-    from balenas_plugin.auto.page import CALLED, comparison, verdict
+    from balenas_plugin.auto.auto_page import CALLED, comparison, verdict
 
     print(f"\n{'':<24}" + "".join(f"{CALLED[name]:>24}" for name in delivered.tested))
     for title, *texts in comparison(delivered):

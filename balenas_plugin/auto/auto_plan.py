@@ -118,7 +118,7 @@ class PlannedTraining:
 
 @declared_options("the plan")
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class AutoPlan:
     """What `balenas auto` does.
 
     Args:
@@ -175,7 +175,7 @@ class Plan:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     @classmethod
-    def load(cls, output: Path) -> Plan:
+    def load(cls, output: Path) -> AutoPlan:
         """Read the plan of a folder.
 
         Raises:

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from balenas_plugin import __version__
+from balenas_plugin.auto.auto_plan import AutoPlan
 from balenas_plugin.auto.delivery import DELIVERED, PAGE, Delivered, Tested
-from balenas_plugin.auto.plan import Plan
 from balenas_plugin.auto.planning import in_words
 from balenas_plugin.deployment.deploy import INT8, ONNX, SCRIPT, WEIGHTS
 from balenas_plugin.files import read_text, write_text_atomically
@@ -29,7 +29,7 @@ _FILES = {
 _MOST_CONFUSED = 10
 
 
-def write_page(plan: Plan, delivered: Delivered) -> None:
+def write_page(plan: AutoPlan, delivered: Delivered) -> None:
     """Write report.html into the folder of the run.
 
     Raises:
@@ -127,7 +127,7 @@ def _facts(delivered: Delivered) -> Iterator[tuple[str, str]]:
         yield f"architecture found ({space})", notation
 
 
-def _steps(plan: Plan, delivered: Delivered) -> Iterator[tuple[str, str]]:
+def _steps(plan: AutoPlan, delivered: Delivered) -> Iterator[tuple[str, str]]:
     took = {name: in_words(seconds) for name, seconds in delivered.seconds.items()}
     yield "preparing", f"looking at the images, measuring this machine, decoding: {took['preparing']}"
     yield "search", f"BaLeNAS in {plan.search.space['name']}, at most {plan.search.epochs} epochs: {took['search']}"

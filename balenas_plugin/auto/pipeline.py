@@ -16,14 +16,15 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from balenas_plugin.auto.auto_page import write_page
+from balenas_plugin.auto.auto_plan import PLAN, AutoPlan, Limits
 from balenas_plugin.auto.delivery import Delivered, deliver
 from balenas_plugin.auto.looking import look
 from balenas_plugin.auto.offered import BASELINE, Offer, offered_sizes
-from balenas_plugin.auto.plan import PLAN, Limits, Plan
 from balenas_plugin.auto.planning import Known, announced, in_words, make_plan
 from balenas_plugin.auto.session import Session
 from balenas_plugin.auto.splitting import HELD_OUT, IMAGES, pack, split
-from balenas_plugin.auto.timing import time_training
+from balenas_plugin.auto.step_timing import time_training
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import differences
 from balenas_plugin.data import DataConfig
@@ -92,7 +93,7 @@ def run_auto(wanted: Wanted, output: Path, *, resume: bool, started: float, int8
     require_deployable()
     known: Known | None = None
     if resume and (output / PLAN).exists():
-        plan = Plan.load(output)
+        plan = AutoPlan.load(output)
         _require_same(wanted, plan)
         session = Session(output, budget=plan.budget)
     else:
@@ -105,7 +106,7 @@ def run_auto(wanted: Wanted, output: Path, *, resume: bool, started: float, int8
     return _Run(plan, output, session).all_of_it(known, int8=int8)
 
 
-def _planned(wanted: Wanted, *, started: float) -> tuple[Known, Plan]:
+def _planned(wanted: Wanted, *, started: float) -> tuple[Known, AutoPlan]:
     """Look at the images, make a plan and say what it is."""
     before = time.monotonic()
     looked = look(wanted.images, progress=True)
@@ -134,7 +135,7 @@ def _say(title: str, text: str) -> None:
     tqdm.write(f"auto: {title:<10} {text}", file=sys.stderr)
 
 
-def _require_same(wanted: Wanted, plan: Plan) -> None:
+def _require_same(wanted: Wanted, plan: AutoPlan) -> None:
     asked = {
         "images": str(expanded(wanted.images).resolve()),
         "budget": wanted.budget,
@@ -153,7 +154,7 @@ def _require_same(wanted: Wanted, plan: Plan) -> None:
 class _Run:
     """The stages, each of which is skipped where it is done."""
 
-    def __init__(self, plan: Plan, output: Path, session: Session) -> None:
+    def __init__(self, plan: AutoPlan, output: Path, session: Session) -> None:
         self.plan, self.output, self.session = plan, output, session
 
     def all_of_it(self, known: Known | None, *, int8: bool) -> Delivered:
@@ -170,7 +171,7 @@ class _Run:
         length = self._length_of_baseline(residual, data)
         baseline = self._train("baseline", plain, data, length)
         with self.session.stage("delivery", "test on the images held out, ONNX file, page"):
-            return deliver(
+            delivered = deliver(
                 self.plan,
                 self.output,
                 data,
@@ -180,6 +181,9 @@ class _Run:
                 seconds={name: self.session.seconds(name) for name in _STAGES},
                 int8=int8,
             )
+            write_page(self.plan, delivered)
+            delivered.save()
+        return delivered
 
     def _decode(self, known: Known | None) -> None:
         if all(is_packed(self.output / folder) for folder in (IMAGES, HELD_OUT)):
