@@ -37,7 +37,7 @@ _STEPS_OF_AN_EPOCH = 10  # at least, by which batches of few images are smaller
 _WANTED_IMAGES, _WANTED_EPOCHS = 150_000, (12, 100)  # seen in a training, and the epochs that are for
 _MOST_EPOCHS, _LEAST_EPOCHS = 300, 3
 _SEARCHED_EPOCHS = (10, 50)
-_LEAST_ITERATIONS, _WANTED_ITERATIONS = 40, 800
+_LEAST_ITERATIONS, _WANTED_ITERATIONS = 20, 800
 
 _SHARE_OF_SEARCH = 0.35  # of the time for search and training
 _FILLED = 0.9  # of the time that there is: a machine is not always as quick
