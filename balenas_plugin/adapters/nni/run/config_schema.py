@@ -10,8 +10,6 @@ from typing import Any
 from balenas_plugin.adapters.nni.run.build import (
     evaluator_options,
     hub_spaces,
-    optimizer_options,
-    optimizers,
     space_class,
     space_options,
 )
@@ -21,6 +19,7 @@ from balenas_plugin.config import SearchConfig
 from balenas_plugin.distributions import list_distributions
 from balenas_plugin.options import Schema, json_schema
 from balenas_plugin.search_spaces import SPACES
+from balenas_plugin.training.optimizers import optimizer_options, optimizers
 
 Member = tuple[Mapping[str, list[str]], type[Any]]
 """What a section that has a name can be: its name, or names, and what else says it; and its options."""
@@ -36,7 +35,7 @@ def config_schema() -> Schema:
     schema = json_schema(SearchConfig)
     sections, shared = schema["properties"], schema["$defs"]
     shared["EvaluatorConfig"] = evaluator = _own_part(evaluator_options(), shared)
-    _describe(evaluator["properties"], "optimizer", _optimizers(), shared)
+    _describe(evaluator["properties"], "optimizer", _optimizers("evaluator.optimizer"), shared)
     _describe(sections, "strategy", _strategies(), shared)
     _describe(sections, "space", _spaces(), shared)
     own_space = {"type": "object", "properties": {"name": _OWN_SPACE}, "required": ["name"]}
@@ -92,8 +91,8 @@ def _strategies() -> Iterator[Member]:
             )
 
 
-def _optimizers() -> Iterator[Member]:
-    return (({"name": [name]}, optimizer_options(optimizer)) for name, optimizer in optimizers().items())
+def _optimizers(where: str) -> Iterator[Member]:
+    return (({"name": [name]}, optimizer_options(optimizer, where)) for name, optimizer in optimizers().items())
 
 
 def _spaces() -> Iterator[Member]:
