@@ -198,7 +198,7 @@ _ANYTIME = Figure(
     notes=[
         "Each value is NAS-Bench-101's error, the mean of three trainings of 108 epochs, of the argmax of the alphas "
         "before this epoch: the start, which is random, and the last update are not shown. No search sees it.",
-        "An epoch whose network, or this error of it, the table lacks has no value; `looked up` says how many have one.",
+        "An epoch has no value if the table lacks its network or this error of it; `looked up` counts those with one.",
     ],
 )
 
