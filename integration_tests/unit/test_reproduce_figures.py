@@ -28,7 +28,7 @@ from balenas_plugin.errors import DataError, FileFormatError, OptionError, Space
 from balenas_plugin.report.plots import Line, Picture, line_chart
 from balenas_plugin.report.reading import Series
 from balenas_plugin.reproduce.charts import Chart, mean_curve
-from balenas_plugin.reproduce.experiments import EXPERIMENTS
+from balenas_plugin.reproduce.family import EXPERIMENTS
 from balenas_plugin.reproduce.figures import EIGENVALUE, FIGURES, SKIP_RATIO, TEST_ERROR, values_of
 from balenas_plugin.reproduce.run import experiment_of, reproduce
 from balenas_plugin.reproduce.scales import SCALES, Scale, load_scale
