@@ -42,7 +42,13 @@ def add_train(commands: Any, formatter: Any) -> None:
         help="folder of a run, file of `balenas export` (.json, or a stand-alone .py, which is run), or a notation: "
         "NAS-Bench-201's string, a genotype, one of NAS-Bench-1Shot1, in quotes",
     )
-    train.add_argument("--recipe", default="small", metavar="NAME|FILE.yml", help="how to train (small)")
+    train.add_argument("--recipe", metavar="NAME|FILE.yml", help="how to train (small; user-module with --module)")
+    train.add_argument(
+        "--module",
+        metavar="MODULE:NAME",
+        help="function of yours that is given the network and returns a Lightning module, or an evaluator of NNI, with "
+        "its loaders; then there is no --data",
+    )
     train.add_argument(
         "--data",
         metavar="NAME|FOLDER",
@@ -96,6 +102,7 @@ def _train(options: argparse.Namespace) -> int:
             recipe=options.recipe,
             seeds=seeds_of(options.seeds),
             output=output,
+            module=options.module,
             overrides=overrides,
             rank=options.rank,
             warm_start=options.warm_start,
@@ -127,7 +134,8 @@ def print_result(result: TrainResult) -> None:
     """Print what is known of trained networks."""
     low, high = result.interval
     several = len(result.networks) > 1
-    how = f"mean of {len(result.networks)} seeds" if several else f"{sum(map(sum, result.confusion)):,} test images"
+    tested = sum(map(sum, result.confusion))
+    how = f"mean of {len(result.networks)} seeds" if several else f"{tested:,} test images" if tested else "one seed"
     print(f"\n{result.architecture}\n")
     print(f"  test accuracy  {result.test_accuracy:.2%}  (95 % interval {low:.2%} to {high:.2%}; {how})")
     if several:
@@ -137,8 +145,9 @@ def print_result(result: TrainResult) -> None:
     for actual, taken, count in result.confused:
         print(f"  confused       {count:,} times {actual} is taken for {taken}")
     print(f"  parameters     {result.parameters:,}")
-    print(f"  multiply-adds  {result.multiply_adds:,} per image")
-    print(f"  latency        {result.latency_ms:.3g} ms per image on {result.first.machine}")
+    print(f"  multiply-adds  {result.multiply_adds:,} per example")
+    if result.latency_ms is not None:
+        print(f"  latency        {result.latency_ms:.3g} ms per example on {result.first.machine}")
     print(f"  training       {result.seconds:,.0f} s, {result.first.epochs} epochs")
     print(f"\nEverything about it: {result.folder}")
 

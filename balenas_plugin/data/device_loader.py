@@ -92,11 +92,11 @@ class DeviceLoader:
         return self.dataset.labels.device
 
     def __len__(self) -> int:
-        _, processes = self._place()
+        _, processes = _place() if self._shared else (0, 1)
         return math.ceil(math.ceil(len(self.dataset) / processes) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        rank, processes = self._place()
+        rank, processes = _place() if self._shared else (0, 1)
         name = self.sampler.next_pass()
         order = self._order(name)
         count = math.ceil(len(order) / processes)
@@ -104,11 +104,6 @@ class DeviceLoader:
         generator = torch.Generator(self.device).manual_seed(_seed(f"{name} {rank}"))
         for numbers in order.to(self.device).split(self.batch_size):
             yield self.dataset.batch(numbers, generator=generator)
-
-    def _place(self) -> tuple[int, int]:
-        """Return the number of this process, and how many there are that share the examples."""
-        running = self._shared and dist.is_available() and dist.is_initialized()
-        return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
 
     def _order(self, name: str) -> Tensor:
         if not self.shuffle:
@@ -130,6 +125,12 @@ def unfit_for_device(images: ImageSet, device: torch.device) -> str | None:
 def fits(num_bytes: int, free: int) -> bool:
     """Return whether a set of that size may be kept in memory of which so much is free."""
     return num_bytes <= _SHARE_OF_MEMORY * free
+
+
+def _place() -> tuple[int, int]:
+    """Return the number of this process, and how many there are."""
+    running = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
 
 
 def _seed(name: str) -> int:

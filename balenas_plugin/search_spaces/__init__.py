@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from balenas_plugin.errors import OptionError, SpaceError, UnreadableError
 from balenas_plugin.files import SEARCH_SPACES
 from balenas_plugin.parts import Parts
-from balenas_plugin.search_spaces._graph import CellEdge, cells_of
+from balenas_plugin.search_spaces._graph import JOINED, CellEdge, cells_of
 from balenas_plugin.search_spaces._space import (
     NONE,
     PARAMETER_FREE,
@@ -24,11 +24,13 @@ from balenas_plugin.search_spaces._space import (
     Reading,
     SearchSpace,
     SeededNetworks,
+    SkipRule,
     initialised_anew,
 )
 
 __all__ = [
     "DEFAULT_SPACE",
+    "JOINED",
     "NONE",
     "PARAMETER_FREE",
     "PARAMETRIC",
@@ -39,6 +41,7 @@ __all__ = [
     "Reading",
     "SearchSpace",
     "SeededNetworks",
+    "SkipRule",
     "cells_of",
     "find_space",
     "get_space",

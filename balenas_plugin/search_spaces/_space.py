@@ -20,6 +20,19 @@ NONE, SKIP, PARAMETER_FREE, PARAMETRIC = "none", "skip", "parameter-free", "para
 
 
 @dataclass(frozen=True)
+class SkipRule:
+    """From how many skip connections on an architecture is suspicious.
+
+    Args:
+        most: the largest share of them among its operations that is not.
+        reason: what is known of networks with more.
+    """
+
+    most: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class Reading:
     """An architecture, and how the text that names it was understood.
 
@@ -28,6 +41,7 @@ class Reading:
         sample: the architecture; None if it was given by its number.
         index: its number in the space's benchmark, if it was given by that.
         read_as: the notation in words; an empty text if it is the space's own.
+        name: that the architecture was published by; an empty text if it was not given by that.
         remark: what else the text could have meant, and how that is said; an empty text if nothing.
     """
 
@@ -35,6 +49,7 @@ class Reading:
     sample: Architecture | None = None
     index: int | None = None
     read_as: str = ""
+    name: str = ""
     remark: str = ""
 
 
@@ -54,9 +69,12 @@ class SearchSpace:
         size: number of its architectures, as they are usually counted; None if that is not known.
         image_shape: (channels, height, width) of an input.
         trained_as: name -> sizes of the constructor: the networks that its papers train, which `balenas query` counts
-            the parameters of; empty where the benchmark knows them.
+            the parameters of; empty where a benchmark that ships knows them.
+        published: names of architectures that `read` knows.
         choices: label -> what can be chosen there, in the order of the supernet's architecture parameters.
         kinds: operation -> `NONE`, `SKIP`, `PARAMETER_FREE` or `PARAMETRIC`; those left out follow from their modules.
+        skip_rule: when diagnostics warn of skip connections; of a space of which nothing is known, when most operations
+            are.
         drawn_names: operation -> its name in the notation and in exported drawings, where that is another.
     """
 
@@ -69,8 +87,10 @@ class SearchSpace:
     size: int | None = None
     image_shape: tuple[int, ...] = (3, 32, 32)
     trained_as: Mapping[str, Mapping[str, int]] = {}
+    published: tuple[str, ...] = ()
     choices: Mapping[str, Sequence[Any]] = {}
     kinds: Mapping[str, str] = {}
+    skip_rule: SkipRule = SkipRule(1 / 2, "Where a search collapses, they win everywhere.")
     drawn_names: Mapping[str, str] = {}
 
     @cached_property

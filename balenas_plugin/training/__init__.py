@@ -12,13 +12,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from balenas_plugin.training.fitting import train_network
+    from balenas_plugin.training.fitting import Devices, train_module, train_network
     from balenas_plugin.training.recipe import Recipe, list_recipes, load_recipe
     from balenas_plugin.training.seeds import train
     from balenas_plugin.training.trained_network import TrainedNetwork, TrainResult
     from balenas_plugin.training.training_data import TrainingData, load_training_data
 
 _HOME = {
+    "Devices": "fitting",
     "Recipe": "recipe",
     "TrainResult": "trained_network",
     "TrainedNetwork": "trained_network",
@@ -27,10 +28,12 @@ _HOME = {
     "load_recipe": "recipe",
     "load_training_data": "training_data",
     "train": "seeds",
+    "train_module": "fitting",
     "train_network": "fitting",
 }
 
 __all__ = [
+    "Devices",
     "Recipe",
     "TrainResult",
     "TrainedNetwork",
@@ -39,6 +42,7 @@ __all__ = [
     "load_recipe",
     "load_training_data",
     "train",
+    "train_module",
     "train_network",
 ]
 

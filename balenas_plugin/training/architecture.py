@@ -24,7 +24,7 @@ from balenas_plugin.search_spaces import SearchSpace, find_space, read_architect
 from balenas_plugin.training.recipe import Recipe
 from balenas_plugin.training.training_data import TrainingData
 
-Build = Callable[[Recipe, TrainingData], nn.Module]
+Build = Callable[[Recipe, TrainingData | None], nn.Module]
 """Makes the network, with weights from torch's global generator."""
 
 _SEARCHED = "balenas_plugin.training.searched"
@@ -81,7 +81,7 @@ def find_architecture(given: str | Path | Callable[[], nn.Module], *, rank: int 
 
 
 def _of_space(space: SearchSpace, architecture: Architecture, data: DataConfig | None = None) -> Trainable:
-    def build(recipe: Recipe, data: TrainingData) -> nn.Module:
+    def build(recipe: Recipe, data: TrainingData | None) -> nn.Module:
         return sized_space(space, recipe, data).training_network(
             architecture,
             auxiliary=recipe.auxiliary > 0,
@@ -92,11 +92,12 @@ def _of_space(space: SearchSpace, architecture: Architecture, data: DataConfig |
     return Trainable(title=space.notation(architecture) or json.dumps(architecture), build=build, data=data)
 
 
-def sized_space(space: SearchSpace, recipe: Recipe, data: TrainingData) -> SearchSpace:
+def sized_space(space: SearchSpace, recipe: Recipe, data: TrainingData | None) -> SearchSpace:
     """Return a space in the sizes of a recipe, of those that its networks have, for the classes and images of data."""
     own = space.sizes()
     given = {name: size for name, size in recipe.network.given.items() if name in own}
-    return space.sized(**given, num_classes=len(data.class_names), image_size=data.image_shape[1])
+    fixed = {} if data is None else {"num_classes": len(data.class_names), "image_size": data.image_shape[1]}
+    return space.sized(**given, **fixed)
 
 
 def _of_run(folder: RunFolder, rank: int) -> Trainable:
@@ -105,11 +106,11 @@ def _of_run(folder: RunFolder, rank: int) -> Trainable:
     space = find_space(config.space["name"])
     choices = record["choices"]
 
-    def inherited(recipe: Recipe, data: TrainingData) -> nn.Module:
+    def inherited(recipe: Recipe, data: TrainingData | None) -> nn.Module:
         network: nn.Module = import_module(_SEARCHED).inherited_network(folder, choices)
         return network
 
-    def frozen(recipe: Recipe, data: TrainingData) -> nn.Module:
+    def frozen(recipe: Recipe, data: TrainingData | None) -> nn.Module:
         network: nn.Module = import_module(_SEARCHED).frozen_network(config, choices, data)
         return network
 

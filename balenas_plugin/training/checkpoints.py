@@ -43,6 +43,9 @@ class RandomStates(pl.Callback):
         elif rank:
             torch.manual_seed(torch.initial_seed() + _APART * rank)
         self._restored = []
+        # An optimizer's schedule may have asked how many steps there are, which makes the loader's iterator and draws
+        # random numbers before this: it is made anew.
+        trainer.fit_loop._combined_loader = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of this moment, one for each process."""

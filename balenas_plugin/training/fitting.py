@@ -2,43 +2,64 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import json
 import logging
-import platform
 import warnings
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import safetensors.torch
-import torch
 import yaml
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, Timer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from balenas_plugin.config import differences, read_yaml
-from balenas_plugin.costs.timing import median_seconds
-from balenas_plugin.errors import DataError, FileFormatError, OptionError, SpaceError, first_line
+from balenas_plugin.errors import FileFormatError, OptionError, first_line
 from balenas_plugin.files import refused_writes_reported, write_atomically, write_text_atomically
-from balenas_plugin.machine import processor
-from balenas_plugin.proxies.flops import flops
-from balenas_plugin.proxies.params import params
-from balenas_plugin.restoring import untouched
+from balenas_plugin.run_folder.location import is_first_process
+from balenas_plugin.run_folder.marker import RunMarker
 from balenas_plugin.training.checkpoints import BEST, LAST, RandomStates, StopEarly, WholeCheckpoints, read_checkpoint
 from balenas_plugin.training.epochs import History, TrainingBar
-from balenas_plugin.training.image_training import TOP, ImageTraining, TrainingLoaders
+from balenas_plugin.training.image_training import ImageTraining, TrainingLoaders
+from balenas_plugin.training.measuring import deployed, measured_images, measured_module, require_fit
 from balenas_plugin.training.recipe import Recipe, load_recipe
-from balenas_plugin.training.trained_network import RESULT, TrainedNetwork, wilson_interval
+from balenas_plugin.training.trained_network import RESULT, TrainedNetwork
 from balenas_plugin.training.training_data import TrainingData
 
 SETTINGS = "train.yml"
 METRICS = "metrics.csv"
 
-_REPEATS = 30  # of which the latency is the median
+_PATIENCE = 10.0  # seconds for the end of a process that was killed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Devices:
+    """Where a network is trained.
+
+    Args:
+        accelerator: "cpu", "gpu", ... of Lightning's Trainer; "auto" takes the best there is.
+        devices: how many train together, each with batches of its own; "auto": all.
+        precision: of Lightning's Trainer, "bf16-mixed" for one.
+        num_workers: processes that load images.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    precision: str = "32-true"
+    num_workers: int = 0
+
+    @property
+    def helps(self) -> bool:
+        """Whether this process helps a first one, which writes."""
+        return self.devices not in (1, "1") and not is_first_process()
 
 
 def train_network(
@@ -50,10 +71,8 @@ def train_network(
     seed: int = 0,
     progress: bool = True,
     resume: bool = False,
-    accelerator: str = "auto",
-    devices: int | str = 1,
-    precision: str = "32-true",
-    num_workers: int = 0,
+    devices: Devices = Devices(),  # it cannot change
+    described: Mapping[str, Any] | None = None,
 ) -> TrainedNetwork:
     """Train a network on all training images, test it on the test images, and write both into a folder.
 
@@ -69,68 +88,131 @@ def train_network(
         seed: of the order of the images, their augmentation and dropped paths.
         progress: whether a bar is shown.
         resume: go on with the training in the folder; one that is finished is read.
-        accelerator: of Lightning's Trainer.
-        devices: of Lightning's Trainer; several train together, each with batches of its own.
-        precision: of Lightning's Trainer, "bf16-mixed" for one.
-        num_workers: processes that load images.
+        devices: where it is trained.
+        described: more, of plain values, that a resumed training must have in common with this one.
 
     Raises:
         OptionError: the folder holds something, an option is refused, or the settings are others than those resumed.
         SpaceError: the network cannot take the images.
+        NonFiniteLossError: the loss became NaN or infinite.
         StorageError: the disk is full; what was written before is whole.
     """
+    recipe = load_recipe(recipe)
+    prepared = data.for_recipe(recipe, seed=seed)
+    require_fit(network, prepared, recipe)
+    module = ImageTraining(network, recipe, num_classes=len(data.class_names))
+    return train_module(
+        module,
+        recipe,
+        folder=folder,
+        loaders={
+            "datamodule": TrainingLoaders(
+                prepared, batch_size=recipe.batch_size, seed=seed, num_workers=devices.num_workers
+            )
+        },
+        network=network,
+        seed=seed,
+        progress=progress,
+        resume=resume,
+        devices=devices,
+        described={"data": data.identity, **(described or {})},
+        measure=lambda: measured_images(module, prepared),
+        metadata=data.task.to_dict(),
+    )
+
+
+def train_module(
+    module: pl.LightningModule,
+    recipe: Recipe | str | Path = "user-module",
+    *,
+    folder: str | Path,
+    loaders: Mapping[str, Any] = {},
+    network: nn.Module | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    resume: bool = False,
+    devices: Devices = Devices(),  # it cannot change
+    described: Mapping[str, Any] | None = None,
+    measure: Callable[[], dict[str, Any]] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> TrainedNetwork:
+    """Train any Lightning module as `train_network` does: its own steps and optimizer, the recipe's epochs.
+
+    Args:
+        module: with training_step and configure_optimizers; it is tested by test_step, or else by validation_step,
+            which logs an accuracy (test_acc, val_acc, ...).
+        recipe: its epochs, gradient clipping, moving average and early stopping count.
+        folder: to write to.
+        loaders: arguments of Lightning's `Trainer.fit`: train_dataloaders, val_dataloaders or datamodule, and
+            test_dataloaders; empty where the module has its own.
+        network: whose weights are written; None: all of the module's.
+        seed: of everything random.
+        progress: whether a bar is shown.
+        resume: go on with the training in the folder.
+        devices: where it is trained.
+        described: more that a resumed training must have in common with this one.
+        measure: returns what is known once it is tested, by the names of `TrainedNetwork`; None: what it has logged.
+        metadata: what the file of weights says of its inputs and outputs.
+
+    Raises:
+        BalenasError: as for `train_network`.
+    """
     recipe, folder = load_recipe(recipe), Path(folder)
+    own = module if network is None else network
     settings = {
         "recipe": recipe.to_dict(),
         "seed": seed,
-        "precision": precision,
-        "data": json.loads(json.dumps(data.description)),
-        "network": f"{type(network).__name__} of {params(network, torch.empty(0)):,.0f} parameters",
+        "precision": devices.precision,
+        "devices": devices.devices,
+        "network": f"{type(own).__name__} of {sum(p.numel() for p in own.parameters()):,} parameters",
+        **json.loads(json.dumps(described or {})),
     }
-    require_settings(folder, settings, resume=resume)
-    if resume and (folder / RESULT).exists():
-        found = TrainedNetwork.load(folder)
-        deployed(network).load_state_dict(safetensors.torch.load_file(found.weights))
-        return found
     quiet()
-    prepared = data.for_recipe(recipe, seed=seed)
-    require_fit(network, prepared, recipe)
-    pl.seed_everything(seed, workers=True, verbose=False)
-    module = ImageTraining(network, recipe, num_classes=len(data.class_names))
-    loaders = TrainingLoaders(prepared, batch_size=recipe.batch_size, seed=seed, num_workers=num_workers)
-    trainer = make_trainer(
-        recipe, folder, progress=progress, accelerator=accelerator, devices=devices, precision=precision
-    )
-    write_text_atomically(folder / SETTINGS, yaml.safe_dump(settings, sort_keys=False))
-    module.to(trainer.strategy.root_device)  # where the moving average is made too
-    fit(trainer, module, loaders, resume=resume)
-    weights = read_checkpoint(folder / (BEST if recipe.early_stopping else LAST))["state_dict"]
-    module.load_state_dict(weights)
-    trainer.test(module, datamodule=loaders, verbose=False)
-    found = measured(module, prepared, trainer, seed=seed, folder=folder)
-    if trainer.is_global_zero:
-        tensors = {name: value.detach().cpu().clone() for name, value in deployed(network).state_dict().items()}
-        write_atomically(found.weights, lambda file: file.write(safetensors.torch.save(tensors, data.task.metadata())))
-        found.save()
-    return found
+    with nullcontext() if devices.helps else RunMarker(folder).locked(_PATIENCE, folder=True):
+        if not devices.helps:
+            require_settings(folder, settings, resume=resume)
+        if resume and (folder / RESULT).exists():
+            found = TrainedNetwork.load(folder)
+            deployed(own).load_state_dict(safetensors.torch.load_file(found.weights))
+            return found
+        pl.seed_everything(seed, workers=True, verbose=False)
+        trainer = make_trainer(recipe, folder, progress=progress, devices=devices)
+        if not devices.helps:
+            write_text_atomically(folder / SETTINGS, yaml.safe_dump(settings, sort_keys=False))
+        module.to(trainer.strategy.root_device)  # where the moving average is made too
+        fit(trainer, module, {k: v for k, v in loaders.items() if k != "test_dataloaders"}, resume=resume)
+        module.load_state_dict(read_checkpoint(folder / (BEST if recipe.early_stopping else LAST))["state_dict"])
+        test(trainer, module, loaders)
+        known = measured_module(module, deployed(own), trainer) if measure is None else measure()
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+        seconds = next(each for each in callbacks if isinstance(each, Timer)).time_elapsed("train")
+        found = TrainedNetwork(**known, seconds=seconds, epochs=trainer.current_epoch, seed=seed, folder=str(folder))
+        if trainer.is_global_zero:
+            tensors = {name: value.detach().cpu().clone() for name, value in deployed(own).state_dict().items()}
+            # one entry: safetensors writes several in any order
+            content = safetensors.torch.save(tensors, {"about": json.dumps(metadata or {})})
+            write_atomically(found.weights, lambda file: file.write(content))
+            found.save()
+        return found
 
 
-def require_settings(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
+def require_settings(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
     """Refuse a folder that holds something else than what is resumed.
 
     Raises:
         OptionError: it does.
+        FileFormatError: what it says of itself is damaged.
     """
     path = folder / SETTINGS
     if not resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if any(folder.iterdir()):
             raise OptionError(
                 f"{folder} exists and is not empty: --resume continues the training in it, another --output leaves it "
                 "alone"
             )
         return
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if any(folder.iterdir()):
             raise OptionError(f"{folder} is not the folder of a training, as it has no {SETTINGS}: leave out --resume")
         return  # killed before it began
     try:
@@ -143,39 +225,7 @@ def require_settings(folder: Path, settings: dict[str, Any], *, resume: bool) ->
         )
 
 
-def require_fit(network: nn.Module, data: TrainingData, recipe: Recipe) -> None:
-    """Refuse a network that cannot take the images, or has other outputs than there are classes.
-
-    Raises:
-        SpaceError: it does not fit.
-    """
-    count, classes = len(data.training), len(data.class_names)
-    last = (count - 1) % recipe.batch_size + 1
-    images = torch.zeros(min(last, 2), *data.image_shape, dtype=next(network.parameters()).dtype)
-    try:
-        with untouched(network), torch.no_grad():
-            outputs = network.cpu().train()(images)
-    except (RuntimeError, TypeError, ValueError) as error:
-        cure = "; the last batch of an epoch is a single image: set batch_size to another number" if last == 1 else ""
-        raise SpaceError(
-            f"the network cannot be trained on images of shape {tuple(data.image_shape)}: {first_line(error)}"
-            f"{cure or '. Check its sizes, and data.image_size.'}"
-        ) from error
-    lacking = {
-        "auxiliary": recipe.auxiliary and not isinstance(outputs, tuple),
-        "drop_path": recipe.drop_path and not hasattr(network, "new_epoch"),
-    }
-    for option in (name for name, lacks in lacking.items() if lacks):
-        raise OptionError(
-            f"the recipe's {option} is more than 0, which networks of the DARTS space have, and this one does not: set "
-            f"{option} to 0, or take another recipe"
-        )
-    logits = outputs[0] if isinstance(outputs, tuple) else outputs
-    if logits.shape[1] != classes:
-        raise SpaceError(f"the network has {logits.shape[1]} outputs, and the data have {classes} classes")
-
-
-def make_trainer(recipe: Recipe, folder: Path, *, progress: bool, **options: Any) -> pl.Trainer:
+def make_trainer(recipe: Recipe, folder: Path, *, progress: bool, devices: Devices) -> pl.Trainer:
     """Return Lightning's Trainer with the callbacks of a training.
 
     Raises:
@@ -186,14 +236,14 @@ def make_trainer(recipe: Recipe, folder: Path, *, progress: bool, **options: Any
     callbacks += [TrainingBar("train")] if progress else []
     callbacks += [EMAWeightAveraging(decay=recipe.ema)] if recipe.ema is not None else []
     if recipe.early_stopping is not None:
-        if not recipe.validation:
-            raise OptionError("early_stopping needs images for validation: set validation to a share, 0.1 for example")
+        better: dict[str, Any] = {"monitor": recipe.monitor, "mode": "min" if "loss" in recipe.monitor else "max"}
         callbacks += [
-            StopEarly("val_acc", patience=recipe.early_stopping, mode="max", check_on_train_epoch_end=True),
-            ModelCheckpoint(**keeping, filename=Path(BEST).stem, monitor="val_acc", mode="max", save_top_k=1),
+            StopEarly(**better, patience=recipe.early_stopping, check_on_train_epoch_end=True),
+            ModelCheckpoint(**keeping, **better, filename=Path(BEST).stem, save_top_k=1),
         ]
     callbacks += [ModelCheckpoint(**keeping, filename=Path(LAST).stem)]
     boards = [name for name in ("tensorboard", "tensorboardX") if importlib.util.find_spec(name)]
+    options = {name: getattr(devices, name) for name in ("accelerator", "devices", "precision")}
     try:
         return pl.Trainer(
             **options,
@@ -212,63 +262,29 @@ def make_trainer(recipe: Recipe, folder: Path, *, progress: bool, **options: Any
         raise OptionError(f"Lightning refuses {options}: {first_line(error)}") from error
 
 
-def fit(trainer: pl.Trainer, module: pl.LightningModule, loaders: Any, *, resume: bool) -> None:
+def fit(trainer: pl.Trainer, module: pl.LightningModule, loaders: Mapping[str, Any], *, resume: bool) -> None:
     """Train, from the last checkpoint if there is one to resume from.
 
     Raises:
         KeyboardInterrupt: the user stopped it; it can be resumed.
         StorageError: the disk is full.
     """
-    folder = Path(trainer.default_root_dir)
-    last = folder / LAST
-    path = str(last) if resume and last.exists() else None
-    if path is not None:
+    last = Path(trainer.default_root_dir, LAST)
+    resumed = resume and last.exists()
+    if resumed:
         read_checkpoint(last)
     try:
-        with refused_writes_reported(folder):
-            trainer.fit(module, datamodule=loaders, ckpt_path=path, weights_only=True)
+        with refused_writes_reported(last):
+            trainer.fit(module, **loaders, ckpt_path=str(last) if resumed else None, weights_only=True)
     except SystemExit as error:  # Lightning's answer to Ctrl-C, and to SIGTERM
         raise KeyboardInterrupt from error
 
 
-def measured(
-    module: ImageTraining, data: TrainingData, trainer: pl.Trainer, *, seed: int, folder: Path
-) -> TrainedNetwork:
-    """Return what is known of a network that was trained and tested."""
-    confusion = module.confusion.compute().cpu()
-    images = int(confusion.sum())
-    if not images:
-        raise DataError("there are no test images")
-    right = int(confusion.diag().sum())
-    network = deployed(module.network).cpu().eval()
-    image = torch.zeros(1, *data.image_shape)
-    with torch.no_grad():
-        seconds = median_seconds({"": lambda: network(image)}, repeats=_REPEATS)[""]
-    timer = next(callback for callback in trainer.callbacks if isinstance(callback, Timer))
-    return TrainedNetwork(
-        test_accuracy=right / images,
-        interval=wilson_interval(right, images),
-        top5_accuracy=float(module.top5.compute()) if len(data.class_names) > TOP else None,
-        confusion=confusion.tolist(),
-        class_names=data.class_names,
-        parameters=round(params(network, image)),
-        multiply_adds=round(flops(network, image) / 2),
-        latency_ms=1e3 * seconds,
-        machine=f"{platform.node()} ({processor()})",
-        seconds=timer.time_elapsed("train"),
-        epochs=trainer.current_epoch,
-        seed=seed,
-        folder=str(folder),
-    )
-
-
-def deployed(network: nn.Module) -> nn.Module:
-    """Return the network without the auxiliary head that it was trained with; it shares the weights."""
-    if getattr(network, "auxiliary_head", None) is None:
-        return network
-    without = copy.copy(network)
-    without._modules = {**network._modules, "auxiliary_head": None}
-    return without
+def test(trainer: pl.Trainer, module: pl.LightningModule, loaders: Mapping[str, Any]) -> None:
+    """Test the module, by its validation where it has no test."""
+    given = loaders.get("test_dataloaders", loaders.get("val_dataloaders"))
+    own = {"datamodule": loaders["datamodule"]} if "datamodule" in loaders else {"dataloaders": given}
+    (trainer.test if is_overridden("test_step", module) else trainer.validate)(module, **own, verbose=False)
 
 
 def quiet() -> None:

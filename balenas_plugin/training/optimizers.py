@@ -54,7 +54,8 @@ def optimizer_factory(options: Mapping[str, Any], where: str) -> Callable[[Any],
     checked = given_options(optimizer_options(classes[options["name"]], where), arguments)
 
     def make(parameters: Any) -> torch.optim.Optimizer:
-        return construct(where, classes[options["name"]], checked, parameters)
+        made: torch.optim.Optimizer = construct(where, classes[options["name"]], checked, parameters)
+        return made
 
     make([torch.zeros(1, requires_grad=True)])  # refuse bad options now, not when training starts
     return make

@@ -129,6 +129,7 @@ class Recipe:
         ema: decay of an exponential moving average of the weights, which is what is tested; None: the last weights are.
         validation: share of the training images that are left out and validate each epoch; 0: none, as in the papers.
         early_stopping: stop after so many epochs without a better validation accuracy, and take the best; None: never.
+        monitor: what else than val_acc tells which is the best, of a module of one's own; a loss is better if smaller.
 
     Raises:
         OptionError: an option is refused, or two do not go together.
@@ -156,6 +157,7 @@ class Recipe:
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     validation: _Share = 0.0
     early_stopping: PositiveInt | None = None
+    monitor: str = "val_acc"
 
     def learning_rate(self, step: int, *, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, from 0."""

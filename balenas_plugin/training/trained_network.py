@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from scipy import stats
+from torch import nn
 
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.files import read_text, write_text_atomically
 from balenas_plugin.options import declared_options, read_options
+from balenas_plugin.training.training_data import TrainingData
 
 RESULT = "train.json"
 WEIGHTS = "weights.safetensors"
@@ -36,8 +38,10 @@ class TrainedNetwork:
         class_names: of class 0, 1, ...
         parameters: without those of the auxiliary head.
         multiply_adds: of one image.
-        latency_ms: median of a forward pass of one image, in milliseconds, on `machine`.
+        latency_ms: median of a forward pass of one image, in milliseconds, on `machine`; None where inputs
+            are no tensors.
         machine: that it was measured on.
+        metrics: what a module of one's own has logged in its test.
         seconds: that the training took, interruptions not counted.
         epochs: that it had.
         seed: of everything random.
@@ -46,13 +50,14 @@ class TrainedNetwork:
 
     test_accuracy: float
     interval: tuple[float, float]
-    top5_accuracy: float | None
-    confusion: Sequence[Sequence[int]]
-    class_names: Sequence[str]
-    parameters: int
-    multiply_adds: int
-    latency_ms: float
-    machine: str
+    top5_accuracy: float | None = None
+    confusion: tuple[tuple[int, ...], ...] = ()
+    class_names: tuple[str, ...] = ()
+    parameters: int = 0
+    multiply_adds: int = 0
+    latency_ms: float | None = None
+    machine: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float
     epochs: int
     seed: int
@@ -109,12 +114,18 @@ class TrainResult:
     Args:
         networks: by seed.
         folder: of them all.
+        architecture: its notation, or what else it is called.
+        recipe: its name.
+        network: the first one, with its trained weights, without an auxiliary head, on the CPU.
+        data: that it was trained and tested on; None for modules that have their own.
     """
 
     networks: Sequence[TrainedNetwork]
     folder: str
     architecture: str = ""
     recipe: str = ""
+    network: nn.Module = field(repr=False, compare=False)
+    data: TrainingData | None = field(default=None, repr=False, compare=False)
 
     @property
     def first(self) -> TrainedNetwork:
@@ -145,13 +156,10 @@ class TrainResult:
         return statistics.fmean(known) if known else None
 
     @property
-    def confusion(self) -> list[list[int]]:
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
         """Sum over the seeds."""
-        return [[sum(column) for column in zip(*rows, strict=True)] for rows in zip(*self._confusions, strict=True)]
-
-    @property
-    def _confusions(self) -> list[Sequence[Sequence[int]]]:
-        return [network.confusion for network in self.networks]
+        of_all = [network.confusion for network in self.networks]
+        return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*of_all, strict=True))
 
     @property
     def parameters(self) -> int:
@@ -164,9 +172,10 @@ class TrainResult:
         return self.first.multiply_adds
 
     @property
-    def latency_ms(self) -> float:
+    def latency_ms(self) -> float | None:
         """Median over the seeds."""
-        return statistics.median(network.latency_ms for network in self.networks)
+        known = [network.latency_ms for network in self.networks if network.latency_ms is not None]
+        return statistics.median(known) if known else None
 
     @property
     def seconds(self) -> float:

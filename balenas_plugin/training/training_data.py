@@ -50,6 +50,11 @@ class TrainingData:
         """Channels, height and width of an input."""
         return self.test.store.image_shape
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a training that is resumed must find as it was: all but where the images are."""
+        return {key: value for key, value in self.description.items() if key not in ("root", "folders")}
+
     def for_recipe(self, recipe: Recipe, *, seed: int) -> TrainingData:
         """Return the data as a recipe has them: augmented, and with a part that validates if it asks for one.
 
@@ -118,6 +123,8 @@ def load_training_data(config: DataConfig, recipe: Recipe, *, progress: bool = F
     task = ImageTask(class_names=source.class_names, image_size=size, mean=source.mean, std=source.std)
     description = {
         "name": config.name,
+        "limit": config.limit,
+        "seed": config.seed,
         "training_images": len(training),
         "validation_images": len(validation or ()),
         "test_images": len(test),
