@@ -109,8 +109,8 @@ def _print_sizes(space: SearchSpace, architecture: Architecture) -> None:
         sized = space.sized(**sizes)
         with torch.device("meta"):
             network = sized.build(architecture)
-        image = torch.empty(1, *sized.image_shape, device="meta")
-        print(f"  {name:20}{params(network, image):>14,.0f}{flops(network, image) / 2:>16,.0f}")
+        inputs = sized.inputs(1, device="meta")
+        print(f"  {name:20}{params(network, inputs):>14,.0f}{flops(network, inputs) / 2:>16,.0f}")
 
 
 def _benchmark_import(options: argparse.Namespace) -> int:

@@ -16,6 +16,8 @@ from balenas_plugin.files import SEARCH_SPACES
 from balenas_plugin.parts import Parts
 from balenas_plugin.search_spaces._graph import JOINED, CellEdge, cells_of
 from balenas_plugin.search_spaces._space import (
+    IMAGE_CLASSIFICATION,
+    LANGUAGE_MODELLING,
     NONE,
     PARAMETER_FREE,
     PARAMETRIC,
@@ -30,7 +32,9 @@ from balenas_plugin.search_spaces._space import (
 
 __all__ = [
     "DEFAULT_SPACE",
+    "IMAGE_CLASSIFICATION",
     "JOINED",
+    "LANGUAGE_MODELLING",
     "NONE",
     "PARAMETER_FREE",
     "PARAMETRIC",

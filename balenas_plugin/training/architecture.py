@@ -103,7 +103,7 @@ def sized_space(space: SearchSpace, recipe: Recipe, data: TrainingData | None) -
 def _of_run(folder: RunFolder, rank: int) -> Trainable:
     config = folder.read_config()
     record = _ranked(folder.read_architectures(), rank, folder.architectures)
-    space = find_space(config.space["name"])
+    images, space = config.images("`balenas train`"), find_space(config.space["name"])
     choices = record["choices"]
 
     def inherited(recipe: Recipe, data: TrainingData | None) -> nn.Module:
@@ -115,9 +115,9 @@ def _of_run(folder: RunFolder, rank: int) -> Trainable:
         return network
 
     if space is not None:
-        own = _of_space(space, choices, config.data)
-        return Trainable(title=own.title, build=own.build, inherited=inherited, data=config.data)
-    return Trainable(title=json.dumps(choices), build=frozen, inherited=inherited, data=config.data)
+        own = _of_space(space, choices, images)
+        return Trainable(title=own.title, build=own.build, inherited=inherited, data=images)
+    return Trainable(title=json.dumps(choices), build=frozen, inherited=inherited, data=images)
 
 
 def _of_records(path: Path, rank: int) -> Trainable:

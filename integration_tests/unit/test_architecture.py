@@ -26,7 +26,7 @@ LAYERS = (
     {"bayes", "data", "mixed_ops"},
     {"fused", "search_spaces"},
     {"benchmarks", "costs", "diagnostics", "distributions", "export", "presets", "proxies"},
-    {"perturbations", "schedules"},
+    {"deployment", "perturbations", "schedules"},
     {"search", *LAZY},
     {"config"},
     {"doctor", "ground_truth", "run_folder", "selection"},
@@ -34,6 +34,7 @@ LAYERS = (
     {"reproduce"},
     {"adapters"},
     ABOVE,
+    {"auto"},
     {"cli", "naslib", "__init__"},
 )
 """Parts of the package from the bottom up; a part imports only parts of lower layers, and itself."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from balenas_plugin.bayes.decisions import Architecture
@@ -168,7 +168,7 @@ def read_genotype(text: str, *, notation: str | None = None) -> Reading:
     """
     if notation is not None:
         checked("notation", notation, Annotated[str, OneOf(lambda: NOTATIONS)])
-    text = re.sub(r"^\s*\w+\s*=\s*(?=\w*\()", "", text).strip()
+    text = without_name(text)
     named = published_cells(text)
     found, genotype = _read(text) if named is None else ("name", make_genotype(**named[1]))
     if notation not in (None, found):
@@ -177,8 +177,13 @@ def read_genotype(text: str, *, notation: str | None = None) -> Reading:
     return Reading(found, sample=to_nni(genotype), read_as=f"{NOTATIONS[found]} {name}".rstrip(), name=name)
 
 
+def without_name(text: str) -> str:
+    """Return a text without the ``NAME = `` before its genotype."""
+    return re.sub(r"^\s*\w+\s*=\s*(?=\w*\()", "", text).strip()
+
+
 def _read(text: str) -> tuple[str, Genotype]:
-    value = _value(text)
+    value = literal_of(text, Genotype._fields, _unreadable)
     if isinstance(value, Mapping):
         inner = value.get("choices", value)  # a record of architectures.json, too
         if isinstance(inner, Mapping) and set(inner) & set(Genotype._fields):
@@ -192,8 +197,12 @@ def _read(text: str) -> tuple[str, Genotype]:
     raise _unreadable(text)
 
 
-def _value(text: str) -> Any:
-    """Return the literal, or the arguments by name of the genotype, that a text is."""
+def literal_of(text: str, fields: Sequence[str], unreadable: Callable[[str], UnreadableError]) -> Any:
+    """Return the literal, or the arguments by name of a genotype with these fields, that a text is; nothing is run.
+
+    Raises:
+        SpaceError: it is too long, or neither; then what `unreadable` returns.
+    """
     if len(text) > _LONGEST:
         raise SpaceError(f"a genotype of {len(text)} characters was given; none is that long")
     try:
@@ -201,11 +210,11 @@ def _value(text: str) -> Any:
             return json.loads(text)
         node = ast.parse(text, mode="eval").body
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and "genotype" in node.func.id.lower():
-            by_place = dict(zip(Genotype._fields, map(_literal, node.args), strict=False))
+            by_place = dict(zip(fields, map(_literal, node.args), strict=False))
             return by_place | {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
         return ast.literal_eval(node)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise _unreadable(text) from error
+        raise unreadable(text) from error
 
 
 def _literal(node: ast.expr) -> Any:

@@ -33,12 +33,14 @@ from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
 from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions, require_precision
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
 from balenas_plugin.adapters.nni.supernets.edges import edge_parameters, learned_edge_weights
+from balenas_plugin.adapters.nni.supernets.fused import depthwise_elsewhere
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names, read_directly
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import ChosenDistribution, Distribution
 from balenas_plugin.errors import EvaluatorError, FileFormatError, NonFiniteLossError, SpaceError
+from balenas_plugin.fused import depthwise
 from balenas_plugin.restoring import restored
 from balenas_plugin.search import Search, require_part
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
@@ -87,6 +89,7 @@ class DistributionModule(SearchModule):
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
         self._compiled: CompiledForward | None = None
+        self._depthwise_elsewhere = False
         self._searched: list[nn.Module] = []  # in a list, so that it is no submodule twice
         self._mixing: list[MixingWeights] | None = None
 
@@ -220,8 +223,10 @@ class DistributionModule(SearchModule):
             return self._iteration(batch, batch_idx)
 
     def _forward(self, batch_idx: int) -> AbstractContextManager[None]:
-        """Let the network run compiled inside the block, if that is asked for."""
-        return nullcontext() if self._compiled is None else self._compiled.used(learning=batch_idx == 0)
+        """Let the network run compiled inside the block, if that is asked for, or with the faster convolutions."""
+        if self._compiled is not None:
+            return self._compiled.used(learning=batch_idx == 0)
+        return depthwise.Convolutions() if self._depthwise_elsewhere else nullcontext()
 
     def _iteration(self, batch: dict[str, Any], batch_idx: int) -> Any:
         host = NniHost(self, batch, batch_idx)
@@ -323,6 +328,7 @@ class DistributionModule(SearchModule):
         self._metrics = Metrics(self.training_module)
         alphas = {id(alpha) for alpha in self.arch_parameters()}
         self.network_weights = [p for p in self.training_module.parameters() if p.requires_grad and id(p) not in alphas]
+        self._depthwise_elsewhere = self.options.fused and bool(depthwise_elsewhere(self.training_module))
         if self.options.compile_mode is not None and self._compiled is None:
             self._compiled = CompiledForward(
                 self._space(),
