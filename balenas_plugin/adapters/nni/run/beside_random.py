@@ -23,6 +23,7 @@ from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.selection.candidates import drawn_candidates
 from balenas_plugin.training import Recipe, TrainedNetwork, load_recipe, load_training_data, train_network
+from balenas_plugin.training.fitting import Devices
 
 _DRAWS = 4
 """Draws for each random architecture that is wanted: some are drawn twice."""
@@ -79,7 +80,7 @@ def require_trainable(config: SearchConfig) -> None:
     _recipe(config.train)
     name, devices = config.strategy["name"], config.evaluator.trainer.get("devices", 1)
     if is_nnis(name):
-        raise OptionError(f"train needs a posterior, and {name} leaves none: choose a strategy of this package")
+        raise OptionError(f"train needs a posterior, and {name} leaves none: leave train out (--set train=null)")
     if devices not in (1, "1"):
         raise OptionError(
             f"train follows a search on one device, and evaluator.devices is {devices}: leave train out, and run "
@@ -103,14 +104,18 @@ def train_beside_random(folder: RunFolder) -> BesideRandom:
     train, trainer, seed = run.config.train or TrainConfig(), run.config.evaluator.trainer, run.config.seed
     if run.config.threads is not None:
         torch.set_num_threads(run.config.threads)
-    how = {"accelerator": trainer.get("accelerator", "auto"), "progress": trainer.get("enable_progress_bar", True)}
+    devices, progress = (
+        Devices(accelerator=trainer.get("accelerator", "auto")),
+        trainer.get("enable_progress_bar", True),
+    )
     recipe, space = _recipe(train), run.exporter_space()
-    data = load_training_data(run.config.data, recipe, progress=how["progress"])
+    data = load_training_data(run.config.data, recipe, progress=progress)
 
     def trained(architecture: Architecture, output: Path) -> TrainedNetwork:
         with random_numbers_restored(seed):
             network = space.build(architecture)
-        return train_network(network, data, recipe, folder=output, seed=seed, resume=output.exists(), **how)
+        how = {"devices": devices, "progress": progress, "described": {"architecture": dict(architecture)}}
+        return train_network(network, data, recipe, folder=output, seed=seed, resume=True, **how)
 
     output = folder.path / "compared"
     winner = trained(folder.read_architectures()[0]["choices"], output / "winner")
