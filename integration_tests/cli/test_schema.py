@@ -50,7 +50,7 @@ CONFIGS = [path for path in (ROOT / "configs").rglob("*.yml") if POINTS_TO_IT.ma
 
 
 def test_a_shipped_config_points_to_the_schema_and_fits_it(schema: dict[str, Any]) -> None:
-    assert {path.name for path in CONFIGS} == {"quickstart.yml", "nb201_search.yml"}
+    assert {path.name for path in CONFIGS} == {"quickstart.yml", "nb201_search.yml", "rnn.yml"}
     Draft202012Validator.check_schema(schema)
     for path in CONFIGS:
         found = POINTS_TO_IT.match(path.read_text())

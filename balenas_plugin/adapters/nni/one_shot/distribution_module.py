@@ -242,20 +242,8 @@ class DistributionModule(SearchModule):
         if batch_idx % self.log_prob_every_n_step == 0:
             metrics = self.distribution.metrics()
             self.log_dict({name: value for name, value in metrics.items() if "/" not in name})
-            self._log_by_choice(batch_idx, {name: value for name, value in metrics.items() if "/" in name})
+            self.log_by_choice(batch_idx, {name: value for name, value in metrics.items() if "/" in name})
         return host.outputs
-
-    def _log_by_choice(self, batch_idx: int, metrics: Mapping[str, float]) -> None:
-        """Write probabilities and other numbers of each choice to the loggers, as often as Lightning writes.
-
-        `log` takes a third of a millisecond for each number, and Lightning copies all of them into every checkpoint.
-        """
-        every = self.trainer.log_every_n_steps
-        if not every or batch_idx % max(every, self.log_prob_every_n_step):
-            return
-        chances = {f"prob/{k}/{name}": p for k, choices in self.export_probs().items() for name, p in choices.items()}
-        for logger in self.trainer.loggers:
-            logger.log_metrics({**chances, **metrics}, step=self.trainer.fit_loop.total_batch_idx)
 
     def _read_directly(self) -> dict[str, nn.Parameter]:
         found = read_directly(self._supernet_modules, self.mixing, self.named_arch_parameters())

@@ -46,7 +46,7 @@ TASKS = (
         name=IMAGE_CLASSIFICATION,
         options=DataConfig,
         load=load_search_data,
-        examine=check_files,
+        examine=lambda data, progress: check_files(data.weight_set, data.architecture_set, progress=progress),
         summary=summary,
         module=ClassificationModule,
         loaders=search_loaders,
