@@ -17,6 +17,7 @@ from balenas_plugin.adapters.nni.strategies.nni_strategies import is_nnis
 from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.config import SearchConfig, TrainConfig
+from balenas_plugin.data import DataConfig
 from balenas_plugin.errors import OptionError
 from balenas_plugin.files import write_text_atomically
 from balenas_plugin.restoring import random_numbers_restored
@@ -38,12 +39,14 @@ class BesideRandom:
         random: the others.
         recipe: by which all were trained.
         images: that they were trained on, and tested on.
+        seen: whether the search has looked at those of the test: a folder of images had no part of its own for it.
     """
 
     winner: TrainedNetwork
     random: Sequence[TrainedNetwork]
     recipe: Recipe
     images: tuple[int, int]
+    seen: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -52,13 +55,15 @@ class BesideRandom:
             "random": [network.to_dict() for network in self.random],
             "recipe": self.recipe.to_dict(),
             "images": dict(zip(("training", "test"), self.images, strict=True)),
+            "test_images_seen_by_search": self.seen,
         }
 
     def __str__(self) -> str:
         training, test = self.images
         low, high = self.winner.interval
         text = (
-            f"Trained for {self.recipe.epochs} epochs on {training:,} images and tested on {test:,} others, the winner "
+            f"Trained for {self.recipe.epochs} epochs on {training:,} images and tested on {test:,} others"
+            f"{' (which the search has seen)' if self.seen else ''}, the winner "
             f"has a test accuracy of {self.winner.test_accuracy:.1%} (95 % interval {low:.1%} to {high:.1%})"
         )
         found = [network.test_accuracy for network in self.random]
@@ -81,6 +86,8 @@ def require_trainable(config: SearchConfig) -> None:
     name, devices = config.strategy["name"], config.evaluator.trainer.get("devices", 1)
     if is_nnis(name):
         raise OptionError(f"train needs a posterior, and {name} leaves none: leave train out (--set train=null)")
+    if not isinstance(config.data, DataConfig):
+        raise OptionError("train trains classifiers of images, and the data are others: leave train out")
     if devices not in (1, "1"):
         raise OptionError(
             f"train follows a search on one device, and evaluator.devices is {devices}: leave train out, and run "
@@ -104,12 +111,11 @@ def train_beside_random(folder: RunFolder) -> BesideRandom:
     train, trainer, seed = run.config.train or TrainConfig(), run.config.evaluator.trainer, run.config.seed
     if run.config.threads is not None:
         torch.set_num_threads(run.config.threads)
-    devices, progress = (
-        Devices(accelerator=trainer.get("accelerator", "auto")),
-        trainer.get("enable_progress_bar", True),
-    )
-    recipe, space = _recipe(train), run.exporter_space()
-    data = load_training_data(run.config.data, recipe, progress=progress)
+    devices = Devices(accelerator=trainer.get("accelerator", "auto"))
+    progress = trainer.get("enable_progress_bar", True)
+    recipe, space, images = _recipe(train), run.exporter_space(), run.config.data
+    assert isinstance(images, DataConfig)  # as `require_trainable` has seen
+    data = load_training_data(images, recipe, progress=progress)
 
     def trained(architecture: Architecture, output: Path) -> TrainedNetwork:
         with random_numbers_restored(seed):
@@ -122,7 +128,13 @@ def train_beside_random(folder: RunFolder) -> BesideRandom:
     guess = Architectures(space.decisions, run.posterior.blind())
     drawn = islice(drawn_candidates(guess, _DRAWS * train.random, seed=seed), train.random)
     others = [trained(one.sample, output / f"random_{k}") for k, one in enumerate(drawn, start=1)]
-    found = BesideRandom(winner=winner, random=others, recipe=recipe, images=(len(data.training), len(data.test)))
+    found = BesideRandom(
+        winner=winner,
+        random=others,
+        recipe=recipe,
+        images=(len(data.training), len(data.test)),
+        seen=images.name == "folder" and "test" not in data.description["folders"],
+    )
     write_text_atomically(output / "compared.json", json.dumps(found.to_dict(), indent=1) + "\n")
     return found
 
