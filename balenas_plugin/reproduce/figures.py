@@ -120,15 +120,15 @@ class Figure:
         """
         for config in configs:
             options, epochs = config.diagnostics, config.evaluator.epochs
-            problem = None
+            every, problem = options.curvature_every_n_epochs, None
             if not options.enabled:
                 problem = "writes no diagnostics: set diagnostics.enabled to true"
             elif self.quantity.curvature and options.curvature == "off":
                 problem = "does not measure the curvature: set diagnostics.curvature to auto"
-            elif self.quantity.curvature and options.curvature_every_n_epochs > epochs:
+            elif self.quantity.curvature and (every == "auto" or every > epochs):
                 problem = (
                     f"ends before the curvature is measured: set diagnostics.curvature_every_n_epochs to {epochs} at "
-                    f"most, got {options.curvature_every_n_epochs}"
+                    f"most, got {every}"
                 )
             elif self.quantity.looked_up and not space_of_config(config).ground_truth:
                 name = config.space["name"]
