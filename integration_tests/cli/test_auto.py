@@ -201,7 +201,7 @@ def test_killed_in_every_stage_it_ends_as_planned_and_as_if_it_had_not_been_kill
     again = [*command, "--resume"]
     assert auto(*again, folder=tmp_path, stop=Stop("checkpoint in place", 2)).code == -9  # in the search
     assert auto(*again, folder=tmp_path, KILLED_BEFORE="rank 1").code == -9
-    assert auto(*again, folder=tmp_path, stop=Stop("checkpoint half written", 2)).code == -9  # in the training
+    assert auto(*again, folder=tmp_path, KILLED_BEFORE="epoch 2").code == -9  # in the training
     assert not (run / "network" / "train.json").exists()
     assert auto(*again, folder=tmp_path, KILLED_BEFORE="deliver 1").code == -9
     ended = auto(*again, folder=tmp_path)
