@@ -56,7 +56,7 @@ def refusal(*arguments: object, folder: Path, **options: Any) -> str:
     ended = auto(*arguments, folder=folder, **options)
     assert ended.code == 2, ended.errors
     assert "Traceback" not in ended.errors
-    lines = [line for line in ended.errors.splitlines() if line.strip() and not line.startswith("auto: ")]
+    lines = [line for line in ended.errors.splitlines() if line.strip() and not line.startswith(("auto: ", "search: "))]
     assert len(lines) == 1, ended.errors
     assert lines[0].startswith("balenas: ")
     return lines[0]
