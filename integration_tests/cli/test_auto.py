@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from balenas_plugin.adapters.nni.run.search_timing import TimedSearch
+from balenas_plugin.adapters.nni.callbacks.search_timing import TimedSearch
 from balenas_plugin.auto.auto_page import verdict
 from balenas_plugin.auto.auto_plan import Limits, read_budget, read_count
 from balenas_plugin.auto.delivery import Delivered

@@ -10,7 +10,7 @@ import signal
 import sys
 from typing import Any
 
-from balenas_plugin.adapters.nni.run.search_timing import TimedSearch
+from balenas_plugin.adapters.nni.callbacks.search_timing import TimedSearch
 from balenas_plugin.auto import offered, pipeline, planning, splitting
 from balenas_plugin.auto.step_timing import Timed
 from balenas_plugin.cli import main
