@@ -25,8 +25,8 @@ PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 ELSEWHERE = ("balenas doctor",)
 """Its checks are run by test_doctor.py; all of them take half a minute."""
 
-TAKES_HOURS = "balenas reproduce "
-"""How commands begin that are only parsed here; test_reproduce_command.py runs them at a tiny scale."""
+TAKES_HOURS = ("balenas reproduce ", "balenas auto ")
+"""How commands begin that are only parsed here; test_reproduce_command.py and test_auto.py run them on little."""
 
 NEEDS_NASLIB = ("naslib.md",)
 """Pages whose scripts need a clone of NASLib, which no registry has."""
