@@ -83,6 +83,7 @@ def add_train(commands: Any, formatter: Any) -> None:
 def _train(options: argparse.Namespace) -> int:
     from balenas_plugin.options import PositiveInt, Workers, checked
     from balenas_plugin.reproduce.run import seeds_of
+    from balenas_plugin.run_folder.location import is_first_process
     from balenas_plugin.signals import end_with_parent
     from balenas_plugin.training import train
 
@@ -119,7 +120,8 @@ def _train(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 130
-    print_result(result)
+    if options.devices == "1" or is_first_process():
+        print_result(result)
     return 0
 
 
