@@ -137,9 +137,7 @@ def _data(given: Any) -> Any:
         return given
     name = given.get("name", DataConfig.name)
     if isinstance(name, str) and name not in DATA:
-        raise OptionError(
-            f"data.name must be one of {', '.join(DATA)}, got {quoted(name)}{nearest(name, DATA)}"
-        )
+        raise OptionError(f"data.name must be one of {', '.join(DATA)}, got {quoted(name)}{nearest(name, DATA)}")
     return read_options(DATA.get(name, DataConfig) if isinstance(name, str) else DataConfig, given)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from balenas_plugin.data.text.text_config import TextConfig
-from balenas_plugin.data.text.text_data import TextData, load_text_data, load_test_text
+from balenas_plugin.data.text.text_data import TextData, load_test_text, load_text_data
 from balenas_plugin.data.text.text_streams import ARCHITECTURE, WEIGHTS, Excerpt, TextLoader, TextStreams
 
 __all__ = [

@@ -56,8 +56,10 @@ def _find(folder: Path, part: str) -> Path:
     except OSError as error:
         raise DataError(f"the folder {folder} cannot be read: {error.strerror or error}") from error
     if len(found) != 1:
-        many = f"has several texts for it, {', '.join(path.name for path in found[:3])}: keep one" if found else (
-            "has no such file" if folder.is_dir() else "is no folder"
+        many = (
+            f"has several texts for it, {', '.join(path.name for path in found[:3])}: keep one"
+            if found
+            else ("has no such file" if folder.is_dir() else "is no folder")
         )
         raise DataError(f"the text to {_USES[part]} is {part}.txt or NAME.{part}.txt, and {folder} {many}")
     return found[0]

@@ -11,7 +11,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset
 
-
 WEIGHTS, ARCHITECTURE = "weights", "architecture"
 """The two texts of a search, by what they train."""
 

@@ -168,7 +168,9 @@ def build_evaluator(config: SearchConfig, data: Any, folder: RunFolder, callback
         config.data, data, seed=config.seed, device=trainer.strategy.root_device, verbose=trainer.is_global_zero
     )
     if trainer.overfit_batches and not isinstance(weight_loader, DataLoader):
-        instead = "set data.on_device to false" if task.name == IMAGE_CLASSIFICATION else "a text has none; set data.limit"
+        instead = (
+            "set data.on_device to false" if task.name == IMAGE_CLASSIFICATION else "a text has none; set data.limit"
+        )
         raise OptionError(f"evaluator.overfit_batches needs a DataLoader: {instead}")
     return Lightning(module, trainer, train_dataloaders=weight_loader, val_dataloaders=architecture_loader)
 

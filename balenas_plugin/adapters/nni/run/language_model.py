@@ -108,9 +108,7 @@ class LanguageModelModule(SupernetModule):
         known, number = self.states.get(_text(batch, stage), {}), batch.sequence
         following = known.get(number + 1, last.new_zeros(batch.all_rows, last.shape[1]))
         kept = {number: known[number]} if number in known else {}
-        self.states[_text(batch, stage)] = {
-            **kept, number + 1: following.index_copy(0, batch.rows, last)
-        }
+        self.states[_text(batch, stage)] = {**kept, number + 1: following.index_copy(0, batch.rows, last)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the hidden states: of use where a checkpoint is written within an epoch."""
