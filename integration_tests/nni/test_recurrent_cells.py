@@ -115,10 +115,14 @@ def config(**changes: Any) -> SearchConfig:
     )
 
 
-class Interrupt(pl.Callback):
+class KilledError(Exception):
+    """Ends a search in the middle."""
+
+
+class Killer(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.current_epoch == 1:
-            raise KeyboardInterrupt
+            raise KilledError
 
 
 def searched(config: SearchConfig, folder: Path, **options: Any) -> list[dict[str, Any]]:
@@ -131,8 +135,8 @@ def test_a_search_resumes_exactly_and_is_exported(strategy: dict[str, Any], tmp_
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     records = searched(settings, whole)
     assert records[0]["notation"]["darts-rnn"].startswith("Genotype(recurrent=[(")
-    with pytest.raises(KeyboardInterrupt):
-        searched(settings, stopped, callbacks=[Interrupt()])
+    with pytest.raises(KilledError):
+        searched(settings, stopped, callbacks=[Killer()])
     assert searched(settings, stopped, resume=True) == records
     for name in ("history.csv", "posterior.json", "architectures.json"):
         assert (whole / name).read_bytes() == (stopped / name).read_bytes()
