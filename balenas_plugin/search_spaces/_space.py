@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,19 @@ IMAGE_CLASSIFICATION, LANGUAGE_MODELLING = "image classification", "language mod
 
 
 @dataclass(frozen=True)
+class SkipRule:
+    """From how many skip connections on an architecture is suspicious.
+
+    Args:
+        most: the largest share of them among its operations that is not.
+        reason: what is known of networks with more.
+    """
+
+    most: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class Reading:
     """An architecture, and how the text that names it was understood.
 
@@ -31,6 +45,7 @@ class Reading:
         sample: the architecture; None if it was given by its number.
         index: its number in the space's benchmark, if it was given by that.
         read_as: the notation in words; an empty text if it is the space's own.
+        name: that the architecture was published by; an empty text if it was not given by that.
         remark: what else the text could have meant, and how that is said; an empty text if nothing.
     """
 
@@ -38,6 +53,7 @@ class Reading:
     sample: Architecture | None = None
     index: int | None = None
     read_as: str = ""
+    name: str = ""
     remark: str = ""
 
 
@@ -58,9 +74,12 @@ class SearchSpace:
         task: what its networks are for, which says what data they need: `IMAGE_CLASSIFICATION` or `LANGUAGE_MODELLING`.
         image_shape: (channels, height, width) of an input; of a text, (words,).
         trained_as: name -> sizes of the constructor: the networks that its papers train, which `balenas query` counts
-            the parameters of; empty where the benchmark knows them.
+            the parameters of; empty where a benchmark that ships knows them.
+        published: names of architectures that `read` knows.
         choices: label -> what can be chosen there, in the order of the supernet's architecture parameters.
         kinds: operation -> `NONE`, `SKIP`, `PARAMETER_FREE` or `PARAMETRIC`; those left out follow from their modules.
+        skip_rule: when diagnostics warn of skip connections; of a space of which nothing is known, when most operations
+            are.
         drawn_names: operation -> its name in the notation and in exported drawings, where that is another.
     """
 
@@ -74,8 +93,10 @@ class SearchSpace:
     task: str = IMAGE_CLASSIFICATION
     image_shape: tuple[int, ...] = (3, 32, 32)
     trained_as: Mapping[str, Mapping[str, int]] = {}
+    published: tuple[str, ...] = ()
     choices: Mapping[str, Sequence[Any]] = {}
     kinds: Mapping[str, str] = {}
+    skip_rule: SkipRule = SkipRule(1 / 2, "Where a search collapses, they win everywhere.")
     drawn_names: Mapping[str, str] = {}
 
     @cached_property
@@ -136,6 +157,28 @@ class SearchSpace:
             title: what it is, for the head of the text, which defines ``build()`` and ``load(path=None)``.
         """
         return None
+
+    def training_network(
+        self,
+        architecture: Architecture,
+        *,
+        auxiliary: bool = False,
+        auxiliary_last_norm: bool | None = None,
+        drop_path: float = 0.0,
+    ) -> nn.Module:
+        """Return a freshly initialised network to train, with what helps training where the space has it.
+
+        Args:
+            architecture: of the network.
+            auxiliary: whether it has a second head, whose logits it returns beside its own in training mode.
+            auxiliary_last_norm: whether that ends with a batch-norm; None: where its paper says so.
+            drop_path: probability of dropping an operation for an image when a training ends; `new_epoch` sets it.
+        """
+        return self.build(architecture)
+
+    def sizes(self) -> list[str]:
+        """Return the names of what `sized` takes."""
+        return list(inspect.signature(type(self)).parameters)
 
     def networks(self, seed: int) -> Networks:
         """Return the networks of all architectures under the initialisation `seed`."""

@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 
 from balenas_plugin.adapters.nni.run.config_run import quiet, run_search
-from balenas_plugin.adapters.nni.run.language_model import LanguageModelModule, text_loaders
+from balenas_plugin.adapters.nni.run.tasks.language_model import LanguageModelModule, text_loaders
 from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.posterior import Posterior

@@ -72,7 +72,7 @@ def arrange_stop(at: str, count: int, happen: Callable[[], None]) -> None:
 
     from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint
     from balenas_plugin.adapters.nni.run import config_run
-    from balenas_plugin.adapters.nni.run.classification import ClassificationModule
+    from balenas_plugin.adapters.nni.run.tasks.classification import ClassificationModule
     from balenas_plugin.distributions import Draw
     from balenas_plugin.run_folder import RunFolder
     from balenas_plugin.search import Search
@@ -99,7 +99,7 @@ def arrange_stop(at: str, count: int, happen: Callable[[], None]) -> None:
         "start": lambda: after(RunFolder, "start", stop),
         "architecture step": lambda: before(Search, "architecture_step", stop),
         "inside the architecture step": lambda: before(Draw, "pull_back", stop),
-        "batch end": lambda: after(config_run.Progress, "on_train_batch_end", stop),
+        "batch end": lambda: after(config_run.TrainingBar, "on_train_batch_end", stop),
         "validation end": lambda: after(ClassificationModule, "on_validation_epoch_end", stop),
         "checkpoint half written": lambda: after(pl.Trainer, "save_checkpoint", tear),
         "checkpoint written beside": lambda: before(Path, "replace", stop_before_replacing),

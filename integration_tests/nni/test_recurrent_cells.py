@@ -14,7 +14,7 @@ from balenas_plugin import DARTS
 from balenas_plugin.adapters.nni.run.build import build_space
 from balenas_plugin.adapters.nni.run.config_run import run_search
 from balenas_plugin.adapters.nni.run.finished_run import FinishedRun
-from balenas_plugin.adapters.nni.run.language_model import LanguageModelModule
+from balenas_plugin.adapters.nni.run.tasks.language_model import LanguageModelModule
 from balenas_plugin.adapters.nni.supernets.drawn import DrawnLayer
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.adapters.nni.supernets.trained_supernet import inherited_network

@@ -7,6 +7,7 @@ genotype   ``Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=[2, 3, 4,
 compact    ``(((1, 3), (0, 3), ...), ((0, 0), ...))``: NASLib's, (state, number of the operation)
 config     ``{"NetworkSelectorDatasetInfo:darts:edge_normal_0": "sep_conv_3x3", ...}``: NAS-Bench-301's and NASLib's
 nni        ``{"normal/op_2_0": "sep_conv_3x3", "normal/input_2_0": [1], ...}`` in JSON or Python
+name       ``DARTS_V2``: that of a published genotype
 =========  ==========================================================================================
 
 A genotype is that of Liu et al. 2019, in the words of any project that calls it so (confopt's `DARTSGenotype`); text is
@@ -30,6 +31,7 @@ from balenas_plugin.search_spaces import Reading
 
 from .edges import OPERATIONS
 from .operations import NAMES
+from .published import published_cells
 
 Pair = tuple[str, int]
 """An operation, and the state that it is applied to."""
@@ -41,6 +43,7 @@ NOTATIONS = {
     "compact": "NASLib's compact form",
     "config": "a configuration of NAS-Bench-301",
     "nni": "a mapping as in NNI",
+    "name": "the published genotype",
 }
 """Notations, and what they are in words; nothing is said of the space's own."""
 
@@ -165,10 +168,13 @@ def read_genotype(text: str, *, notation: str | None = None) -> Reading:
     """
     if notation is not None:
         checked("notation", notation, Annotated[str, OneOf(lambda: NOTATIONS)])
-    found, genotype = _read(without_name(text))
+    text = without_name(text)
+    named = published_cells(text)
+    found, genotype = _read(text) if named is None else ("name", make_genotype(**named[1]))
     if notation not in (None, found):
         raise SpaceError(f"{text[:60]!r} is not in the notation {notation}, but in {found}")
-    return Reading(found, sample=to_nni(genotype), read_as=NOTATIONS[found])
+    name = "" if named is None else named[0]
+    return Reading(found, sample=to_nni(genotype), read_as=f"{NOTATIONS[found]} {name}".rstrip(), name=name)
 
 
 def without_name(text: str) -> str:
@@ -282,5 +288,5 @@ def _concat(cell: str, given: Any, states: int) -> tuple[int, ...]:
 def _unreadable(text: str) -> UnreadableError:
     return UnreadableError(
         f"{text[:200]!r} is no architecture of the DARTS space. Give a genotype, {_EXAMPLE}; or NASLib's compact form, "
-        "NAS-Bench-301's configuration or NNI's dict"
+        "NAS-Bench-301's configuration, NNI's dict or the name of a published genotype (balenas spaces)"
     )

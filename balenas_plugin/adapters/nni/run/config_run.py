@@ -27,7 +27,6 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.callbacks.diagnostics_callback import Diagnostics
 from balenas_plugin.adapters.nni.callbacks.plan import SearchPlan
-from balenas_plugin.adapters.nni.callbacks.search_callback import History, Progress
 from balenas_plugin.adapters.nni.one_shot.search_options import require_search_epochs
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.run.tasks import task_of
@@ -46,6 +45,7 @@ from balenas_plugin.run_folder import RunFolder, other_run, run_identity
 from balenas_plugin.run_folder.location import FOLDER_VARIABLE, helps_another
 from balenas_plugin.search_spaces import space_of
 from balenas_plugin.selection.candidates import report_fewer
+from balenas_plugin.training.epochs import History, TrainingBar
 
 Record = dict[str, Any]
 """One architecture of architectures.json."""
@@ -98,11 +98,11 @@ def run_search(
     checkpoint = SearchCheckpoint(folder.checkpoints, run=run_identity(resolved))
     if resume and checkpoint.path.exists():
         require_checkpoint(checkpoint.path, partial(other_run, resolved))
-    history = History(folder, lambda: _describe(strategy, space, folder))
+    history = History(folder.history, lambda: _describe(strategy, space, folder))
     untrained = show_progress and getattr(strategy, "candidate_epochs", 0) > 0
     note = {"note": "`balenas ui` alone trains what it finds; here strategy.candidate_epochs does nothing"}
     progress: list[pl.Callback] = [SearchPlan({**task.summary(data)} | (note if untrained else {}))] if verbose else []
-    progress += [Progress()] if verbose and show_progress else []
+    progress += [TrainingBar("search")] if verbose and show_progress else []
     watch = (
         [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []
     )
@@ -240,8 +240,7 @@ def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: in
 def _log_probability_of_a_guess(strategy: DistributionStrategy, architecture: Architecture) -> float | None:
     """Return the log-probability in nats of an architecture while all scores are alike; None if it is not known."""
     known = strategy.posterior
-    alike = {label: torch.ones(len(law)) for label, law in known.laws.items()}
-    guess = Architectures(known.decisions, Posterior(alike, alike, known.choices)).describe(architecture)
+    guess = Architectures(known.decisions, known.blind()).describe(architecture)
     return guess.log_probability if math.isfinite(guess.log_probability) else None
 
 

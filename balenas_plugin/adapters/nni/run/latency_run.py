@@ -12,11 +12,11 @@ from torch import nn
 
 from balenas_plugin.adapters.nni.candidates.latency import Unit, measured
 from balenas_plugin.adapters.nni.run.build import build_space
-from balenas_plugin.adapters.nni.run.tasks import require_images, task_of
 from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.costs import CostTable
+from balenas_plugin.data import load_search_data
 from balenas_plugin.errors import OptionError
 
 
@@ -42,8 +42,7 @@ def measure_latencies(
     threads = threads or config.threads
     if threads is not None:
         torch.set_num_threads(threads)
-    require_images(config, "a table of latencies")
-    data = task_of(config).load(config.data)
+    data = load_search_data(config.images("a table of latencies"))
     space = build_space(config.space, num_classes=data.num_classes)
     choices = space.simplify()
     supernet = DistributionStrategy(distribution="point", fused=False).mutate_model(copy.deepcopy(space)).to(device)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from balenas_plugin.adapters.nni.run.classification import SupernetModule
+from balenas_plugin.adapters.nni.run.tasks.classification import SupernetModule
 from balenas_plugin.data.text import ARCHITECTURE, WEIGHTS, Excerpt, TextConfig, TextData, TextLoader
 from balenas_plugin.errors import OptionError, SpaceError
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from balenas_plugin.adapters.nni.run.classification import ClassificationModule, SupernetModule
-from balenas_plugin.adapters.nni.run.image_loaders import search_loaders
-from balenas_plugin.adapters.nni.run.language_model import LanguageModelModule, text_loaders
+from balenas_plugin.adapters.nni.run.tasks.classification import ClassificationModule, SupernetModule
+from balenas_plugin.adapters.nni.run.tasks.image_loaders import search_loaders
+from balenas_plugin.adapters.nni.run.tasks.language_model import LanguageModelModule, text_loaders
 from balenas_plugin.config import DATA, SearchConfig
 from balenas_plugin.data import DataConfig, load_search_data
 from balenas_plugin.data.checking import check_files
@@ -46,7 +46,7 @@ TASKS = (
         name=IMAGE_CLASSIFICATION,
         options=DataConfig,
         load=load_search_data,
-        examine=check_files,
+        examine=lambda data, progress: check_files(data.weight_set, data.architecture_set, progress=progress),
         summary=summary,
         module=ClassificationModule,
         loaders=search_loaders,
@@ -79,17 +79,3 @@ def task_of(config: SearchConfig) -> Task:
             f"one of {names}"
         )
     return task
-
-
-def require_images(config: SearchConfig, what: str) -> None:
-    """Refuse what is made for images alone.
-
-    Args:
-        config: of the search.
-        what: is refused, as the beginning of the message.
-
-    Raises:
-        OptionError: the task is another.
-    """
-    if (task := task_of(config)).name != IMAGE_CLASSIFICATION:
-        raise OptionError(f"{what} needs a search on images, and this one is for {task.name}")
