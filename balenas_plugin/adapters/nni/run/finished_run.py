@@ -210,7 +210,15 @@ def _write(
             from balenas_plugin.export.standalone import write_standalone
 
             about = title if found.notation else f"{title}: {json.dumps(found.choices)}"
-            written += write_standalone(network, output, name=name, example=example, title=about, task=run.data.task)
+            written += write_standalone(
+                network,
+                output,
+                name=name,
+                example=example,
+                title=about,
+                task=run.data.task,
+                source=run.exporter_space().standalone_source(network, about),
+            )
         if "onnx" in formats:
             from balenas_plugin.export.onnx_file import write_onnx
 
