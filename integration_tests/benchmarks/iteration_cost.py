@@ -135,10 +135,10 @@ def search(
     elif options.space == "DARTS":
         space = DARTS(width=options.channels, num_cells=options.cells, dataset="cifar")
     else:
-        sizes = {"channels": options.channels, "num_cells": options.cells}
+        width = {"width" if options.space.startswith("darts") else "channels": options.channels}
         from balenas_plugin.adapters.nni.run.build import build_space
 
-        space = build_space({"name": options.space, **sizes}, num_classes=10)
+        space = build_space({"name": options.space, "num_cells": options.cells, **width}, num_classes=10)
     strategy(RawFormatModelSpace(space, evaluator), SequentialExecutionEngine())
     return stopwatch.seconds()
 
