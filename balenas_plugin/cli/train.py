@@ -148,7 +148,7 @@ def print_result(result: TrainResult) -> None:
     print(f"  multiply-adds  {result.multiply_adds:,} per example")
     if result.latency_ms is not None:
         print(f"  latency        {result.latency_ms:.3g} ms per example on {result.first.machine}")
-    print(f"  training       {result.seconds:,.0f} s, {result.first.epochs} epochs")
+    print(f"  training       {result.seconds:,.0f} s, {result.first.epochs} epoch{'s' * (result.first.epochs > 1)}")
     print(f"\nEverything about it: {result.folder}")
 
 

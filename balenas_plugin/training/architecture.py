@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import nn
 
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.data import DataConfig
-from balenas_plugin.errors import FileFormatError, OptionError, SpaceError, first_line
+from balenas_plugin.errors import FileFormatError, OptionError, SpaceError, first_line, nearest
 from balenas_plugin.files import read_text
 from balenas_plugin.ground_truth import require_benchmark
 from balenas_plugin.run_folder import RunFolder
@@ -72,6 +73,9 @@ def find_architecture(given: str | Path | Callable[[], nn.Module], *, rank: int 
         if path.suffix == ".py":
             return _of_module(path)
         return _of_records(path, rank)
+    if re.fullmatch(r"[^|()\[\]{},;]*(/[^|()\[\]{},;]*|\.(json|py|yml))", text):
+        beside = [str(each) for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise OptionError(f"there is no folder or file {text}{nearest(text, beside)}")
     space, reading = read_architecture(text)
     sample = reading.sample
     if sample is None:
@@ -80,7 +84,7 @@ def find_architecture(given: str | Path | Callable[[], nn.Module], *, rank: int 
     return _of_space(space, sample)
 
 
-def _of_space(space: SearchSpace, architecture: Architecture, data: DataConfig | None = None) -> Trainable:
+def _of_space(space: SearchSpace, architecture: Architecture) -> Trainable:
     def build(recipe: Recipe, data: TrainingData | None) -> nn.Module:
         return sized_space(space, recipe, data).training_network(
             architecture,
@@ -89,7 +93,7 @@ def _of_space(space: SearchSpace, architecture: Architecture, data: DataConfig |
             drop_path=recipe.drop_path,
         )
 
-    return Trainable(title=space.notation(architecture) or json.dumps(architecture), build=build, data=data)
+    return Trainable(title=space.notation(architecture) or json.dumps(architecture), build=build)
 
 
 def sized_space(space: SearchSpace, recipe: Recipe, data: TrainingData | None) -> SearchSpace:
@@ -114,10 +118,10 @@ def _of_run(folder: RunFolder, rank: int) -> Trainable:
         network: nn.Module = import_module(_SEARCHED).frozen_network(config, choices, data)
         return network
 
+    data = replace(images, limit=None)  # a training has all images
     if space is not None:
-        own = _of_space(space, choices, images)
-        return Trainable(title=own.title, build=own.build, inherited=inherited, data=images)
-    return Trainable(title=json.dumps(choices), build=frozen, inherited=inherited, data=images)
+        return replace(_of_space(space, choices), inherited=inherited, data=data)
+    return Trainable(title=json.dumps(choices), build=frozen, inherited=inherited, data=data)
 
 
 def _of_records(path: Path, rank: int) -> Trainable:

@@ -25,8 +25,11 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside the one that it replaces: Lightning's own way goes through the temporary folder."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the file, whole or not at all."""
-        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+        """Write the file, whole or not at all; a module's hyper-parameters may be objects, and nothing needs them."""
+        kept = {
+            key: value for key, value in checkpoint.items() if "hyper_parameters" not in key and "hparams" not in key
+        }
+        write_atomically(Path(path), lambda file: torch.save(kept, file))
 
 
 class RandomStates(pl.Callback):

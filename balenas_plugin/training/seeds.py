@@ -23,7 +23,7 @@ from balenas_plugin.files import replaced_together
 from balenas_plugin.options import read_options
 from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.training.architecture import find_architecture
-from balenas_plugin.training.fitting import Devices, train_module, train_network
+from balenas_plugin.training.fitting import Devices, quiet, train_module, train_network
 from balenas_plugin.training.measuring import deployed
 from balenas_plugin.training.recipe import Recipe, load_recipe
 from balenas_plugin.training.trained_network import TrainedNetwork, TrainResult
@@ -84,6 +84,7 @@ def train(
         BalenasError: bad input; what is written already is whole.
         KeyboardInterrupt: the user stopped it; it can be resumed.
     """
+    quiet()
     folder, given = Path(output), list(overrides)
     of_data = [text.removeprefix("data.") for text in given if text.startswith("data.")]
     recipe = recipe or ("small" if module is None else "user-module")

@@ -94,12 +94,14 @@ def test_names_that_complete_are_those_that_there_are() -> None:
     from balenas_plugin.proxies import list_proxies
     from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, PROBABILITY, ProxySelection
     from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY
+    from balenas_plugin.training import list_recipes
 
     expected = {
         "proxy": {*list_proxies(), SUPERNET_ACCURACY, PROBABILITY},
         "selection": set(NAMED_SELECTIONS),
         "candidates": set(json_schema(ProxySelection)["properties"]["candidates"]["enum"]),
         "dataset": set(DATASETS),
+        "recipe": set(list_recipes()),
     }
     assert {name: set(NAMES[name]()) for name in expected} == expected
 

@@ -1,4 +1,4 @@
-"""The JSON schema of a search's config, by which editors complete and check it."""
+"""The JSON schemas of a search's config and of a recipe, by which editors complete and check them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from balenas_plugin.distributions import list_distributions
 from balenas_plugin.options import Schema, json_schema
 from balenas_plugin.search_spaces import SPACES
 from balenas_plugin.training.optimizers import optimizer_options, optimizers
+from balenas_plugin.training.recipe import Recipe
 
 Member = tuple[Mapping[str, list[str]], type[Any]]
 """What a section that has a name can be: its name, or names, and what else says it; and its options."""
@@ -41,10 +42,23 @@ def config_schema() -> Schema:
     own_space = {"type": "object", "properties": {"name": _OWN_SPACE}, "required": ["name"]}
     sections["space"]["anyOf"] += [_OWN_SPACE, own_space]
     del schema["required"]  # a config without a name is called as its file is
+    return _headed("schema", schema)
+
+
+def recipe_schema() -> Schema:
+    """Return the schema of the recipes of `balenas train`."""
+    schema = json_schema(Recipe)
+    sections, shared = schema["properties"], schema["$defs"]
+    _describe(sections, "optimizer", _optimizers("optimizer"), shared)
+    sections["base"] = {"type": "string", "description": "recipe whose options are taken where none are given here"}
+    return _headed("schema recipe", schema)
+
+
+def _headed(command: str, schema: Schema) -> Schema:
     made_with = ", ".join(f"{package} {version(package)}" for package in MADE_WITH)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$comment": f"made by `balenas schema` with {made_with}",
+        "$comment": f"made by `balenas {command}` with {made_with}",
         **schema,
     }
 
