@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 
 try:
@@ -54,3 +55,17 @@ def peak_memory() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that processes may still take; 0 where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable"):
+                return 1024 * int(line.split()[1])
+    return 0
+
+
+def spent() -> dict[str, float]:
+    """Return what this process has used so far: seconds of all its threads, and bytes of memory at the most."""
+    return {"cpu_seconds": round(time.process_time(), 1), "peak_bytes": peak_memory()}

@@ -149,12 +149,13 @@ def _export(options: argparse.Namespace) -> int:
     run = FinishedRun.load(RunFolder(options.run), epoch=options.epoch)
     ranked = run.rank(selection, table=options.table, progress=True)[: options.top]
     report_fewer(len(ranked), options.top, selection)
-    titles = "  ".join(f"{name:>11}" for name in selection.proxies)
-    print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {titles}  architecture")
+    shown = [name for name in selection.proxies if name != "probability"]  # which has its column
+    titles = "".join(f"{name:>11}  " for name in shown)
+    print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {titles}architecture")
     for found in ranked:
         name = next(iter(found.notation.values()), json.dumps(found.choices))
-        values = "  ".join(f"{found.scores[title]:{max(11, len(title))}.5g}" for title in selection.proxies)
-        print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {values}  {name}")
+        values = "".join(f"{found.scores[title]:{max(11, len(title))}.5g}  " for title in shown)
+        print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {values}{name}")
     written = write_exports(run, ranked, formats, output)
     print(f"\n{len(written)} files written to {output}")
     if options.epoch is not None:

@@ -1,4 +1,4 @@
-"""`balenas search`: run a search from a YAML file."""
+"""`balenas search`, `balenas latency` and `balenas naslib`: searches from YAML files, in NNI and in NASLib."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from balenas_plugin.cli.inputs import require_config
+from balenas_plugin.cli.inputs import require_config, require_file
 
 _EXAMPLES = """\
 examples:
@@ -33,6 +33,15 @@ examples:
 
 A search on this machine then counts them in:
   strategy: {name: ProxylessNAS, cost: {name: latency, table: latency.json, reference: 5.0}}
+"""
+
+_NASLIB = """\
+examples:
+  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml
+  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer balenas-gdas
+  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml --resume
+
+NASLib is looked for on Python's path and where BALENAS_NASLIB_PATH says: docs/naslib.md.
 """
 
 _EVEN = 0.5
@@ -96,6 +105,19 @@ def add_run_options(command: Any) -> None:
     existing.add_argument("--overwrite", action="store_true", help="replace the run that is in --output")
 
 
+def add_naslib(commands: Any, formatter: Any) -> None:
+    """Add `balenas naslib`."""
+    naslib = commands.add_parser(
+        "naslib",
+        help="run one of NASLib's own scripts with our methods among its optimizers",
+        epilog=_NASLIB,
+        formatter_class=formatter,
+    )
+    naslib.add_argument("script", type=Path, metavar="SCRIPT", help="e.g. NASLib/naslib/runners/nas/runner.py")
+    naslib.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
+    naslib.set_defaults(run_command=_naslib)
+
+
 def _search(options: argparse.Namespace) -> int:
     path = require_config(options.config)
     from balenas_plugin.config import load_config
@@ -104,23 +126,30 @@ def _search(options: argparse.Namespace) -> int:
 
     end_with_parent()
     config = load_config(path, options.overrides, seed=options.seed)
-    helps = helps_another(config)
+    helps, finished, compared = helps_another(config), False, ""
     if helps:
         folder = shared_run_folder(options.output)
     elif options.resume:
         folder = resumed_run_folder(config, options.output)
-        if folder.finished:
+        finished = folder.finished
+        if finished:
             print(f"{folder.path} is finished already; its architectures:")
-            print_architectures(folder)
-            return 0
+            if config.train is None:
+                print_architectures(folder)
+                return 0
     else:
         folder = new_run_folder(config, options.output, overwrite=options.overwrite)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
+            from balenas_plugin.adapters.nni.run.beside_random import require_trainable, train_beside_random
             from balenas_plugin.adapters.nni.run.config_run import run_search
+        require_trainable(config)
         with contextlib.nullcontext() if helps else folder.kept():
-            run_search(config, folder, resume=options.resume)
+            if not finished:
+                run_search(config, folder, resume=options.resume)
+            if config.train is not None:
+                compared = str(train_beside_random(folder))
     except KeyboardInterrupt:
         if helps or not folder.manifest.exists():
             raise
@@ -130,7 +159,7 @@ def _search(options: argparse.Namespace) -> int:
         if not helps:
             folder.release()
     if not helps:
-        print_architectures(folder)
+        print_architectures(folder, compared)
     return 0
 
 
@@ -153,6 +182,16 @@ def _latency(options: argparse.Namespace) -> int:
     return 0
 
 
+def _naslib(options: argparse.Namespace) -> int:
+    require_file(options.script, "the script")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NASLib's code warns about newer Pythons, NumPys and torches
+        from balenas_plugin.adapters.naslib.runner import run_script
+
+    run_script(options.script, options.arguments)
+    return 0
+
+
 def resume_command(options: argparse.Namespace, folder: Any) -> str:
     """Return the command that resumes the search."""
     words = ["balenas", options.command, str(options.config)]
@@ -163,8 +202,8 @@ def resume_command(options: argparse.Namespace, folder: Any) -> str:
     return shlex.join([*words, "--output", str(folder.path), "--resume"])
 
 
-def print_architectures(folder: Any) -> None:
-    """Print the architectures that a run has found."""
+def print_architectures(folder: Any, compared: str = "") -> None:
+    """Print the architectures that a run has found, and how the winner compares with others if that is known."""
     records = folder.read_architectures()
     trained = {record["rank"]: record["trained"] for record in records if record.get("trained")}
     column = f"  {'trained':>8}" if trained else ""
@@ -181,7 +220,9 @@ def print_architectures(folder: Any) -> None:
             f"\ntrained: validation accuracy of the architecture alone (not the supernet's), trained from scratch; "
             f"epochs: {result['epochs']}; weights: {folder.path / 'candidates'}"
         )
-    print(f"\n{textwrap.fill(_conclusion(folder, records), 110, break_on_hyphens=False)}\n")
+    for text in filter(None, (compared, _conclusion(folder, records))):
+        print(f"\n{textwrap.fill(text, 110, break_on_hyphens=False)}")
+    print()
     for command in _next_commands(folder):
         print(f"  {command}")
     print(f"\nEverything about this run: {folder.path}")

@@ -26,7 +26,11 @@ TOLERANCE = 1e-4
 """Largest difference of an output, absolute or relative."""
 
 _BATCHES = (1, 3)
-_INPUT, _OUTPUT = "images", "logits"
+
+Array = npt.NDArray[Any]
+
+INPUT, OUTPUT = "images", "logits"
+"""Names of the input and the output of a file."""
 
 
 def write_onnx(model: nn.Module, path: Path, *, example: Tensor, task: ImageTask | None = None) -> Path:
@@ -50,20 +54,31 @@ def write_onnx(model: nn.Module, path: Path, *, example: Tensor, task: ImageTask
         SpaceError: the network cannot be exported, or the exported one differs from it.
         StorageError: the file could not be written.
     """
+    contents = onnx_contents(model, example=example, task=task)
+    write_atomically(path, lambda file: file.write(contents))
+    return path
+
+
+def onnx_contents(model: nn.Module, *, example: Tensor, task: ImageTask | None = None) -> bytes:
+    """Return the contents of the file that `write_onnx` writes, checked and compared as there.
+
+    Raises:
+        MissingDependencyError: onnx or onnxscript is not installed.
+        SpaceError: the network cannot be exported, or the exported one differs from it.
+    """
     onnx = require_onnx()
     batch = _varied(example.detach().cpu())
     try:
-        with _quiet(), torch.no_grad(), random_numbers_restored():
+        with quiet(), torch.no_grad(), random_numbers_restored():
             network = copy.deepcopy(model).cpu().eval()
             expected = {size: _outputs(network, batch[:size]) for size in _BATCHES}
             contents = _export(onnx, network, batch, {} if task is None else task.metadata())
-            run = _runner(contents)
+            run = _evaluator(contents)
             for size, outputs in expected.items():
                 _compare(outputs, run(batch[:size].numpy()), size)
     except Exception as error:  # torch.export, the converter and the user's code raise what they like
         raise SpaceError(f"{type(model).__name__} cannot be written as ONNX: {_reason(error)}. {_CURE}") from error
-    write_atomically(path, lambda file: file.write(contents))
-    return path
+    return contents
 
 
 _CURE = (
@@ -89,16 +104,25 @@ def require_onnx() -> Any:
     Raises:
         MissingDependencyError: it or onnxscript is not installed.
     """
-    _require("onnxscript")
-    return _require("onnx")
+    _require("onnxscript", "writing ONNX")
+    return _require("onnx", "writing ONNX")
 
 
-def _require(package: str) -> Any:
+def require_onnxruntime() -> Any:
+    """Return the package onnxruntime.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    return _require("onnxruntime", "running ONNX files")
+
+
+def _require(package: str, what: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
         raise MissingDependencyError(
-            f"writing ONNX needs the package {package}, which is not installed: pip install '.[onnx]' in a checkout of "
+            f"{what} needs the package {package}, which is not installed: pip install '.[onnx]' in a checkout of "
             "this project"
         ) from error
 
@@ -109,7 +133,7 @@ def _varied(example: Tensor) -> Tensor:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what the exporter says and prints about its own work; errors still come."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -127,6 +151,8 @@ def _outputs(network: nn.Module, batch: Tensor) -> Tensor:
         raise _UnfitError(f"it returns a {type(outputs).__name__}")
     if len(batch) != len(outputs):
         raise _UnfitError(f"for a batch of {len(batch)} its output has shape {tuple(outputs.shape)}")
+    if not torch.allclose(outputs, network(batch), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+        raise _UnfitError("its outputs are random, so those of a file could not be compared with them")
     return outputs
 
 
@@ -135,8 +161,8 @@ def _export(onnx: Any, network: nn.Module, batch: Tensor, metadata: dict[str, st
     program = torch.onnx.export(
         network,
         (batch,),
-        input_names=[_INPUT],
-        output_names=[_OUTPUT],
+        input_names=[INPUT],
+        output_names=[OUTPUT],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         dynamo=True,
         verbose=False,
@@ -159,18 +185,36 @@ def _strip(message: Any) -> None:
                 _strip(inner)
 
 
-def _runner(contents: bytes) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
-    """Return a function that computes the outputs of the file."""
+def onnx_runner(contents: bytes, *, threads: int | None = None) -> Callable[[Array], Array]:
+    """Return a function that computes the outputs of a file by onnxruntime, on the CPU.
+
+    Args:
+        contents: of the file.
+        threads: that it may use; None: as many as it takes.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    onnxruntime = require_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = options.inter_op_num_threads = threads
+    return _outputs_of(onnxruntime.InferenceSession(contents, options, providers=["CPUExecutionProvider"]))
+
+
+def _evaluator(contents: bytes) -> Callable[[Array], Array]:
+    """Return the same by what is installed: onnxruntime, or onnx's own evaluator."""
     try:
-        onnxruntime = importlib.import_module("onnxruntime")
-    except ImportError:
-        evaluator: Any = importlib.import_module("onnx.reference").ReferenceEvaluator(contents)
-    else:
-        evaluator = onnxruntime.InferenceSession(contents, providers=["CPUExecutionProvider"])
-    return lambda batch: np.asarray(evaluator.run([_OUTPUT], {_INPUT: batch})[0])
+        return onnx_runner(contents)
+    except MissingDependencyError:
+        return _outputs_of(importlib.import_module("onnx.reference").ReferenceEvaluator(contents))
 
 
-def _compare(expected: Tensor, found: npt.NDArray[Any], size: int) -> None:
+def _outputs_of(session: Any) -> Callable[[Array], Array]:
+    return lambda batch: np.asarray(session.run([OUTPUT], {INPUT: batch})[0])
+
+
+def _compare(expected: Tensor, found: Array, size: int) -> None:
     if tuple(expected.shape) != found.shape:
         raise _UnfitError(
             f"for a batch of {size} its output has shape {tuple(expected.shape)}, the exported one {found.shape}"

@@ -106,7 +106,7 @@ def rank(
     accuracy = supernet_accuracy(selection, supernet)
     candidates = candidates_of(selection, Architectures(space.decisions, posterior), accuracy, progress=progress)
     if inputs is None:
-        inputs = torch.ones(1, *space.image_shape)
+        inputs = space.inputs(1)
     table = score_candidates(
         candidates, space, selection, inputs=inputs, targets=targets, accuracy=accuracy, progress=progress
     )

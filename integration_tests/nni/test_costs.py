@@ -17,11 +17,10 @@ from nni.nas.space import RawFormatModelSpace
 
 from balenas_plugin import BaLeNAS, DistributionStrategy
 from balenas_plugin.adapters.nni import strategy_of
-from balenas_plugin.adapters.nni.candidates import latency
 from balenas_plugin.adapters.nni.candidates.latency import measured
 from balenas_plugin.adapters.nni.candidates.operations import zeros_of
 from balenas_plugin.adapters.nni.candidates.sizes import counted
-from balenas_plugin.costs import CostOptions, CostTable
+from balenas_plugin.costs import CostOptions, CostTable, timing
 from balenas_plugin.errors import FileFormatError, OptionError, SpaceError
 from balenas_plugin.presets import get_preset, list_presets
 from balenas_plugin.proxies import get_proxy
@@ -103,7 +102,7 @@ def test_what_is_logged_is_the_expected_cost(tmp_path: Path) -> None:
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A table of latencies; a clock that ticks once a reading makes every candidate take 1 ms."""
     ticks = iter(range(10**6))
-    monkeypatch.setattr(latency, "_now", lambda device: 1e-3 * next(ticks))
+    monkeypatch.setattr(timing, "_now", lambda device: 1e-3 * next(ticks))
     supernet = BaLeNAS(fused=False).mutate_model(Layers())
     measured(supernet, torch.randn(4, *spaces.VECTOR), repeats=3).save(tmp_path / "latency.json")
     return tmp_path / "latency.json"

@@ -35,8 +35,9 @@ from balenas_plugin.diagnostics import (
     summarise,
     width,
 )
+from balenas_plugin.diagnostics.curvature import epochs_between
 from balenas_plugin.diagnostics.operations import chosen_kinds
-from balenas_plugin.search_spaces import cells_of, nasbench201
+from balenas_plugin.search_spaces import cells_of, get_space, nasbench201
 
 # -- curvature --------------------------------------------------------------------------------------------------------
 
@@ -77,6 +78,20 @@ def test_curvature_of_several_batches_is_that_of_their_mean():
     for exact_up_to in (64, 0):
         found = measure_curvature([quadratic(m, alphas) for m in matrices], alphas, exact_up_to=exact_up_to)
         assert found.eigenvalue == pytest.approx(float(torch.linalg.eigvalsh(mean)[-1]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("logits", "iterations", "how", "epochs"),
+    [
+        (30, 390, {}, 5),
+        (30, 12, {}, 50),  # 30 products in 50 epochs of 12 iterations are a twentieth
+        (30, 12, {"batches": 2}, 100),
+        (300, 12, {}, 92),  # Lanczos: 55 products whatever the number of logits
+        (30, math.inf, {}, 5),
+    ],
+)
+def test_the_curvature_takes_at_most_a_twentieth_of_the_iterations(logits, iterations, how, epochs):
+    assert epochs_between(logits, iterations, **how) == epochs
 
 
 def test_curvature_of_a_supernet_against_finite_differences_of_its_gradient():
@@ -290,6 +305,16 @@ def test_cells_in_the_notation_of_nni_cells():
     assert cells_of({"depth": 3, "layer": "conv"}) == {}
 
 
+def test_depth_and_width_of_published_cells():
+    """Counted by hand on the cells of DARTS's second-order search and of AmoebaNet, whose output joins three nodes."""
+    space = get_space("darts-reference")
+    cells = {name: space.cells(space.read(name).sample) for name in ("DARTS_V2", "AmoebaNet")}
+    figures = {name: (depth(cells[name]["normal"]), width(cells[name]["normal"])) for name in cells}
+    assert figures == {"DARTS_V2": (2, 3.5), "AmoebaNet": (3, 4.0)}
+    joined = [edge for edge in cells["AmoebaNet"]["reduce"] if edge.operation == "concat"]
+    assert [(edge.source, edge.target) for edge in joined] == [(3, 7), (4, 7), (6, 7)]
+
+
 # -- the record of an epoch -------------------------------------------------------------------------------------------
 
 
@@ -302,7 +327,7 @@ def nasbench_state(posterior: Posterior) -> SearchState:
         decisions=[OneOf(label, names) for label in labels],
         choices=dict.fromkeys(labels, names),
         kinds=dict.fromkeys(labels, kinds),
-        notations=lambda architecture: {"nasbench201": nasbench201.format_string(nasbench201.from_nni(architecture))},
+        space=get_space("nasbench201"),
     )
 
 

@@ -24,6 +24,7 @@ from balenas_plugin.data.image_task import ImageTask
 from balenas_plugin.data.sources.digits import MEAN, STD
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.export.standalone import write_standalone
+from balenas_plugin.search_spaces.darts.operations import Noise
 
 from .standalone_networks import NETWORKS, make
 
@@ -222,6 +223,17 @@ class PythonRandom(nn.Module):
         return x * random.random() if self.training else x
 
 
+class AlwaysNoisy(nn.Module):
+    """As a cell of RobustDARTS's S4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.edges = nn.ModuleList([nn.Conv2d(3, 3, 1, stride=2), Noise(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.edges[0](x) + self.edges[1](x)
+
+
 class Averaging(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -278,6 +290,17 @@ REFUSED = {
         "argument 'd_model' of its TransformerEncoderLayer cannot be recovered",
     ),
 }
+
+
+def test_outputs_that_are_random_in_evaluation_too_are_written(tmp_path):
+    network, example = AlwaysNoisy(), torch.randn(2, 3, 4, 4)
+    module, _ = write(network, tmp_path / "out", example)
+    outputs = []
+    for each in (network.eval(), imported(module).load().eval()):
+        torch.manual_seed(3)
+        outputs.append(each(example))
+    assert outputs[0].shape == (2, 3, 2, 2)
+    assert torch.equal(*outputs)
 
 
 @pytest.mark.parametrize("name", list(REFUSED))

@@ -10,18 +10,21 @@ from typing import Any
 from torch import nn
 
 from balenas_plugin.bayes.decisions import NO_CONNECTION, Architecture, Decision, SoftmaxNode
-from balenas_plugin.search_spaces import Reading, SearchSpace
+from balenas_plugin.errors import SpaceError
+from balenas_plugin.search_spaces import JOINED, CellEdge, Reading, SearchSpace, SkipRule, cells_of
 
 from .edges import CELL_EDGES, EDGES, NODES
 from .genotype import CELLS, from_nni, read_genotype
 from .network import build_network
 from .operations import KINDS
+from .published import PUBLISHED
 
 _Sizes = Mapping[str, Mapping[str, int]]
 _CIFAR: _Sizes = {"CIFAR-10": {}, "CIFAR-100": {"num_classes": 100}}
 _SMALL: _Sizes = {f"{name}, small": {**sizes, "channels": 16, "cells": 8} for name, sizes in _CIFAR.items()}
 _IMAGENET: _Sizes = {"ImageNet": {"channels": 48, "cells": 14, "num_classes": 1000, "image_size": 224}}
 _LARGE_IMAGES = 128
+_AUXILIARY_IMAGES = 29  # of which 8x8 are left behind the second reduction
 
 
 class DartsSpace(SearchSpace):
@@ -40,6 +43,8 @@ class DartsSpace(SearchSpace):
     supernet = "balenas_plugin.search_spaces.darts.supernet:DartsSupernet"
     ground_truth = "balenas_plugin.search_spaces.darts.ground_truth"
     trained_as: Mapping[str, Mapping[str, int]] = {**_CIFAR, **_IMAGENET}
+    published = PUBLISHED
+    skip_rule = SkipRule(3 / 8, "Networks with more than 3 in the 8 of a cell are usually poor (Zhang et al. 2022).")
 
     def __init__(self, *, channels: int = 36, cells: int = 20, num_classes: int = 10, image_size: int = 32) -> None:
         self._sizes = channels, cells, num_classes
@@ -78,15 +83,49 @@ class DartsSpace(SearchSpace):
         """Return the architecture that a text names (see `read_genotype`)."""
         return read_genotype(text, notation=notation)
 
+    def cells(self, architecture: Mapping[str, Any]) -> dict[str, list[CellEdge]]:
+        """Return the two cells, each with an output that joins nodes: all of them, or those that a genotype says."""
+        cells = cells_of(architecture)
+        for cell, edges in cells.items():
+            nodes = sorted({edge.target for edge in edges})
+            said = architecture.get(label := f"{cell}/concat")
+            joined = [node for node in nodes if node in said] if isinstance(said, list | tuple) else nodes
+            edges += [CellEdge(node, nodes[-1] + 1, JOINED, label) for node in joined or nodes]
+        return cells
+
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the freshly initialised network that the architecture is evaluated by, without auxiliary head."""
+        return self.training_network(architecture)
+
+    def training_network(
+        self,
+        architecture: Architecture,
+        *,
+        auxiliary: bool = False,
+        auxiliary_last_norm: bool | None = None,
+        drop_path: float = 0.0,
+    ) -> nn.Module:
+        """Return the freshly initialised network that the architecture is evaluated by.
+
+        Raises:
+            SpaceError: the images are too small for an auxiliary head.
+        """
         channels, cells, num_classes = self._sizes
+        size = self.image_shape[1]
+        if auxiliary and size < _AUXILIARY_IMAGES:
+            raise SpaceError(
+                f"images of {size}x{size} leave no space for an auxiliary head, which needs {_AUXILIARY_IMAGES}x"
+                f"{_AUXILIARY_IMAGES}: set auxiliary to 0, or data.image_size to {_AUXILIARY_IMAGES}"
+            )
         return build_network(
             from_nni(architecture),
             channels=channels,
             cells=cells,
             num_classes=num_classes,
-            stem="imagenet" if self.image_shape[1] >= _LARGE_IMAGES else "cifar",
+            stem="imagenet" if size >= _LARGE_IMAGES else "cifar",
+            auxiliary=auxiliary,
+            auxiliary_last_norm=auxiliary_last_norm,
+            drop_path=drop_path,
         )
 
     def _ways(self, cell: str, node: int) -> int:
@@ -103,6 +142,7 @@ class S1Space(DartsSpace):
     source = "Zela et al. 2020"
     supernet = "balenas_plugin.search_spaces.darts.supernet:S1Supernet"
     ground_truth = ""
+    published = ()
     trained_as: Mapping[str, Mapping[str, int]] = {**_CIFAR, **_SMALL}
 
 

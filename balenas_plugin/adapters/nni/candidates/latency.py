@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from balenas_plugin.adapters.nni.candidates.operations import zeros_of
 from balenas_plugin.adapters.nni.candidates.sizes import Call, calls_watched, parts_of, table_of
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
 from balenas_plugin.costs import CostTable
+from balenas_plugin.costs.timing import median_seconds
 from balenas_plugin.distributions import Draw
 from balenas_plugin.machine import processor
 from balenas_plugin.search.mixing import mixing_of
@@ -24,7 +24,6 @@ from balenas_plugin.search.mixing import mixing_of
 Unit = Literal["ms", "us"]
 
 _PER_SECOND: dict[Unit, float] = {"ms": 1e3, "us": 1e6}
-_WARM_UP = 3
 
 
 @torch.no_grad()
@@ -76,7 +75,7 @@ def measured(
         runs[k] = partial(_drawn, space, images, chosen)
         if network is not None:
             runs[k] = partial(network(chosen).to(images.device).eval(), images)
-    medians = _medians(runs, repeats, images.device)
+    medians = median_seconds(runs, repeats=repeats, device=images.device)
     costs = {
         label: {name: sum(medians[keys[m]] for m in timed[label, name] if m in keys) for name in by_choice}
         for label, by_choice in parts.items()
@@ -117,21 +116,3 @@ def _drawn(space: nn.Module, images: Tensor, chosen: Mapping[str, int]) -> objec
     one_hot = {k: torch.zeros_like(a).index_fill(0, torch.tensor(chosen[k]), 1.0) for k, a in alphas.items()}
     with mixing_of(space).using(Draw({}, one_hot, chosen=chosen, others="none"), alphas):
         return space(images)
-
-
-def _medians(runs: Mapping[Any, Callable[[], object]], repeats: int, device: torch.device) -> dict[Any, float]:
-    """Return the median seconds of each, all in turn, so that a busy moment hits all alike."""
-    seconds: dict[Any, list[float]] = {key: [] for key in runs}
-    for number in range(_WARM_UP + repeats):
-        for key, run in runs.items():
-            start = _now(device)
-            run()
-            if number >= _WARM_UP:
-                seconds[key].append(_now(device) - start)
-    return {key: statistics.median(values) for key, values in seconds.items()}
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

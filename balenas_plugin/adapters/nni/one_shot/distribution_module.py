@@ -240,8 +240,9 @@ class DistributionModule(SearchModule):
             self.log("arch_loss", self.ranks.mean(loss), on_step=True, on_epoch=True)
             self.log("mu_step", torch.stack(moved).sum().sqrt(), on_step=True, on_epoch=True)
         if batch_idx % self.log_prob_every_n_step == 0:
-            self.log_probs(self.export_probs())
-            self.log_dict(self.distribution.metrics())
+            metrics = self.distribution.metrics()
+            self.log_dict({name: value for name, value in metrics.items() if "/" not in name})
+            self.log_by_choice(batch_idx, {name: value for name, value in metrics.items() if "/" in name})
         return host.outputs
 
     def _read_directly(self) -> dict[str, nn.Parameter]:

@@ -42,7 +42,7 @@ def measure_latencies(
     threads = threads or config.threads
     if threads is not None:
         torch.set_num_threads(threads)
-    data = load_search_data(config.data)
+    data = load_search_data(config.images("a table of latencies"))
     space = build_space(config.space, num_classes=data.num_classes)
     choices = space.simplify()
     supernet = DistributionStrategy(distribution="point", fused=False).mutate_model(copy.deepcopy(space)).to(device)
