@@ -45,6 +45,33 @@ def test_table_json_and_csv(copy_of_finished, folder):
         assert 0 < truth["values"]["cifar10"]["test_accuracy"] < 100
     rows = list(csv.DictReader((copy_of_finished / "export" / "architectures.csv").open()))
     assert [row["notation_nasbench201"] for row in rows] == [record["notation"]["nasbench201"] for record in found]
+    front = json.loads((copy_of_finished / "export" / "pareto.json").read_text())
+    assert (front["cost"], front["merit"]) == ("params", "synflow")
+    points = [(each["merit"], each["cost"]) for each in front["candidates"]]
+    for each, (merit, cost) in zip(front["candidates"], points, strict=True):
+        beaten = [p for p in points if p[0] >= merit and p[1] <= cost and p != (merit, cost)]
+        assert each["undominated"] == (not beaten)
+        assert not each["undominated"] or f"{merit:.5g}  {each['architecture']}" in ended.output
+    assert {record["params"] for record in found} <= {cost for _, cost in points}
+    with (copy_of_finished / "export" / "pareto.csv").open() as file:
+        assert [float(row["cost"]) for row in csv.DictReader(file)] == [cost for _, cost in points]
+
+
+def test_limits_hold_and_the_latencies_are_kept(copy_of_finished, folder):
+    limits = ("--max-params", 6000, "--max-latency", 1e5, "--pareto", "latency", "--samples", 10, "--top", 3)
+    ended = balenas("export", copy_of_finished, *limits, folder=folder)
+    assert ended.code == 0, ended.errors
+    assert "candidates: 100%" in ended.errors
+    assert all(record["params"] <= 6000 and record["latency"] > 0 for record in records(copy_of_finished))
+    (table,) = copy_of_finished.glob("latency-*.json")
+    latencies = json.loads(table.read_text())
+    latencies["costs"] = {label: dict.fromkeys(costs, 1.0) for label, costs in latencies["costs"].items()}
+    table.write_text(json.dumps({**latencies, "fixed": 1.0}))
+    assert balenas("export", copy_of_finished, *limits, folder=folder).code == 0
+    assert {record["latency"] for record in records(copy_of_finished)} == {7.0}
+    assert json.loads((copy_of_finished / "export" / "pareto.json").read_text())["cost"] == "latency"
+    message = refused("export", copy_of_finished, "--samples", 2, "--max-latency", 6.5, folder=folder)
+    assert "meets max_latency=6.5: the smallest there is has 7 ms; raise the limit" in message
 
 
 def test_an_earlier_epoch_is_exported_from_its_own_posterior(copy_of_finished, folder):
@@ -233,12 +260,12 @@ def test_a_second_export_leaves_nothing_of_the_first(copy_of_finished, folder):
     first = ("--top", 3, "--format", "json", "--format", "csv", "--format", "svg", "--format", "python")
     assert balenas("export", copy_of_finished, "--samples", 20, *first, folder=folder).code == 0
     export = copy_of_finished / "export"
-    assert len(list(export.iterdir())) == 2 + 3 * 3
+    assert len(list(export.iterdir())) == 2 + 3 + 3 * 3
     for name in ("architecture_001.png", "architecture_1.py", "notes.txt"):  # of somebody else
         (export / name).write_text("mine")
     again = ("--seed", 7, "--top", 1, "--format", "json", "--format", "svg")
     assert balenas("export", copy_of_finished, "--samples", 20, *again, folder=folder).code == 0
-    ours = {"architectures.json", "architecture_001.svg"}
+    ours = {"architectures.json", "architecture_001.svg", "pareto.json", "pareto.svg"}
     assert {path.name for path in export.iterdir()} == ours | {"architecture_001.png", "architecture_1.py", "notes.txt"}
 
 
