@@ -46,7 +46,7 @@ def test_a_page_shows_the_search(tmp_path):
     assert "strategy.name" in page.text
 
 
-def test_candidates_are_shown_by_worth_and_cost(drawn, tmp_path):
+def test_candidates_are_shown_by_worth_and_cost(tmp_path):
     run = make_run(tmp_path / "mine")
     records = json.loads((run / "architectures.json").read_text())
     for record, params, accuracy in zip(records, (90, 40), (0.75, 0.5), strict=True):
@@ -66,7 +66,6 @@ def test_candidates_are_shown_by_worth_and_cost(drawn, tmp_path):
     assert "snip against milliseconds" in page.text
     assert "4 of 6 candidates are undominated, from 0 at 1 milliseconds to 3 at 9 milliseconds" in source
     assert [each[1:] for each in front.best] == [(0, 1), (2, 4), (3, 9), (3, 9)]
-    assert front.picture().render("svg").startswith(b"<?xml")
     (run / "export" / "pareto.json").write_text('{"cost": "<b>", "candidates": [7]}')
     assert "accuracy after training against parameters" in page_of(run)[0].text
 
