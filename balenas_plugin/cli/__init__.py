@@ -11,12 +11,12 @@ from balenas_plugin import __version__
 from balenas_plugin.cli.benchmark import add_benchmark
 from balenas_plugin.cli.completion import add_completion
 from balenas_plugin.cli.export import add_export
-from balenas_plugin.cli.naslib import add_naslib
 from balenas_plugin.cli.parser import Parser
 from balenas_plugin.cli.reference import add_reference
 from balenas_plugin.cli.report import add_report
 from balenas_plugin.cli.reproduce import add_reproduce
-from balenas_plugin.cli.search import add_search
+from balenas_plugin.cli.search import add_naslib, add_search
+from balenas_plugin.cli.train import add_train
 from balenas_plugin.cli.ui import add_ui
 from balenas_plugin.errors import input_problem
 from balenas_plugin.machine import let_threads_sleep
@@ -30,6 +30,7 @@ examples:
   balenas search configs/quickstart.yml --resume  continue the last run of this name after a crash or Ctrl-C
   balenas ui configs/quickstart.yml               the same search, watched in NNI's web page
   balenas export runs/quickstart --samples 100 --proxy synflow --top 10
+  balenas train runs/quickstart --recipe small    train the winner from scratch, and say how accurate it is
   balenas report runs/quickstart                  one page that shows the whole search
   balenas reproduce table1 --seeds 0-3            is BaLeNAS better than DARTS? search and see
   balenas methods                                 DARTS, DrNAS, GDAS and the others, and how their parts combine
@@ -54,7 +55,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"balenas {__version__}")
     commands = parser.commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    of_runs = (add_search, add_ui, add_export, add_report)
+    of_runs = (add_search, add_ui, add_export, add_report, add_train)
     for add in (*of_runs, add_benchmark, add_reproduce, add_naslib, add_reference, add_completion):
         add(commands, formatter)
     parser.set_defaults(parser=parser)

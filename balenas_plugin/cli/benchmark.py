@@ -12,7 +12,7 @@ from balenas_plugin.cli.inputs import require_file, require_table
 if TYPE_CHECKING:
     from balenas_plugin.bayes.decisions import Architecture
     from balenas_plugin.benchmarks import Benchmark
-    from balenas_plugin.search_spaces import Reading, SearchSpace
+    from balenas_plugin.search_spaces import SearchSpace
 
 _NASBENCH101 = (".tfrecord", ".db", ".sqlite", ".csv", ".parquet")
 
@@ -51,8 +51,9 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
 def _query(options: argparse.Namespace) -> int:
     require_table(options.table)
     from balenas_plugin.ground_truth import open_table, require_benchmark
+    from balenas_plugin.search_spaces import read_architecture
 
-    space, reading = _read(options.architecture, options.space, options.notation)
+    space, reading = read_architecture(options.architecture, name=options.space, notation=options.notation)
     if reading.read_as:
         print(f"balenas: read as {reading.read_as}. {reading.remark}".rstrip(), file=sys.stderr)
     benchmark: Benchmark | None
@@ -98,21 +99,6 @@ def _print_sizes(space: SearchSpace, architecture: Architecture) -> None:
             network = sized.build(architecture)
         image = torch.empty(1, *sized.image_shape, device="meta")
         print(f"  {name:20}{params(network, image):>14,.0f}{flops(network, image) / 2:>16,.0f}")
-
-
-def _read(text: str, name: str | None, notation: str | None) -> tuple[SearchSpace, Reading]:
-    """Return the first space that can read the architecture, the default one before others, and what it has read."""
-    from balenas_plugin.errors import OptionError, SpaceError, UnreadableError
-    from balenas_plugin.search_spaces import DEFAULT_SPACE, SPACES, get_space
-
-    first = get_space(name or DEFAULT_SPACE)
-    problems = []
-    for space in (first, *(space for space in SPACES.all if name is None and space is not first)):
-        try:
-            return space, space.read(text, notation=notation)
-        except (SpaceError, OptionError) as error:
-            problems.append(error)
-    raise next((p for p in problems if not isinstance(p, UnreadableError | OptionError)), problems[0])
 
 
 def _benchmark_import(options: argparse.Namespace) -> int:

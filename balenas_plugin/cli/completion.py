@@ -8,6 +8,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from balenas_plugin.files import CONFIGS
+
 SHELLS = ("bash", "zsh", "tcsh")
 SELECTIONS = (
     "synflow",
@@ -40,6 +42,7 @@ NAMES: dict[str, Callable[[], Sequence[str]]] = {
     "selection": lambda: SELECTIONS,
     "candidates": lambda: ("sample", "enumerate", "darts-pt"),
     "dataset": lambda: ("cifar10-valid", "cifar10", "cifar100", "ImageNet16-120"),
+    "recipe": lambda: sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yml")),
     "scale": lambda: ("small", "paper"),
 }
 """What an option that takes any text is mostly given."""

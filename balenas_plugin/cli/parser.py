@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from balenas_plugin.errors import nearest, same_word, setting
 
 _COMMANDS = {
-    "search": ("train", "run", "start", "fit"),
+    "search": ("run", "start"),
+    "train": ("fit", "retrain", "learn"),
     "search CONFIG.yml --resume": ("resume", "continue"),
     "ui": ("web", "watch", "page"),
     "ui --view": ("view", "show"),

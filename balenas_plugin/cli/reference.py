@@ -13,6 +13,7 @@ from typing import Any, get_args
 _EXAMPLES = """\
 example:
   balenas schema > schema.json
+  balenas schema recipe > recipes/schema.json
 
 An editor with a YAML language server (VS Code with the extension YAML, Neovim, PyCharm) then completes, describes and
 checks the options of a config whose first line is
@@ -59,19 +60,20 @@ def add_reference(commands: Any, formatter: Any) -> None:
     spaces.set_defaults(run_command=_spaces)
     schema = commands.add_parser(
         "schema",
-        help="print the JSON schema of configs, for editors",
+        help="print the JSON schema of configs, or of recipes, for editors",
         epilog=_EXAMPLES,
         formatter_class=formatter,
     )
+    schema.add_argument("of", nargs="?", choices=("config", "recipe"), default="config", help="of what (config)")
     schema.set_defaults(run_command=_schema)
 
 
 def _schema(options: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
-        from balenas_plugin.adapters.nni.run.config_schema import config_schema
+        from balenas_plugin.adapters.nni.run.config_schema import config_schema, recipe_schema
 
-    print(json.dumps(config_schema(), indent=1))
+    print(json.dumps({"config": config_schema, "recipe": recipe_schema}[options.of](), indent=1))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`balenas search`: run a search from a YAML file."""
+"""`balenas search`, `balenas latency` and `balenas naslib`: searches from YAML files, in NNI and in NASLib."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from balenas_plugin.cli.inputs import require_config
+from balenas_plugin.cli.inputs import require_config, require_file
 
 _EXAMPLES = """\
 examples:
@@ -33,6 +33,15 @@ examples:
 
 A search on this machine then counts them in:
   strategy: {name: ProxylessNAS, cost: {name: latency, table: latency.json, reference: 5.0}}
+"""
+
+_NASLIB = """\
+examples:
+  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml
+  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml optimizer balenas-gdas
+  balenas naslib NASLib/naslib/runners/nas/runner.py --config-file configs/naslib/nb201.yml --resume
+
+NASLib is looked for on Python's path and where BALENAS_NASLIB_PATH says: docs/naslib.md.
 """
 
 _EVEN = 0.5
@@ -96,6 +105,19 @@ def add_run_options(command: Any) -> None:
     existing.add_argument("--overwrite", action="store_true", help="replace the run that is in --output")
 
 
+def add_naslib(commands: Any, formatter: Any) -> None:
+    """Add `balenas naslib`."""
+    naslib = commands.add_parser(
+        "naslib",
+        help="run one of NASLib's own scripts with our methods among its optimizers",
+        epilog=_NASLIB,
+        formatter_class=formatter,
+    )
+    naslib.add_argument("script", type=Path, metavar="SCRIPT", help="e.g. NASLib/naslib/runners/nas/runner.py")
+    naslib.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
+    naslib.set_defaults(run_command=_naslib)
+
+
 def _search(options: argparse.Namespace) -> int:
     path = require_config(options.config)
     from balenas_plugin.config import load_config
@@ -150,6 +172,16 @@ def _latency(options: argparse.Namespace) -> int:
         f"{options.output}: {len(table.costs)} choices of {table.space} on {table.machine} ({table.processor}); "
         f"an architecture takes {table.least:.3g} to {dearest:.3g} {table.unit}, {table.fixed:.3g} of it in any case"
     )
+    return 0
+
+
+def _naslib(options: argparse.Namespace) -> int:
+    require_file(options.script, "the script")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NASLib's code warns about newer Pythons, NumPys and torches
+        from balenas_plugin.adapters.naslib.runner import run_script
+
+    run_script(options.script, options.arguments)
     return 0
 
 

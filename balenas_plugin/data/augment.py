@@ -39,6 +39,23 @@ def augment(pixels: Tensor, *, augmentation: str, generator: torch.Generator | N
     return padded.gather(2, positions.expand(B, C, H * W)).view(B, C, H, W)
 
 
+def cutout(images: Tensor, side: int, generator: torch.Generator | None = None) -> Tensor:
+    """Return the normalised batch `images` (B, C, H, W) with a square of each at 0, which is the mean of its channel.
+
+    The middle of the square is uniformly random, and what of it lies outside is cut off, so torchvision's
+    RandomErasing, which keeps inside, is another thing. Random numbers are drawn as in `augment`.
+
+    Source: DeVries and Taylor 2017; as in the code of Liu et al. 2019 (DARTS).
+    """
+    B, _, H, W = images.shape
+    source = torch.device("cpu") if generator is None else generator.device
+    y, x = (torch.randint(0, size, (B, 1), generator=generator, device=source).to(images.device) for size in (H, W))
+    rows, columns = torch.arange(H, device=images.device), torch.arange(W, device=images.device)
+    in_rows = (rows >= y - side // 2) & (rows < y + side // 2)  # (B, H)
+    in_columns = (columns >= x - side // 2) & (columns < x + side // 2)
+    return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
+
+
 def padding(image_size: int) -> int:
     """Return by how many pixels an image of `image_size` is padded before the random crop: 4 for 32, 1 for 8."""
     return max(1, image_size // 8)

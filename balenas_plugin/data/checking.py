@@ -1,4 +1,4 @@
-"""Decode every image file of a search once, before it starts: what is in them, and which cannot be read."""
+"""Decode every image file once, before a search or a training starts: what is in them, and which cannot be read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from tqdm import tqdm
 
 from balenas_plugin.data.image_set import ImageSet
-from balenas_plugin.data.search_data import SearchData
 from balenas_plugin.data.sources.folder import UNREADABLE, ImageFiles, open_image
 from balenas_plugin.data.square import central_square
 from balenas_plugin.errors import DataError
@@ -24,26 +23,28 @@ CHECKED = ("smallest", "largest", "modes")
 """What `check_files` returns: sizes as [width, height] by area, and Pillow's mode -> number of images."""
 
 
-def check_files(data: SearchData, *, progress: bool = False) -> dict[str, Any]:
-    """Return what the image files hold, for the run's description of its data; nothing for images in memory.
+def check_files(*sets: ImageSet, progress: bool = False, called: str = "search") -> dict[str, Any]:
+    """Return what the image files of sets hold, for a description of the data; nothing for images in memory.
 
     See `CHECKED`. It takes as long as an epoch's decoding, and finds what would end the search later, or after hours.
 
     Args:
-        data: the two halves.
+        sets: of one data set.
         progress: show a bar on standard error if it takes more than a second.
+        called: what the bar calls the work that this is the beginning of.
 
     Raises:
         DataError: files cannot be decoded; the message names the first and says how many.
     """
-    paths = [*_paths(data.weight_set), *_paths(data.architecture_set)]
+    paths = [path for images in sets for path in _paths(images)]
     if not paths:
         return {}
+    size = sets[0].store.image_shape[1]
     sizes, modes, unreadable = Counter[tuple[int, int]](), Counter[str](), dict[str, str]()
     with warnings.catch_warnings(), ThreadPool(min(_MAX_THREADS, cores())) as pool:
         warnings.simplefilter("ignore")  # of Pillow, on large images and odd palettes
-        looked_at = pool.imap(lambda path: _look(path, data.task.image_size), paths)
-        for path, found in zip(paths, tqdm(looked_at, total=len(paths), **_bar(progress)), strict=True):
+        looked_at = pool.imap(lambda path: _look(path, size), paths)
+        for path, found in zip(paths, tqdm(looked_at, total=len(paths), **_bar(progress, called)), strict=True):
             if isinstance(found, str):
                 unreadable[path] = found
             else:
@@ -75,9 +76,9 @@ def _look(path: str, size: int) -> tuple[tuple[int, int], str] | str:
     return found
 
 
-def _bar(progress: bool) -> dict[str, Any]:
+def _bar(progress: bool, called: str) -> dict[str, Any]:
     return {
-        "desc": "search: looking at every image",
+        "desc": f"{called}: looking at every image",
         "unit": "image",
         "delay": 1,
         "leave": False,

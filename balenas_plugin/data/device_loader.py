@@ -62,6 +62,7 @@ class DeviceLoader:
         shuffle: whether every pass has an order of its own.
         seed: of the orders and of the augmentation; torch's global generator is not used.
         device: where the set is kept.
+        shared: whether processes share the examples; else each sees them all.
 
     Raises:
         ValueError: the set is not in memory.
@@ -70,11 +71,19 @@ class DeviceLoader:
     batch_sampler = None  # Lightning asks for it where there is a `sampler`
 
     def __init__(
-        self, images: ImageSet, *, batch_size: int, shuffle: bool, seed: int, device: torch.device | str = "cpu"
+        self,
+        images: ImageSet,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        device: torch.device | str = "cpu",
+        shared: bool = True,
     ) -> None:
         self.dataset = images.to(torch.device(device))
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self._shared = shared
         self.sampler = EpochOrder(len(images), seed)
 
     @property
@@ -83,11 +92,11 @@ class DeviceLoader:
         return self.dataset.labels.device
 
     def __len__(self) -> int:
-        _, processes = _place()
+        _, processes = _place() if self._shared else (0, 1)
         return math.ceil(math.ceil(len(self.dataset) / processes) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        rank, processes = _place()
+        rank, processes = _place() if self._shared else (0, 1)
         name = self.sampler.next_pass()
         order = self._order(name)
         count = math.ceil(len(order) / processes)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from balenas_plugin.data.augment import augment
-from balenas_plugin.data.images import ImageStore, MemoryImages
+from balenas_plugin.data.augment import augment, cutout
+from balenas_plugin.data.images import ImageStore, MemoryImages, Transform
 
 
 class ImageBatch(Sequence[tuple[Tensor, int]]):
@@ -69,6 +69,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         self.store = store
         self.labels = labels
         self.augmentation = augmentation
+        self.cutout = 0
         self._mean = 255 * torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
         self._scale = 1 / (255 * torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
 
@@ -92,7 +93,28 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         """
         labels = self.labels[numbers]  # first: an index out of range raises IndexError for any store
         pixels = augment(self.store.fetch(numbers), augmentation=self.augmentation, generator=generator)
-        return pixels.float().sub_(self._mean).mul_(self._scale), labels
+        images = pixels.float().sub_(self._mean).mul_(self._scale)
+        return cutout(images, self.cutout, generator) if self.cutout else images, labels
+
+    def augmented(self, augmentation: str, *, cutout: int = 0, transform: Transform | None = None) -> ImageSet:
+        """Return the set with another augmentation.
+
+        Args:
+            augmentation: a word of `AUGMENTATIONS`.
+            cutout: side in pixels of the square that is cut out of each image; 0: none.
+            transform: changes each image by itself before (`ImageStore.transformed`).
+        """
+        changed = copy.copy(self)
+        changed.augmentation, changed.cutout = augmentation, cutout
+        if transform is not None:
+            changed.store = self.store.transformed(transform)
+        return changed
+
+    def part(self, numbers: Tensor) -> ImageSet:
+        """Return the set of some of the images, by their numbers, int64, shape (m,)."""
+        changed = copy.copy(self)
+        changed.store, changed.labels = self.store.part(numbers), self.labels[numbers]
+        return changed
 
     @property
     def num_bytes(self) -> int | None:

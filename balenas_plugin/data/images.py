@@ -13,6 +13,10 @@ from torch import Tensor
 _RESIZE_CHUNK = 1000  # images converted to float at a time: 12 MB for 32x32
 
 
+Transform = Callable[[Tensor], Tensor]
+"""Changes one image, uint8 (3, H, W), as those of torchvision.transforms.v2 do, with torch's global random numbers."""
+
+
 class ImageStore(Protocol):
     """Some images of one data set, numbered from 0, all of one shape."""
 
@@ -22,6 +26,14 @@ class ImageStore(Protocol):
 
     def fetch(self, numbers: Tensor) -> Tensor:
         """Return images `numbers` (int64, shape (B,)) as uint8, shape (B, 3, H, W), 0 black to 255 white."""
+        ...
+
+    def part(self, numbers: Tensor) -> ImageStore:
+        """Return a store of some of them (int64, shape (m,))."""
+        ...
+
+    def transformed(self, transform: Transform) -> ImageStore:
+        """Return a store of the same images, each changed anew at every fetch, to one size that all have."""
         ...
 
 
@@ -66,6 +78,37 @@ class MemoryImages:
     def fetch(self, numbers: Tensor) -> Tensor:
         """Return images `numbers` (int64, shape (B,)) as uint8, shape (B, 3, H, W)."""
         return self.pixels[numbers]
+
+    def part(self, numbers: Tensor) -> MemoryImages:
+        """Return some of them (int64, shape (m,))."""
+        return MemoryImages(self.pixels[numbers])
+
+    def transformed(self, transform: Transform) -> ImageStore:
+        """Return the same images, each changed anew at every fetch."""
+        return TransformedImages(self, transform)
+
+
+class TransformedImages:
+    """Images of another store that are changed one by one when they are fetched, and so are not kept on a device."""
+
+    def __init__(self, images: ImageStore, transform: Transform) -> None:
+        self._images, self._transform = images, transform
+        self.image_shape: tuple[int, int, int] = images.image_shape
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def fetch(self, numbers: Tensor) -> Tensor:
+        """Return images `numbers` (int64, shape (B,)) as uint8, shape (B, 3, H, W), as the transform makes them."""
+        return torch.stack([self._transform(pixels) for pixels in self._images.fetch(numbers)])
+
+    def part(self, numbers: Tensor) -> TransformedImages:
+        """Return some of them (int64, shape (m,))."""
+        return TransformedImages(self._images.part(numbers), self._transform)
+
+    def transformed(self, transform: Transform) -> TransformedImages:
+        """Return the same images under another transform."""
+        return TransformedImages(self._images, transform)
 
 
 def resize(pixels: Tensor, size: int | None) -> Tensor:

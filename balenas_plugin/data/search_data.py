@@ -91,8 +91,8 @@ def load_search_data(config: DataConfig) -> SearchData:
     if not config.split:
         weight_rows = architecture_rows = torch.cat([weight_rows, architecture_rows])
     augmentation = config.augment or source.augmentation
-    weight_set = _image_set(source, weight_rows, augmentation=augmentation)
-    architecture_set = _image_set(source, architecture_rows, augmentation="none")
+    weight_set = image_set(source, weight_rows, augmentation=augmentation)
+    architecture_set = image_set(source, architecture_rows, augmentation="none")
     task = ImageTask(
         class_names=source.class_names,
         image_size=weight_set.store.image_shape[1],
@@ -132,7 +132,7 @@ def load_test_data(config: DataConfig) -> ImageSet:
     source = read_source(config.name, vars(config), train=False)
     if not len(source.labels):
         raise DataError(f"data set {config.name!r} holds no test images")
-    return _image_set(source, torch.arange(len(source.labels)), augmentation="none")
+    return image_set(source, torch.arange(len(source.labels)), augmentation="none")
 
 
 def split_rows(
@@ -163,7 +163,8 @@ def split_rows(
     return halves
 
 
-def _image_set(source: ImageSource, rows: Tensor, *, augmentation: str) -> ImageSet:
+def image_set(source: ImageSource, rows: Tensor, *, augmentation: str) -> ImageSet:
+    """Return the images of some rows of a data set."""
     return ImageSet(source.read(rows), source.labels[rows], mean=source.mean, std=source.std, augmentation=augmentation)
 
 

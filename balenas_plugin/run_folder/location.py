@@ -24,7 +24,12 @@ def helps_another(config: SearchConfig) -> bool:
     """Return whether this process was started to search together with a first one, on several devices."""
     trainer = config.evaluator.trainer
     several = any(trainer.get(option, 1) not in (1, "1") for option in ("devices", "num_nodes"))
-    return several and any(os.environ.get(name, "0") not in ("", "0") for name in _RANKS)
+    return several and not is_first_process()
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the first of those that work together, or the only one."""
+    return all(os.environ.get(name, "0") in ("", "0") for name in _RANKS)
 
 
 def shared_run_folder(output: Path | None) -> RunFolder:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from balenas_plugin.errors import OptionError, SpaceError, UnreadableError
 from balenas_plugin.files import SEARCH_SPACES
 from balenas_plugin.parts import Parts
 from balenas_plugin.search_spaces._graph import CellEdge, cells_of
@@ -43,6 +44,7 @@ __all__ = [
     "get_space",
     "initialised_anew",
     "list_spaces",
+    "read_architecture",
     "space_of",
     "space_of_notation",
 ]
@@ -71,6 +73,30 @@ def get_space(name: str) -> SearchSpace:
         OptionError: there is none, or the package that offers it is broken.
     """
     return find_space(name) or SPACES.get(name)
+
+
+def read_architecture(
+    text: str, *, name: str | None = None, notation: str | None = None
+) -> tuple[SearchSpace, Reading]:
+    """Return the first space that can read an architecture, the default one before others, and what it has read.
+
+    Args:
+        text: of whatever somebody has typed.
+        name: of the space; None finds out.
+        notation: as for `SearchSpace.read`.
+
+    Raises:
+        SpaceError: no space can read it.
+        OptionError: there is no such space or notation.
+    """
+    first = get_space(name or DEFAULT_SPACE)
+    problems: list[SpaceError | OptionError] = []
+    for space in (first, *(space for space in SPACES.all if name is None and space is not first)):
+        try:
+            return space, space.read(text, notation=notation)
+        except (SpaceError, OptionError) as error:
+            problems.append(error)
+    raise next((p for p in problems if not isinstance(p, UnreadableError | OptionError)), problems[0])
 
 
 def space_of(supernet: object) -> SearchSpace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -117,6 +118,28 @@ class SearchSpace:
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the freshly initialised network of an architecture; its weights come from torch's global generator."""
         raise SpaceError(f"the space {self.name} builds no networks of its own")
+
+    def training_network(
+        self,
+        architecture: Architecture,
+        *,
+        auxiliary: bool = False,
+        auxiliary_last_norm: bool | None = None,
+        drop_path: float = 0.0,
+    ) -> nn.Module:
+        """Return a freshly initialised network to train, with what helps training where the space has it.
+
+        Args:
+            architecture: of the network.
+            auxiliary: whether it has a second head, whose logits it returns beside its own in training mode.
+            auxiliary_last_norm: whether that ends with a batch-norm; None: where its paper says so.
+            drop_path: probability of dropping an operation for an image when a training ends; `new_epoch` sets it.
+        """
+        return self.build(architecture)
+
+    def sizes(self) -> list[str]:
+        """Return the names of what `sized` takes."""
+        return list(inspect.signature(type(self)).parameters)
 
     def networks(self, seed: int) -> Networks:
         """Return the networks of all architectures under the initialisation `seed`."""

@@ -99,7 +99,7 @@ def arrange_stop(at: str, count: int, happen: Callable[[], None]) -> None:
         "start": lambda: after(RunFolder, "start", stop),
         "architecture step": lambda: before(Search, "architecture_step", stop),
         "inside the architecture step": lambda: before(Draw, "pull_back", stop),
-        "batch end": lambda: after(config_run.Progress, "on_train_batch_end", stop),
+        "batch end": lambda: after(config_run.TrainingBar, "on_train_batch_end", stop),
         "validation end": lambda: after(ClassificationModule, "on_validation_epoch_end", stop),
         "checkpoint half written": lambda: after(pl.Trainer, "save_checkpoint", tear),
         "checkpoint written beside": lambda: before(Path, "replace", stop_before_replacing),

@@ -71,7 +71,7 @@ def test_bash_completes_commands_options_names_and_files(tmp_path: Path, capsys:
     assert main(["completion", "bash"]) == 0
     script = tmp_path / "balenas.bash"
     script.write_text(capsys.readouterr().out)
-    assert completed(script, "balenas", "re") == ["report", "reproduce"]
+    assert completed(script, "balenas", "re") == ["report", "recipes", "reproduce"]
     assert completed(script, "balenas", "export", "--incl") == ["--include-probability"]
     assert completed(script, "balenas", "export", "run", "--proxy", "sy") == ["synflow", "synflow_bn"]
     assert completed(script, "balenas", "export", "run", "--format", "o") == ["onnx"]
@@ -94,12 +94,14 @@ def test_names_that_complete_are_those_that_there_are() -> None:
     from balenas_plugin.proxies import list_proxies
     from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, PROBABILITY, ProxySelection
     from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY
+    from balenas_plugin.training import list_recipes
 
     expected = {
         "proxy": {*list_proxies(), SUPERNET_ACCURACY, PROBABILITY},
         "selection": set(NAMED_SELECTIONS),
         "candidates": set(json_schema(ProxySelection)["properties"]["candidates"]["enum"]),
         "dataset": set(DATASETS),
+        "recipe": set(list_recipes()),
     }
     assert {name: set(NAMES[name]()) for name in expected} == expected
 

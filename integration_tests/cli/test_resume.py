@@ -16,9 +16,9 @@ import yaml
 
 from balenas_plugin.adapters.nni.callbacks.checkpoint import _Sealing
 from balenas_plugin.adapters.nni.callbacks.diagnostics_callback import Diagnostics
-from balenas_plugin.adapters.nni.callbacks.search_callback import History
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.training.epochs import History
 
 from .commands import Stop, balenas, real_balenas
 from .comparison import assert_same_run
@@ -81,7 +81,7 @@ def test_files_that_are_damaged_after_the_last_epoch_are_written_again(finished:
 
 
 def test_an_epoch_appends_to_the_logs_and_writes_them_again_only_where_it_must(tmp_path: Path) -> None:
-    history = History(RunFolder(tmp_path), lambda: {"architecture": "a,b"})
+    history = History(RunFolder(tmp_path).history, lambda: {"architecture": "a,b"})
     diagnostics, path = Diagnostics(tmp_path / "diagnostics.jsonl"), tmp_path / "history.csv"
     diagnostics.load_state_dict({"records": [], "header": {"strategy": "BaLeNAS"}})
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from balenas_plugin import BaLeNAS, Diagnostics
-from balenas_plugin.adapters.nni.callbacks.search_callback import Progress
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.errors import EvaluatorError
+from balenas_plugin.training.epochs import TrainingBar
 
 from .diagnosed import CLASSES, STRATEGIES, Space, run
 from .searches import classification, random_data
@@ -110,7 +110,7 @@ class Endless(IterableDataset):
 def test_loaders_without_a_length(tmp_path, capsys):
     logger = Remembering()
     data = {name: DataLoader(Endless(), batch_size=8) for name in ("train_dataloaders", "val_dataloaders")}
-    watching = [Diagnostics("d.jsonl", {"curvature": "off"}), Progress()]
+    watching = [Diagnostics("d.jsonl", {"curvature": "off"}), TrainingBar("search")]
     evaluator = classification(tmp_path, max_epochs=2, logger=logger, callbacks=watching, **data)
     strategy = BaLeNAS(dataset_size=24)
     strategy.initialize(RawFormatModelSpace(Space(), evaluator), SequentialExecutionEngine())

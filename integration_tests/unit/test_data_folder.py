@@ -205,11 +205,11 @@ def test_every_file_is_looked_at_before_the_search_and_the_first_bad_one_named(t
     with pytest.raises(
         DataError, match=r"^1 image of 12 cannot be decoded: .*dog.1\.png: .*Replace or delete the file"
     ):
-        check_files(data)
+        check_files(data.weight_set, data.architecture_set)
     (tmp_path / "val" / "cat" / "2.png").unlink()
     os.mkfifo(tmp_path / "val" / "cat" / "2.png")
     with pytest.raises(DataError, match=r"2 images of 12 cannot be decoded, the first: .*dog.1\.png"):
-        check_files(data)
+        check_files(data.weight_set, data.architecture_set)
     assert "not a regular file" in str(raised_by(data, "2.png"))
 
 
@@ -221,7 +221,7 @@ def raised_by(data: SearchData, name: str) -> BaseException:
 
 
 def test_images_in_memory_need_no_look():
-    assert check_files(load_search_data(DataConfig())) == {}
+    assert check_files(load_search_data(DataConfig()).weight_set) == {}
 
 
 def test_the_summary_names_folders_classes_sizes_and_what_is_uneven(tmp_path):
@@ -229,7 +229,7 @@ def test_the_summary_names_folders_classes_sizes_and_what_is_uneven(tmp_path):
     make(tmp_path, "Train/cat/readme.txt", *(f"Train/eel/{k}.png" for k in range(30)), "valid/eel", "test/eel")
     Image.new("L", (40, 20)).save(tmp_path / "valid" / "dog" / "0.png")
     data = load(tmp_path)
-    data.description.update(check_files(data))
+    data.description.update(check_files(data.weight_set, data.architecture_set))
     assert summary(data) == {
         "images": f"45 in {tmp_path}, 10x8 to 40x20 pixels; their central squares, scaled to 8x8, are used in RGB "
         "(1 are L); other files are left out: 1 .txt",

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from balenas_plugin.bayes.decisions import NO_CONNECTION, Architecture, Decision, SoftmaxNode
+from balenas_plugin.errors import SpaceError
 from balenas_plugin.search_spaces import Reading, SearchSpace
 
 from .edges import CELL_EDGES, EDGES, NODES
@@ -22,6 +23,7 @@ _CIFAR: _Sizes = {"CIFAR-10": {}, "CIFAR-100": {"num_classes": 100}}
 _SMALL: _Sizes = {f"{name}, small": {**sizes, "channels": 16, "cells": 8} for name, sizes in _CIFAR.items()}
 _IMAGENET: _Sizes = {"ImageNet": {"channels": 48, "cells": 14, "num_classes": 1000, "image_size": 224}}
 _LARGE_IMAGES = 128
+_AUXILIARY_IMAGES = 29  # of which 8x8 are left behind the second reduction
 
 
 class DartsSpace(SearchSpace):
@@ -80,13 +82,37 @@ class DartsSpace(SearchSpace):
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the freshly initialised network that the architecture is evaluated by, without auxiliary head."""
+        return self.training_network(architecture)
+
+    def training_network(
+        self,
+        architecture: Architecture,
+        *,
+        auxiliary: bool = False,
+        auxiliary_last_norm: bool | None = None,
+        drop_path: float = 0.0,
+    ) -> nn.Module:
+        """Return the freshly initialised network that the architecture is evaluated by.
+
+        Raises:
+            SpaceError: the images are too small for an auxiliary head.
+        """
         channels, cells, num_classes = self._sizes
+        size = self.image_shape[1]
+        if auxiliary and size < _AUXILIARY_IMAGES:
+            raise SpaceError(
+                f"images of {size}x{size} leave no space for an auxiliary head, which needs {_AUXILIARY_IMAGES}x"
+                f"{_AUXILIARY_IMAGES}: set auxiliary to 0, or data.image_size to {_AUXILIARY_IMAGES}"
+            )
         return build_network(
             from_nni(architecture),
             channels=channels,
             cells=cells,
             num_classes=num_classes,
-            stem="imagenet" if self.image_shape[1] >= _LARGE_IMAGES else "cifar",
+            stem="imagenet" if size >= _LARGE_IMAGES else "cifar",
+            auxiliary=auxiliary,
+            auxiliary_last_norm=auxiliary_last_norm,
+            drop_path=drop_path,
         )
 
     def _ways(self, cell: str, node: int) -> int:

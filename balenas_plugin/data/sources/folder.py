@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from balenas_plugin.data.images import ImageSource
+from balenas_plugin.data.images import ImageSource, Transform
 from balenas_plugin.data.sources.folder_layout import Part, find_parts
 from balenas_plugin.data.square import central_square
 from balenas_plugin.errors import DataError, OptionError
@@ -85,9 +85,10 @@ class ImageFiles:
     Decoding, not augmenting, is then what takes the time: use worker processes (`num_workers`).
     """
 
-    def __init__(self, paths: list[str], *, image_size: int) -> None:
+    def __init__(self, paths: list[str], *, image_size: int, transform: Transform | None = None) -> None:
         self.paths = paths
         self.image_shape: tuple[int, int, int] = (3, image_size, image_size)
+        self._transform = transform
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -99,13 +100,30 @@ class ImageFiles:
             DataError: a file is gone or cannot be decoded.
         """
         pixels = [self._decode(self.paths[number]) for number in numbers.tolist()]
+        if self._transform is not None:
+            return torch.stack([self._transform(torch.from_numpy(image).permute(2, 0, 1)) for image in pixels])
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+
+    def part(self, numbers: Tensor) -> ImageFiles:
+        """Return some of them (int64, shape (m,))."""
+        paths = [self.paths[number] for number in numbers.tolist()]
+        return ImageFiles(paths, image_size=self.image_shape[1], transform=self._transform)
+
+    def transformed(self, transform: Transform) -> ImageFiles:
+        """Return the same files, of which each image is changed whole, not its central square alone."""
+        return ImageFiles(self.paths, image_size=self.image_shape[1], transform=transform)
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        if self._transform is None:
+            return central_square(image, self.image_shape[1])
+        deep = image.mode.startswith(("I", "F"))  # more than 8 bits, which `central_square` knows
+        return central_square(image, min(image.size)) if deep else image.convert("RGB")
 
     def _decode(self, path: str) -> np.ndarray:
         """Return an image as RGB, uint8, shape (H, W, 3)."""
         try:
             with open_image(path) as image:
-                return np.asarray(central_square(image, self.image_shape[1]))
+                return np.array(self._square(image))
         except UNREADABLE as error:
             raise DataError(f"the image {path} cannot be decoded: {error}. Replace or delete the file.") from error
 

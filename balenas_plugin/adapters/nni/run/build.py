@@ -14,7 +14,6 @@ from typing import Any
 
 import nni.nas.hub.pytorch
 import pytorch_lightning as pl
-import torch
 from nni.nas.evaluator.pytorch import Lightning, Trainer
 from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -22,14 +21,15 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from balenas_plugin.adapters.nni.run.classification import ClassificationModule
 from balenas_plugin.adapters.nni.run.image_loaders import search_loaders
-from balenas_plugin.adapters.nni.strategies.construct import construct, written_init
 from balenas_plugin.adapters.nni.strategies.nni_strategies import is_nnis
+from balenas_plugin.adapters.nni.strategies.written_init import written_init
 from balenas_plugin.config import EvaluatorConfig, SearchConfig
 from balenas_plugin.data import DeviceLoader, SearchData
-from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, first_line, nearest
+from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest
 from balenas_plugin.options import given_options, joined_options, signature_options
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces import find_space, list_spaces
+from balenas_plugin.training.optimizers import construct, optimizer_factory, require_a_step
 
 _TRAINER_OURS = {
     "max_epochs": "say evaluator.epochs",
@@ -42,9 +42,6 @@ _TRAINER_OURS = {
 
 _MIN_PROCESSES = 16
 _MAX_NODES = 4096
-
-_UNFIT_OPTIMIZERS = ("LBFGS", "SparseAdam")
-"""Optimizers that need a closure, or sparse gradients."""
 
 
 def build_space(options: Mapping[str, Any], *, num_classes: int) -> ModelSpace:
@@ -149,7 +146,7 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
     for name in ("limit_train_batches", "val_check_interval"):
         if evaluator.trainer.get(name) == 0:
             raise OptionError(f"evaluator.{name} must be more than 0, got {evaluator.trainer[name]!r}; or leave it out")
-    make_optimizer = _optimizer_factory(evaluator.optimizer)
+    make_optimizer = optimizer_factory(evaluator.optimizer, "evaluator.optimizer")
     module = ClassificationModule(
         make_optimizer=make_optimizer,
         schedule=asdict(evaluator.schedule),
@@ -158,7 +155,7 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
     given.pop("enable_progress_bar", None)  # see run.py
     trainer = construct("evaluator", _trainer(evaluator, folder, callbacks), given)
     _require_startable(trainer)
-    _require_a_step(make_optimizer, trainer.strategy.root_device)
+    require_a_step(make_optimizer, trainer.strategy.root_device, "evaluator.optimizer")
     if trainer.world_size > 1 and is_nnis(config.strategy["name"]):
         raise OptionError(
             f"evaluator.devices: strategy {config.strategy['name']} searches on one device, got {trainer.world_size} "
@@ -191,56 +188,6 @@ def evaluator_options() -> type[Any]:
     """Return the options of the section `evaluator`: its own, and Lightning's for its Trainer."""
     trainer = signature_options(pl.Trainer, without=_TRAINER_OURS)
     return joined_options("Evaluator", EvaluatorConfig, trainer, where="evaluator", without=("trainer",))
-
-
-def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
-    """Return the optimizers that can train the weights, by name."""
-    return {
-        name: value
-        for name, value in vars(torch.optim).items()
-        if inspect.isclass(value)
-        and issubclass(value, torch.optim.Optimizer)
-        and value is not torch.optim.Optimizer
-        and name not in _UNFIT_OPTIMIZERS
-    }
-
-
-def optimizer_options(optimizer: type[torch.optim.Optimizer]) -> type[Any]:
-    """Return the options of one of `optimizers`."""
-    where = "evaluator.optimizer"
-    return signature_options(optimizer, where, called=f"{where} {optimizer.__name__}", without=("params",))
-
-
-def _optimizer_factory(options: Mapping[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
-    arguments = {key: value for key, value in options.items() if key != "name"}
-    classes = optimizers()
-    if options["name"] not in classes:
-        raise OptionError(
-            f"evaluator.optimizer {options['name']!r} is unknown{nearest(options['name'], classes)} Optimizers of "
-            f"torch.optim: {', '.join(sorted(classes))}"
-        )
-
-    checked = given_options(optimizer_options(classes[options["name"]]), arguments)
-
-    def make(parameters: Any) -> torch.optim.Optimizer:
-        return construct("evaluator.optimizer", classes[options["name"]], checked, parameters)
-
-    make([torch.zeros(1, requires_grad=True)])  # refuse bad options now, not when training starts
-    return make
-
-
-def _require_a_step(make: Callable[[Any], torch.optim.Optimizer], device: torch.device) -> None:
-    """Refuse options with which an optimizer can be made, but takes no step."""
-    parameter = torch.zeros(1, device=device, requires_grad=True)
-    parameter.grad = torch.ones_like(parameter)
-    optimizer = make([parameter])
-    try:
-        optimizer.step()
-    except Exception as error:  # whatever torch stumbles over
-        raise OptionError(
-            f"evaluator.optimizer {type(optimizer).__name__} takes no step with its options "
-            f"({first_line(error)}). Change or leave out the ones that are not its defaults."
-        ) from error
 
 
 def _require_startable(trainer: pl.Trainer) -> None:

@@ -27,7 +27,6 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.callbacks.diagnostics_callback import Diagnostics
 from balenas_plugin.adapters.nni.callbacks.plan import SearchPlan
-from balenas_plugin.adapters.nni.callbacks.search_callback import History, Progress
 from balenas_plugin.adapters.nni.one_shot.search_options import require_search_epochs
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy, with_defaults
@@ -47,6 +46,7 @@ from balenas_plugin.run_folder import RunFolder, other_run, run_identity
 from balenas_plugin.run_folder.location import FOLDER_VARIABLE, helps_another
 from balenas_plugin.search_spaces import space_of
 from balenas_plugin.selection.candidates import report_fewer
+from balenas_plugin.training.epochs import History, TrainingBar
 
 Record = dict[str, Any]
 """One architecture of architectures.json."""
@@ -88,7 +88,7 @@ def run_search(
     verbose = config.evaluator.trainer.get("enable_progress_bar", True)
     if not helps_another(config):
         recorded = _recorded_data(folder, data) if resume else {}
-        data.description.update(recorded or check_files(data, progress=verbose))
+        data.description.update(recorded or check_files(data.weight_set, data.architecture_set, progress=verbose))
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
     require_search_epochs(getattr(strategy, "warmup_epochs", 0), config.evaluator.epochs)
@@ -98,11 +98,11 @@ def run_search(
     checkpoint = SearchCheckpoint(folder.checkpoints, run=run_identity(resolved))
     if resume and checkpoint.path.exists():
         require_checkpoint(checkpoint.path, partial(other_run, resolved))
-    history = History(folder, lambda: _describe(strategy, space, folder))
+    history = History(folder.history, lambda: _describe(strategy, space, folder))
     untrained = show_progress and getattr(strategy, "candidate_epochs", 0) > 0
     note = {"note": "`balenas ui` alone trains what it finds; here strategy.candidate_epochs does nothing"}
     progress: list[pl.Callback] = [SearchPlan(summary(data) | (note if untrained else {}))] if verbose else []
-    progress += [Progress()] if verbose and show_progress else []
+    progress += [TrainingBar("search")] if verbose and show_progress else []
     watch = (
         [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []
     )

@@ -1,4 +1,4 @@
-"""The JSON schema of a search's config, by which editors complete and check it."""
+"""The JSON schemas of a search's config and of a recipe, by which editors complete and check them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 from balenas_plugin.adapters.nni.run.build import (
     evaluator_options,
     hub_spaces,
-    optimizer_options,
-    optimizers,
     space_class,
     space_options,
 )
@@ -21,6 +19,8 @@ from balenas_plugin.config import SearchConfig
 from balenas_plugin.distributions import list_distributions
 from balenas_plugin.options import Schema, json_schema
 from balenas_plugin.search_spaces import SPACES
+from balenas_plugin.training.optimizers import optimizer_options, optimizers
+from balenas_plugin.training.recipe import Recipe
 
 Member = tuple[Mapping[str, list[str]], type[Any]]
 """What a section that has a name can be: its name, or names, and what else says it; and its options."""
@@ -36,16 +36,29 @@ def config_schema() -> Schema:
     schema = json_schema(SearchConfig)
     sections, shared = schema["properties"], schema["$defs"]
     shared["EvaluatorConfig"] = evaluator = _own_part(evaluator_options(), shared)
-    _describe(evaluator["properties"], "optimizer", _optimizers(), shared)
+    _describe(evaluator["properties"], "optimizer", _optimizers("evaluator.optimizer"), shared)
     _describe(sections, "strategy", _strategies(), shared)
     _describe(sections, "space", _spaces(), shared)
     own_space = {"type": "object", "properties": {"name": _OWN_SPACE}, "required": ["name"]}
     sections["space"]["anyOf"] += [_OWN_SPACE, own_space]
     del schema["required"]  # a config without a name is called as its file is
+    return _headed("schema", schema)
+
+
+def recipe_schema() -> Schema:
+    """Return the schema of the recipes of `balenas train`."""
+    schema = json_schema(Recipe)
+    sections, shared = schema["properties"], schema["$defs"]
+    _describe(sections, "optimizer", _optimizers("optimizer"), shared)
+    sections["base"] = {"type": "string", "description": "recipe whose options are taken where none are given here"}
+    return _headed("schema recipe", schema)
+
+
+def _headed(command: str, schema: Schema) -> Schema:
     made_with = ", ".join(f"{package} {version(package)}" for package in MADE_WITH)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$comment": f"made by `balenas schema` with {made_with}",
+        "$comment": f"made by `balenas {command}` with {made_with}",
         **schema,
     }
 
@@ -92,8 +105,8 @@ def _strategies() -> Iterator[Member]:
             )
 
 
-def _optimizers() -> Iterator[Member]:
-    return (({"name": [name]}, optimizer_options(optimizer)) for name, optimizer in optimizers().items())
+def _optimizers(where: str) -> Iterator[Member]:
+    return (({"name": [name]}, optimizer_options(optimizer, where)) for name, optimizer in optimizers().items())
 
 
 def _spaces() -> Iterator[Member]:

@@ -16,10 +16,10 @@ import pytorch_lightning as pl
 import requests
 from nni.runtime.trial_command_channel import get_default_trial_command_channel
 
-from balenas_plugin.adapters.nni.callbacks.search_callback import averaged_metrics
 from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.errors import ManagerLostError
 from balenas_plugin.ground_truth import headline
+from balenas_plugin.training.epochs import averaged_metrics
 
 _ATTEMPTS = 10
 """How often to ask the manager for this trial's parameters."""

@@ -19,13 +19,13 @@ from nni.nas.oneshot.pytorch.strategy import (  # nni.nas.strategy holds placeho
     RandomOneShot,
 )
 
-from balenas_plugin.adapters.nni.strategies.construct import construct
 from balenas_plugin.adapters.nni.strategies.of_presets import strategy_class
 from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, supernet_modules
 from balenas_plugin.errors import BalenasError, MissingDependencyError, OptionError, SpaceError, nearest, quoted
 from balenas_plugin.options import MAX_FLOAT, default_options, given_options, signature_options
 from balenas_plugin.presets import list_presets
+from balenas_plugin.training.optimizers import construct
 
 NNIS: dict[str, type[OneShotStrategy]] = {s.__name__: s for s in (DARTS, GumbelDARTS, Proxyless, RandomOneShot, ENAS)}
 """NNI's own one-shot strategies, which a config calls ``nni.DARTS`` and so on."""

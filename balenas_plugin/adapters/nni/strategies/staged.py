@@ -10,8 +10,8 @@ from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.nn.pytorch import ModelSpace
 
 from balenas_plugin.adapters.nni.callbacks.stages import Stages
-from balenas_plugin.adapters.nni.strategies.construct import written_init
 from balenas_plugin.adapters.nni.strategies.kept_evaluator import SearchStrategy
+from balenas_plugin.adapters.nni.strategies.written_init import written_init
 from balenas_plugin.adapters.nni.supernets.fused import fusion_report
 from balenas_plugin.schedules import Schedule
 from balenas_plugin.schedules.p_darts import DEPTH_ARGUMENTS

@@ -1,0 +1,212 @@
+"""Train an architecture with several seeds: the work of `balenas train`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from balenas_plugin.config import apply_override
+from balenas_plugin.data import DataConfig
+from balenas_plugin.data.sources import SOURCES
+from balenas_plugin.deployment import deploy, require_deployable
+from balenas_plugin.errors import EvaluatorError, OptionError, SpaceError
+from balenas_plugin.export.standalone import write_standalone
+from balenas_plugin.files import replaced_together
+from balenas_plugin.options import read_options
+from balenas_plugin.restoring import random_numbers_restored
+from balenas_plugin.training.architecture import find_architecture
+from balenas_plugin.training.fitting import Devices, quiet, train_module, train_network
+from balenas_plugin.training.measuring import deployed
+from balenas_plugin.training.recipe import Recipe, load_recipe
+from balenas_plugin.training.trained_network import TrainedNetwork, TrainResult
+from balenas_plugin.training.training_data import TrainingData, load_training_data
+
+EXPORTED = "network"
+"""Name of the stand-alone module with the trained weights, network.py and network.pt."""
+
+Data = TrainingData | DataConfig | Mapping[str, Any] | str | os.PathLike[str]
+"""Images to train on: loaded, as a config's section `data`, the name of a data set, or a folder of images."""
+
+MakeModule = Callable[[nn.Module], Any]
+"""Makes a Lightning module of a network, or an evaluator of NNI (its `Lightning`), with their loaders."""
+
+_logger = logging.getLogger(__name__)
+
+
+def train(
+    architecture: str | Path | Callable[[], nn.Module],
+    *,
+    data: Data | None = None,
+    recipe: str | Path | Recipe | None = None,
+    seeds: Sequence[int] = (0,),
+    output: str | Path,
+    overrides: Iterable[str] = (),
+    module: str | MakeModule | None = None,
+    rank: int = 1,
+    warm_start: bool = False,
+    onnx: bool = False,
+    int8: bool = False,
+    resume: bool = False,
+    progress: bool = True,
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    precision: str = "32-true",
+    num_workers: int = 0,
+) -> TrainResult:
+    """Train an architecture on all training images with one or several seeds, and test each network.
+
+    The folder gets train.json (what is returned), a folder seed_<seed> for each network (`train_network`), and the
+    first network as a stand-alone module, network.py with network.pt.
+
+    Args:
+        architecture: the folder of a run, a file of `balenas export`, a notation of any space (NAS-Bench-201's string,
+            a genotype, one of NAS-Bench-1Shot1), or a function that makes a network.
+        data: to train and to test on; None: what the run searched on, or the digits.
+        recipe: how; a name (`list_recipes`), a YAML file, or a recipe; None: "small", or "user-module" with a `module`.
+        seeds: each of the weights, the order of the images, their augmentation and dropped paths.
+        output: folder to write to.
+        overrides: "epochs=5", "optimizer.lr=0.1", "data.limit=100": of the recipe and the data, the later winning.
+        module: a function of the network, or "module:name" of one, that returns a Lightning module or an evaluator of
+            NNI, with loaders; then `data` is not used.
+        rank: which of the architectures of a run or of a .json file.
+        warm_start: begin with the weights of the supernet of a run, or with those beside a .py file.
+        onnx: write the first network as ONNX too, with a script that classifies images by it (`deploy`).
+        int8: write it quantised besides, tested again.
+        resume: go on with what is in the folder.
+        progress: whether bars are shown.
+        accelerator, devices, precision, num_workers: as of `Devices`.
+
+    Raises:
+        BalenasError: bad input; what is written already is whole.
+        KeyboardInterrupt: the user stopped it; it can be resumed.
+    """
+    quiet()
+    folder, given = Path(output), list(overrides)
+    of_data = [text.removeprefix("data.") for text in given if text.startswith("data.")]
+    recipe = recipe or ("small" if module is None else "user-module")
+    recipe = load_recipe(recipe, [text for text in given if not text.startswith("data.")])
+    found = find_architecture(architecture, rank=rank)
+    build = found.inherited if warm_start else found.build
+    if build is None:
+        raise OptionError(
+            "there are no weights to start from: --warm-start needs the folder of a run, or a .py file of `balenas "
+            "export`"
+        )
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise OptionError(f"seeds must be different ones, at least one, got {list(seeds)}")
+    if onnx or int8:
+        if module is not None:
+            raise OptionError("onnx and int8 are for images, which a module of your own need not have: leave them out")
+        require_deployable()
+    make_module = _imported(module) if isinstance(module, str) else module
+    loaded: TrainingData | None = None
+    if make_module is None:
+        loaded = (
+            data if isinstance(data, TrainingData) else _load(data or found.data, of_data, recipe, progress=progress)
+        )
+    networks: list[tuple[TrainedNetwork, nn.Module]] = []
+    for seed in seeds:
+        with random_numbers_restored(seed):
+            network = build(recipe, loaded)
+        options: dict[str, Any] = {
+            "folder": folder / f"seed_{seed}",
+            "seed": seed,
+            "progress": progress,
+            "resume": resume,
+            "devices": Devices(accelerator=accelerator, devices=devices, precision=precision, num_workers=num_workers),
+            "described": {"architecture": found.title, "warm_start": warm_start},
+        }
+        if loaded is not None:
+            trained = train_network(network, loaded, recipe, **options)
+        else:
+            assert make_module is not None
+            own, loaders = _module_of(make_module(network), network)
+            trained = train_module(own, recipe, loaders=loaders, network=network, **options)
+        networks.append((trained, network))
+    result = TrainResult(
+        networks=[trained for trained, _ in networks],
+        folder=str(folder),
+        architecture=found.title,
+        recipe=recipe.name,
+        network=deployed(networks[0][1]).cpu().eval(),
+        data=loaded,
+    )
+    if options["devices"].helps:
+        return result
+    _write(result)
+    if (onnx or int8) and result.data is not None:
+        found = deploy(result.network, result.data, folder, int8=int8, progress=progress)
+        result = replace(result, deployed=found)
+        result.save()
+    return result
+
+
+def _write(result: TrainResult) -> None:
+    """Write what is known, and the first network with its trained weights as `balenas export` writes networks."""
+    result.save()
+    if result.data is None:
+        return
+    images = torch.stack([result.data.test[k][0] for k in range(min(2, len(result.data.test)))])
+    names = {f"{EXPORTED}.py", f"{EXPORTED}.pt"}
+    try:
+        with replaced_together(Path(result.folder), names.__contains__) as staging:
+            write_standalone(
+                result.network, staging, name=EXPORTED, example=images, title=result.architecture, task=result.data.task
+            )
+    except SpaceError as error:
+        _logger.warning("No stand-alone module was written: %s", error)
+
+
+def _load(data: Any, overrides: Sequence[str], recipe: Recipe, *, progress: bool) -> TrainingData:
+    match data:
+        case DataConfig():
+            document = asdict(data)
+        case Mapping():
+            document = dict(data)
+        case None:
+            document = {}
+        case _:
+            text = os.fspath(data)
+            document = {"name": text} if text in SOURCES else {"name": "folder", "root": text}
+    for override in overrides:
+        apply_override(document, override)
+    return load_training_data(read_options(DataConfig, document), recipe, progress=progress)
+
+
+def _imported(name: str) -> MakeModule:
+    """Return what "module:name" names; the working directory comes first, as for `python -m`."""
+    module, colon, inside = name.partition(":")
+    try:
+        if not colon:
+            raise ImportError("it is written module:name")
+        import sys
+
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        made: MakeModule = getattr(import_module(module), inside)
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+        raise OptionError(f"--module {name!r} cannot be imported: {error}") from error
+    return made
+
+
+def _module_of(made: Any, network: nn.Module) -> tuple[pl.LightningModule, dict[str, Any]]:
+    """Return a Lightning module, and the loaders that `Trainer.fit` takes; an evaluator of NNI has both."""
+    if isinstance(made, pl.LightningModule):
+        return made, {}
+    module = getattr(made, "module", None)
+    if not isinstance(module, pl.LightningModule) or not hasattr(module, "set_model"):
+        raise EvaluatorError(
+            f"the module's function returns {type(made).__name__}, and must return a Lightning module or NNI's own"
+        )
+    module.set_model(network)  # type: ignore[operator]  # NNI's modules have it
+    names = ("train_dataloaders", "val_dataloaders", "datamodule")
+    return module, {name: value for name in names if (value := getattr(made, name, None)) is not None}
