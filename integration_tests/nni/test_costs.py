@@ -131,6 +131,8 @@ def test_a_heavy_cost_makes_the_smallest_candidate_the_most_probable(name: str, 
     log_p = strategy.posterior.log_win_probability()["op"]
     assert int(log_p.argmax()) == 2
     assert float(log_p.exp()[2]) > 0.5
+    metrics = strategy.oneshot_module.trainer.callback_metrics
+    assert float(metrics["cost/expected"]) < 27 + (72 + 64) / 3  # of a blind guess
 
 
 def test_what_is_logged_is_the_expected_cost(tmp_path: Path) -> None:
