@@ -14,11 +14,14 @@ from pydantic_core import core_schema
 
 from balenas_plugin.bounded_yaml import MAX_BYTES, MAX_DEPTH, NOT_YAML, BoundedLoader, yaml_problem
 from balenas_plugin.data import DataConfig
+from balenas_plugin.data.sources import SOURCES
+from balenas_plugin.data.text import TextConfig
+from balenas_plugin.data.text.text_sources import TEXTS
 from balenas_plugin.diagnostics.diagnostics_options import DiagnosticsOptions, DiagnosticsSection
-from balenas_plugin.errors import OptionError, quoted
+from balenas_plugin.errors import OptionError, nearest, quoted
 from balenas_plugin.files import read_text
 from balenas_plugin.options import NonNegative, PositiveInt, Schema, Seed, declared_options, read_options
-from balenas_plugin.search_spaces import DEFAULT_SPACE
+from balenas_plugin.search_spaces import DEFAULT_SPACE, LANGUAGE_MODELLING
 
 DEFAULT_OPTIMIZER = {"name": "SGD", "lr": 0.025, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 
@@ -122,6 +125,24 @@ _Name = Annotated[
 ]
 _Evaluator = Annotated[EvaluatorConfig, BeforeValidator(_evaluator)]
 
+DATA: Mapping[str, type[DataConfig] | type[TextConfig]] = dict.fromkeys(SOURCES, DataConfig) | dict.fromkeys(
+    TEXTS, TextConfig
+)
+"""Name of a data set -> its options."""
+
+
+def _data(given: Any) -> Any:
+    """Return the section `data` of a file as options of images or of a text, as its name says."""
+    if not isinstance(given, Mapping):
+        return given
+    name = given.get("name", DataConfig.name)
+    if isinstance(name, str) and name not in DATA:
+        raise OptionError(f"data.name must be one of {', '.join(DATA)}, got {quoted(name)}{nearest(name, DATA)}")
+    return read_options(DATA.get(name, DataConfig) if isinstance(name, str) else DataConfig, given)
+
+
+_Data = Annotated[DataConfig | TextConfig, BeforeValidator(_data)]
+
 
 @declared_options(called="the config")
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +153,7 @@ class SearchConfig:
         name: of the run; its folder is runs/<name>.
         seed: of everything random.
         space: name of a model space and its options.
-        data: which images.
+        data: which images, or which text.
         strategy: name of a one-shot strategy and its options.
         evaluator: how the supernet is trained.
         diagnostics: what is watched, and when to stop early.
@@ -144,7 +165,7 @@ class SearchConfig:
     name: _Name
     seed: Seed = 0
     space: _Space = field(default_factory=lambda: {"name": DEFAULT_SPACE})
-    data: DataConfig = field(default_factory=DataConfig)
+    data: _Data = field(default_factory=DataConfig)
     strategy: Annotated[Mapping[str, Any], Part({"name": "BaLeNAS"})] = field(
         default_factory=lambda: {"name": "BaLeNAS"}
     )
@@ -162,6 +183,19 @@ class SearchConfig:
     def to_yaml(self) -> str:
         """Return the resolved config as YAML."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def images(self, what: str) -> DataConfig:
+        """Return the images that are searched on.
+
+        Args:
+            what: needs them, as the beginning of the message.
+
+        Raises:
+            OptionError: the search is on a text.
+        """
+        if isinstance(self.data, DataConfig):
+            return self.data
+        raise OptionError(f"{what} needs a search on images, and this one is for {LANGUAGE_MODELLING}")
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> SearchConfig:

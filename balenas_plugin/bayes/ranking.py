@@ -94,19 +94,27 @@ def iterate_best_first(groups: Mapping[Group, Outcomes]) -> Iterator[Ranked[Grou
     """
     names = list(groups)
     ordered = [Recalled(groups[name].best_first()) for name in names]
-    start = [outcomes.at(0) for outcomes in ordered]
-    firsts = [item for item in start if item is not None]
-    if len(firsts) < len(names):
+    firsts = [outcomes.at(0) for outcomes in ordered]
+    if None in firsts:
         return  # a group without an outcome
-    # Each vector is reached once: from the one with its last non-zero entry lowered by one.
-    heap = [(-sum(value for _, value in firsts), (0,) * len(names), firsts)]
+
+    def item(group: int, position: int) -> tuple[Outcome, float]:
+        found = ordered[group].at(position)
+        assert found is not None  # it was looked at before it came into the heap
+        return found
+
+    # A vector is kept as its non-zero entries, (-group, position) each, which sort as the whole vectors do. Each is
+    # reached once: from the one with its last entry lowered by one. Its cost is what it is less probable by than zero.
+    heap: list[tuple[float, tuple[tuple[int, int], ...]]] = [(0.0, ())]
     while heap:
-        cost, index, items = heapq.heappop(heap)
-        yield Ranked({name: outcome for name, (outcome, _) in zip(names, items, strict=True)}, -cost)
-        last = max((g for g, i in enumerate(index) if i), default=0)
+        _, entries = heapq.heappop(heap)
+        chosen = {-g: i for g, i in entries}
+        items = [item(g, chosen.get(g, 0)) for g in range(len(names))]
+        total = sum(value for _, value in items)
+        yield Ranked({name: outcome for name, (outcome, _) in zip(names, items, strict=True)}, total)
+        last = -entries[-1][0] if entries else 0
         for g in range(last, len(names)):
-            following = ordered[g].at(index[g] + 1)
-            if following is not None:
-                changed = [*items[:g], following, *items[g + 1 :]]
-                successor = (*index[:g], index[g] + 1, *index[g + 1 :])
-                heapq.heappush(heap, (-sum(value for _, value in changed), successor, changed))
+            position = chosen.get(g, 0) + 1
+            if ordered[g].at(position) is not None:
+                successor = (*(entries[:-1] if g in chosen else entries), (-g, position))
+                heapq.heappush(heap, (sum(item(-k, 0)[1] - item(-k, i)[1] for k, i in successor), successor))

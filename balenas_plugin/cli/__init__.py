@@ -8,22 +8,23 @@ import sys
 from collections.abc import Sequence
 
 from balenas_plugin import __version__
+from balenas_plugin.cli.auto import add_auto
 from balenas_plugin.cli.benchmark import add_benchmark
 from balenas_plugin.cli.completion import add_completion
 from balenas_plugin.cli.export import add_export
 from balenas_plugin.cli.parser import Parser
 from balenas_plugin.cli.reference import add_reference
-from balenas_plugin.cli.report import add_report
 from balenas_plugin.cli.reproduce import add_reproduce
 from balenas_plugin.cli.search import add_naslib, add_search
 from balenas_plugin.cli.train import add_train
-from balenas_plugin.cli.ui import add_ui
+from balenas_plugin.cli.ui import add_report, add_ui
 from balenas_plugin.errors import input_problem
 from balenas_plugin.machine import let_threads_sleep
 from balenas_plugin.signals import kept_interrupts
 
 _EXAMPLES = """\
 examples:
+  balenas auto --images photos/ --budget 2h       a folder of images in, a tested network and its ONNX file out
   balenas doctor                                  is everything installed that a search needs?
   balenas search configs/quickstart.yml           search NAS-Bench-201 on bundled images, minutes on a laptop
   balenas search configs/quickstart.yml --set evaluator.epochs=10 --seed 1 --output runs/trial
@@ -55,7 +56,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"balenas {__version__}")
     commands = parser.commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    of_runs = (add_search, add_ui, add_export, add_report, add_train)
+    of_runs = (add_auto, add_search, add_ui, add_export, add_report, add_train)
     for add in (*of_runs, add_benchmark, add_reproduce, add_naslib, add_reference, add_completion):
         add(commands, formatter)
     parser.set_defaults(parser=parser)

@@ -11,7 +11,6 @@ from balenas_plugin.cli.inputs import require_file, require_table
 
 if TYPE_CHECKING:
     from balenas_plugin.bayes.decisions import Architecture
-    from balenas_plugin.benchmarks import Benchmark
     from balenas_plugin.search_spaces import SearchSpace
 
 _NASBENCH101 = (".tfrecord", ".db", ".sqlite", ".csv", ".parquet")
@@ -23,18 +22,20 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
     query.add_argument(
         "architecture",
         metavar="ARCH",
-        help="its string in the benchmark, or its genotype, in quotes; or its index, operation indices, or NNI's dict",
+        help="its string in the benchmark, or its genotype, in quotes; or its index, operation indices, NNI's dict, or "
+        "the name of a published one, as DARTS_V2",
     )
     query.add_argument("--space", metavar="NAME", help="that the architecture is of (found out)")
     query.add_argument(
         "--notation",
         metavar="NAME",
-        help="string, index, indices, naslib (its op_indices) or nni; genotype, compact or config (found out)",
+        help="string, index, indices, naslib (its op_indices) or nni; genotype, compact, config or name (found out)",
     )
     query.add_argument("--dataset", help="cifar10-valid, cifar10, cifar100 or ImageNet16-120 (all)")
     query.add_argument(
         "--table", type=Path, help="another table, or its folder (default: in BALENAS_DATA, else what ships)"
     )
+    query.add_argument("--draw", type=Path, metavar="FILE", help="draw its cells too, as .svg or .png")
     query.set_defaults(run_command=_query)
     benchmark = commands.add_parser("benchmark", help="work with ground-truth tables")
     actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -50,22 +51,33 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
 
 def _query(options: argparse.Namespace) -> int:
     require_table(options.table)
-    from balenas_plugin.ground_truth import open_table, require_benchmark
+    from balenas_plugin.errors import DataError, MissingDependencyError
+    from balenas_plugin.ground_truth import require_benchmark
     from balenas_plugin.search_spaces import read_architecture
 
     space, reading = read_architecture(options.architecture, name=options.space, notation=options.notation)
     if reading.read_as:
         print(f"balenas: read as {reading.read_as}. {reading.remark}".rstrip(), file=sys.stderr)
-    benchmark: Benchmark | None
-    if space.trained_as and reading.sample is not None:
-        _print_sizes(space, reading.sample)
-        benchmark = open_table(space, options.table)
-        if benchmark is None or space.notation(reading.sample) not in benchmark.positions:
+    architecture: Any = reading.sample
+    if architecture is None:
+        architecture = space.read(require_benchmark(space, options.table).architecture(reading.index or 0)).sample
+    if options.draw is not None:
+        from balenas_plugin.report.drawings import draw_cells
+
+        title = reading.name or space.notation(architecture) or space.title
+        print("\n".join(map(str, draw_cells(options.draw, space, architecture, title=title))), file=sys.stderr)
+    if space.trained_as:
+        _print_sizes(space, architecture)
+        if not space.ground_truth:
             return 0
-    else:
+    try:
         benchmark = require_benchmark(space, options.table)
-    architecture: Any = reading.sample if reading.index is None else benchmark.architecture(reading.index)
-    truth = benchmark.describe(architecture).to_dict()
+        truth = benchmark.describe(architecture).to_dict()
+    except (DataError, MissingDependencyError) as error:
+        if not space.trained_as or options.table is not None:
+            raise
+        print(f"balenas: no accuracies: {error}", file=sys.stderr)
+        return 0
     if options.dataset is not None:
         from balenas_plugin.options import OneOf, checked
 
@@ -97,8 +109,8 @@ def _print_sizes(space: SearchSpace, architecture: Architecture) -> None:
         sized = space.sized(**sizes)
         with torch.device("meta"):
             network = sized.build(architecture)
-        image = torch.empty(1, *sized.image_shape, device="meta")
-        print(f"  {name:20}{params(network, image):>14,.0f}{flops(network, image) / 2:>16,.0f}")
+        inputs = sized.inputs(1, device="meta")
+        print(f"  {name:20}{params(network, inputs):>14,.0f}{flops(network, inputs) / 2:>16,.0f}")
 
 
 def _benchmark_import(options: argparse.Namespace) -> int:

@@ -176,15 +176,16 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _print_ranking(ranked: Sequence[Any], proxies: Sequence[str]) -> None:
-    titles = "  ".join(f"{name:>11}" for name in proxies)
+    shown = [name for name in proxies if name != "probability"]  # which has its column
+    titles = "".join(f"{name:>11}  " for name in shown)
     costs = f"{'params':>9}  {'MFLOPs':>7}" + (f"  {'ms':>7}" if ranked[0].latency is not None else "")
-    print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {titles}  {costs}  architecture")
+    print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {titles}{costs}  architecture")
     for found in ranked:
         name = next(iter(found.notation.values()), json.dumps(found.choices))
-        values = "  ".join(f"{found.scores[title]:{max(11, len(title))}.5g}" for title in proxies)
+        values = "".join(f"{found.scores[title]:{max(11, len(title))}.5g}  " for title in shown)
         costs = f"{found.params:9,.0f}  {found.flops / 1e6:7.4g}"
         costs += "" if found.latency is None else f"  {found.latency:7.3g}"
-        print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {values}  {costs}  {name}")
+        print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {values}{costs}  {name}")
 
 
 def _print_front(front: Any, top: int) -> None:

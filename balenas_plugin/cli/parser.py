@@ -39,6 +39,7 @@ class Parser(argparse.ArgumentParser):
     ) -> Any:
         """Return the options; exit with code 2 and a hint if one is unknown."""
         given = sys.argv[1:] if args is None else list(args)
+        given = [f" {word}" if word.startswith("-|") else word for word in given]  # an architecture is no option
         for word in given:
             if word.startswith("--") and word.endswith("=--"):  # argparse takes it for the end of the options
                 self.error(f"argument {word.removesuffix('=--')}: invalid value: '--'")

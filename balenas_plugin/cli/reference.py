@@ -134,6 +134,8 @@ def _spaces(options: argparse.Namespace) -> int:
         print(f"{space.name:<17}{space.title} ({space.source or 'no source'})")
         print(f"{'':<17}{size}; {choices}: {', '.join(map(str, space.kinds))}")
         print(f"{'':<17}ground truth: {truth}")
+        if space.published:
+            print(f"{'':<17}architectures by name: {', '.join(space.published)}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`balenas ui`: search, and watch it in NNI's web page."""
+"""`balenas ui` and `balenas report`: watch a search in NNI's web page, and see on a page what searches have done."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from balenas_plugin.cli.inputs import require_config
+from balenas_plugin.cli.inputs import require_config, require_run
 from balenas_plugin.cli.search import add_run_options, print_architectures, resume_command
 
 _EXAMPLES = """\
@@ -17,6 +17,14 @@ examples:
   balenas ui configs/quickstart.yml --port 8081 --set strategy.candidate_epochs=5     train what it finds, briefly
   balenas ui configs/quickstart.yml --resume        go on after a crash or Ctrl-C
   balenas ui --view runs/quickstart                 open the page of a finished search again
+"""
+
+_OF_REPORT = """\
+examples:
+  balenas report runs/quickstart                          writes runs/quickstart/report.html
+  balenas report runs/a runs/b runs/c --output compared.html --png pictures
+
+The page is one file that loads nothing. Runs that differ in their seed alone are averaged.
 """
 
 
@@ -75,4 +83,32 @@ def _ui(options: argparse.Namespace) -> int:
             return 130
         finally:
             folder.release()
+    return 0
+
+
+def add_report(commands: Any, formatter: Any) -> None:
+    """Add `balenas report`."""
+    report = commands.add_parser(
+        "report",
+        help="write a page about one run, or several side by side",
+        epilog=_OF_REPORT,
+        formatter_class=formatter,
+    )
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="folders of searches, finished or not")
+    report.add_argument(
+        "--output", type=Path, metavar="FILE", help="the page (RUN_DIR/report.html; report.html for several runs)"
+    )
+    report.add_argument("--png", type=Path, metavar="DIR", help="write every picture there as a PNG as well")
+    report.set_defaults(run_command=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    for run in options.runs:
+        require_run(run)
+    from balenas_plugin.report import write_report
+
+    output = options.output or (options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html"))
+    written = write_report(options.runs, output, pictures=options.png)
+    pictures = f", and {len(written) - 1} pictures to {options.png}" if options.png else ""
+    print(f"report written to {output}{pictures}")
     return 0

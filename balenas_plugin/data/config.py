@@ -22,9 +22,10 @@ class DataConfig:
 
     Attributes:
         name: "digits" (1,500 of scikit-learn's 8x8 images, nothing to download), "cifar10", "cifar100" or "svhn"
-            (through torchvision), "cifar10_parquet" (cifar10_train_jpeg.parquet and cifar10_test_jpeg.parquet) or
-            "folder" (<root>/<class>/<image>, or folders train, val and test above the classes; decoded when needed).
-        root: folder of the data. "folder" needs it; torchvision's sets and "cifar10_parquet" fall back on the
+            (through torchvision), "cifar10_parquet" (cifar10_train_jpeg.parquet and cifar10_test_jpeg.parquet),
+            "folder" (<root>/<class>/<image>, or folders train, val and test above the classes; decoded when needed) or
+            "packed" (what `balenas auto` has decoded).
+        root: folder of the data. "folder" needs it; "packed", torchvision's sets and "cifar10_parquet" fall back on the
             environment variable BALENAS_DATA; "digits" ignores it.
         image_size: side of the square images in pixels, at least 4. None: 8 for digits, 32 for all others. Smaller
             images make trials cheaper: 16 costs a quarter of 32. Both built-in networks halve the side twice, so the

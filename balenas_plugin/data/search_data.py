@@ -52,6 +52,12 @@ class SearchData:
         """Channels, height and width of every image."""
         return self.weight_set.store.image_shape
 
+    def example(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return the first images of the architecture half and their labels, or all if there are less."""
+        rows = range(min(count, len(self.architecture_set)))
+        images, labels = zip(*(self.architecture_set[i] for i in rows), strict=True)
+        return torch.stack(images), torch.tensor(labels)
+
     @property
     def is_split(self) -> bool:
         """Whether the halves are disjoint; else each is all of the images."""

@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from balenas_plugin.diagnostics.diagnostics_options import DiagnosticsOptions
+from balenas_plugin.search_spaces import SearchSpace, SkipRule
 
 Record = Mapping[str, Any]
 """The diagnostics of one epoch (see `log_file`)."""
-
-MAX_SKIP_RATIO = 3 / 8
-"""More than 3 skips among the 8 operations of a cell make poor networks (Zhang et al. 2022, Sec. 4.2.3)."""
 
 _STANDSTILL = 0.02
 """Logits: what moved less over a whole window has changed no softmax probability by more than half a percent."""
@@ -36,6 +34,7 @@ def warnings_of(
     records: Sequence[Record],
     options: DiagnosticsOptions,
     *,
+    skip_rule: SkipRule = SearchSpace.skip_rule,
     warmup_epochs: int = 0,
     has_posterior: bool = False,
     learns: bool = True,
@@ -45,6 +44,7 @@ def warnings_of(
     Args:
         records: of all epochs so far, in order.
         options: for the rule on the eigenvalue.
+        skip_rule: of the space.
         warmup_epochs: at the start, in which logits are not meant to move.
         has_posterior: whether that of an earlier epoch can be exported.
         learns: whether the architecture is learned at all; else it is chance, and stays so.
@@ -52,7 +52,7 @@ def warnings_of(
     searched = _after(warmup_epochs, records) if learns else []
     found = [
         _not_finite(records[-1]),
-        _skips(searched, has_posterior),
+        _skips(searched, skip_rule, has_posterior),
         _rising(searched, options),
         _standing_still(searched, options.window),
     ]
@@ -110,17 +110,16 @@ def _not_finite(record: Record) -> SearchWarning | None:
     )
 
 
-def _skips(records: Sequence[Record], has_posterior: bool) -> SearchWarning | None:
+def _skips(records: Sequence[Record], rule: SkipRule, has_posterior: bool) -> SearchWarning | None:
     ratios = [record.get("skip_ratio") for record in records[-2:]]  # of one epoch alone, it may be chance
-    if len(ratios) < 2 or any(ratio is None or ratio <= MAX_SKIP_RATIO for ratio in ratios):
+    if len(ratios) < 2 or any(ratio is None or ratio <= rule.most for ratio in ratios):
         return None
     ratio = ratios[-1]
     earlier = " An earlier epoch may hold a better architecture"
     earlier += ": balenas export RUN_DIR --epoch N." if has_posterior else "."
     return SearchWarning(
         kind="skips",
-        message=f"{ratio:.0%} of the chosen operations are skip connections: the search is collapsing. Networks with "
-        "more than 3 of 8 are usually poor.",
+        message=f"{ratio:.0%} of the chosen operations are skip connections: the search is collapsing. {rule.reason}",
         cure="Lengthen warmup_epochs, lower arc_learning_rate, or search for fewer epochs; with BaLeNAS, "
         f"weight_step_alpha: sample explores more.{earlier}",
     )

@@ -15,7 +15,7 @@ from balenas_plugin.diagnostics.cells import depth, width
 from balenas_plugin.diagnostics.log_file import law_columns, plain
 from balenas_plugin.diagnostics.operations import Kinds, chosen_kinds, parameter_free_share, skip_ratio
 from balenas_plugin.diagnostics.uncertainty import choice_entropy, draw_outcomes, probabilities
-from balenas_plugin.search_spaces import CellEdge, cells_of
+from balenas_plugin.search_spaces import SearchSpace
 
 Truths = Callable[[Sequence[Architecture]], Mapping[str, Any] | None]
 """Samples -> {"unseen_by_search", "table", "accuracy": data set -> one percent a sample}, or None without a table."""
@@ -31,8 +31,7 @@ class SearchState:
         choices: label -> names of the candidates.
         kinds: of the candidates that are operations.
         has_argmax: whether the largest scores are the architecture found; random sampling has none.
-        notations: of an architecture in the space's own terms.
-        cells: of an architecture, as graphs.
+        space: that is searched.
     """
 
     posterior: Posterior
@@ -40,8 +39,7 @@ class SearchState:
     choices: Mapping[str, Sequence[str]]
     kinds: Kinds = field(default_factory=dict)
     has_argmax: bool = True
-    notations: Callable[[Architecture], Mapping[str, str]] = lambda architecture: {}
-    cells: Callable[[Architecture], Mapping[str, Sequence[CellEdge]]] = cells_of
+    space: SearchSpace = field(default_factory=SearchSpace)
 
     def outcomes(self) -> tuple[Outcome, ...]:
         """Return what the largest scores decide."""
@@ -91,12 +89,12 @@ def _architecture(state: SearchState, truths: Truths) -> dict[str, Any]:
     architecture = state.sample(outcomes)
     entry = {
         "architecture": architecture,
-        "notation": dict(state.notations(architecture)),
+        "notation": state.space.notations(architecture),
         **_shape(state, outcomes, architecture),
     }
-    cells = {name: {"depth": depth(edges), "width": width(edges)} for name, edges in state.cells(architecture).items()}
+    cells = state.space.cells(architecture)
     if cells:
-        entry["cells"] = plain(cells)
+        entry["cells"] = plain({name: {"depth": depth(cell), "width": width(cell)} for name, cell in cells.items()})
     truth = truths([architecture])
     if truth is not None:
         accuracy = {name: values[0] for name, values in truth["accuracy"].items()}
@@ -124,7 +122,7 @@ def _draws(state: SearchState, count: int, seed: int, truths: Truths) -> dict[st
 def _shape(state: SearchState, outcomes: Sequence[Outcome], architecture: Architecture) -> dict[str, float | None]:
     """Return the shares of kinds, and depth and width averaged over cells, of one architecture."""
     kinds = chosen_kinds(state.decisions, outcomes, state.kinds)
-    cells = list(state.cells(architecture).values())
+    cells = list(state.space.cells(architecture).values())
     return {
         "skip_ratio": plain(skip_ratio(kinds)),
         "parameter_free_share": plain(parameter_free_share(kinds)),

@@ -53,5 +53,10 @@ def draw_outcomes(
     def noise(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator, dtype=torch.float64)
 
-    drawn = (posterior.sample(noise) for _ in range(count))
-    return [tuple(decision.choose(scores) for decision in decisions) for scores in drawn]
+    each = [[noise(law.location) for law in posterior.laws.values()] for _ in range(count)]
+    scores = {
+        label: law.at_noise(torch.stack(z))
+        for (label, law), z in zip(posterior.laws.items(), zip(*each, strict=True), strict=True)
+    }
+    rows = (dict(zip(scores, row, strict=True)) for row in zip(*scores.values(), strict=True))
+    return [tuple(decision.choose(row) for decision in decisions) for row in rows]

@@ -53,13 +53,14 @@ class Choice:
     probability: float
 
 
-def draw_architecture(path: Path, edges: Sequence[DrawnEdge], *, title: str) -> Path:
+def draw_architecture(path: Path, edges: Sequence[DrawnEdge], *, title: str, searched: bool = True) -> Path:
     """Draw a cell: one arrow an edge with its operation and the probability that the operation wins.
 
     Args:
         path: the picture, ``.svg`` or ``.png``; folders are made, a picture that is there is replaced.
         edges: of the cell, in any order.
         title: stands above; it is broken into lines where it is long.
+        searched: whether probabilities are written: without a search there are none.
 
     Returns:
         `path`.
@@ -72,12 +73,12 @@ def draw_architecture(path: Path, edges: Sequence[DrawnEdge], *, title: str) -> 
     _check(path, [(f"edge {edge.source} -> {edge.target}", edge.probability) for edge in edges])
     with _settings():
         layout = lay_out_cell(edges, text_width=_text_width)
-        note = "Width and shade of a line: the probability that its operation wins (the number)."
+        note = "Width and shade of a line: the probability that its operation wins (the number). " if searched else ""
         if any(edge.operation == "none" for edge in edges):
-            note += " Dashed: no connection."
+            note += "Dashed: no connection."
         width = layout.boxes[-1].right
         figure, axes = _page(title, note, width=width, top=layout.top + 0.25, bottom=layout.bottom - 0.25)
-        _draw_cell(axes, layout)
+        _draw_cell(axes, layout, searched=searched)
         return _save(figure, path)
 
 
@@ -196,9 +197,9 @@ def _write(
     )
 
 
-def _draw_cell(axes: Axes, layout: CellLayout) -> None:
+def _draw_cell(axes: Axes, layout: CellLayout, *, searched: bool) -> None:
     for route in sorted(layout.routes, key=lambda route: route.edge.probability or 0):
-        _draw_route(axes, route)
+        _draw_route(axes, route, searched)
     for box in layout.boxes:
         _draw_box(axes, box)
 
@@ -218,7 +219,7 @@ def _draw_box(axes: Axes, box: Box) -> None:
     _write(axes, box.left + box.width / 2, 0, str(box.name), size=_SIZE + 1)
 
 
-def _draw_route(axes: Axes, route: Route) -> None:
+def _draw_route(axes: Axes, route: Route, searched: bool) -> None:
     edge, dead = route.edge, route.edge.operation == "none"
     probability = 0.15 if edge.probability is None else edge.probability
     width = 1.0 if dead else 0.8 + 2.6 * probability
@@ -242,7 +243,7 @@ def _draw_route(axes: Axes, route: Route) -> None:
     if route.label is not None:
         x, y = route.label
         _write(axes, x, y + 0.05, edge.operation, over="bottom")
-        if edge.probability is not None:
+        if searched and edge.probability is not None:
             _write(axes, x, y - 0.05, f"{abs(edge.probability):.2f}", over="top")
 
 

@@ -151,6 +151,8 @@ def _outputs(network: nn.Module, batch: Tensor) -> Tensor:
         raise _UnfitError(f"it returns a {type(outputs).__name__}")
     if len(batch) != len(outputs):
         raise _UnfitError(f"for a batch of {len(batch)} its output has shape {tuple(outputs.shape)}")
+    if not torch.allclose(outputs, network(batch), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+        raise _UnfitError("its outputs are random, so those of a file could not be compared with them")
     return outputs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -117,6 +117,11 @@ class Fan:
             self._chains[k] = chain
             (lanes if chain.has_parameters else self._shared).setdefault(chain.signature, []).append(k)
         self._lanes = [(Lanes([self._chains[k] for k in members]), members) for members in lanes.values()]
+
+    def layers(self) -> Iterator[nn.Module]:
+        """Yield the plain layers of the branches that are understood."""
+        for chain in self._chains.values():
+            yield from chain.layers
 
     @property
     def saves(self) -> bool:

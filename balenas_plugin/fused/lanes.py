@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from balenas_plugin.fused.chains import Chain
+from balenas_plugin.fused.depthwise import convolution
 from balenas_plugin.fused.sums import average_pool
 
 
@@ -108,7 +109,7 @@ def _convolve(lanes: list[Tensor], layers: Sequence[nn.Conv2d], shared: bool) ->
     head, n = layers[0], len(layers)
     if len(lanes) == n:
         return [
-            F.conv2d(x, c.weight, c.bias, c.stride, cast(tuple[int, int], c.padding), c.dilation, c.groups)
+            convolution(x, c.weight, c.bias, c.stride, c.padding, c.dilation, c.groups)
             for x, c in zip(lanes, layers, strict=True)
         ]
     (x,) = lanes

@@ -47,7 +47,7 @@ class _WeightedSum(torch.autograd.Function):
         (gradient,) = gradients
         weights, *terms = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        product = _sum_of_products if _is_batched(gradient) else _inner_product
+        product = _sum_of_products if is_batched(gradient) else _inner_product
         of_weights = torch.stack([product(gradient, t) for t in terms]).to(weights) if wanted[0] else None
         of_terms = [gradient * w if needed else None for w, needed in zip(weights, wanted[1:], strict=True)]
         return (of_weights, *of_terms)
@@ -72,7 +72,7 @@ for _name in ("Batched", "FuncTorchBatched"):
         _BATCHED |= torch._C.DispatchKeySet(_key).raw_repr()
 
 
-def _is_batched(gradient: Tensor) -> bool:
+def is_batched(gradient: Tensor) -> bool:
     """Return whether it stands for several gradients (is_grads_batched, vmap), whose memory cannot be looked at."""
     return bool(torch._C._dispatch_keys(gradient).raw_repr() & _BATCHED)
 
@@ -122,7 +122,7 @@ class _MeanPool3x3(torch.autograd.Function):
         (gradient,) = gradients
         height, width = gradient.shape[2:]
         counts = _inverse_counts(height, width, gradient.dtype, gradient.device)
-        if _is_batched(gradient):
+        if is_batched(gradient):
             return 9 * F.avg_pool2d(gradient * counts, 3, 1, 1)
         return _NeighbourhoodSum.apply(gradient * counts)  # type: ignore[no-any-return]  # `apply` has no types
 

@@ -13,7 +13,7 @@ from typing import Any
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.export.drawing import Choice, DrawnEdge, draw_architecture, draw_choices
 from balenas_plugin.report.reading import NOT_KNOWN, RunData, at, in_one_line, number, numbers, shortened
-from balenas_plugin.search_spaces import CellEdge, cells_of, space_of_notation
+from balenas_plugin.search_spaces import JOINED, CellEdge, SearchSpace, cells_of, space_of_notation
 from balenas_plugin.selection import RankedArchitecture
 
 Cells = Mapping[str, Sequence[CellEdge]]
@@ -123,20 +123,47 @@ def draw_found(folder: Path, name: str, found: RankedArchitecture, *, title: str
     Returns:
         The files in `folder`: `name`.svg, or `name`-CELL.svg where there are several cells.
     """
-    space = space_of_notation(found.notation)
-    cells = space.cells(found.choices) if found.notation else {}
     known = {label: _winning(found.winning_probability, label) for label in found.choices}
-    if not cells:
-        choices = [Choice(label, str(found.choices[label]), p) for label, p in known.items() if p is not None]
-        return [draw_choices(folder / f"{name}.svg", choices, title=title)]
-    files = []
+    path = folder / f"{name}.svg"
+    if found.notation:
+        drawn = draw_cells(path, space_of_notation(found.notation), found.choices, known, title=title)
+        if drawn:
+            return drawn
+    choices = [Choice(label, str(found.choices[label]), p) for label, p in known.items() if p is not None]
+    return [draw_choices(path, choices, title=title)]
+
+
+def draw_cells(
+    path: Path,
+    space: SearchSpace,
+    architecture: Mapping[str, Any],
+    probabilities: Mapping[str, float | None] | None = None,
+    *,
+    title: str,
+) -> list[Path]:
+    """Draw the cells of an architecture, each in a file.
+
+    Args:
+        path: of the picture, ``.svg`` or ``.png``; where there are several cells, their names are put into its own.
+        space: of the architecture.
+        architecture: label -> choice.
+        probabilities: label -> how probable the choice is; None without a search.
+        title: stands above each.
+
+    Returns:
+        The files; none if the architecture has no cell.
+    """
+    files, cells = [], space.cells(architecture)
+    searched = probabilities is not None
     for cell, edges in cells.items():
+        known = probabilities or {edge.label: 1.0 for edge in edges if edge.operation != JOINED}
         part = "-" + re.sub("[^A-Za-z0-9]+", "-", cell) if len(cells) > 1 else ""
+        file = path.with_name(f"{path.stem}{part}{path.suffix}")
         drawn = [
             DrawnEdge(e.source, e.target, space.drawn_names.get(e.operation, e.operation), known.get(e.label))
             for e in edges
         ]
-        files.append(draw_architecture(folder / f"{name}{part}.svg", drawn, title=title))
+        files.append(draw_architecture(file, drawn, title=title, searched=searched))
     return files
 
 

@@ -96,7 +96,7 @@ def write_report(folders: Sequence[Path], output: Path, *, pictures: Path | None
     detailed = len(runs) <= MAX_DETAILED
     sections = [_section(run, position, album, detailed) for position, run in enumerate(runs, start=1)]
     page = (
-        _environment()
+        environment()
         .get_template("page.html.jinja")
         .render(
             title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
@@ -125,7 +125,8 @@ def distinguished(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what renders the pages: everything is escaped, nothing may be missing."""
     return Environment(
         loader=PackageLoader("balenas_plugin.report", "."),
         autoescape=True,
@@ -149,13 +150,13 @@ class _Album:
     def show(self, picture: Picture, prefix: str) -> Shown:
         """Return a chart as the page shows it."""
         self._keep(f"{prefix} {picture.name}", lambda: picture.render("png"))
-        return Shown(picture.title, picture.caption, picture.alt, _data(picture.render("svg")))
+        return shown(picture)
 
     def drawings(self, run: RunData, prefix: str) -> Iterator[Shown]:
         """Yield the drawings of an architecture as the page shows them."""
         for drawing in drawings_of(run):
             self._keep(f"{prefix} {drawing.name}", drawing.png)
-            yield Shown(drawing.title, "", drawing.alt, _data(drawing.svg))
+            yield Shown(drawing.title, "", drawing.alt, as_source(drawing.svg))
 
     def _keep(self, name: str, png: Any) -> None:
         if self.folder is None:
@@ -168,7 +169,13 @@ class _Album:
         self.written.append(path)
 
 
-def _data(svg: bytes) -> str:
+def shown(picture: Picture) -> Shown:
+    """Return a chart as a page shows it."""
+    return Shown(picture.title, picture.caption, picture.alt, as_source(picture.render("svg")))
+
+
+def as_source(svg: bytes) -> str:
+    """Return an SVG as the source of an `<img>`."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
 
 
@@ -190,7 +197,7 @@ def _section(run: RunData, position: int, album: _Album, detailed: bool) -> RunS
     choices = run.log.header.get("choices")
     heads, rows = _ranking(run, _TOP if detailed else _TOP_OF_MANY)
 
-    def shown(pictures: Callable[[RunData], Iterator[Picture]]) -> list[Shown]:
+    def all_shown(pictures: Callable[[RunData], Iterator[Picture]]) -> list[Shown]:
         return [album.show(picture, prefix) for picture in pictures(run)] if detailed else []
 
     front = front_of(run)
@@ -200,9 +207,9 @@ def _section(run: RunData, position: int, album: _Album, detailed: bool) -> RunS
         facts=list(_facts(run)),
         warnings=_warnings(run),
         drawings=list(album.drawings(run, prefix)) if detailed else [],
-        pictures=shown(run_pictures),
-        probabilities=shown(probability_pictures),
-        logits=shown(logit_pictures),
+        pictures=all_shown(run_pictures),
+        probabilities=all_shown(probability_pictures),
+        logits=all_shown(logit_pictures),
         left_out=max(0, len(choices) - MAX_LABELS) if detailed and isinstance(choices, dict) else 0,
         heads=heads,
         rows=rows,

@@ -121,7 +121,7 @@ class Picker:
         named = {self._notation(candidate.sample): candidate for candidate in candidates}
         new = [name for name in named if name not in known]
         if new:
-            ones = torch.ones(1, *self.space.image_shape)
+            ones = self.space.inputs(1)
             images, labels = (ones, None) if criterion in _WITHOUT_BATCH else self._batch
             values = score_candidates(
                 [named[name] for name in new],

@@ -131,9 +131,8 @@ def _tabulate(
     config = scale.config(next(iter(scale.searches)), seeds[0])
     benchmark = require_benchmark(space_of_config(config), table)  # without it the searches would be for nothing
     finished, failure = _search(_configs(experiment, scale, seeds), output, jobs=jobs)
-    picker = Picker(
-        output / "scores", benchmark, scale.proxy_networks, config.data, supernet_of=supernet_of, workers=jobs
-    )
+    images = config.images("a table")
+    picker = Picker(output / "scores", benchmark, scale.proxy_networks, images, supernet_of=supernet_of, workers=jobs)
     results = {
         row.title: {
             seed: picker.accuracies(row, None if row.search is None else finished[row.search, seed], seed)

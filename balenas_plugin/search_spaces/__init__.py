@@ -14,8 +14,10 @@ from collections.abc import Iterable
 from balenas_plugin.errors import OptionError, SpaceError, UnreadableError
 from balenas_plugin.files import SEARCH_SPACES
 from balenas_plugin.parts import Parts
-from balenas_plugin.search_spaces._graph import CellEdge, cells_of
+from balenas_plugin.search_spaces._graph import JOINED, CellEdge, cells_of
 from balenas_plugin.search_spaces._space import (
+    IMAGE_CLASSIFICATION,
+    LANGUAGE_MODELLING,
     NONE,
     PARAMETER_FREE,
     PARAMETRIC,
@@ -24,11 +26,15 @@ from balenas_plugin.search_spaces._space import (
     Reading,
     SearchSpace,
     SeededNetworks,
+    SkipRule,
     initialised_anew,
 )
 
 __all__ = [
     "DEFAULT_SPACE",
+    "IMAGE_CLASSIFICATION",
+    "JOINED",
+    "LANGUAGE_MODELLING",
     "NONE",
     "PARAMETER_FREE",
     "PARAMETRIC",
@@ -39,6 +45,7 @@ __all__ = [
     "Reading",
     "SearchSpace",
     "SeededNetworks",
+    "SkipRule",
     "cells_of",
     "find_space",
     "get_space",

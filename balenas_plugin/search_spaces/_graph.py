@@ -15,6 +15,10 @@ _OPERATION = re.compile(r"(?P<cell>.+)/op_(?P<node>\d{1,6})_(?P<k>\d{1,6})")
 _EDGE = re.compile(r"(?P<cell>.+)/(?P<source>\d{1,6})_(?P<target>\d{1,6})")
 
 
+JOINED = "concat"
+"""Stands in the place of an operation where a cell's output is the concatenation of nodes: nothing is computed."""
+
+
 @dataclass(frozen=True)
 class CellEdge:
     """One operation of a cell: from node `source` to node `target`; `label` is that of the choice."""

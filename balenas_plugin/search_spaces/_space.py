@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from balenas_plugin.bayes.decisions import Architecture, Decision, OneOf
 from balenas_plugin.errors import SpaceError
@@ -17,6 +18,22 @@ from balenas_plugin.search_spaces._graph import CellEdge, cells_of
 
 NONE, SKIP, PARAMETER_FREE, PARAMETRIC = "none", "skip", "parameter-free", "parametric"
 """Kinds of operations."""
+
+IMAGE_CLASSIFICATION, LANGUAGE_MODELLING = "image classification", "language modelling"
+"""Tasks."""
+
+
+@dataclass(frozen=True)
+class SkipRule:
+    """From how many skip connections on an architecture is suspicious.
+
+    Args:
+        most: the largest share of them among its operations that is not.
+        reason: what is known of networks with more.
+    """
+
+    most: float
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,7 @@ class Reading:
         sample: the architecture; None if it was given by its number.
         index: its number in the space's benchmark, if it was given by that.
         read_as: the notation in words; an empty text if it is the space's own.
+        name: that the architecture was published by; an empty text if it was not given by that.
         remark: what else the text could have meant, and how that is said; an empty text if nothing.
     """
 
@@ -35,6 +53,7 @@ class Reading:
     sample: Architecture | None = None
     index: int | None = None
     read_as: str = ""
+    name: str = ""
     remark: str = ""
 
 
@@ -52,11 +71,15 @@ class SearchSpace:
         ground_truth: name of a module with `find_table` and `open_benchmark`, like `balenas_plugin.benchmarks`, or
             "module:name" of an object with them; empty if there is no benchmark.
         size: number of its architectures, as they are usually counted; None if that is not known.
-        image_shape: (channels, height, width) of an input.
+        task: what its networks are for, which says what data they need: `IMAGE_CLASSIFICATION` or `LANGUAGE_MODELLING`.
+        image_shape: (channels, height, width) of an input; of a text, (words,).
         trained_as: name -> sizes of the constructor: the networks that its papers train, which `balenas query` counts
-            the parameters of; empty where the benchmark knows them.
+            the parameters of; empty where a benchmark that ships knows them.
+        published: names of architectures that `read` knows.
         choices: label -> what can be chosen there, in the order of the supernet's architecture parameters.
         kinds: operation -> `NONE`, `SKIP`, `PARAMETER_FREE` or `PARAMETRIC`; those left out follow from their modules.
+        skip_rule: when diagnostics warn of skip connections; of a space of which nothing is known, when most operations
+            are.
         drawn_names: operation -> its name in the notation and in exported drawings, where that is another.
     """
 
@@ -67,10 +90,13 @@ class SearchSpace:
     supernet: str = ""
     ground_truth: str = ""
     size: int | None = None
+    task: str = IMAGE_CLASSIFICATION
     image_shape: tuple[int, ...] = (3, 32, 32)
     trained_as: Mapping[str, Mapping[str, int]] = {}
+    published: tuple[str, ...] = ()
     choices: Mapping[str, Sequence[Any]] = {}
     kinds: Mapping[str, str] = {}
+    skip_rule: SkipRule = SkipRule(1 / 2, "Where a search collapses, they win everywhere.")
     drawn_names: Mapping[str, str] = {}
 
     @cached_property
@@ -85,6 +111,10 @@ class SearchSpace:
     def like(self, supernet: Any, image_shape: tuple[int, ...]) -> SearchSpace | None:
         """Return the space in the sizes of its supernet; None if `build` cannot make such networks, and NNI must."""
         return None
+
+    def inputs(self, count: int, *, device: torch.device | str | None = None) -> Tensor:
+        """Return inputs that say nothing, to count or score networks by: images of ones, shape (count, C, H, W)."""
+        return torch.ones(count, *self.image_shape, device=device)
 
     def notation(self, architecture: Architecture) -> str | None:
         """Return an architecture in the space's notation; None if it has none."""

@@ -115,7 +115,7 @@ def rank(
     _require_same_space(posterior, space)
     accuracy = supernet_accuracy(selection, supernet)
     if inputs is None:
-        inputs = torch.ones(1, *space.image_shape)
+        inputs = space.inputs(1)
     architectures = Architectures(space.decisions, posterior)
     cost_of = CandidateCosts(space, architectures, inputs, tables or {})
     constraints = Constraints(selection, cost_of) if selection.limits else None

@@ -107,7 +107,7 @@ def sized_space(space: SearchSpace, recipe: Recipe, data: TrainingData | None) -
 def _of_run(folder: RunFolder, rank: int) -> Trainable:
     config = folder.read_config()
     record = _ranked(folder.read_architectures(), rank, folder.architectures)
-    space = find_space(config.space["name"])
+    images, space = config.images("`balenas train`"), find_space(config.space["name"])
     choices = record["choices"]
 
     def inherited(recipe: Recipe, data: TrainingData | None) -> nn.Module:
@@ -118,7 +118,7 @@ def _of_run(folder: RunFolder, rank: int) -> Trainable:
         network: nn.Module = import_module(_SEARCHED).frozen_network(config, choices, data)
         return network
 
-    data = replace(config.data, limit=None)  # a training has all images
+    data = replace(images, limit=None)  # a training has all images
     if space is not None:
         return replace(_of_space(space, choices), inherited=inherited, data=data)
     return Trainable(title=json.dumps(choices), build=frozen, inherited=inherited, data=data)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,9 @@ def make_trainer(recipe: Recipe, folder: Path, *, progress: bool, devices: Devic
         OptionError: it refuses an option.
     """
     keeping: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "save_on_train_epoch_end": True}
-    callbacks: list[pl.Callback] = [RandomStates(), Timer(interval="epoch"), History(folder / METRICS)]
+    duration = None if recipe.max_seconds is None else timedelta(seconds=recipe.max_seconds)
+    timer = Timer(duration, interval="epoch", verbose=False)
+    callbacks: list[pl.Callback] = [RandomStates(), timer, History(folder / METRICS)]
     callbacks += [TrainingBar("train")] if progress else []
     callbacks += [EMAWeightAveraging(decay=recipe.ema)] if recipe.ema is not None else []
     if recipe.early_stopping is not None:

@@ -14,7 +14,15 @@ from balenas_plugin.config import DEFAULT_OPTIMIZER, Part, apply_override, read_
 from balenas_plugin.data.augment import AUGMENTATIONS
 from balenas_plugin.errors import OptionError, nearest
 from balenas_plugin.files import CONFIGS
-from balenas_plugin.options import NonNegative, NonNegativeInt, OneOf, PositiveInt, declared_options, read_options
+from balenas_plugin.options import (
+    NonNegative,
+    NonNegativeInt,
+    OneOf,
+    Positive,
+    PositiveInt,
+    declared_options,
+    read_options,
+)
 
 RECIPES = CONFIGS / "recipes"
 
@@ -130,6 +138,7 @@ class Recipe:
         validation: share of the training images that are left out and validate each epoch; 0: none, as in the papers.
         early_stopping: stop after so many epochs without a better validation accuracy, and take the best; None: never.
         monitor: what else than val_acc tells which is the best, of a module of one's own; a loss is better if smaller.
+        max_seconds: end with the epoch in which so much time is up, resumed trainings counted together; None: never.
 
     Raises:
         OptionError: an option is refused, or two do not go together.
@@ -157,6 +166,7 @@ class Recipe:
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     validation: _Share = 0.0
     early_stopping: PositiveInt | None = None
+    max_seconds: Positive | None = None
     monitor: str = "val_acc"
 
     def learning_rate(self, step: int, *, steps_per_epoch: int) -> float:

@@ -23,7 +23,7 @@ def frozen_network(config: SearchConfig, architecture: Architecture, data: Train
 
 
 def _searched_on(config: SearchConfig) -> tuple[int, tuple[int, int, int]]:
-    data = load_search_data(config.data)
+    data = load_search_data(config.images("training a network"))
     return data.num_classes, data.image_shape
 
 

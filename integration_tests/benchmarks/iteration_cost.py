@@ -134,9 +134,10 @@ def search(
     elif options.space == "DARTS":
         space = DARTS(width=options.channels, num_cells=options.cells, dataset="cifar")
     else:
-        sizes = {"channels": options.channels, "num_cells": options.cells}
         from balenas_plugin.adapters.nni.run.build import build_space
 
+        width = "width" if options.space.startswith("darts") else "channels"
+        sizes = {width: options.channels, "num_cells": options.cells}
         space = build_space({"name": options.space, **sizes}, num_classes=10)
     strategy(RawFormatModelSpace(space, evaluator), SequentialExecutionEngine())
     return stopwatch.seconds()

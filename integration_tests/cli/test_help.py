@@ -178,17 +178,24 @@ def test_spaces_are_listed_with_their_sizes_and_ground_truth(capsys: pytest.Capt
     assert "2,123,366,400 architectures; 28 choices among 2: noise, sep_conv_3x3" in listed
 
 
-def test_query_counts_a_genotype(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_counts_and_draws_a_genotype(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """DARTS_V1, as Liu et al. have published it; the counts are those of its reference."""
     monkeypatch.delenv("BALENAS_DATA", raising=False)
-    normal = "[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 0), ('sep_conv_3x3', 1), "
-    normal += "('skip_connect', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 2)]"
-    reduce = "[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 0), "
-    reduce += "('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('avg_pool_3x3', 0)]"
-    text = f"Genotype(normal={normal}, normal_concat=range(2, 6), reduce={reduce}, reduce_concat=range(2, 6))"
-    assert main(["query", text]) == 0
-    printed = capsys.readouterr().out
+    assert main(["query", "darts_v1", "--draw", str(tmp_path / "v1.svg")]) == 0
+    printed, said = capsys.readouterr()
     for counts in ("3,169,414 500,987,520", "3,221,344 501,039,360", "4,510,432 505,864,704"):
         assert counts in re.sub(" +", " ", printed)
+    assert "read as the published genotype DARTS_V1" in said
+    assert "no accuracies: NAS-Bench-301 needs its models" in said
+    drawn = {cell: (tmp_path / f"v1-{cell}.svg").read_text() for cell in ("normal", "reduce")}
+    assert [text.count("<!-- sep_conv_3x3 -->") for text in drawn.values()] == [5, 0]
+    assert not any("probability" in text for text in drawn.values())
+    text = printed.splitlines()[0]
     assert main(["query", text.replace("max_pool_3x3", "max_pool_4x4", 1)]) == 2
     assert "reduce cell, node 2: unknown operation 'max_pool_4x4'" in capsys.readouterr().err
+    assert main(["query", "-|conv3x3~0|conv3x3~0|-|-|output~2,3"]) == 0  # no option, though it begins like one
+    assert "no accuracies: there is no nb1shot1.parquet" in capsys.readouterr().err
+    assert main(["query", "gibberish"]) == 2
+    assert "no architecture of NAS-Bench-201" in capsys.readouterr().err

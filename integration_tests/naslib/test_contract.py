@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+
 import pytest
 import torch
 from naslib.optimizers import DARTSOptimizer
@@ -82,14 +85,13 @@ def test_final_architecture_has_the_largest_scores(preset, space):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_our_decisions_in_the_darts_space_are_naslibs(seed):
-    from balenas_plugin.adapters.naslib.graph_decisions import cell_decisions
     from balenas_plugin.bayes.architectures import Architectures
 
     optimizer = adapted("nb301")
     set_means(optimizer, seed)
-    architectures = Architectures(cell_decisions(optimizer._alphas), optimizer.posterior)
-    architecture = architectures.discretise(optimizer.posterior.scores)
-    assert "Zero" not in architecture.values()
+    posterior = optimizer.posterior
+    architecture = Architectures(posterior.decisions, posterior).discretise(posterior.scores)
+    assert "none" not in architecture.values()
     theirs = optimizer.get_final_architecture().get_hash()
     set_means(optimizer, seed + 100)
     assert optimizer.architecture(architecture).get_hash() == theirs
@@ -122,6 +124,25 @@ def test_posterior_in_the_common_notation():
     assert posterior.labels == ("cell/0_1", "cell/0_2", "cell/0_3", "cell/1_2", "cell/1_3", "cell/2_3")
     assert set(posterior.choices["cell/0_1"]) == {"none", "skip_connect", "conv_1x1", "conv_3x3", "avg_pool_3x3"}
     assert posterior.std["cell/0_1"].tolist() == [1.0] * 5
+
+
+def test_a_search_of_the_darts_space_is_reported_in_its_notation(tmp_path):
+    """Labels and operations are this package's, so that what was found is read, drawn and shown as its own."""
+    from balenas_plugin.cli import main
+    from balenas_plugin.search_spaces import get_space
+
+    optimizer = adapted("nb301")
+    set_means(optimizer, seed=2)
+    assert {"normal/2_0", "normal/3_2", "reduce/3_0"} <= set(optimizer.posterior.labels)
+    folder = optimizer.write_run(tmp_path / "found", top_k=3)
+    records = json.loads((folder / "architectures.json").read_text())
+    genotype = records[0]["notation"]["darts-reference"]
+    named = get_space("darts-reference").read(genotype).sample
+    assert optimizer.architecture(named).get_hash() == optimizer.get_final_architecture().get_hash()
+    assert len({record["notation"]["darts-reference"] for record in records}) == 3
+    assert main(["report", str(folder), "--png", str(tmp_path / "png")]) == 0
+    assert html.escape(genotype) in (folder / "report.html").read_text()
+    assert {"01_found_cell_normal.png", "01_found_cell_reduce.png"} <= {p.name for p in (tmp_path / "png").iterdir()}
 
 
 def test_benchmark_is_queried_after_every_epoch(caplog):

@@ -34,6 +34,7 @@ LAYERS = (
     {"reproduce"},
     {"adapters"},
     ABOVE,
+    {"auto"},
     {"cli", "naslib", "__init__"},
 )
 """Parts of the package from the bottom up; a part imports only parts of lower layers, and itself."""

@@ -53,6 +53,21 @@ def test_every_notation_is_read_as_what_was_written():
     assert config.notation == "config"
 
 
+def test_published_genotypes_have_names():
+    named = {name: from_nni(DARTS.read(name).sample) for name in DARTS.published}
+    assert (len(named), len(set(named.values()))) == (24, 24)
+    assert str(named["PC_DARTS_image"]).startswith("Genotype(normal=[('skip_connect', 1), ('sep_conv_3x3', 0),")
+    assert (named["NASNet"].normal_concat, named["NASNet"].reduce_concat) == ((2, 3, 4, 5, 6), (4, 5, 6))
+    reading = DARTS.read("pc-darts")
+    assert (reading.name, reading.notation) == ("PC_DARTS_cifar", "name")
+    with torch.device("meta"):
+        networks = {name: build_network(named[name]) for name in ("DARTS_V2", "DrNAS_imagenet", "SDARTS_RS")}
+    millions = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+    assert millions == {"DARTS_V2": 3_349_342, "DrNAS_imagenet": 4_048_750, "SDARTS_RS": 3_606_166}
+    with pytest.raises(SpaceError, match="no published genotype is called 'DARTS_V3'; did you mean 'DARTS_V2'"):
+        DARTS.read("DARTS_V3")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

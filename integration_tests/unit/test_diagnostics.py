@@ -36,7 +36,7 @@ from balenas_plugin.diagnostics import (
     width,
 )
 from balenas_plugin.diagnostics.operations import chosen_kinds
-from balenas_plugin.search_spaces import cells_of, nasbench201
+from balenas_plugin.search_spaces import cells_of, get_space, nasbench201
 
 # -- curvature --------------------------------------------------------------------------------------------------------
 
@@ -290,6 +290,16 @@ def test_cells_in_the_notation_of_nni_cells():
     assert cells_of({"depth": 3, "layer": "conv"}) == {}
 
 
+def test_depth_and_width_of_published_cells():
+    """Counted by hand on the cells of DARTS's second-order search and of AmoebaNet, whose output joins three nodes."""
+    space = get_space("darts-reference")
+    cells = {name: space.cells(space.read(name).sample) for name in ("DARTS_V2", "AmoebaNet")}
+    figures = {name: (depth(cells[name]["normal"]), width(cells[name]["normal"])) for name in cells}
+    assert figures == {"DARTS_V2": (2, 3.5), "AmoebaNet": (3, 4.0)}
+    joined = [edge for edge in cells["AmoebaNet"]["reduce"] if edge.operation == "concat"]
+    assert [(edge.source, edge.target) for edge in joined] == [(3, 7), (4, 7), (6, 7)]
+
+
 # -- the record of an epoch -------------------------------------------------------------------------------------------
 
 
@@ -302,7 +312,7 @@ def nasbench_state(posterior: Posterior) -> SearchState:
         decisions=[OneOf(label, names) for label in labels],
         choices=dict.fromkeys(labels, names),
         kinds=dict.fromkeys(labels, kinds),
-        notations=lambda architecture: {"nasbench201": nasbench201.format_string(nasbench201.from_nni(architecture))},
+        space=get_space("nasbench201"),
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from balenas_plugin.diagnostics import DiagnosticsOptions, eigenvalue_growth, read_log, stop_reason, warnings_of
 from balenas_plugin.diagnostics.log_file import append_record, plain, write_log
 from balenas_plugin.errors import FileFormatError, OptionError
+from balenas_plugin.search_spaces import SearchSpace, get_space
 
 OPTIONS = DiagnosticsOptions()
 
@@ -76,11 +77,20 @@ def test_decided_choices_stop_a_search_only_if_asked():
 
 
 def test_skips_ring_when_they_stay_and_not_in_the_warm_up():
-    assert kinds(records(skip_ratio=[0.5, 0.5])) == ["skips"]
-    assert kinds(records(skip_ratio=[0.0, 0.5])) == []  # one epoch may be chance
-    assert kinds(records(skip_ratio=[3 / 8, 3 / 8])) == []  # "more than 3 of 8"
-    assert kinds(records(skip_ratio=[0.5, 0.5]), warmup_epochs=1) == []
+    assert kinds(records(skip_ratio=[0.6, 0.6])) == ["skips"]
+    assert kinds(records(skip_ratio=[0.0, 0.6])) == []  # one epoch may be chance
+    assert kinds(records(skip_ratio=[0.6, 0.6]), warmup_epochs=1) == []
     assert kinds(records(skip_ratio=[None, None], x=[1, 1])) == []
+
+
+def test_a_space_says_how_many_skips_are_too_many():
+    most = {"": 1 / 2, "nasbench201": 3 / 6, "darts-reference": 3 / 8, "darts-s2": 3 / 8}
+    for name, share in most.items():
+        rule = get_space(name).skip_rule if name else SearchSpace().skip_rule
+        assert kinds(records(skip_ratio=[share, share]), skip_rule=rule) == []
+        (warning,) = warnings_of(records(skip_ratio=[0.6, 0.6]), OPTIONS, skip_rule=rule)
+        assert warning.message.endswith(rule.reason)
+        assert ("3 in the 8" in warning.message) == name.startswith("darts")
 
 
 def test_logits_that_stand_still_ring():

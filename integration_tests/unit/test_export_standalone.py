@@ -24,6 +24,7 @@ from balenas_plugin.data.image_task import ImageTask
 from balenas_plugin.data.sources.digits import MEAN, STD
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.export.standalone import write_standalone
+from balenas_plugin.search_spaces.darts.operations import Noise
 
 from .standalone_networks import NETWORKS, make
 
@@ -278,6 +279,17 @@ REFUSED = {
         "argument 'd_model' of its TransformerEncoderLayer cannot be recovered",
     ),
 }
+
+
+def test_outputs_that_are_random_in_evaluation_too_are_written(tmp_path):
+    network, example = nn.Sequential(nn.Conv2d(3, 3, 1), Noise(2)), torch.randn(2, 3, 4, 4)  # as in RobustDARTS's S4
+    module, _ = write(network, tmp_path / "out", example)
+    outputs = []
+    for each in (network.eval(), imported(module).load().eval()):
+        torch.manual_seed(3)
+        outputs.append(each(example))
+    assert outputs[0].shape == (2, 3, 2, 2)
+    assert torch.equal(*outputs)
 
 
 @pytest.mark.parametrize("name", list(REFUSED))

@@ -31,14 +31,19 @@ OPERATIONS = (
 
 _DARTS = tuple(name for name in OPERATIONS if name != "noise")
 
-_SHORT = {
+SHORT = {
+    "noise": "noise",
     "max": "max_pool_3x3",
     "avg": "avg_pool_3x3",
     "skip": "skip_connect",
     "sep3": "sep_conv_3x3",
+    "sep5": "sep_conv_5x5",
+    "sep7": "sep_conv_7x7",
     "dil3": "dil_conv_3x3",
     "dil5": "dil_conv_5x5",
+    "conv7": "conv_7x1_1x7",
 }
+"""Operations in the tables of this package."""
 
 _S1 = {  # the two best operations of each edge, as Zela et al. found them: a line a node
     "normal": (
@@ -66,7 +71,7 @@ def _everywhere(*operations: str) -> Edges:
 def _s1() -> Edges:
     lists = {cell: ", ".join(nodes).split(", ") for cell, nodes in _S1.items()}
     return {
-        cell: {edge: tuple(_SHORT[word] for word in words.split()) for edge, words in zip(CELL_EDGES, own, strict=True)}
+        cell: {edge: tuple(SHORT[word] for word in words.split()) for edge, words in zip(CELL_EDGES, own, strict=True)}
         for cell, own in lists.items()
     }
 

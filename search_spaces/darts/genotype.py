@@ -7,6 +7,7 @@ genotype   ``Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=[2, 3, 4,
 compact    ``(((1, 3), (0, 3), ...), ((0, 0), ...))``: NASLib's, (state, number of the operation)
 config     ``{"NetworkSelectorDatasetInfo:darts:edge_normal_0": "sep_conv_3x3", ...}``: NAS-Bench-301's and NASLib's
 nni        ``{"normal/op_2_0": "sep_conv_3x3", "normal/input_2_0": [1], ...}`` in JSON or Python
+name       ``DARTS_V2``: that of a published genotype
 =========  ==========================================================================================
 
 A genotype is that of Liu et al. 2019, in the words of any project that calls it so (confopt's `DARTSGenotype`); text is
@@ -20,7 +21,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from balenas_plugin.bayes.decisions import Architecture
@@ -30,6 +31,7 @@ from balenas_plugin.search_spaces import Reading
 
 from .edges import OPERATIONS
 from .operations import NAMES
+from .published import published_cells
 
 Pair = tuple[str, int]
 """An operation, and the state that it is applied to."""
@@ -41,6 +43,7 @@ NOTATIONS = {
     "compact": "NASLib's compact form",
     "config": "a configuration of NAS-Bench-301",
     "nni": "a mapping as in NNI",
+    "name": "the published genotype",
 }
 """Notations, and what they are in words; nothing is said of the space's own."""
 
@@ -165,14 +168,22 @@ def read_genotype(text: str, *, notation: str | None = None) -> Reading:
     """
     if notation is not None:
         checked("notation", notation, Annotated[str, OneOf(lambda: NOTATIONS)])
-    found, genotype = _read(re.sub(r"^\s*\w+\s*=\s*(?=\w*\()", "", text).strip())
+    text = without_name(text)
+    named = published_cells(text)
+    found, genotype = _read(text) if named is None else ("name", make_genotype(**named[1]))
     if notation not in (None, found):
         raise SpaceError(f"{text[:60]!r} is not in the notation {notation}, but in {found}")
-    return Reading(found, sample=to_nni(genotype), read_as=NOTATIONS[found])
+    name = "" if named is None else named[0]
+    return Reading(found, sample=to_nni(genotype), read_as=f"{NOTATIONS[found]} {name}".rstrip(), name=name)
+
+
+def without_name(text: str) -> str:
+    """Return a text without the ``NAME = `` before its genotype."""
+    return re.sub(r"^\s*\w+\s*=\s*(?=\w*\()", "", text).strip()
 
 
 def _read(text: str) -> tuple[str, Genotype]:
-    value = _value(text)
+    value = literal_of(text, Genotype._fields, _unreadable)
     if isinstance(value, Mapping):
         inner = value.get("choices", value)  # a record of architectures.json, too
         if isinstance(inner, Mapping) and set(inner) & set(Genotype._fields):
@@ -186,8 +197,12 @@ def _read(text: str) -> tuple[str, Genotype]:
     raise _unreadable(text)
 
 
-def _value(text: str) -> Any:
-    """Return the literal, or the arguments by name of the genotype, that a text is."""
+def literal_of(text: str, fields: Sequence[str], unreadable: Callable[[str], UnreadableError]) -> Any:
+    """Return the literal, or the arguments by name of a genotype with these fields, that a text is; nothing is run.
+
+    Raises:
+        SpaceError: it is too long, or neither; then what `unreadable` returns.
+    """
     if len(text) > _LONGEST:
         raise SpaceError(f"a genotype of {len(text)} characters was given; none is that long")
     try:
@@ -195,11 +210,11 @@ def _value(text: str) -> Any:
             return json.loads(text)
         node = ast.parse(text, mode="eval").body
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and "genotype" in node.func.id.lower():
-            by_place = dict(zip(Genotype._fields, map(_literal, node.args), strict=False))
+            by_place = dict(zip(fields, map(_literal, node.args), strict=False))
             return by_place | {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
         return ast.literal_eval(node)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise _unreadable(text) from error
+        raise unreadable(text) from error
 
 
 def _literal(node: ast.expr) -> Any:
@@ -273,5 +288,5 @@ def _concat(cell: str, given: Any, states: int) -> tuple[int, ...]:
 def _unreadable(text: str) -> UnreadableError:
     return UnreadableError(
         f"{text[:200]!r} is no architecture of the DARTS space. Give a genotype, {_EXAMPLE}; or NASLib's compact form, "
-        "NAS-Bench-301's configuration or NNI's dict"
+        "NAS-Bench-301's configuration, NNI's dict or the name of a published genotype (balenas spaces)"
     )

@@ -11,12 +11,13 @@ from torch import nn
 
 from balenas_plugin.bayes.decisions import NO_CONNECTION, Architecture, Decision, SoftmaxNode
 from balenas_plugin.errors import SpaceError
-from balenas_plugin.search_spaces import Reading, SearchSpace
+from balenas_plugin.search_spaces import JOINED, CellEdge, Reading, SearchSpace, SkipRule, cells_of
 
 from .edges import CELL_EDGES, EDGES, NODES
 from .genotype import CELLS, from_nni, read_genotype
 from .network import build_network
 from .operations import KINDS
+from .published import PUBLISHED
 
 _Sizes = Mapping[str, Mapping[str, int]]
 _CIFAR: _Sizes = {"CIFAR-10": {}, "CIFAR-100": {"num_classes": 100}}
@@ -42,6 +43,8 @@ class DartsSpace(SearchSpace):
     supernet = "balenas_plugin.search_spaces.darts.supernet:DartsSupernet"
     ground_truth = "balenas_plugin.search_spaces.darts.ground_truth"
     trained_as: Mapping[str, Mapping[str, int]] = {**_CIFAR, **_IMAGENET}
+    published = PUBLISHED
+    skip_rule = SkipRule(3 / 8, "Networks with more than 3 in the 8 of a cell are usually poor (Zhang et al. 2022).")
 
     def __init__(self, *, channels: int = 36, cells: int = 20, num_classes: int = 10, image_size: int = 32) -> None:
         self._sizes = channels, cells, num_classes
@@ -79,6 +82,16 @@ class DartsSpace(SearchSpace):
     def read(self, text: str, *, notation: str | None = None) -> Reading:
         """Return the architecture that a text names (see `read_genotype`)."""
         return read_genotype(text, notation=notation)
+
+    def cells(self, architecture: Mapping[str, Any]) -> dict[str, list[CellEdge]]:
+        """Return the two cells, each with an output that joins nodes: all of them, or those that a genotype says."""
+        cells = cells_of(architecture)
+        for cell, edges in cells.items():
+            nodes = sorted({edge.target for edge in edges})
+            said = architecture.get(label := f"{cell}/concat")
+            joined = [node for node in nodes if node in said] if isinstance(said, list | tuple) else nodes
+            edges += [CellEdge(node, nodes[-1] + 1, JOINED, label) for node in joined or nodes]
+        return cells
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the freshly initialised network that the architecture is evaluated by, without auxiliary head."""
@@ -129,6 +142,7 @@ class S1Space(DartsSpace):
     source = "Zela et al. 2020"
     supernet = "balenas_plugin.search_spaces.darts.supernet:S1Supernet"
     ground_truth = ""
+    published = ()
     trained_as: Mapping[str, Mapping[str, int]] = {**_CIFAR, **_SMALL}
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from torch import nn
 
 from balenas_plugin.bayes.decisions import Architecture, Decision
-from balenas_plugin.errors import SpaceError
+from balenas_plugin.errors import SpaceError, UnreadableError
 from balenas_plugin.options import OneOf, checked
 from balenas_plugin.search_spaces import PARAMETER_FREE, PARAMETRIC, CellEdge, Reading, SearchSpace
 
@@ -52,6 +52,7 @@ class NasBench1Shot1Space(SearchSpace):
     source = "Zela, Siems and Hutter 2020"
     kinds = {MAXPOOL: PARAMETER_FREE, CONV3X3: PARAMETRIC, CONV1X1: PARAMETRIC}  # noqa: RUF012
     drawn_names = _SHORT
+    trained_as = {"CIFAR-10": {}}  # noqa: RUF012
     blocks: Blocks
     num_networks: int
     """Different networks: NAS-Bench-101's hashes. Its reference's own list has fewer (docs/spaces.md)."""
@@ -159,7 +160,8 @@ class NasBench1Shot1Space(SearchSpace):
     def _parsed(self, text: str) -> Wiring:
         *blocks, output = [_entry(entry) for entry in text[:_LONGEST].split("|")]
         if len(blocks) != self.blocks.count or (None, None) in blocks or output[0] != "output":
-            raise SpaceError(
+            unlike = SpaceError if "output~" in text else UnreadableError
+            raise unlike(
                 f"{text[:200]!r} is no architecture of {self.title}. Give its {self.blocks.count} blocks and its "
                 f"output, e.g. {self.notation(self._example)!r}, or NAS-Bench-101's hash"
             )

@@ -8,7 +8,16 @@ from typing import Any
 from torch import nn
 
 from balenas_plugin.bayes.decisions import Architecture
-from balenas_plugin.search_spaces import NONE, PARAMETER_FREE, PARAMETRIC, SKIP, Networks, Reading, SearchSpace
+from balenas_plugin.search_spaces import (
+    NONE,
+    PARAMETER_FREE,
+    PARAMETRIC,
+    SKIP,
+    Networks,
+    Reading,
+    SearchSpace,
+    SkipRule,
+)
 
 from .network import build_network
 from .notation import EDGES, OPERATIONS, format_string, from_nni, to_nni
@@ -40,6 +49,9 @@ class NasBench201Space(SearchSpace):
     choices = dict.fromkeys(to_nni([0] * len(EDGES)), _NAMES)
     kinds = _KINDS
     drawn_names = _DRAWN_NAMES
+    skip_rule = SkipRule(
+        3 / 6, "In NAS-Bench-201, networks with more than 3 of 6 reach 82 % on CIFAR-10 on average, all others 87 %."
+    )
 
     def __init__(
         self, *, channels: int = 16, cells_per_stage: int = 5, num_classes: int = 10, image_size: int = 32

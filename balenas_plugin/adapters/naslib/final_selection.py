@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from balenas_plugin.bayes.decisions import Architecture, Decision
 from balenas_plugin.errors import OptionError
 from balenas_plugin.mixed_ops.drawn_path import Others
 from balenas_plugin.search_spaces import SearchSpace, initialised_anew
+from balenas_plugin.search_spaces.darts import DartsSpace
 from balenas_plugin.search_spaces.nasbench201 import NasBench201Space
 
 _NB201_OPERATIONS = {
@@ -26,23 +27,44 @@ _NB201_OPERATIONS = {
 }
 """NASLib's names of NAS-Bench-201's operations; its pooling has a 3x3 window whatever the name says."""
 
+_NB301_OPERATIONS = {
+    **dict.fromkeys(("Identity", "FactorizedReduce"), "skip_connect"),
+    "Zero": "none",
+    "MaxPool": "max_pool_3x3",
+    "AvgPool": "avg_pool_3x3",
+    "SepConv3x3": "sep_conv_3x3",
+    "SepConv5x5": "sep_conv_5x5",
+    "DilConv3x3": "dil_conv_3x3",
+    "DilConv5x5": "dil_conv_5x5",
+}
+"""NASLib's names of the operations of the DARTS space."""
+
+_NB301_CELLS = {"normal_cell": "normal", "reduction_cell": "reduce"}
+
 
 def common_notation(search_space: Any, alphas: Sequence[LabelledAlpha]) -> list[LabelledAlpha]:
-    """Return the alphas of NAS-Bench-201 in the notation of the rest of the package, others as they are.
+    """Return the alphas of the two spaces in the notation of the rest of the package, others as they are.
 
-    There ``cell/0_1`` is the edge from the input to the first node, which NASLib counts from 1.
+    There nodes are counted from 0. In NAS-Bench-201 ``cell/0_1`` is the edge from the input to the first node; in the
+    DARTS space ``normal/2_0`` leads to the first node, 2, from the first input.
     """
-    if not isinstance(search_space, NasBench201SearchSpace):
-        return list(alphas)
-    return [
-        replace(
-            entry,
-            source=entry.source - 1,
-            target=entry.target - 1,
-            choices=tuple(_NB201_OPERATIONS.get(name, name) for name in entry.choices),
-        )
-        for entry in alphas
-    ]
+    if isinstance(search_space, NasBench201SearchSpace):
+        return [_renamed(entry, entry.cell, "{cell}/{source}_{target}", _NB201_OPERATIONS) for entry in alphas]
+    if isinstance(search_space, NasBench301SearchSpace):
+        return [_renamed(e, _NB301_CELLS[e.cell], "{cell}/{target}_{source}", _NB301_OPERATIONS) for e in alphas]
+    return list(alphas)
+
+
+def _renamed(entry: LabelledAlpha, cell: str, label: str, operations: Mapping[str, str]) -> LabelledAlpha:
+    source, target = entry.source - 1, entry.target - 1
+    return replace(
+        entry,
+        label=label.format(cell=cell, source=source, target=target),
+        cell=cell,
+        source=source,
+        target=target,
+        choices=tuple(operations.get(name, name) for name in entry.choices),
+    )
 
 
 def decisions_of(search_space: Any, alphas: Sequence[LabelledAlpha]) -> Sequence[Decision] | None:
@@ -99,7 +121,7 @@ class Nb201Space(NasBench201Space):
         self.decisions = decisions
 
 
-class Nb301Space(SearchSpace):
+class Nb301Space(DartsSpace):
     """NAS-Bench-301, the DARTS space; networks are NASLib's own, initialised anew."""
 
     def __init__(
@@ -108,6 +130,7 @@ class Nb301Space(SearchSpace):
         image_shape: tuple[int, ...],
         discretise: Callable[[Architecture], nn.Module],
     ) -> None:
+        super().__init__()
         self.decisions, self.image_shape = decisions, image_shape
         self._discretise = discretise
 

@@ -20,6 +20,7 @@ class LabelledAlpha:
     """One architecture parameter of a graph.
 
     Args:
+        label: ``cell/source_target``, or as the rest of the package calls it.
         cell: name of the cell.
         source: node that the edge leaves.
         target: node that it enters.
@@ -28,17 +29,13 @@ class LabelledAlpha:
         parameterised: which of them have weights.
     """
 
+    label: str
     cell: str
     source: int
     target: int
     alpha: nn.Parameter
     choices: tuple[str, ...]
     parameterised: tuple[bool, ...]
-
-    @property
-    def label(self) -> str:
-        """``cell/source_target``."""
-        return f"{self.cell}/{self.source}_{self.target}"
 
 
 def labelled_alphas(graph: Any) -> list[LabelledAlpha]:
@@ -54,7 +51,8 @@ def labelled_alphas(graph: Any) -> list[LabelledAlpha]:
                 operations = data.op.get_embedded_ops()
                 names = tuple(_name(operation) for operation in operations)
                 flags = tuple(next(operation.parameters(), None) is not None for operation in operations)
-                found[id(data.alpha)] = LabelledAlpha(str(cell.name), source, target, data.alpha, names, flags)
+                label = f"{cell.name}/{source}_{target}"
+                found[id(data.alpha)] = LabelledAlpha(label, str(cell.name), source, target, data.alpha, names, flags)
     if not found:
         raise SpaceError(f"{type(graph).__name__} has no edge with several operations, so there is nothing to search")
     return list(found.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from balenas_plugin.adapters.naslib.final_selection import (
     exporter_space,
     published_others,
 )
-from balenas_plugin.adapters.naslib.graph_decisions import ZERO, one_hot_logits
+from balenas_plugin.adapters.naslib.found_run import write_run
+from balenas_plugin.adapters.naslib.graph_decisions import edge_decisions, one_hot_logits
 from balenas_plugin.adapters.naslib.graphs import LabelledAlpha, labelled_alphas
 from balenas_plugin.adapters.naslib.naslib_host import AskingMixedOp, Batch, NaslibHost
 from balenas_plugin.adapters.naslib.optimizer_options import read_options
@@ -116,7 +118,7 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
         self.distribution = self._chosen({entry.label: entry.alpha for entry in self._alphas}, seed=_seed())
         self.distribution.start()
         self.distribution.set_zeros(
-            {e.label: [k for k, name in enumerate(e.choices) if name in (ZERO, "none")] for e in self._alphas}
+            {e.label: [k for k, name in enumerate(e.choices) if name in ("Zero", "none")] for e in self._alphas}
         )
         asked = self.options.perturbation
         perturbation = perturbation_of(asked, seed=0 if asked is None else _seed())
@@ -236,9 +238,11 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
         """Return the graph of an architecture, with the weights of the search.
 
         Args:
-            architecture: label -> operation (`posterior.choices`); in NAS-Bench-301 an edge that is cut has no entry.
+            architecture: label -> operation (`posterior.choices`); of the DARTS space, as its genotypes are read:
+                ``get_space("darts-reference").read("DARTS_V2").sample``.
         """
-        with self._holding(one_hot_logits(architecture, self._alphas)):
+        decisions = decisions_of(self.search_space, self._alphas) or edge_decisions(self._alphas)
+        with self._holding(one_hot_logits(architecture, self._alphas, decisions)):
             return super().get_final_architecture()
 
     @contextmanager
@@ -269,6 +273,19 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
             targets=targets,
             progress=progress,
         )
+
+    def write_run(self, folder: str | Path, *, top_k: int = 10) -> Path:
+        """Write what was found as the folder of a run, for `balenas report`; return it.
+
+        Args:
+            folder: is made; a run that is there is replaced.
+            top_k: how many architectures to list.
+
+        Raises:
+            OptionError: the exporter does not know the search space.
+            StorageError: a file cannot be written.
+        """
+        return write_run(Path(folder), self._preset.name, self.posterior, self._exporter_space(), self._epoch, top_k)
 
     def _exporter_space(self) -> SearchSpace:
         example = self._state.example

@@ -110,7 +110,10 @@ class SavedState(nn.Module):
                 f"{distribution.name!r}. Resume with the optimizer with which it was written."
             )
         if state["parameters"].keys() != distribution.parameters.keys():
-            raise FileFormatError("the checkpoint is of another search space: resume in the one that was searched")
+            raise FileFormatError(
+                "the checkpoint names other choices: it is of another search space, or of a version of this package in "
+                "which those of NASLib's DARTS space had other names. Resume in the space, and version, of its search."
+            )
         own = distribution.optimizer.state_dict()
         _require_same_meaning(loaded["optimizer"]["param_groups"][0], own["param_groups"][0])
         loaded["optimizer"] = {**own, "state": loaded["optimizer"]["state"]}  # options are those that are given now

@@ -11,6 +11,7 @@ from balenas_plugin.data.sources.cifar import read_cifar10, read_cifar100
 from balenas_plugin.data.sources.cifar_parquet import read_cifar10_parquet
 from balenas_plugin.data.sources.digits import read_digits
 from balenas_plugin.data.sources.folder import read_folder
+from balenas_plugin.data.sources.packed import read_packed
 from balenas_plugin.data.sources.svhn import read_svhn
 
 SOURCES: dict[str, Callable[..., ImageSource]] = {
@@ -20,6 +21,7 @@ SOURCES: dict[str, Callable[..., ImageSource]] = {
     "cifar10_parquet": read_cifar10_parquet,
     "svhn": read_svhn,
     "folder": read_folder,
+    "packed": read_packed,
 }
 """Each is called with `train`, whether to read the training or the test images, and with its options by name."""
 

@@ -22,7 +22,7 @@ _GRADIENT_TOLERANCE = 1e-4
 def verify(source: str, weights: bytes, model: nn.Module, example: Tensor) -> None:
     """Compare what `source` builds with `model`, whose statistics and gradients change.
 
-    Both modes are compared: in training, with one seed, also the gradients of a fixed weighted sum of the outputs.
+    Both modes are compared, with one seed; in training also the gradients of a fixed weighted sum of the outputs.
 
     Raises:
         NotExportableError: something differs, and what.
@@ -32,7 +32,7 @@ def verify(source: str, weights: bytes, model: nn.Module, example: Tensor) -> No
         if _shapes(fresh) != _shapes(written):
             raise NotExportableError("the written network has other tensors when it is built anew")
         with torch.no_grad():
-            expected, found = model.eval()(example), written.eval()(example)
+            expected, found = (_drawn(network.eval(), example) for network in (model, written))
         _compare("in evaluation its outputs", expected, found, TOLERANCE)
         _compare_training(model, written, training_batch(example))
     except NotExportableError:
@@ -52,11 +52,14 @@ def _run(source: str, weights: bytes) -> tuple[nn.Module, nn.Module]:
     return networks[0], networks[1]
 
 
+def _drawn(network: nn.Module, batch: Tensor) -> Any:
+    """Return the outputs of a batch; what is random in them comes from one seed."""
+    torch.manual_seed(0)
+    return network(batch)
+
+
 def _compare_training(model: nn.Module, written: nn.Module, batch: Tensor) -> None:
-    torch.manual_seed(0)
-    expected = _tensors(model.train()(batch))
-    torch.manual_seed(0)
-    found = _tensors(written.train()(batch))
+    expected, found = (_tensors(_drawn(network.train(), batch)) for network in (model, written))
     if len(expected) != len(found):
         raise NotExportableError("in training it returns other outputs than the written network")
     for one, other in zip(expected, found, strict=True):

@@ -128,7 +128,14 @@ class Diagnostics(SearchCallback):
         records = [*self.records, record]
         warmup = int(getattr(module, "warmup_epochs", 0))
         learns = not learned or module.distribution.learns
-        warnings = warnings_of(records, self.options, warmup_epochs=warmup, has_posterior=learned, learns=learns)
+        warnings = warnings_of(
+            records,
+            self.options,
+            skip_rule=state.space.skip_rule,
+            warmup_epochs=warmup,
+            has_posterior=learned,
+            learns=learns,
+        )
         if warnings:
             record["alarms"] = [warning.to_dict() for warning in warnings]
         reason = stop_reason(records, self.options, warmup_epochs=warmup)
@@ -199,7 +206,7 @@ class Diagnostics(SearchCallback):
 
     def _truths(self, state: SearchState) -> Any:
         def truths(samples: Sequence[Architecture]) -> dict[str, Any] | None:
-            return accuracies_of([state.notations(architecture) for architecture in samples], self.table)
+            return accuracies_of([state.space.notations(architecture) for architecture in samples], self.table)
 
         return truths
 

@@ -36,8 +36,7 @@ def search_state(module: BaseOneShotLightningModule) -> SearchState | None:
         decisions=decisions_of(space),
         choices=choice_names(space),
         kinds=operation_kinds(space),
-        notations=space_of(space).notations,
-        cells=space_of(space).cells,
+        space=space_of(space),
     )
 
 
@@ -74,8 +73,7 @@ def _sampling_state(module: BaseOneShotLightningModule, space: Any) -> SearchSta
         choices=choices,
         kinds=operation_kinds(space),
         has_argmax=controller is not None,
-        notations=space_of(space).notations,
-        cells=space_of(space).cells,
+        space=space_of(space),
     )
 
 

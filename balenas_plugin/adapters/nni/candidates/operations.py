@@ -27,9 +27,12 @@ Named = list[tuple[str, nn.Module]]
 
 
 def operation_kinds(space: nn.Module) -> dict[str, list[str]]:
-    """Return label -> the kind of each candidate of a supernet, of the choices among operations with weights."""
+    """Return label -> the kind of each candidate of a supernet.
+
+    Where the space does not say what its operations are, choices among those without weights are none (activations).
+    """
     found = {label: _kinds(space, places) for label, places in candidates(space).items()}
-    return {label: kinds for label, kinds in found.items() if PARAMETRIC in kinds}  # no activations, or the like
+    return {label: kinds for label, kinds in found.items() if PARAMETRIC in kinds or space_of(space).kinds}
 
 
 def zeros_of(space: nn.Module) -> dict[str, list[int]]:

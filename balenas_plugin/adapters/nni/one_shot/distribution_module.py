@@ -33,12 +33,14 @@ from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
 from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions, require_precision
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
 from balenas_plugin.adapters.nni.supernets.edges import edge_parameters, learned_edge_weights
+from balenas_plugin.adapters.nni.supernets.fused import depthwise_elsewhere
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names, read_directly
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.data.finite import data_examined
 from balenas_plugin.distributions import ChosenDistribution, Distribution
 from balenas_plugin.errors import EvaluatorError, FileFormatError, NonFiniteLossError, SpaceError
+from balenas_plugin.fused import depthwise
 from balenas_plugin.restoring import restored
 from balenas_plugin.search import Search, require_part
 from balenas_plugin.search.mixing import MixingWeights, mixing_of
@@ -87,6 +89,7 @@ class DistributionModule(SearchModule):
         self._supernet_modules: list[BaseSuperNetModule] = []
         self._metrics = Metrics(nn.Module())
         self._compiled: CompiledForward | None = None
+        self._depthwise_elsewhere = False
         self._searched: list[nn.Module] = []  # in a list, so that it is no submodule twice
         self._mixing: list[MixingWeights] | None = None
 
@@ -220,8 +223,10 @@ class DistributionModule(SearchModule):
             return self._iteration(batch, batch_idx)
 
     def _forward(self, batch_idx: int) -> AbstractContextManager[None]:
-        """Let the network run compiled inside the block, if that is asked for."""
-        return nullcontext() if self._compiled is None else self._compiled.used(learning=batch_idx == 0)
+        """Let the network run compiled inside the block, if that is asked for, or with the faster convolutions."""
+        if self._compiled is not None:
+            return self._compiled.used(learning=batch_idx == 0)
+        return depthwise.Convolutions() if self._depthwise_elsewhere else nullcontext()
 
     def _iteration(self, batch: dict[str, Any], batch_idx: int) -> Any:
         host = NniHost(self, batch, batch_idx)
@@ -235,8 +240,9 @@ class DistributionModule(SearchModule):
             self.log("arch_loss", self.ranks.mean(loss), on_step=True, on_epoch=True)
             self.log("mu_step", torch.stack(moved).sum().sqrt(), on_step=True, on_epoch=True)
         if batch_idx % self.log_prob_every_n_step == 0:
-            self.log_probs(self.export_probs())
-            self.log_dict(self.distribution.metrics())
+            metrics = self.distribution.metrics()
+            self.log_dict({name: value for name, value in metrics.items() if "/" not in name})
+            self.log_by_choice(batch_idx, {name: value for name, value in metrics.items() if "/" in name})
         return host.outputs
 
     def _read_directly(self) -> dict[str, nn.Parameter]:
@@ -310,6 +316,7 @@ class DistributionModule(SearchModule):
         self._metrics = Metrics(self.training_module)
         alphas = {id(alpha) for alpha in self.arch_parameters()}
         self.network_weights = [p for p in self.training_module.parameters() if p.requires_grad and id(p) not in alphas]
+        self._depthwise_elsewhere = self.options.fused and bool(depthwise_elsewhere(self.training_module))
         if self.options.compile_mode is not None and self._compiled is None:
             self._compiled = CompiledForward(
                 self._space(),

@@ -18,17 +18,16 @@ from nni.nas.evaluator.pytorch import Lightning, Trainer
 from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from torch.utils.data import DataLoader
 
-from balenas_plugin.adapters.nni.run.classification import ClassificationModule
-from balenas_plugin.adapters.nni.run.image_loaders import search_loaders
+from balenas_plugin.adapters.nni.run.tasks import task_of
 from balenas_plugin.adapters.nni.strategies.nni_strategies import is_nnis
 from balenas_plugin.adapters.nni.strategies.written_init import written_init
 from balenas_plugin.config import EvaluatorConfig, SearchConfig
-from balenas_plugin.data import DeviceLoader, SearchData
 from balenas_plugin.errors import MissingDependencyError, OptionError, SpaceError, nearest
 from balenas_plugin.options import given_options, joined_options, signature_options
 from balenas_plugin.run_folder import RunFolder
-from balenas_plugin.search_spaces import find_space, list_spaces
+from balenas_plugin.search_spaces import IMAGE_CLASSIFICATION, find_space, list_spaces
 from balenas_plugin.training.optimizers import construct, optimizer_factory, require_a_step
 
 _TRAINER_OURS = {
@@ -128,8 +127,8 @@ def space_class(name: str) -> type[ModelSpace]:
     return found
 
 
-def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, callbacks: list[Any]) -> Lightning:
-    """Return NNI's Lightning evaluator: image classification on the two halves of the data.
+def build_evaluator(config: SearchConfig, data: Any, folder: RunFolder, callbacks: list[Any]) -> Lightning:
+    """Return NNI's Lightning evaluator: the task of the data, on their two halves.
 
     Raises:
         OptionError: an option of the optimizer or the trainer is unknown or refused.
@@ -147,7 +146,8 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
         if evaluator.trainer.get(name) == 0:
             raise OptionError(f"evaluator.{name} must be more than 0, got {evaluator.trainer[name]!r}; or leave it out")
     make_optimizer = optimizer_factory(evaluator.optimizer, "evaluator.optimizer")
-    module = ClassificationModule(
+    task = task_of(config)
+    module = task.module(
         make_optimizer=make_optimizer,
         schedule=asdict(evaluator.schedule),
         num_classes=data.num_classes,
@@ -161,11 +161,13 @@ def build_evaluator(config: SearchConfig, data: SearchData, folder: RunFolder, c
             f"evaluator.devices: strategy {config.strategy['name']} searches on one device, got {trainer.world_size} "
             "of them; strategies of this package keep one architecture over several"
         )
-    weight_loader, architecture_loader = search_loaders(
+    weight_loader, architecture_loader = task.loaders(
         config.data, data, seed=config.seed, device=trainer.strategy.root_device, verbose=trainer.is_global_zero
     )
-    if trainer.overfit_batches and isinstance(weight_loader, DeviceLoader):
-        raise OptionError("evaluator.overfit_batches needs a DataLoader: set data.on_device to false")
+    if trainer.overfit_batches and not isinstance(weight_loader, DataLoader):
+        images = task.name == IMAGE_CLASSIFICATION
+        instead = "set data.on_device to false" if images else "a text has none; set data.limit"
+        raise OptionError(f"evaluator.overfit_batches needs a DataLoader: {instead}")
     return Lightning(module, trainer, train_dataloaders=weight_loader, val_dataloaders=architecture_loader)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import nni
@@ -15,14 +15,17 @@ from torch import Tensor
 from balenas_plugin.errors import OptionError, SpaceError
 
 
-class ClassificationModule(LightningModule):
-    """Cross-entropy and accuracy, averaged over each epoch.
+class SupernetModule(LightningModule):
+    """What trains a supernet, whatever for: its optimizer and schedule, and what NNI is told of it.
 
     Args:
         make_optimizer: parameters -> optimizer of the weights.
         schedule: {"name": "cosine", "min_lr": ...} over the trainer's epochs, or {"name": "constant"}.
-        num_classes: checked against the labels of the first batch's network output.
+        num_classes: checked against the network's output.
     """
+
+    reported: Mapping[str, float] = {}
+    """Names of metrics, of which the first that is there is NNI's result, times this sign: more is better for NNI."""
 
     def __init__(
         self, *, make_optimizer: Callable[[Any], torch.optim.Optimizer], schedule: dict[str, Any], num_classes: int
@@ -31,6 +34,39 @@ class ClassificationModule(LightningModule):
         self.make_optimizer = make_optimizer
         self.schedule = schedule
         self.num_classes = num_classes
+
+    def configure_optimizers(self) -> Any:
+        """Return the weight optimizer and, for "cosine", its schedule (one step an epoch)."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.schedule["name"] == "constant":
+            return optimizer
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, T_max=self.trainer.max_epochs, eta_min=self.schedule.get("min_lr", 0.0)
+        )
+        return [optimizer], [cosine]
+
+    def on_validation_epoch_end(self) -> None:
+        """Report the epoch to NNI as an intermediate result."""
+        if nni.get_current_parameter() is not None and not self.trainer.sanity_checking:
+            self._report(nni.report_intermediate_result)
+
+    def on_fit_end(self) -> None:
+        """Report the last epoch to NNI as the final result."""
+        if nni.get_current_parameter() is not None:
+            self._report(nni.report_final_result)
+
+    def _report(self, report: Callable[[float], None]) -> None:
+        metrics = self.trainer.callback_metrics
+        for name, sign in self.reported.items():
+            if name in metrics:  # none is if training ended before its first epoch
+                return report(sign * float(metrics[name]))
+        return None
+
+
+class ClassificationModule(SupernetModule):
+    """Cross-entropy and accuracy, averaged over each epoch."""
+
+    reported = {"val_acc": 1, "train_acc": 1}  # noqa: RUF012
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits of shape (batch, classes).
@@ -69,30 +105,3 @@ class ClassificationModule(LightningModule):
         self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
         self.log(f"{stage}_acc", accuracy, on_step=reward, on_epoch=True, batch_size=len(labels))
         return loss
-
-    def configure_optimizers(self) -> Any:
-        """Return the weight optimizer and, for "cosine", its schedule (one step an epoch)."""
-        optimizer = self.make_optimizer(self.parameters())
-        if self.schedule["name"] == "constant":
-            return optimizer
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, T_max=self.trainer.max_epochs, eta_min=self.schedule.get("min_lr", 0.0)
-        )
-        return [optimizer], [cosine]
-
-    def on_validation_epoch_end(self) -> None:
-        """Report the validation accuracy to NNI as an intermediate result."""
-        if nni.get_current_parameter() is not None and not self.trainer.sanity_checking:
-            self._report(nni.report_intermediate_result)
-
-    def on_fit_end(self) -> None:
-        """Report the last accuracy to NNI as the final result."""
-        if nni.get_current_parameter() is not None:
-            self._report(nni.report_final_result)
-
-    def _report(self, report: Callable[[float], None]) -> None:
-        metrics = self.trainer.callback_metrics
-        for name in ("val_acc", "train_acc"):
-            if name in metrics:  # neither is if training ended before its first epoch
-                return report(float(metrics[name]))
-        return None

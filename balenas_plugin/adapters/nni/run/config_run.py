@@ -29,6 +29,7 @@ from balenas_plugin.adapters.nni.callbacks.diagnostics_callback import Diagnosti
 from balenas_plugin.adapters.nni.callbacks.plan import SearchPlan
 from balenas_plugin.adapters.nni.one_shot.search_options import require_search_epochs
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
+from balenas_plugin.adapters.nni.run.tasks import task_of
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy, with_defaults
 from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
@@ -37,9 +38,7 @@ from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.benchmarks import find_table
 from balenas_plugin.config import SearchConfig
-from balenas_plugin.data import SearchData, load_search_data
-from balenas_plugin.data.checking import CHECKED, check_files
-from balenas_plugin.data.summary import summary
+from balenas_plugin.data.checking import CHECKED
 from balenas_plugin.errors import DataError, OptionError
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.run_folder import RunFolder, other_run, run_identity
@@ -84,11 +83,12 @@ def run_search(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    data = load_search_data(config.data)
+    task = task_of(config)
+    data = task.load(config.data)
     verbose = config.evaluator.trainer.get("enable_progress_bar", True)
     if not helps_another(config):
         recorded = _recorded_data(folder, data) if resume else {}
-        data.description.update(recorded or check_files(data.weight_set, data.architecture_set, progress=verbose))
+        data.description.update(recorded or task.examine(data, progress=verbose))
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
     require_search_epochs(getattr(strategy, "warmup_epochs", 0), config.evaluator.epochs)
@@ -101,7 +101,7 @@ def run_search(
     history = History(folder.history, lambda: _describe(strategy, space, folder))
     untrained = show_progress and getattr(strategy, "candidate_epochs", 0) > 0
     note = {"note": "`balenas ui` alone trains what it finds; here strategy.candidate_epochs does nothing"}
-    progress: list[pl.Callback] = [SearchPlan(summary(data) | (note if untrained else {}))] if verbose else []
+    progress: list[pl.Callback] = [SearchPlan({**task.summary(data)} | (note if untrained else {}))] if verbose else []
     progress += [TrainingBar("search")] if verbose and show_progress else []
     watch = (
         [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []
@@ -130,14 +130,23 @@ def run_search(
     return records
 
 
-def _recorded_data(folder: RunFolder, data: SearchData) -> dict[str, Any]:
-    """Return what the run has found in its image files.
+_KEPT = {
+    "class_names": "classes",
+    "names_sha256": "files",
+    "split_sha256": "images in each half",
+    "text_sha256": "words",
+}
+"""What of the description of the data must be as it was when a search is resumed, and what it says."""
+
+
+def _recorded_data(folder: RunFolder, data: Any) -> dict[str, Any]:
+    """Return what the run has found in its files.
 
     Raises:
         DataError: the data are others now, so the search could not go on as it began.
     """
     recorded = folder.read_manifest().get("data", {}) if folder.manifest.exists() else {}
-    for key, what in {"class_names": "classes", "names_sha256": "files", "split_sha256": "images in each half"}.items():
+    for key, what in _KEPT.items():
         if key in recorded and recorded[key] != data.description.get(key):
             raise DataError(
                 f"the data are not those that {folder.path} was started with (other {what}): put them back as they "

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -22,8 +23,8 @@ from torch import Tensor, nn
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.run.build import build_space, require_importable_elsewhere
 from balenas_plugin.adapters.nni.run.config_run import quiet
-from balenas_plugin.adapters.nni.run.image_loaders import search_loaders
 from balenas_plugin.adapters.nni.run.latency_run import cost_tables
+from balenas_plugin.adapters.nni.run.tasks import task_of
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy, is_nnis
 from balenas_plugin.adapters.nni.supernets.dataflow import without_unused
 from balenas_plugin.adapters.nni.supernets.found_model import exporter_space
@@ -33,7 +34,6 @@ from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.costs.table import Measure
-from balenas_plugin.data import SearchData, load_search_data
 from balenas_plugin.diagnostics import past_posterior
 from balenas_plugin.errors import DataError, FileFormatError, OptionError
 from balenas_plugin.files import replaced_together, write_text_atomically
@@ -72,12 +72,12 @@ class FinishedRun:
         supernet: the same with the weights of the search.
         posterior: over its choices.
         epoch: after which the posterior was that; None for the last. The weights are always those of the last.
-        batch: images (B, C, H, W) and labels (B,) of the architecture half, for the proxies that look at data.
+        batch: inputs and targets of the architecture half, for the proxies that look at data.
     """
 
     folder: RunFolder
     config: SearchConfig
-    data: SearchData
+    data: Any
     model_space: ModelSpace
     supernet: ModelSpace
     posterior: Posterior
@@ -111,17 +111,15 @@ class FinishedRun:
             if folder.diagnostics.exists():
                 folder.require_unchanged(folder.diagnostics)
             posterior = past_posterior(folder.diagnostics, epoch, like=posterior)
-        data = load_search_data(config.data)
+        data = task_of(config).load(config.data)
         _require_same_classes(folder, data)
         torch.manual_seed(config.seed)
         model_space = build_space(config.space, num_classes=data.num_classes)
         strategy = build_strategy(config.strategy)
         supernet = strategy.mutate_model(copy.deepcopy(model_space))
         _load_weights(supernet, SearchCheckpoint(folder.checkpoints).path, config)
-        rows = range(min(config.data.batch_size, len(data.architecture_set)))
-        images, labels = zip(*(data.architecture_set[i] for i in rows), strict=True)
-        batch = torch.stack(images), torch.tensor(labels)
-        return cls(folder, config, data, model_space, supernet, posterior, batch, epoch)
+        example = data.example(config.data.batch_size)
+        return cls(folder, config, data, model_space, supernet, posterior, example, epoch)
 
     def exporter_space(self) -> SearchSpace:
         """Return the exporter's view of the space."""
@@ -168,7 +166,9 @@ class FinishedRun:
 
     def trained_supernet(self) -> TrainedSupernet:
         """Return the supernet with the two halves of the data, on the device that the config asks for."""
-        loaders = search_loaders(self.config.data, self.data, seed=self.config.seed, device=torch.device("cpu"))
+        loaders = task_of(self.config).loaders(
+            self.config.data, self.data, seed=self.config.seed, device=torch.device("cpu")
+        )
         device = _evaluation_device(self.config.evaluator.trainer.get("accelerator", "auto"))
         return TrainedSupernet(self.supernet, self.exporter_space(), *loaders, device=device)
 
@@ -282,9 +282,14 @@ def _table(rows: Sequence[Mapping[str, object]]) -> str:
     return text.getvalue()
 
 
-def _require_same_classes(folder: RunFolder, data: SearchData) -> None:
-    """Raise if the outputs of the run's networks stand for other classes than those that the data have now."""
-    recorded = folder.read_manifest().get("data", {}).get("class_names") if folder.manifest.exists() else None
+def _require_same_classes(folder: RunFolder, data: Any) -> None:
+    """Raise if the outputs of the run's networks stand for other classes or words than those that the data have now."""
+    description = folder.read_manifest().get("data", {}) if folder.manifest.exists() else {}
+    words, recorded = description.get("vocabulary_sha256"), description.get("class_names")
+    if words != (data.description.get("vocabulary_sha256") if description else None):
+        raise DataError(
+            f"the training text has other words than when {folder.path} was searched: put it back as it was"
+        )
     if recorded is not None and list(recorded) != list(data.class_names):
         raise DataError(
             f"the data have other classes than when {folder.path} was searched: {', '.join(data.class_names)} in the "

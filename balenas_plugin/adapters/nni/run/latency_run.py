@@ -52,7 +52,7 @@ def measure_latencies(
     threads = threads or config.threads
     if threads is not None:
         torch.set_num_threads(threads)
-    data = load_search_data(config.data)
+    data = load_search_data(config.images("a table of latencies"))
     space = build_space(config.space, num_classes=data.num_classes)
     images = torch.randn(batch_size, *data.image_shape, generator=torch.Generator().manual_seed(0)).to(device)
     return _measured(space, images, repeats=repeats, unit=unit)

@@ -96,6 +96,17 @@ class DrawnLayer(DifferentiableMixedLayer):
             self.mixed_op = mixed_op
             self._modules.update(edge)
 
+    def weights_in_full(self) -> Tensor | None:
+        """Return the weights by which all candidates are added up, for a network that does so itself, shape (K,).
+
+        None where that is not all that this layer does: a drawn path, dropped candidates, a `MixedOp`.
+        """
+        edge = [(self._softmax, self._arch_alpha)]
+        apart = self.mixed_op is not None or why_not_its_own(self, DifferentiableMixedLayer) is not None
+        if apart or drawn_candidates(edge, self.others) is not None or kept_candidates(edge) is not None:
+            return None
+        return cast(Tensor, self._softmax(self._arch_alpha))
+
     @property
     def operations(self) -> list[nn.Module]:
         """The candidates as they are mixed."""

@@ -26,7 +26,7 @@ from balenas_plugin.adapters.nni.supernets.drawn import (
 )
 from balenas_plugin.adapters.nni.supernets.edges import edge_weights, scaled
 from balenas_plugin.adapters.nni.supernets.fusion_plan import Plan, Planned, why_not_its_own
-from balenas_plugin.fused import Branch, Contribution, Fan, combine, departure
+from balenas_plugin.fused import Branch, Contribution, Fan, combine, departure, depthwise
 from balenas_plugin.mixed_ops import IN_FULL, MixedOp
 from balenas_plugin.mixed_ops.drawn_path import Others
 
@@ -204,8 +204,12 @@ def fusing_hooks() -> list[Any]:
 
 
 def fusion_report(model: nn.Module) -> dict[str, str]:
-    """Return name of a mixed module -> how it computes its candidates; layers of a fused cell belong to the cell."""
+    """Return name of a mixed module -> how it computes its candidates; layers of a fused cell belong to the cell.
+
+    So it does for other layers whose backward pass is not torch's.
+    """
     report: dict[str, str] = {}
+    elsewhere = set(depthwise_elsewhere(model))
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():
         if module in inside:
@@ -216,4 +220,19 @@ def fusion_report(model: nn.Module) -> dict[str, str]:
                 inside.update(module.modules())
         elif isinstance(module, (DifferentiableMixedLayer, DifferentiableMixedCell)):
             report[name] = "as NNI does: not fused"
+        elif module in elsewhere and (kind := depthwise.used_for(module)):
+            report[name] = f"backward pass of depthwise {kind} by a forward one"
     return report
+
+
+def depthwise_elsewhere(model: nn.Module) -> list[nn.Module]:
+    """Return the depthwise convolutions, of kinds whose backward pass may be made faster, that are not fused."""
+    fused = {layer for m in model.modules() if isinstance(m, Planned) for layer in m.plan().layers()}
+    return [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.Conv2d)
+        and m.groups != 1
+        and (max(m.kernel_size) > 3 or max(m.dilation) > 1)
+        and m not in fused
+    ]

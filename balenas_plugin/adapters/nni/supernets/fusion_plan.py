@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,6 +19,7 @@ from balenas_plugin.fused import (
     Unwrap,
     Zero,
     departing,
+    depthwise,
     hooks_of,
     replaced_method,
     surroundings,
@@ -128,9 +129,16 @@ class Plan:
         called = Counter(
             f"{fan.branches[k].name}: {opaque.why}" for fan in self.fans for k, opaque in fan.called.items()
         )
+        changed = dict.fromkeys(str(kind) for layer in self.layers() if (kind := depthwise.used_for(layer)))
+        backward = f"; backward passes of depthwise {', '.join(changed)} by forward ones" if changed else ""
         if not called:
-            return "fused"
-        return f"fused, but {called.total()} of {total} candidates called as they are ({'; '.join(called)})"
+            return f"fused{backward}"
+        return f"fused{backward}, but {called.total()} of {total} candidates called as they are ({'; '.join(called)})"
+
+    def layers(self) -> Iterator[nn.Module]:
+        """Yield the plain layers that are computed together."""
+        for fan in self.fans if self.refusal is None else ():
+            yield from fan.layers()
 
     def _refusal(self) -> str | None:
         candidates = [branch.operation for fan in self.fans for branch in fan.branches]
@@ -171,7 +179,8 @@ class Planned(nn.Module):
         """Return how to compute the candidates together on these inputs, None where NNI must compute them."""
         if torch.compiler.is_dynamo_compiling():  # it cannot look; CompiledForward has had such inputs before
             return self._plans.get(self.training) if list(self._ways) == [None] else None
-        why = surroundings((FastSecondDerivative,)) or next(filter(None, map(why_unfit, inputs)), None)
+        harmless = FastSecondDerivative, depthwise.Convolutions
+        why = surroundings(harmless) or next(filter(None, map(why_unfit, inputs)), None)
         plan = None
         if why is None:
             plan = self.plan()

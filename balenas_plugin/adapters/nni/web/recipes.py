@@ -27,12 +27,12 @@ from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.run.config_run import architecture_records, run_search
 from balenas_plugin.adapters.nni.run.reports import EpochReports
+from balenas_plugin.adapters.nni.run.tasks import task_of
 from balenas_plugin.adapters.nni.strategies.of_presets import strategy_class
 from balenas_plugin.adapters.nni.web.description import Description, Rebuilding
 from balenas_plugin.adapters.nni.web.found import Found
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
-from balenas_plugin.data import load_search_data
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.files import write_atomically
 from balenas_plugin.restoring import random_states, set_random_states
@@ -113,7 +113,7 @@ class ConfiguredSearch:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         pl.seed_everything(config.seed, workers=True, verbose=False)
-        data = load_search_data(config.data)
+        data = task_of(config).load(config.data)
         space = build_space(config.space, num_classes=data.num_classes)
         return space, build_evaluator(config, data, RunFolder(trial_folder()), [])
 

@@ -20,6 +20,7 @@ from nni.tools.nnictl.config_utils import Experiments
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.run.config_run import quiet
 from balenas_plugin.adapters.nni.run.processes import end_experiment, manager_processes
+from balenas_plugin.adapters.nni.run.tasks import task_of
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy
 from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.web.guard import LOOPBACK, hosts
@@ -33,7 +34,6 @@ from balenas_plugin.adapters.nni.web.manager import (
 )
 from balenas_plugin.adapters.nni.web.recipes import ConfiguredSearch
 from balenas_plugin.config import SearchConfig
-from balenas_plugin.data import load_search_data
 from balenas_plugin.errors import FileFormatError, OptionError, SearchFailedError, nearest
 from balenas_plugin.files import read_text, refused_writes_reported, write_text_atomically
 from balenas_plugin.run_folder import RunFolder
@@ -176,7 +176,7 @@ def _watch(experiment: Any) -> None:
 
 
 def _experiment(config: SearchConfig, folder: RunFolder, concurrency: int, identifier: str | None) -> SearchExperiment:
-    data = load_search_data(config.data)  # here only to refuse bad input before anything is started
+    data = task_of(config).load(config.data)  # here only to refuse bad input before anything is started
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
     if not isinstance(strategy, DistributionStrategy):

@@ -1,0 +1,123 @@
+"""`balenas auto`: from a folder of images to a network that is tested, compared and ready to be used."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from balenas_plugin.auto.delivery import Delivered
+
+_EXAMPLES = """\
+examples:
+  balenas auto --images photos/ --dry-run                 what it would do and how long that would take; nothing else
+  balenas auto --images photos/ --budget 2h --max-params 1M
+  balenas auto --images photos/ --output runs/photos --resume    go on after a crash or Ctrl-C, by the same plan
+
+The folder has one folder of images per class, or folders train, val and test above the classes; where it has no test, a
+fifth of each class is held out. Its images are searched for, trained on and tested on; a ResNet-18 that is trained for
+as long is the yardstick, and is what you get where it is better. The output is report.html, auto.json, plan.yml and
+delivered/: network.onnx, classify.py and weights.safetensors.
+"""
+
+
+def add_auto(commands: Any, formatter: Any) -> None:
+    """Add `balenas auto`."""
+    auto = commands.add_parser(
+        "auto",
+        help="make a network for a folder of images: search, train, test, ONNX file, page",
+        epilog=_EXAMPLES,
+        formatter_class=formatter,
+    )
+    auto.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="one folder of images per class")
+    auto.add_argument("--budget", default="1h", metavar="TIME", help="in all: 45s, 20m, 2h, 1h30m (1h)")
+    auto.add_argument("--max-params", metavar="P", help="of the network, such as 300k or 1M")
+    auto.add_argument("--max-flops", metavar="F", help="floating-point operations of an image, such as 50M")
+    auto.add_argument("--seed", type=int, default=0, help="of everything random (0)")
+    auto.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be decoded")
+    auto.add_argument("--int8", action="store_true", help="deliver a network of 8-bit numbers as well")
+    auto.add_argument("--output", type=Path, metavar="DIR", help="where to write (runs/auto-FOLDER)")
+    auto.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and how long it would take, and end"
+    )
+    existing = auto.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="continue an interrupted run, by its plan")
+    existing.add_argument("--overwrite", action="store_true", help="delete the run that is in --output first")
+    auto.set_defaults(run_command=_auto)
+
+
+def _auto(options: argparse.Namespace) -> int:
+    started = time.monotonic()
+    from balenas_plugin.auto.auto_plan import Limits, read_budget, read_count
+    from balenas_plugin.auto.pipeline import Wanted, plan_only, run_auto
+    from balenas_plugin.options import Seed, checked
+    from balenas_plugin.run_folder.marker import RunMarker
+    from balenas_plugin.signals import stopped_by_signals
+
+    limits = {name: getattr(options, name) for name in ("max_params", "max_flops")}
+    wanted = Wanted(
+        images=options.images,
+        budget=read_budget(options.budget),
+        limits=Limits(**{name: None if text is None else read_count(text) for name, text in limits.items()}),
+        seed=checked("--seed", options.seed, Seed),
+        skip_unreadable=options.skip_unreadable,
+    )
+    if options.dry_run:
+        plan_only(wanted, started=started)
+        return 0
+    output = options.output or Path("runs") / f"auto-{options.images.resolve().name}"
+    _prepare(output, resume=options.resume, overwrite=options.overwrite)
+    try:
+        with RunMarker(output).locked(0, folder=True), stopped_by_signals():
+            RunMarker(output).write(replacing=False)
+            delivered = run_auto(wanted, output, resume=options.resume, started=started, int8=options.int8)
+    except KeyboardInterrupt:
+        words = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
+        again = shlex.join([*words, *([] if options.output else ["--output", str(output)]), "--resume"])
+        print(f"balenas: stopped. To go on by the same plan: balenas {again}", file=sys.stderr)
+        return 130
+    _print(delivered)
+    return 0
+
+
+def _prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds something else; empty one that is to be overwritten."""
+    from balenas_plugin.auto.auto_plan import PLAN
+    from balenas_plugin.errors import OptionError, StorageError
+    from balenas_plugin.run_folder.marker import RunMarker
+
+    try:
+        occupied = output.exists() and (not output.is_dir() or any(output.iterdir()))
+    except OSError as error:
+        raise StorageError(f"cannot look into {output}: {error.strerror}. Choose another --output.") from error
+    if not occupied or resume:
+        return
+    own = RunMarker(output).present and ((output / PLAN).exists() or len(list(output.iterdir())) == 1)
+    if not own:
+        raise OptionError(f"{output} holds something else than a run of `balenas auto`: choose another --output")
+    if not (output / PLAN).exists():
+        return  # killed before it began
+    if not overwrite:
+        raise OptionError(
+            f"there is a run in {output}: --resume continues it, --overwrite replaces it, another --output leaves it "
+            "alone"
+        )
+    for path in output.iterdir():
+        if path != RunMarker(output).path:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _print(delivered: Delivered) -> None:
+    from balenas_plugin.auto.auto_page import CALLED, comparison, verdict
+
+    print(f"\n{'':<24}" + "".join(f"{CALLED[name]:>24}" for name in delivered.tested))
+    for title, *texts in comparison(delivered):
+        print(f"{title:<24}" + "".join(f"{text:>24}" for text in texts))
+    print(
+        f"\n{verdict(delivered)}\n\n{delivered.deployed.table()}\n\nEverything about it: {delivered.output}/report.html"
+    )
