@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from balenas_plugin.data import DataConfig
     from balenas_plugin.training.fitting import Devices, train_module, train_network
     from balenas_plugin.training.recipe import Recipe, list_recipes, load_recipe
     from balenas_plugin.training.seeds import train
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from balenas_plugin.training.training_data import TrainingData, load_training_data
 
 _HOME = {
+    "DataConfig": "training_data",
     "Devices": "fitting",
     "Recipe": "recipe",
     "TrainResult": "trained_network",
@@ -33,6 +35,7 @@ _HOME = {
 }
 
 __all__ = [
+    "DataConfig",
     "Devices",
     "Recipe",
     "TrainResult",

@@ -38,6 +38,9 @@ from balenas_plugin.training.training_data import TrainingData
 SETTINGS = "train.yml"
 METRICS = "metrics.csv"
 
+_SEVERAL = "ddp_find_unused_parameters_true"
+"""How several devices train together; an architecture may hold operations that nothing leads on from."""
+
 _PATIENCE = 10.0  # seconds for the end of a process that was killed
 
 
@@ -250,6 +253,7 @@ def make_trainer(recipe: Recipe, folder: Path, *, progress: bool, devices: Devic
     try:
         return pl.Trainer(
             **options,
+            strategy="auto" if devices.devices in (1, "1") else _SEVERAL,
             max_epochs=recipe.epochs,
             gradient_clip_val=recipe.gradient_clip_val or None,
             callbacks=callbacks,

@@ -34,6 +34,12 @@ def test_every_section_is_replayed(parity, parity_dir, name):
     assert all(off <= 1e-9 for off in found.values() if off is not None)
 
 
+def test_the_recipes_are_replayed(parity):
+    found = dict(parity.lines(PARITY.parent / "replays" / "recipes.json"))
+    assert found.keys() == {"learning_rate", "drop_path"}
+    assert max(found.values()) <= 1e-9
+
+
 def test_the_proxies_are_replayed(parity, parity_dir, tmp_path):
     """One network of the file; all of them, and second derivatives of large ones, take minutes."""
     document = json.loads((parity_dir / "proxies.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from balenas_plugin.data import DataConfig, ImageSet
 from balenas_plugin.data.image_task import ImageTask
 from balenas_plugin.data.images import MemoryImages
-from balenas_plugin.errors import BalenasError, DataError, FileFormatError, OptionError
+from balenas_plugin.errors import BalenasError, DataError, FileFormatError, OptionError, StorageError
 from balenas_plugin.search_spaces.darts import build_network, read_genotype
 from balenas_plugin.training import (
     Recipe,
@@ -31,6 +32,7 @@ from balenas_plugin.training import (
     train,
     train_network,
 )
+from balenas_plugin.training.checkpoints import read_checkpoint
 from balenas_plugin.training.image_training import ImageTraining
 from balenas_plugin.training.trained_network import mean_interval, wilson_interval
 
@@ -176,6 +178,24 @@ def test_other_settings_are_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"PK")
     with pytest.raises(FileFormatError, match="damaged or not a checkpoint"):
         run(Recipe(epochs=1), resume=True)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, saved = torch.save, iter(range(9))
+
+    def full(content: Any, file: Any) -> None:
+        if next(saved) == 1:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(StorageError, match=r"last\.ckpt.*No space left"):
+        train_network(small(), data(), Recipe(**TINY), folder=tmp_path, progress=False)
+    assert read_checkpoint(tmp_path / "last.ckpt")["epoch"] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "metrics.csv", "train.yml"}
+    monkeypatch.undo()
+    assert train_network(small(), data(), Recipe(**TINY), folder=tmp_path, progress=False, resume=True).epochs == 3
 
 
 def test_a_reference_training_has_the_same_loss_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
