@@ -176,7 +176,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _print_ranking(ranked: Sequence[Any], proxies: Sequence[str]) -> None:
-    shown = [name for name in proxies if name != "probability"]  # which has its column
+    shown = [name for name in proxies if name not in ("probability", "params")]  # which have their columns
     titles = "".join(f"{name:>11}  " for name in shown)
     costs = f"{'params':>9}  {'MFLOPs':>7}" + (f"  {'ms':>7}" if ranked[0].latency is not None else "")
     print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {titles}{costs}  architecture")

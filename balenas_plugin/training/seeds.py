@@ -144,8 +144,7 @@ def train(
         return result
     _write(result)
     if (onnx or int8) and result.data is not None:
-        found = deploy(result.network, result.data, folder, int8=int8, progress=progress)
-        result = replace(result, deployed=found)
+        result = replace(result, deployed=deploy(result.network, result.data, folder, int8=int8, progress=progress))
         result.save()
     return result
 

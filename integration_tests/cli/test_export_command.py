@@ -57,23 +57,6 @@ def test_table_json_and_csv(copy_of_finished, folder):
         assert [float(row["cost"]) for row in csv.DictReader(file)] == [cost for _, cost in points]
 
 
-def test_limits_hold_and_the_latencies_are_kept(copy_of_finished, folder):
-    limits = ("--max-params", 6000, "--max-latency", 1e5, "--pareto", "latency", "--samples", 10, "--top", 3)
-    ended = balenas("export", copy_of_finished, *limits, folder=folder)
-    assert ended.code == 0, ended.errors
-    assert "candidates: 100%" in ended.errors
-    assert all(record["params"] <= 6000 and record["latency"] > 0 for record in records(copy_of_finished))
-    (table,) = copy_of_finished.glob("latency-*.json")
-    latencies = json.loads(table.read_text())
-    latencies["costs"] = {label: dict.fromkeys(costs, 1.0) for label, costs in latencies["costs"].items()}
-    table.write_text(json.dumps({**latencies, "fixed": 1.0}))
-    assert balenas("export", copy_of_finished, *limits, folder=folder).code == 0
-    assert {record["latency"] for record in records(copy_of_finished)} == {7.0}
-    assert json.loads((copy_of_finished / "export" / "pareto.json").read_text())["cost"] == "latency"
-    message = refused("export", copy_of_finished, "--samples", 2, "--max-latency", 6.5, folder=folder)
-    assert "meets max_latency=6.5: the smallest there is has 7 ms; raise the limit" in message
-
-
 def test_an_earlier_epoch_is_exported_from_its_own_posterior(copy_of_finished, folder):
     first, last, plain = (folder / name for name in ("first", "last", "plain"))
     common = ("export", copy_of_finished, "--samples", 20, "--top", 1)

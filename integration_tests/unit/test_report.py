@@ -14,7 +14,6 @@ from PIL import Image
 from balenas_plugin.cli import main
 from balenas_plugin.errors import FileFormatError
 from balenas_plugin.report import drawings, write_report
-from balenas_plugin.report.pareto import Front, undominated
 from balenas_plugin.report.plots import _STYLES, Line, Picture, line_chart, mean_and_deviation, strip_chart
 from balenas_plugin.report.reading import Series, number, read_run
 from balenas_plugin.report.run_pictures import quantile, run_pictures
@@ -44,30 +43,6 @@ def test_a_page_shows_the_search(tmp_path):
         assert title in page.text, title
     assert len(page.all("img")) == 1 + 9 + 6 + 6  # the cell, the epochs, probabilities, logits
     assert "strategy.name" in page.text
-
-
-def test_candidates_are_shown_by_worth_and_cost(tmp_path):
-    run = make_run(tmp_path / "mine")
-    records = json.loads((run / "architectures.json").read_text())
-    for record, params, accuracy in zip(records, (90, 40), (0.75, 0.5), strict=True):
-        record |= {"params": params, "trained": {"accuracy": accuracy, "epochs": 3}}
-    (run / "architectures.json").write_text(json.dumps(records))
-    page, source = page_of(run)
-    assert "accuracy after training against parameters" in page.text
-    assert "2 of 2 candidates are undominated, from 0.5 at 40 parameters to 0.75 at 90 parameters" in source
-    merits, costs = [3, 2, 2, 1, 3, 0], [9, 5, 4, 4, 9, 1]
-    assert undominated(merits, costs) == [True, False, True, False, True, True]
-    given = {"rank": 1, "choices": {"a": 0}}
-    ranked = [{**given, "scores": {"snip": m}, "latency": c} for m, c in zip(merits, costs, strict=True)]
-    front = Front.of_records([*ranked, {**given, "scores": {"snip": None}, "latency": 2}], "latency")
-    (run / "export").mkdir()
-    (run / "export" / "pareto.json").write_text(json.dumps(front.to_dict()))
-    page, source = page_of(run)
-    assert "snip against milliseconds" in page.text
-    assert "4 of 6 candidates are undominated, from 0 at 1 milliseconds to 3 at 9 milliseconds" in source
-    assert [each[1:] for each in front.best] == [(0, 1), (2, 4), (3, 9), (3, 9)]
-    (run / "export" / "pareto.json").write_text('{"cost": "<b>", "candidates": [7]}')
-    assert "accuracy after training against parameters" in page_of(run)[0].text
 
 
 def test_a_page_needs_nothing_but_itself(tmp_path):
