@@ -116,6 +116,22 @@ def _evaluator(given: Any) -> Any:
     return {**{key: value for key, value in given.items() if key in own}, "trainer": trainer}
 
 
+@declared_options("train")
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What is trained when the search has ended, in the sizes of the search.
+
+    Args:
+        recipe: of `balenas train`: a name (`balenas recipes`), or the path of a YAML file.
+        options: of the recipe, in the place of its own.
+        random: how many random architectures of the same space are trained as the winner is, to compare it with.
+    """
+
+    recipe: str = "small"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    random: Annotated[int, Field(ge=0, le=1000)] = 5
+
+
 _Name = Annotated[
     str,
     Field(
@@ -157,6 +173,7 @@ class SearchConfig:
         strategy: name of a one-shot strategy and its options.
         evaluator: how the supernet is trained.
         diagnostics: what is watched, and when to stop early.
+        train: what is trained when the search has ended; None: nothing.
         top_k: how many architectures architectures.json lists.
         threads: CPU threads of torch; None leaves torch's own choice. Small networks run best with one, and the last
             digits of a result depend on it.
@@ -171,6 +188,7 @@ class SearchConfig:
     )
     evaluator: _Evaluator = field(default_factory=EvaluatorConfig)
     diagnostics: DiagnosticsSection = field(default_factory=DiagnosticsOptions)
+    train: TrainConfig | None = None
     top_k: Annotated[int, Field(ge=1, le=10_000)] = 10
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # torch cannot start many more
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 
 try:
@@ -63,3 +64,8 @@ def free_memory() -> int:
             if line.startswith("MemAvailable"):
                 return 1024 * int(line.split()[1])
     return 0
+
+
+def spent() -> dict[str, float]:
+    """Return what this process has used so far: seconds of all its threads, and bytes of memory at the most."""
+    return {"cpu_seconds": round(time.process_time(), 1), "peak_bytes": peak_memory()}

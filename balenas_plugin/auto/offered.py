@@ -88,35 +88,35 @@ class Offer:
         """The space in this size."""
         return get_space(self.kind).sized(**self.sizes, num_classes=self.num_classes, image_size=self.image_size)
 
-    def build(self, architecture: Architecture | None, *, seed: int) -> nn.Module:
+    def build(self, architecture: Architecture | None) -> nn.Module:
         """Return a freshly initialised network; the baseline has no architecture."""
         if self.kind != BASELINE and architecture is not None:
-            return self.space.networks(seed).build(architecture)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return NarrowResNet(**self.sizes, num_classes=self.num_classes, image_size=self.image_size)
+            return self.space.build(architecture)
+        return NarrowResNet(**self.sizes, num_classes=self.num_classes, image_size=self.image_size)
 
     @cached_property
-    def _costs(self) -> list[tuple[int, int | None, Architecture | None]]:
-        """Parameters, multiply-adds where they are limited, and architecture of some networks, the smallest first."""
-        found: list[tuple[int, int | None, Architecture | None]] = []
-        for architecture in [None] if self.kind == BASELINE else _examples(self.space, many=bool(str(self.limits))):
-            network = self.build(architecture, seed=0)
+    def _costs(self) -> list[tuple[int, int, Architecture | None]]:
+        """Parameters, multiply-adds where they are limited (else 0) and architecture of some networks, by size."""
+        examples = [None] if self.kind == BASELINE else _examples(self.space, many=bool(str(self.limits)))
+        limited = self.limits.max_flops is not None
+        return sorted(((*self._cost(each, work=limited), each) for each in examples), key=lambda cost: cost[0])
+
+    def _cost(self, architecture: Architecture | None, *, work: bool) -> tuple[int, int]:
+        with torch.device("meta"):  # nothing is computed
+            network = self.build(architecture)
             parameters = sum(parameter.numel() for parameter in network.parameters())
-            work = None if self.limits.max_flops is None else multiply_adds(network, image_size=self.image_size)
-            found.append((parameters, work, architecture))
-        return sorted(found, key=lambda cost: cost[0])
+            return parameters, multiply_adds(network, image_size=self.image_size) if work else 0
 
     @property
     def smallest(self) -> tuple[int, int]:
         """Parameters and floating-point operations of the smallest network here."""
-        parameters, _, architecture = self._costs[0]
-        return parameters, 2 * multiply_adds(self.build(architecture, seed=0), image_size=self.image_size)
+        parameters, work = self._cost(self._costs[0][2], work=True)
+        return parameters, 2 * work
 
     @cached_property
-    def _within(self) -> list[tuple[int, int | None, Architecture | None]]:
+    def _within(self) -> list[tuple[int, int, Architecture | None]]:
         most, operations = self.limits.max_params or math.inf, self.limits.max_flops or math.inf
-        return [cost for cost in self._costs if cost[0] <= most and 2 * (cost[1] or 0) <= operations]
+        return [cost for cost in self._costs if cost[0] <= most and 2 * cost[1] <= operations]
 
     @property
     def is_open(self) -> bool:
@@ -128,11 +128,10 @@ class Offer:
         """Whether any of its networks does."""
         return bool(self._within)
 
-    @cached_property
+    @property
     def work(self) -> int:
-        """Multiply-adds of an image in the largest network within the limits."""
-        _, work, architecture = self._within[-1]
-        return work or multiply_adds(self.build(architecture, seed=0), image_size=self.image_size)
+        """What orders sizes by their multiply-adds: these grow with the parameters and the pixels."""
+        return self.parameters * self.image_size**2
 
     @property
     def parameters(self) -> int:
@@ -141,7 +140,7 @@ class Offer:
 
     def timed(self, *, batch_size: int, enough: float) -> Timed:
         """Time a training step of the largest network within the limits (see `time_training`)."""
-        network = self.build(self._within[-1][2], seed=0)
+        network = self.build(self._within[-1][2])
         sizes = {"image_size": self.image_size, "num_classes": self.num_classes}
         return time_training(network, batch_size=batch_size, enough=enough, **sizes)
 

@@ -25,6 +25,7 @@ from balenas_plugin.auto.planning import Known, announced, in_words, make_plan
 from balenas_plugin.auto.session import Session
 from balenas_plugin.auto.splitting import HELD_OUT, IMAGES, pack, split
 from balenas_plugin.auto.step_timing import time_training
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import differences
 from balenas_plugin.data import DataConfig
@@ -32,6 +33,7 @@ from balenas_plugin.data.sources.packed import is_packed
 from balenas_plugin.deployment import require_deployable
 from balenas_plugin.errors import DataError, OptionError, SpaceError
 from balenas_plugin.files import expanded, write_text_atomically
+from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.selection import rank
 from balenas_plugin.training import TrainedNetwork, TrainingData, load_recipe, load_training_data, train_network
@@ -164,10 +166,10 @@ class _Run:
         self._search()
         found = self._select(data)
         offer = replace(self._offer(data, str(found["kind"])), sizes=found["sizes"])
-        network = offer.build(found["choices"], seed=self.plan.seed)
+        network = self._built(offer, found["choices"])
         trained = self._train("network", network, data, found)
         residual = self._offer(data, BASELINE)
-        plain = residual.build(None, seed=self.plan.seed)
+        plain = self._built(residual, None)
         length = self._length_of_baseline(residual, data)
         baseline = self._train("baseline", plain, data, length)
         with self.session.stage("delivery", "test on the images held out, ONNX file, page"):
@@ -234,6 +236,10 @@ class _Run:
             limits=self.plan.limits,
         )
 
+    def _built(self, offer: Offer, architecture: Architecture | None) -> nn.Module:
+        with random_numbers_restored(self.plan.seed):
+            return offer.build(architecture)
+
     def _select(self, data: TrainingData) -> Mapping[str, Any]:
         """Choose an architecture, and how long its network is trained: half of the time is for the baseline."""
         known = self.session.result("selection")
@@ -242,7 +248,7 @@ class _Run:
         with self.session.stage("selection", "the best of 100 draws by SynFlow"):
             posterior = Posterior.load(RunFolder(self.output / "search").posterior)
             offer, found = self._best(posterior, self._offer(data, str(self.plan.search.space["name"])))
-            network = offer.build(found.choices, seed=self.plan.seed)
+            network = self._built(offer, found.choices)
             left = self.session.left - self.plan.delivering
             before = self.session.seconds("search", "selection")
             seconds = max(1.0, (left + before) / 2 - before)
@@ -275,7 +281,7 @@ class _Run:
         if known is not None:
             return known
         seconds = self.session.seconds("search", "selection", "network")
-        epochs = self._epochs(offer.build(None, seed=0), data, seconds)
+        epochs = self._epochs(self._built(offer, None), data, seconds)
         return self.session.save("baseline", seconds=seconds, epochs=epochs)
 
     def _epochs(self, network: nn.Module, data: TrainingData, seconds: float) -> int:

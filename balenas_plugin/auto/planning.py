@@ -34,7 +34,7 @@ _LARGEST_BATCH = {"cpu": 64, "cuda": 256}
 _SMALLEST_IMAGE = 8
 _STEPS_OF_AN_EPOCH = 10  # at least, by which batches of few images are smaller
 
-_WANTED_IMAGES, _WANTED_EPOCHS = 150_000, (12, 100)  # seen in a training, and the epochs that are for
+_WANTED_IMAGES, _WANTED_EPOCHS = 100_000, (12, 60)  # seen in a training, and the epochs that are for
 _MOST_EPOCHS, _LEAST_EPOCHS = 300, 3
 _SEARCHED_EPOCHS = (10, 50)
 _LEAST_ITERATIONS, _WANTED_ITERATIONS = 20, 800

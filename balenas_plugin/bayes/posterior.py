@@ -137,6 +137,11 @@ class Posterior:
             f"largest {'means' if self._is_normal else 'scores'}: {', '.join(most)}{more})"
         )
 
+    def blind(self) -> Posterior:
+        """Return that of the same choices while nothing is known: all scores are alike."""
+        alike = {label: torch.ones(len(law)) for label, law in self.laws.items()}
+        return Posterior(alike, alike, self.choices, self.decisions)
+
     def decided_by(self, decisions: Sequence[Decision]) -> Posterior:
         """Return the same with the decisions of a space."""
         return Posterior.of(self.laws, kind=self.kind, scores=self.scores, choices=self.choices, decisions=decisions)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from balenas_plugin.run_folder import RunFolder
     from balenas_plugin.selection.supernet_accuracy import Supernet
 
+_TABLES = ("table1", "table2", "table4", "table5", "selection", "family", "tuning")
+
 _EXAMPLES = """\
 examples:
   balenas reproduce table1 --seeds 0-3
@@ -22,6 +24,7 @@ examples:
   balenas reproduce table5 --resume                         go on after Ctrl-C; searches that tables share run once
   balenas reproduce fig2 --resume                           skip connections over the epochs, from the same searches
   balenas reproduce selection --resume                      how to choose from the same posteriors
+  balenas reproduce family --resume                         every method, with what its search took
   balenas reproduce tuning --seeds 0-1 --resume             the scale's trials, by validation accuracy alone
   balenas reproduce table1 --scale paper --table ~/data     the paper's sizes, for one GPU
 
@@ -47,7 +50,7 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
     )
     reproduce.add_argument(
         "experiment",
-        choices=("table1", "table2", "table4", "table5", "selection", "tuning", "fig1", "fig1-nb201", "fig2", "fig3"),
+        choices=(*_TABLES, "fig1", "fig1-nb201", "fig2", "fig3"),
         help="which table or figure",
     )
     reproduce.add_argument(

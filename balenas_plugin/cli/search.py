@@ -126,23 +126,30 @@ def _search(options: argparse.Namespace) -> int:
 
     end_with_parent()
     config = load_config(path, options.overrides, seed=options.seed)
-    helps = helps_another(config)
+    helps, finished, compared = helps_another(config), False, ""
     if helps:
         folder = shared_run_folder(options.output)
     elif options.resume:
         folder = resumed_run_folder(config, options.output)
-        if folder.finished:
+        finished = folder.finished
+        if finished:
             print(f"{folder.path} is finished already; its architectures:")
-            print_architectures(folder)
-            return 0
+            if config.train is None:
+                print_architectures(folder)
+                return 0
     else:
         folder = new_run_folder(config, options.output, overwrite=options.overwrite)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
+            from balenas_plugin.adapters.nni.run.beside_random import require_trainable, train_beside_random
             from balenas_plugin.adapters.nni.run.config_run import run_search
+        require_trainable(config)
         with contextlib.nullcontext() if helps else folder.kept():
-            run_search(config, folder, resume=options.resume)
+            if not finished:
+                run_search(config, folder, resume=options.resume)
+            if config.train is not None:
+                compared = str(train_beside_random(folder))
     except KeyboardInterrupt:
         if helps or not folder.manifest.exists():
             raise
@@ -152,7 +159,7 @@ def _search(options: argparse.Namespace) -> int:
         if not helps:
             folder.release()
     if not helps:
-        print_architectures(folder)
+        print_architectures(folder, compared)
     return 0
 
 
@@ -195,8 +202,8 @@ def resume_command(options: argparse.Namespace, folder: Any) -> str:
     return shlex.join([*words, "--output", str(folder.path), "--resume"])
 
 
-def print_architectures(folder: Any) -> None:
-    """Print the architectures that a run has found."""
+def print_architectures(folder: Any, compared: str = "") -> None:
+    """Print the architectures that a run has found, and how the winner compares with others if that is known."""
     records = folder.read_architectures()
     trained = {record["rank"]: record["trained"] for record in records if record.get("trained")}
     column = f"  {'trained':>8}" if trained else ""
@@ -213,7 +220,9 @@ def print_architectures(folder: Any) -> None:
             f"\ntrained: validation accuracy of the architecture alone (not the supernet's), trained from scratch; "
             f"epochs: {result['epochs']}; weights: {folder.path / 'candidates'}"
         )
-    print(f"\n{textwrap.fill(_conclusion(folder, records), 110, break_on_hyphens=False)}\n")
+    for text in filter(None, (compared, _conclusion(folder, records))):
+        print(f"\n{textwrap.fill(text, 110, break_on_hyphens=False)}")
+    print()
     for command in _next_commands(folder):
         print(f"  {command}")
     print(f"\nEverything about this run: {folder.path}")

@@ -25,6 +25,9 @@ EXACT_UP_TO = 64
 """Architecture parameters up to which the whole Hessian is computed: NAS-Bench-201 has 30, the DARTS space 224."""
 
 _TRACE_SAMPLES = 16
+_MOST_PRODUCTS = 55  # of Lanczos, with those of the trace
+_SHARE = 0.05  # of the iterations; a product costs one at most
+_USUAL_EPOCHS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,20 @@ def measure_curvature(
             return _by_lanczos(products, like, seed, "lanczos by differences")
         columns = [_mean([multiply(axis) for multiply in products]) for axis in torch.eye(n).to(like)]
         return _of_matrix(torch.stack(columns), len(losses), "exact by differences")
+
+
+def epochs_between(logits: int, iterations: float, *, method: str = "auto", batches: int = 1) -> int:
+    """Return every how many epochs to measure, so that it takes at most a twentieth of a search; 5 at least.
+
+    Args:
+        logits: n, of all choices.
+        iterations: of an epoch.
+        method: "exact", "lanczos", or "auto" for the first up to `EXACT_UP_TO` logits.
+        batches: that the loss is averaged over.
+    """
+    exact = method == "exact" or (method == "auto" and logits <= EXACT_UP_TO)
+    products = batches * (logits if exact else _MOST_PRODUCTS)
+    return max(_USUAL_EPOCHS, math.ceil(products / (_SHARE * iterations)))
 
 
 def _of_matrix(hessian: Tensor, batches: int, method: str) -> Curvature:

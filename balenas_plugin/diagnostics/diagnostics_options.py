@@ -32,7 +32,8 @@ class DiagnosticsOptions:
         curvature: the Hessian of the validation loss in the logits: "exact" costs about one forward and backward pass
             of a batch for each logit (NAS-Bench-201 has 30), "lanczos" 25 to 55 for any number of them, "auto" is exact
             up to 64 logits, "off" leaves it out.
-        curvature_every_n_epochs: how often it is measured.
+        curvature_every_n_epochs: how often it is measured. "auto": every 5, or as much more seldom as keeps it under a
+            twentieth of the iterations; always every 5 where `stop_by` or a schedule of the strategy may go by it.
         curvature_batches: validation batches that it is averaged over: the first of the set, the same every time.
         draws: architectures drawn from what the search has learned, with a generator of their own, every epoch.
         validate: also measure the validation accuracy under strategies that do not (NNI's differentiable ones); costs
@@ -48,7 +49,7 @@ class DiagnosticsOptions:
 
     enabled: bool = True
     curvature: Annotated[_Curvature, BeforeValidator(_word_of)] = "auto"
-    curvature_every_n_epochs: _Count = 5
+    curvature_every_n_epochs: _Count | Literal["auto"] = "auto"
     curvature_batches: _Count = 1
     draws: Annotated[int, Field(ge=0, le=_MOST)] = 100
     validate: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from typing import cast
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.fused.chains import Chain, Opaque, Unwrap, Zero, read_chain
 from balenas_plugin.fused.lanes import Lanes, parameterless
-from balenas_plugin.fused.sums import weighted_sum
+from balenas_plugin.fused.sums import Made, weighted_sum
 from balenas_plugin.mixed_ops.drawn_path import Gates, Others, evaluated_backwards
 
 
@@ -42,6 +42,8 @@ class Contribution:
 
     ready: list[Tensor] = field(default_factory=list)
     terms: list[Tensor] = field(default_factory=list)
+    made: list[Made | None] = field(default_factory=list)
+    """Of each term, what it is made of where that is kept and the term is not."""
     weights: list[Tensor] = field(default_factory=list)
     numbers: list[Tensor] = field(default_factory=list)
     """Of shape (), added to every element."""
@@ -58,6 +60,7 @@ def combine(contributions: Sequence[Contribution], zeros: Callable[[], Tensor] |
     """
     ready = [tensor for contribution in contributions for tensor in contribution.ready]
     terms = [term for contribution in contributions for term in contribution.terms]
+    made = [m for contribution in contributions for m in contribution.made]
     weights = [weight for contribution in contributions for weight in contribution.weights]
     numbers = [number for contribution in contributions for number in contribution.numbers]
     if not terms and not ready:
@@ -66,7 +69,7 @@ def combine(contributions: Sequence[Contribution], zeros: Callable[[], Tensor] |
     if numbers:
         ready.append(torch.stack(numbers).sum())
     if terms:
-        total = weighted_sum(torch.stack(weights), terms)
+        total = weighted_sum(torch.stack(weights), terms, made)
     elif len(ready) > 1:
         total = ready[0] + ready[1]
         ready = ready[2:]
@@ -128,31 +131,33 @@ class Fan:
         """Whether anything is left out, shared or run side by side."""
         return len(self.called) < len(self.branches)
 
-    def __call__(self, x: Tensor, weights: Sequence[Tensor]) -> dict[int, Contribution]:
+    def __call__(self, x: Tensor, weights: Sequence[Tensor], *, again: bool = False) -> dict[int, Contribution]:
         """Return target -> contribution; a target that only zeros lead to is missing.
 
         Args:
             x: the tensor, (N, C, H, W) if any chain has layers.
             weights: mixing weights of each target, in the order of the targets; a weight behind those of the branches
                 is that of choosing none of them.
+            again: compute the chains once more in the backward pass, in the place of keeping what is in them.
         """
         found: dict[int, Contribution] = {}
         counts = map(len, self._towards.values())
         of_branches = [w if len(w) == n else w[:n] for w, n in zip(weights, counts, strict=True)]
         each = (of_branches[0] if len(of_branches) == 1 else torch.cat(of_branches)).unbind()
 
-        def add(k: int, term: Tensor) -> None:
+        def add(k: int, term: Tensor, made: Made | None = None) -> None:
             contribution = found.setdefault(self.branches[k].target, Contribution())
             contribution.terms.append(term)
+            contribution.made.append(made)
             contribution.weights.append(each[k])
 
         rectified: Tensor | None = None
         for members in self._shared.values():
-            result = x
-            for layer in self._chains[members[0]].layers:
-                result = parameterless(result, layer)
+            layers = self._chains[members[0]].layers
+            make = partial(reduce, parameterless, layers)
+            result = make(x)
             for k in members:
-                add(k, result)
+                add(k, result, (x, make) if again and layers else None)
         if x.dim() != 4:  # without a batch dimension lanes could not be distinguished
             for k in (k for _, members in self._lanes for k in members):
                 add(k, self.branches[k].operation(x))
@@ -164,18 +169,25 @@ class Fan:
             if common is not None:
                 for k in members:
                     add(k, common)
-            elif lanes.can_scale:
-                for k, result in zip(members, lanes(source, torch.stack([each[k] for k in members])), strict=True):
+                continue
+            run = lanes.again if again and torch.is_grad_enabled() else lanes
+            if lanes.can_scale:
+                for k, result in zip(members, run(source, torch.stack([each[k] for k in members])), strict=True):
                     found.setdefault(self.branches[k].target, Contribution()).ready.append(result)
             else:
-                for k, result in zip(members, lanes(source), strict=True):
+                for k, result in zip(members, run(source), strict=True):
                     add(k, result)
         for k in self.called:
             add(k, self._call(self.branches[k], x, found))
         return found
 
     def drawn(
-        self, x: Tensor, weights: Sequence[Tensor], drawn: Sequence[tuple[Sequence[int], Others | Sequence[int]]]
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        drawn: Sequence[tuple[Sequence[int], Others | Sequence[int]]],
+        *,
+        again: bool = False,
     ) -> dict[int, Contribution]:
         """Return what `__call__` does, of the drawn branches to each target alone.
 
@@ -184,6 +196,7 @@ class Fan:
             weights: mixing weights of each target, in the order of the targets.
             drawn: which of a target's branches are computed, behind the last one: none of them; and how the others take
                 part, see `drawn_path`: "none" where several are computed.
+            again: see `__call__`.
         """
         edges = list(zip(self._towards.items(), weights, drawn, strict=True))
         picked: list[int] = []
@@ -196,7 +209,7 @@ class Fan:
         found: dict[int, Contribution] = {}
         if picked:
             fan = Fan([self.branches[k] for k in picked], chains=[self._read[k] for k in picked])
-            found = fan(x, of_picked)
+            found = fan(x, of_picked, again=again)
         for (target, branches), w, (computed, others) in edges:
             if others == "none" or not w.requires_grad:
                 continue

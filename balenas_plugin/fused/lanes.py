@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from balenas_plugin.fused.chains import Chain
 from balenas_plugin.fused.depthwise import convolution
@@ -33,13 +35,16 @@ class Lanes:
         only_last = not any(isinstance(layers[0], (nn.Conv2d, nn.BatchNorm2d)) for layers in self.layers[:-1])
         self._alike = only_last and isinstance(norm := self.layers[-1][0], nn.BatchNorm2d) and not norm.affine
 
-    def __call__(self, x: Tensor, scale: Tensor | None = None, *, wide: bool | None = None) -> list[Tensor]:
+    def __call__(
+        self, x: Tensor, scale: Tensor | None = None, *, wide: bool | None = None, counts: bool = True
+    ) -> list[Tensor]:
         """Return the result of each chain.
 
         Args:
             x: the input; behind the first layer if that is a ReLU, which the caller applies once for all.
             scale: one factor per chain, shape (n,), only where `can_scale`.
             wide: side by side all the way; None decides by the device.
+            counts: whether running statistics change; not where a pass is computed again.
         """
         widen = x.device.type != "cpu" if wide is None else wide
         lanes = [x]  # one tensor that all chains share, or one that holds them side by side, or one per chain
@@ -56,10 +61,24 @@ class Lanes:
             elif isinstance(head, nn.BatchNorm2d):
                 lanes = lanes * n if shared else lanes
                 shared = False
-                lanes = _normalise(lanes, cast(Sequence[nn.BatchNorm2d], layers), scale if last else None)
+                norms = cast(Sequence[nn.BatchNorm2d], layers)
+                lanes = _normalise(lanes, norms, scale if last else None, counts)
             else:
                 lanes = [parameterless(lane, head) for lane in lanes]
         return _spread(lanes, n, shared)
+
+    def again(self, x: Tensor, scale: Tensor | None = None) -> list[Tensor]:
+        """Return the same, but keep no more than `x` for the backward pass, which computes the chains once more.
+
+        Values and gradients are the same ones, bit for bit.
+        """
+        passes = itertools.count()
+
+        def run(x: Tensor, scale: Tensor | None) -> list[Tensor]:
+            return self(x, scale, counts=next(passes) == 0)
+
+        result: list[Tensor] = checkpoint(run, x, scale, use_reentrant=False, preserve_rng_state=False)
+        return result
 
     def common(self, x: Tensor) -> Tensor | None:
         """Return the one result of all chains, None where it may not be one.
@@ -124,20 +143,22 @@ def _convolve(lanes: list[Tensor], layers: Sequence[nn.Conv2d], shared: bool) ->
     return [F.conv2d(x, weight, bias, head.stride, cast(tuple[int, int], head.padding), head.dilation, groups)]
 
 
-def _normalise(lanes: list[Tensor], layers: Sequence[nn.BatchNorm2d], scale: Tensor | None) -> list[Tensor]:
+def _normalise(
+    lanes: list[Tensor], layers: Sequence[nn.BatchNorm2d], scale: Tensor | None, counts: bool
+) -> list[Tensor]:
     n = len(layers)
     if len(lanes) == n:
         scales = [None] * n if scale is None else list(scale[:, None])
-        return [_batch_norm(x, [norm], s) for x, norm, s in zip(lanes, layers, scales, strict=True)]
+        return [_batch_norm(x, [norm], s, counts) for x, norm, s in zip(lanes, layers, scales, strict=True)]
     if len({norm.training for norm in layers}) > 1:
-        return _normalise(_spread(lanes, n, shared=False), layers, scale)
-    return [_batch_norm(lanes[0], layers, scale)]
+        return _normalise(_spread(lanes, n, shared=False), layers, scale, counts)
+    return [_batch_norm(lanes[0], layers, scale, counts)]
 
 
-def _batch_norm(x: Tensor, norms: Sequence[nn.BatchNorm2d], scale: Tensor | None) -> Tensor:
+def _batch_norm(x: Tensor, norms: Sequence[nn.BatchNorm2d], scale: Tensor | None, counts: bool) -> Tensor:
     """Normalise n lanes side by side; a lane's scale multiplies its gamma and beta, which is to scale its result.
 
-    Running statistics and counters change as if each layer had been called.
+    Running statistics and counters change as if each layer had been called, if the pass counts.
     """
     head, features = norms[0], norms[0].num_features
     gamma = beta = None
@@ -160,7 +181,7 @@ def _batch_norm(x: Tensor, norms: Sequence[nn.BatchNorm2d], scale: Tensor | None
         momentum=cast(float, head.momentum),
         eps=head.eps,
     )
-    if head.training and statistics is not None:
+    if counts and head.training and statistics is not None:
         _keep(statistics, norms)
     return y
 

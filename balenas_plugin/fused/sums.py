@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -9,17 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Made = tuple[Tensor, Callable[[Tensor], Tensor]]
+"""What a term is made of, and how."""
 
-def weighted_sum(weights: Tensor, terms: list[Tensor]) -> Tensor:
+
+def weighted_sum(weights: Tensor, terms: list[Tensor], made: Sequence[Made | None] = ()) -> Tensor:
     """Return sum_k weights[k] terms[k]; differentiable twice.
 
     Args:
         weights: shape (K,).
         terms: K tensors of one shape.
+        made: of each term, what is kept in its place for the backward pass, which makes it again; None: itself.
     """
     if torch.compiler.is_compiling():  # the compiler fuses this by itself
         return sum((w * t for w, t in zip(weights.unbind(), terms, strict=True)), start=torch.zeros_like(terms[0]))
-    result: Tensor = _WeightedSum.apply(weights, *terms)
+    result: Tensor = _WeightedSum.apply(weights, made or [None] * len(terms), *terms)
     return result
 
 
@@ -27,8 +32,10 @@ class _WeightedSum(torch.autograd.Function):
     """One pass over each term forward; backward one product and one dot product a term, no intermediate results."""
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, *terms: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, *(terms if ctx.needs_input_grad[0] else ()))
+    def forward(ctx: Any, weights: Tensor, made: Sequence[Made | None], *terms: Tensor) -> Tensor:
+        kept = [term if m is None else m[0] for term, m in zip(terms, made, strict=True)]
+        ctx.save_for_backward(weights, *(kept if ctx.needs_input_grad[0] else ()))
+        ctx.make = [None if m is None else m[1] for m in made]
         dtype = terms[0].dtype
         for term in terms[1:]:
             dtype = torch.promote_types(dtype, term.dtype)
@@ -45,12 +52,15 @@ class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        weights, *terms = ctx.saved_tensors
+        weights, *kept = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         product = _sum_of_products if is_batched(gradient) else _inner_product
-        of_weights = torch.stack([product(gradient, t) for t in terms]).to(weights) if wanted[0] else None
-        of_terms = [gradient * w if needed else None for w, needed in zip(weights, wanted[1:], strict=True)]
-        return (of_weights, *of_terms)
+        of_weights = None
+        if wanted[0]:
+            each = [product(gradient, t if make is None else make(t)) for t, make in zip(kept, ctx.make, strict=True)]
+            of_weights = torch.stack(each).to(weights)
+        of_terms = [gradient * w if needed else None for w, needed in zip(weights, wanted[2:], strict=True)]
+        return (of_weights, None, *of_terms)
 
 
 def _inner_product(a: Tensor, b: Tensor) -> Tensor:

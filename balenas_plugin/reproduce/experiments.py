@@ -13,6 +13,8 @@ DATASETS = ("cifar10", "cifar100", "ImageNet16-120")
 TUNING = "tuning"
 VALIDATION = "cifar10-valid"
 """Column of the accuracy by which settings are chosen."""
+COSTS = {"cpu_seconds": "CPU seconds", "peak_megabytes": "peak MB"}
+"""Columns of what a search took, and how they are called."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Experiment:
         title: what it shows.
         rows: its lines.
         pairs: titles of rows whose difference is tested.
-        columns: of accuracies that are shown: data sets tested on, and "cifar10-valid".
+        columns: that are shown: data sets tested on, "cifar10-valid", and those of `COSTS`.
     """
 
     name: str
@@ -267,5 +269,3 @@ SELECTION = Experiment(
         ("SynFlow and probability, 1,000 draws", "SynFlow, 1,000 draws"),
     ],
 )
-
-EXPERIMENTS = {experiment.name: experiment for experiment in (TABLE_1, TABLE_2, TABLE_4, TABLE_5, SELECTION)}

@@ -11,7 +11,7 @@ from typing import Any
 
 from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.config import SearchConfig
-from balenas_plugin.errors import OptionError
+from balenas_plugin.errors import DataError, OptionError
 from balenas_plugin.report.reading import at, number
 from balenas_plugin.search_spaces import DEFAULT_SPACE, SearchSpace, find_space
 
@@ -50,16 +50,18 @@ class Quantity:
 
         Raises:
             SpaceError: the file holds a malformed architecture.
-            DataError: the benchmark does not hold the architecture, unless `partly`.
+            DataError: the benchmark does not hold the architecture, or this metric of it, unless `partly`.
         """
         found = at(record, self.keys)
         if self.looked_up:
             if benchmark is None or not isinstance(found, Mapping) or not isinstance(found.get(benchmark.space), str):
                 return None
-            architecture = found[benchmark.space]
-            if self.partly and architecture not in benchmark.positions:
+            try:
+                return 100 - benchmark.query(found[benchmark.space], "cifar10", self.looked_up)
+            except DataError:
+                if not self.partly:
+                    raise
                 return None
-            return 100 - benchmark.query(architecture, "cifar10", self.looked_up)
         value = number(found)
         return None if value is None else self.factor * value
 
@@ -118,15 +120,15 @@ class Figure:
         """
         for config in configs:
             options, epochs = config.diagnostics, config.evaluator.epochs
-            problem = None
+            every, problem = options.curvature_every_n_epochs, None
             if not options.enabled:
                 problem = "writes no diagnostics: set diagnostics.enabled to true"
             elif self.quantity.curvature and options.curvature == "off":
                 problem = "does not measure the curvature: set diagnostics.curvature to auto"
-            elif self.quantity.curvature and options.curvature_every_n_epochs > epochs:
+            elif self.quantity.curvature and (every == "auto" or every > epochs):
                 problem = (
                     f"ends before the curvature is measured: set diagnostics.curvature_every_n_epochs to {epochs} at "
-                    f"most, got {options.curvature_every_n_epochs}"
+                    f"most, got {every}"
                 )
             elif self.quantity.looked_up and not space_of_config(config).ground_truth:
                 name = config.space["name"]
@@ -196,7 +198,7 @@ _ANYTIME = Figure(
     notes=[
         "Each value is NAS-Bench-101's error, the mean of three trainings of 108 epochs, of the argmax of the alphas "
         "before this epoch: the start, which is random, and the last update are not shown. No search sees it.",
-        "An epoch whose network the table lacks has no value; `looked up` says how many have one.",
+        "An epoch has no value if the table lacks its network or this error of it; `looked up` counts those with one.",
     ],
 )
 

@@ -15,9 +15,10 @@ from balenas_plugin.diagnostics import read_log
 from balenas_plugin.errors import OptionError, SearchFailedError, nearest
 from balenas_plugin.ground_truth import require_benchmark
 from balenas_plugin.reproduce.charts import Chart
-from balenas_plugin.reproduce.experiments import EXPERIMENTS, TUNING, Experiment, tuning
+from balenas_plugin.reproduce.experiments import TUNING, Experiment, Row, tuning
+from balenas_plugin.reproduce.family import EXPERIMENTS
 from balenas_plugin.reproduce.figures import FIGURES, Figure, space_of_config, values_of
-from balenas_plugin.reproduce.picks import Picker, SupernetOf
+from balenas_plugin.reproduce.picks import Accuracies, Picker, SupernetOf
 from balenas_plugin.reproduce.scales import Scale
 from balenas_plugin.reproduce.searches import Search, run_searches, searches_of
 from balenas_plugin.reproduce.tables import Table
@@ -133,12 +134,13 @@ def _tabulate(
     finished, failure = _search(_configs(experiment, scale, seeds), output, jobs=jobs)
     images = config.images("a table")
     picker = Picker(output / "scores", benchmark, scale.proxy_networks, images, supernet_of=supernet_of, workers=jobs)
+
+    def found(row: Row, seed: int) -> Accuracies:
+        search = None if row.search is None else finished[row.search, seed]
+        return {**picker.accuracies(row, search, seed), **({} if search is None else search.costs())}
+
     results = {
-        row.title: {
-            seed: picker.accuracies(row, None if row.search is None else finished[row.search, seed], seed)
-            for seed in seeds
-            if row.search is None or (row.search, seed) in finished
-        }
+        row.title: {seed: found(row, seed) for seed in seeds if row.search is None or (row.search, seed) in finished}
         for row in experiment.rows
     }
     return Table(experiment, results, _about(scale, seeds, benchmark)), failure

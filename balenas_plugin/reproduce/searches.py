@@ -53,6 +53,14 @@ class Search:
         """What the search prints."""
         return self.folder.path.with_suffix(".log")
 
+    def costs(self) -> dict[str, float]:
+        """Return what it took, by the names of `COSTS`; nothing where an older version, or a kill, left no record."""
+        sessions = self.folder.read_manifest()["sessions"]
+        if not all({"cpu_seconds", "peak_bytes"} <= session.keys() for session in sessions):
+            return {}
+        seconds = sum(session["cpu_seconds"] for session in sessions)
+        return {"cpu_seconds": seconds, "peak_megabytes": max(session["peak_bytes"] for session in sessions) / 1e6}
+
     @property
     def epochs_done(self) -> int:
         """Rows of its history."""

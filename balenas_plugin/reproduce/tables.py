@@ -15,7 +15,7 @@ from typing import Any
 from scipy.stats import ttest_rel
 
 from balenas_plugin.files import write_text_atomically
-from balenas_plugin.reproduce.experiments import DATASETS, VALIDATION, Experiment
+from balenas_plugin.reproduce.experiments import COSTS, DATASETS, VALIDATION, Experiment
 from balenas_plugin.reproduce.picks import Accuracies
 
 PerSeed = Mapping[int, Accuracies]
@@ -74,7 +74,8 @@ class Table:
         """Return the table for a page."""
         columns = self.experiment.columns
         tested = [dataset for dataset in DATASETS if dataset in columns]
-        heads = ["CIFAR-10 validation" if column == VALIDATION else f"{column} test" for column in columns]
+        named = {VALIDATION: "CIFAR-10 validation", **COSTS}
+        heads = [named.get(column, f"{column} test") for column in columns]
         head = ["", "seeds", *heads, *(["paper (test)"] if tested else [])]
         lines = [f"## {self.experiment.title}", "", markdown_line(head), markdown_line(["---"] * len(head))]
         for row in self.experiment.rows:
@@ -101,7 +102,7 @@ class Table:
         writer.writerow(["row", "seed", *columns])
         for row in self.experiment.rows:
             for seed, found in sorted(self.results.get(row.title, {}).items()):
-                writer.writerow([row.title, seed, *(f"{found[column]:.4f}" for column in columns)])
+                writer.writerow([row.title, seed, *(f"{found[c]:.4f}" if c in found else "" for c in columns)])
         return text.getvalue()
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,7 +116,7 @@ class Table:
                     "pick": asdict(row.pick),
                     "paper": {dataset: list(numbers) for dataset, numbers in row.paper.items()},
                     "seeds": {
-                        str(seed): {column: found[column] for column in self.experiment.columns}
+                        str(seed): {column: found.get(column) for column in self.experiment.columns}
                         for seed, found in sorted(self.results.get(row.title, {}).items())
                     },
                 }
@@ -147,10 +148,11 @@ def compare(better: str, worse: str, dataset: str, one: PerSeed, other: PerSeed)
 
 
 def _spread(found: PerSeed, column: str) -> str:
-    values = [accuracies[column] for accuracies in found.values()]
+    values = [accuracies[column] for accuracies in found.values() if column in accuracies]
     if not values:
-        return "not run"
-    return with_deviation(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+        return "not recorded" if found else "not run"
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return with_deviation(statistics.mean(values), deviation, ".0f" if column in COSTS else ".2f")
 
 
 def with_deviation(mean: float, deviation: float | None, digits: str = ".2f") -> str:

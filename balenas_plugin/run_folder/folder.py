@@ -34,6 +34,7 @@ from balenas_plugin.bounded_yaml import MAX_BYTES, NOT_YAML, BoundedLoader, yaml
 from balenas_plugin.config import SearchConfig, differences
 from balenas_plugin.errors import FileFormatError, OptionError, StorageError
 from balenas_plugin.files import open_regular, read_text, refused_writes_reported, temporary_of, write_text_atomically
+from balenas_plugin.machine import spent
 from balenas_plugin.run_folder.marker import RunMarker
 
 _LOCK_SECONDS = 10.0
@@ -226,7 +227,7 @@ class RunFolder:
         else:
             written = (self.posterior, self.diagnostics, self.history, self.architectures)
             manifest["sha256"] = {path.name: _sha256(path) for path in written if path.exists()}
-        manifest["sessions"][-1]["ended"] = _now()
+        manifest["sessions"][-1].update(ended=_now(), **spent())
         self._write_manifest(manifest)
 
     def require_unchanged(self, path: Path) -> None:

@@ -22,11 +22,14 @@ class MixingWeights(nn.Module):
     Args:
         mean_weights: parameter (K,) -> weights (K,), where no draw is used.
         mixed_op: how edges compute their candidates; None: all of them in full.
+        recompute: whether drawn candidates are computed once more in the backward pass, in the place of keeping them.
     """
 
-    def __init__(self, mean_weights: Callable[[Tensor], Tensor], mixed_op: MixedOp | None = None) -> None:
+    def __init__(
+        self, mean_weights: Callable[[Tensor], Tensor], mixed_op: MixedOp | None = None, *, recompute: bool = True
+    ) -> None:
         super().__init__()
-        self.mixed_op = mixed_op
+        self.mixed_op, self.recompute = mixed_op, recompute
         self._mean_weights = mean_weights
         self._used: dict[Tensor, Tensor] = {}
         self._chosen: dict[Tensor, int] = {}
@@ -101,7 +104,7 @@ class MixingWeights(nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the draw behind: a supernet that was copied or pickled mixes with the mean."""
-        return MixingWeights, (self._mean_weights, self.mixed_op), {"_left": self._left}
+        return MixingWeights, (self._mean_weights, self.mixed_op), {"_left": self._left, "recompute": self.recompute}
 
 
 def mixing_of(model: nn.Module) -> MixingWeights:

@@ -1,16 +1,17 @@
-"""What one search iteration costs beside NNI's own strategies: time and peak memory, everything in turn in one process.
+"""What a search iteration costs beside NNI's own strategies: time and peak memory, everything in turn in one process.
 
     python integration_tests/benchmarks/iteration_cost.py
     python integration_tests/benchmarks/iteration_cost.py --channels 16 --cells 5 --batch-size 16 --image-size 32
     python integration_tests/benchmarks/iteration_cost.py --scaling --json scaling.json
     python integration_tests/benchmarks/iteration_cost.py --device cuda --channels 16 --cells 5 --batch-size 64
-    python integration_tests/benchmarks/iteration_cost.py --presets --channels 16 --cells 5 --batch-size 16
+    python integration_tests/benchmarks/iteration_cost.py --presets --only GDAS PCDARTS --image-size 32 --batch-size 16
     python integration_tests/benchmarks/iteration_cost.py --against ../other-checkout --only DARTS "BaLeNAS M=1"
 
 Prints medians over all rounds, ratios to NNI's DARTS, and the floor: the floating-point operations of an iteration over
 the rate at which this machine computes the network's own 3x3 convolutions. With `--against`, prints the ratio to the
 package of another checkout instead, in CPU time: a process of each runs a round in turn. With `--presets`, prints the
-CPU time and peak memory of every preset of the package beside those of its DARTS, and which goals are missed.
+CPU time and peak memory of every preset of the package beside those of its DARTS, each when it is measured, and which
+goals are missed.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from nni.nas.hub.pytorch import DARTS, NasBench201  # noqa: E402
 from nni.nas.space import RawFormatModelSpace  # noqa: E402
 from torch.utils.data import TensorDataset  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 BASELINE = "NNI DARTS"
 WARM_UP = 3
@@ -98,7 +100,6 @@ CANDIDATES: dict[str, Callable[[], Any]] = {
     "  split batch": balenas(num_mc_samples=3, mc_batches="split"),
     "BaLeNAS M=1 second order": balenas(order="second"),
     "  one-sided difference": balenas(order="second", finite_difference="one-sided"),
-    "  neither fused nor channels-last": balenas(order="second", **AS_NNI_COMPUTES),
     "BaLeNAS M=3 second order": balenas(num_mc_samples=3, order="second"),
     "  split, one-sided": balenas(num_mc_samples=3, mc_batches="split", order="second", finite_difference="one-sided"),
 }
@@ -134,11 +135,10 @@ def search(
     elif options.space == "DARTS":
         space = DARTS(width=options.channels, num_cells=options.cells, dataset="cifar")
     else:
+        width = {"width" if options.space.startswith("darts") else "channels": options.channels}
         from balenas_plugin.adapters.nni.run.build import build_space
 
-        width = "width" if options.space.startswith("darts") else "channels"
-        sizes = {width: options.channels, "num_cells": options.cells}
-        space = build_space({"name": options.space, **sizes}, num_classes=10)
+        space = build_space({"name": options.space, "num_cells": options.cells, **width}, num_classes=10)
     strategy(RawFormatModelSpace(space, evaluator), SequentialExecutionEngine())
     return stopwatch.seconds()
 
@@ -276,12 +276,12 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def every_preset(options: argparse.Namespace) -> dict[str, Any]:
-    """Compare the presets with DARTS: memory first, each in a process of its own; then rounds in turn."""
+    """Compare the presets with DARTS, each printed when it is measured: memory in a process, then rounds in turn."""
     from balenas_plugin.errors import BalenasError
     from balenas_plugin.presets import list_presets
 
     def run(name: str, iterations: int, sizes: argparse.Namespace = options) -> list[float]:
-        return search(preset(name, warmup_epochs=0)(), sizes, iterations, time.process_time)
+        return search(preset(name, warmup_epochs=0, selection=None)(), sizes, iterations, time.process_time)
 
     def memory_of(name: str, found: Any) -> None:
         small = argparse.Namespace(**{**vars(options), "channels": 2, "cells": 1, "batch_size": 2, "image_size": 8})
@@ -295,39 +295,36 @@ def every_preset(options: argparse.Namespace) -> dict[str, Any]:
         except BalenasError as error:
             found.put(str(error))
 
-    fork = multiprocessing.get_context("fork")
+    fork, memory, seconds = multiprocessing.get_context("fork"), dict[str, Any](), dict[str, list[float]]()
     names = ["DARTS", *(name for name in list_presets() if name != "DARTS" and name in (options.only or [name]))]
-    memory: dict[str, Any] = {}
-    for name in names:
+    goals = GOALS if options.space == "NasBench201" else {**GOALS, "MergeNAS": (0.6, None)}
+    print(f"{'CPU ms/iteration':>37}{'ratio':>7}{'goal':>6}{'of rounds':>12}{'peak MiB':>10}{'ratio':>7}{'goal':>6}")
+    for name in tqdm(names, unit="preset", disable=not sys.stderr.isatty()):
         with suppress(BalenasError):  # said by the process
-            preset(name, warmup_epochs=0)()  # imported here, so that no process counts it
+            preset(name)()  # imported here, so that no process counts it
         found: Any = fork.SimpleQueue()
         process = fork.Process(target=memory_of, args=(name, found))
         process.start()
-        memory[name] = found.get()
+        peak = found.get()
         process.join()
-    for name in [name for name in names if isinstance(memory[name], str)]:
-        print(f"{name:20}not measured: {memory.pop(name)}")
-    names = list(memory)
-    seconds: dict[str, list[list[float]]] = {name: [] for name in names}
-    for _ in range(options.rounds):
-        for name in names:
-            seconds[name].append(run(name, options.iterations))
-    medians = {name: statistics.median([*chain(*each)] or [math.nan]) for name, each in seconds.items()}
-    goals = GOALS if options.space == "NasBench201" else {**GOALS, "MergeNAS": (0.6, None)}
-    print(f"{'CPU ms/iteration':>37}{'ratio':>7}{'goal':>6}{'of rounds':>12}{'peak MiB':>10}{'ratio':>7}{'goal':>6}")
-    for name, peak in memory.items():
-        pairs = zip(seconds[name], seconds["DARTS"], strict=True)
-        rounds = [statistics.median(a) / statistics.median(b) for a, b in pairs]
-        ratios = medians[name] / medians["DARTS"], None if peak is None else peak / memory["DARTS"]
-        wanted = goals.get(name, (None, None))
-        line = f"{name:20}{1e3 * medians[name]:17.1f}{ratios[0]:7.2f}{wanted[0] or '':>6}"
-        line += f"{'-'.join(f'{end:.2f}' for end in (min(rounds), max(rounds))) if rounds else '':>12}"
-        if peak is not None and ratios[1] is not None:
+        if isinstance(peak, str):
+            tqdm.write(f"{name:20}not measured: {peak}")
+            continue
+        memory[name], seconds[name] = peak, []
+        rounds = []
+        for _ in range(options.rounds):
+            beside = run("DARTS", options.iterations)
+            seconds[name] += run(name, options.iterations)
+            rounds.append(statistics.median(seconds[name][-len(beside) :]) / statistics.median(beside))
+        median, wanted = statistics.median(seconds[name] or [math.nan]), goals.get(name, (None, None))
+        ratios = statistics.median(rounds or [math.nan]), None if peak is None else peak / memory["DARTS"]
+        ends = "-".join(f"{end:.2f}" for end in (min(rounds), max(rounds))) if rounds else ""
+        line = f"{name:20}{1e3 * median:17.1f}{ratios[0]:7.2f}{wanted[0] or '':>6}{ends:>12}"
+        if ratios[1] is not None:
             line += f"{peak:10.0f}{ratios[1]:7.2f}{wanted[1] or '':>6}"
         missed = any(goal and ratio and ratio > goal for ratio, goal in zip(ratios, wanted, strict=True))
-        print(f"{line}{'  missed' if missed else ''}")
-    return {"seconds": seconds, "medians": medians, "peak_mebibytes": memory}
+        tqdm.write(f"{line}{'  missed' if missed else ''}")
+    return {"seconds": seconds, "peak_mebibytes": memory}
 
 
 def scale(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -376,8 +373,8 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=1, help="cells per stage (NasBench201) or in all")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--image-size", type=int, default=16)
-    parser.add_argument("--iterations", type=int, default=12, help="per round")
-    parser.add_argument("--rounds", type=int, default=3, help="0 with --presets: memory alone")
+    parser.add_argument("--iterations", type=int, help="per round (12, with --presets 6)")
+    parser.add_argument("--rounds", type=int, help="(3, with --presets 1; there 0 measures memory alone)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", default="32-true", help="of Lightning's trainer, e.g. bf16-mixed")
@@ -388,6 +385,8 @@ def main() -> None:
     parser.add_argument("--scaling", action="store_true", help="vary cells, channels, batch size and M instead")
     parser.add_argument("--json", help="write the numbers to this file too")
     options = parser.parse_args()
+    options.iterations = options.iterations or (6 if options.presets else 12)
+    options.rounds = (1 if options.presets else 3) if options.rounds is None else options.rounds
     prepare(options.threads)
     size = f"{options.image_size}x{options.image_size}"
     print(f"{options.space}, C {options.channels}, N {options.cells}, batch {options.batch_size}, {size}", end=", ")

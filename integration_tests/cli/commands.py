@@ -19,6 +19,7 @@ from typing import Any
 _PROCESS = Path(__file__).with_name("process.py")
 _IMPORTED = [
     "balenas_plugin.cli",
+    "balenas_plugin.auto.pipeline",
     "balenas_plugin.adapters.nni.run.config_run",
     "sklearn.datasets",
     "torchvision",

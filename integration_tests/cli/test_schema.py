@@ -52,7 +52,7 @@ CONFIGS = [path for path in (ROOT / "configs").rglob("*.yml") if POINTS_TO_IT.ma
 
 def test_a_shipped_config_points_to_the_schema_and_fits_it() -> None:
     recipes = {path.name for path in CONFIGS if path.parent.name == "recipes"}
-    assert {path.name for path in CONFIGS} - recipes == {"quickstart.yml", "nb201_search.yml"}
+    assert {path.name for path in CONFIGS} - recipes == {"quickstart.yml", "nb201_search.yml", "rnn.yml"}
     assert recipes == {f"{name}.yml" for name in list_recipes()}
     for path in CONFIGS:
         found = POINTS_TO_IT.match(path.read_text())

@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from balenas_plugin.config import SearchConfig
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces import nasbench201
 
-from .commands import balenas
+from .commands import balenas, refused
 from .comparison import assert_same_run, checkpoint_of
 
 
@@ -343,3 +344,48 @@ def _write_pictures(root: Path) -> None:
         (root / f"kind{kind}").mkdir(parents=True)
         for k in range(8):
             Image.new("RGB", (8, 8), (20 * k, 100 * kind, 50)).save(root / f"kind{kind}" / f"{k}.png")
+
+
+# -- what is trained at the end ---------------------------------------------------------------------------------------
+
+TRAINED = ("--set", "train={options: {epochs: 1, batch_size: 64}, random: 2}", "--set", "data.limit=96")
+
+
+def test_the_winner_is_trained_beside_random_architectures_and_an_interruption_costs_nothing(folder: Path) -> None:
+    ended = balenas("search", "tiny.yml", *TRAINED, folder=folder)
+    assert ended.code == 0, ended.errors
+    sentence = re.search(r"Trained for 1 epochs on 96 images and tested on 297 others, .*?(?=\n\n)", ended.output, re.S)
+    assert sentence
+    run = folder / "runs" / "tiny"
+    found = read_json(run / "compared" / "compared.json")
+    accuracies = [network["test_accuracy"] for network in found["random"]]
+    said = " ".join(sentence[0].split())
+    assert f"the winner has a test accuracy of {found['winner']['test_accuracy']:.1%} (95 % interval " in said
+    assert f"2 random architectures of the space, trained alike, {statistics.fmean(accuracies):.1%} ± " in said
+    assert ("nothing better than chance" in said) == (found["winner"]["test_accuracy"] <= statistics.fmean(accuracies))
+    assert [network["seed"] for network in (found["winner"], *found["random"])] == [0, 0, 0]
+    described = [
+        yaml.safe_load((run / "compared" / name / "train.yml").read_text())["architecture"]
+        for name in ("winner", "random_1", "random_2")
+    ]
+    assert described[0] == read_json(run / "architectures.json")[0]["choices"]
+    assert described[1] != described[2]
+
+    (run / "compared" / "random_2" / "train.json").unlink()
+    again = balenas("search", "tiny.yml", *TRAINED, "--resume", folder=folder)
+    assert again.code == 0, again.errors
+    assert sentence[0] in again.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["train={recipe: smal}"], "there is no recipe 'smal'; did you mean"),
+        (["train={options: {epoch: 1}}"], "epoch"),
+        (["train={}", "strategy=nni.DARTS"], "train needs a posterior, and nni.DARTS leaves none"),
+        (["train={}", "evaluator.devices=2"], "train follows a search on one device"),
+    ],
+)
+def test_what_could_not_be_trained_is_refused_before_the_search(folder: Path, options: list[str], message: str) -> None:
+    assert message in refused("search", "tiny.yml", *(word for o in options for word in ("--set", o)), folder=folder)
+    assert not (folder / "runs").exists() or not any((folder / "runs").iterdir())

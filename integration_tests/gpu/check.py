@@ -6,9 +6,10 @@
     python integration_tests/gpu/check.py --device cpu --tiny   try the script itself, on a CPU
 
 At the paper's setting (NAS-Bench-201 with C 16 and N 5, batches of 64 images of 32x32): BaLeNAS with M = 1 and 3,
-fused or not, in float32 and bf16-mixed, compiled and in CUDA graphs, beside NNI's DARTS; the median of ten iterations
-each, the peak memory, and what a search of 50 epochs would take. Every part has a time limit of its own; one that fails
-or takes too long is named in the table, and the others go on. Files are written anew after each part.
+fused or not, in float32 and bf16-mixed, compiled and in CUDA graphs, beside NNI's DARTS; both in the DARTS space too,
+which has depthwise convolutions; the median of ten iterations each, the peak memory, and what a search of 50 epochs
+would take. Every part has a time limit of its own; one that fails or takes too long is named in the table, and the
+others go on. Files are written anew after each part.
 
 exit codes: 0 all measured, 1 a part failed or found no time, 2 nothing can be measured here
 """
@@ -51,6 +52,7 @@ class Part:
     name: str
     precision: str = "32-true"
     options: dict[str, Any] | None = None  # of BaLeNAS; None is NNI's DARTS
+    space: str = "NasBench201"
     limit: float = 40.0  # seconds
     seconds: list[float] = field(default_factory=list)  # of each iteration
     peak_mebibytes: float | None = None
@@ -67,6 +69,8 @@ def all_parts() -> list[Part]:
     as_nni = {"fused": False, "channels_last": False}
     compiled = {"compiled": {"compile": True}, "CUDA graphs": {"compile": "reduce-overhead"}}
     parts = [Part(BASELINE, precision) for precision in precisions]
+    for name, options in ((BASELINE, None), ("BaLeNAS M=1", {"num_mc_samples": 1})):  # with depthwise convolutions
+        parts.append(Part(f"{name}, DARTS space", precisions[0], options, space="DARTS"))
     for draws in (1, 3):
         options = {"num_mc_samples": draws}
         parts += [Part(f"BaLeNAS M={draws}", precision, options) for precision in precisions]
@@ -97,7 +101,7 @@ def work() -> None:
     for line in sys.stdin:
         task = json.loads(line)
         options = argparse.Namespace(**task["sizes"], device=task["device"], precision=task["precision"])
-        options.space = "NasBench201"
+        options.space = task["space"]
         made = task["options"]
         make = iteration_cost.CANDIDATES[BASELINE] if made is None else iteration_cost.balenas(**made)
         torch.compiler.reset()
@@ -268,8 +272,8 @@ class Check:
             if "problem" in found:
                 return found
         assert self._worker is not None
-        given = {"device": self.options.device, "precision": part.precision, "options": part.options}
-        self._worker.ask({"sizes": self.sizes, **given})
+        given = {"device": self.options.device, "space": part.space, "precision": part.precision}
+        self._worker.ask({"sizes": self.sizes, **given, "options": part.options})
         return self._worker.answer(min(part.limit, self._left()))
 
     # -- files --------------------------------------------------------------------------------------------------------
@@ -303,12 +307,12 @@ class Check:
             "| search | precision | ms an iteration | to DARTS | peak MiB | to DARTS | hours for 50 epochs |",
             "|---|---|---|---|---|---|---|",
         ]
-        baselines = {part.precision: part for part in self.parts if part.name == BASELINE}
+        baselines = {(part.space, part.precision): part for part in self.parts if part.name.startswith(BASELINE)}
         for part in self.parts:
             if part.problem is not None:
                 numbers: Iterable[str] = (part.problem.replace("|", "/"), "", "", "", "")
             else:
-                base = baselines.get(part.precision)
+                base = baselines.get((part.space, part.precision))
                 numbers = (
                     _number(part.milliseconds, ".1f"),
                     _ratio(part.milliseconds, base and base.milliseconds),

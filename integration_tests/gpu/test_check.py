@@ -51,7 +51,7 @@ def test_what_fails_or_takes_too_long_leaves_the_others(tmp_path, monkeypatch, c
 
 def test_everything_is_measured_once():
     names = [f"{part.name}, {part.precision}" for part in check.all_parts()]
-    assert len(set(names)) == len(names) == 18
+    assert len(set(names)) == len(names) == 20
     for draws in (1, 3):
         for how in ("", ", not fused", ", compiled", ", CUDA graphs"):
             for precision in ("32-true", "bf16-mixed"):

@@ -35,6 +35,7 @@ from balenas_plugin.diagnostics import (
     summarise,
     width,
 )
+from balenas_plugin.diagnostics.curvature import epochs_between
 from balenas_plugin.diagnostics.operations import chosen_kinds
 from balenas_plugin.search_spaces import cells_of, get_space, nasbench201
 
@@ -77,6 +78,20 @@ def test_curvature_of_several_batches_is_that_of_their_mean():
     for exact_up_to in (64, 0):
         found = measure_curvature([quadratic(m, alphas) for m in matrices], alphas, exact_up_to=exact_up_to)
         assert found.eigenvalue == pytest.approx(float(torch.linalg.eigvalsh(mean)[-1]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("logits", "iterations", "how", "epochs"),
+    [
+        (30, 390, {}, 5),
+        (30, 12, {}, 50),  # 30 products in 50 epochs of 12 iterations are a twentieth
+        (30, 12, {"batches": 2}, 100),
+        (300, 12, {}, 92),  # Lanczos: 55 products whatever the number of logits
+        (30, math.inf, {}, 5),
+    ],
+)
+def test_the_curvature_takes_at_most_a_twentieth_of_the_iterations(logits, iterations, how, epochs):
+    assert epochs_between(logits, iterations, **how) == epochs
 
 
 def test_curvature_of_a_supernet_against_finite_differences_of_its_gradient():

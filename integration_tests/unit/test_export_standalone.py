@@ -223,6 +223,17 @@ class PythonRandom(nn.Module):
         return x * random.random() if self.training else x
 
 
+class AlwaysNoisy(nn.Module):
+    """As a cell of RobustDARTS's S4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.edges = nn.ModuleList([nn.Conv2d(3, 3, 1, stride=2), Noise(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.edges[0](x) + self.edges[1](x)
+
+
 class Averaging(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -282,7 +293,7 @@ REFUSED = {
 
 
 def test_outputs_that_are_random_in_evaluation_too_are_written(tmp_path):
-    network, example = nn.Sequential(nn.Conv2d(3, 3, 1), Noise(2)), torch.randn(2, 3, 4, 4)  # as in RobustDARTS's S4
+    network, example = AlwaysNoisy(), torch.randn(2, 3, 4, 4)
     module, _ = write(network, tmp_path / "out", example)
     outputs = []
     for each in (network.eval(), imported(module).load().eval()):

@@ -212,6 +212,30 @@ def test_what_is_not_plain_is_called_as_it_is(operation: nn.Module) -> None:
     assert list(Fan([Branch(operation, 0)]).called) == [0]
 
 
+@pytest.mark.parametrize("kind", ["conv 3x3", "separable", "biased", "average"])
+def test_computing_again_keeps_less_and_changes_nothing(kind: str) -> None:
+    torch.manual_seed(0)
+    operations, given = [OPERATIONS[kind](), conv_block(1)], torch.randn(8, CHANNELS, 9, 9)
+    found = []
+    for again in (False, True):
+        branches = [Branch(copy.deepcopy(operation), 1) for operation in operations]
+        x, weights, kept = given.clone().requires_grad_(), torch.ones(2, requires_grad=True), dict[int, int]()
+
+        def pack(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = combine(list(Fan(branches)(x, [weights], again=again).values()))
+        y.square().sum().backward()
+        states = [state for branch in branches for state in branch.operation.state_dict().values()]
+        trained = [parameter.grad for branch in branches for parameter in branch.operation.parameters()]
+        found.append(([y, x.grad, weights.grad, *trained, *states], sum(kept.values())))
+    (plain, much), (computed_again, little) = found
+    assert all(torch.equal(a, b) for a, b in zip(plain, computed_again, strict=True))
+    assert little < much
+
+
 def test_a_hook_makes_a_layer_be_called() -> None:
     block = conv_block(3)
     assert isinstance(read_chain(block), Chain)

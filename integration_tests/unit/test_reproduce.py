@@ -17,7 +17,8 @@ from scipy import stats
 from balenas_plugin import machine
 from balenas_plugin.errors import OptionError, SearchFailedError
 from balenas_plugin.reproduce import searches
-from balenas_plugin.reproduce.experiments import DATASETS, EXPERIMENTS, Experiment, Pick, Row
+from balenas_plugin.reproduce.experiments import DATASETS, Experiment, Pick, Row
+from balenas_plugin.reproduce.family import EXPERIMENTS
 from balenas_plugin.reproduce.figures import FIGURES
 from balenas_plugin.reproduce.picks import COLUMNS
 from balenas_plugin.reproduce.run import experiment_of, seeds_of

@@ -28,7 +28,7 @@ from balenas_plugin.errors import DataError, FileFormatError, OptionError, Space
 from balenas_plugin.report.plots import Line, Picture, line_chart
 from balenas_plugin.report.reading import Series
 from balenas_plugin.reproduce.charts import Chart, mean_curve
-from balenas_plugin.reproduce.experiments import EXPERIMENTS
+from balenas_plugin.reproduce.family import EXPERIMENTS
 from balenas_plugin.reproduce.figures import EIGENVALUE, FIGURES, SKIP_RATIO, TEST_ERROR, values_of
 from balenas_plugin.reproduce.run import experiment_of, reproduce
 from balenas_plugin.reproduce.scales import SCALES, Scale, load_scale
@@ -378,6 +378,10 @@ def test_the_papers_own_figure_is_of_space_3_before_each_epoch(tmp_path: Path, m
     assert chart.beside.results == {"DARTS 1st": {0: {1: 10.0, 3: 9.0}}}
     assert "2 of 3 architectures; nb1shot1.parquet holds 2 of the 55,854 different networks" in chart.markdown()
     assert {"fig1.svg", "fig1.csv", "fig1-validation.svg", "fig1-validation.csv"} <= {path.name for path in files}
+    untested = {h: replace(trained, test=array("d")) for h, trained in found.items()}
+    write_modules(tmp_path / "valid.parquet", untested)
+    chart, _ = reproduce(asked, scale, [0], out, table=tmp_path / "valid.parquet", jobs=1, supernet_of=no_supernet)
+    assert (chart.results, chart.beside.results) == ({"DARTS 1st": {0: {}}}, {"DARTS 1st": {0: {1: 10.0, 3: 9.0}}})
     monkeypatch.delenv("BALENAS_DATA", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(DataError, match=r"nasbench_only108\.tfrecord.*google-research/nasbench"):

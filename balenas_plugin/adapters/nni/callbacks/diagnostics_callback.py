@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from balenas_plugin.adapters.nni.callbacks.stages import Stages
 from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.diagnostics import DiagnosticsOptions, SearchState, stop_reason, summarise, warnings_of
+from balenas_plugin.diagnostics.curvature import epochs_between
 from balenas_plugin.diagnostics.log_file import append_record, as_written, plain, write_log
 from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.ground_truth import accuracies_of
@@ -123,7 +125,7 @@ class Diagnostics(SearchCallback):
         broken = [*record.get("not_finite", []), *_broken_weights(module)]
         if broken:
             record["not_finite"] = broken
-        elif self._curvature_is_due(epoch):
+        elif self._curvature_is_due(trainer, state):
             record.update(self._curvature(trainer, module))
         records = [*self.records, record]
         warmup = int(getattr(module, "warmup_epochs", 0))
@@ -171,8 +173,14 @@ class Diagnostics(SearchCallback):
         for line in lines:
             tqdm.write(f"balenas: epoch {record['epoch']}: {line}", file=sys.stderr)
 
-    def _curvature_is_due(self, epoch: int) -> bool:
-        return self.options.curvature != "off" and (epoch + 1) % self.options.curvature_every_n_epochs == 0
+    def _curvature_is_due(self, trainer: pl.Trainer, state: SearchState) -> bool:
+        method, every = self.options.curvature, self.options.curvature_every_n_epochs
+        if every == "auto":
+            decides = self.options.stop_by == "eigenvalue" or any(isinstance(c, Stages) for c in trainer.callbacks)
+            iterations = math.inf if decides else trainer.num_training_batches
+            logits = sum(map(len, state.choices.values()))
+            every = epochs_between(logits, iterations, method=method, batches=self.options.curvature_batches)
+        return method != "off" and (trainer.current_epoch + 1) % every == 0
 
     def _curvature(self, trainer: pl.Trainer, module: BaseOneShotLightningModule) -> dict[str, Any]:
         try:

@@ -240,8 +240,7 @@ def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: in
 def _log_probability_of_a_guess(strategy: DistributionStrategy, architecture: Architecture) -> float | None:
     """Return the log-probability in nats of an architecture while all scores are alike; None if it is not known."""
     known = strategy.posterior
-    alike = {label: torch.ones(len(law)) for label, law in known.laws.items()}
-    guess = Architectures(known.decisions, Posterior(alike, alike, known.choices)).describe(architecture)
+    guess = Architectures(known.decisions, known.blind()).describe(architecture)
     return guess.log_probability if math.isfinite(guess.log_probability) else None
 
 

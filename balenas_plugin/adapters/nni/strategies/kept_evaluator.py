@@ -139,7 +139,7 @@ class SearchStrategy(DARTS):
         Raises:
             SpaceError: it has no operations that the search's mixed operation could mix, or some that it cannot.
         """
-        self._mixing = MixingWeights(self.distribution.mean_weights, self.mixed_op)
+        self._mixing = MixingWeights(self.distribution.mean_weights, self.mixed_op, recompute=self.options.recompute)
         supernet = super().mutate_model(model)
         if self.mixed_op is not None and not any(isinstance(module, Alone) for module in supernet.modules()):
             raise SpaceError(f"{type(model).__name__} has no choice of operations that {self.mixed_op.name} can mix")
