@@ -16,6 +16,7 @@ from balenas_plugin.data.augment import AUGMENTATIONS
 from balenas_plugin.errors import OptionError
 from balenas_plugin.options import (
     NonNegative,
+    NonNegativeInt,
     OneOf,
     Positive,
     PositiveInt,
@@ -158,7 +159,7 @@ class AutoPlan:
     preparing: NonNegative
     selecting: NonNegative
     delivering: NonNegative
-    memory: NonNegative
+    memory: NonNegativeInt
 
     @property
     def seconds(self) -> float:

@@ -216,8 +216,8 @@ class _Run:
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
+            from balenas_plugin.adapters.nni.callbacks.search_timing import deadline
             from balenas_plugin.adapters.nni.run.config_run import run_search
-            from balenas_plugin.adapters.nni.run.search_timing import deadline
         with self.session.stage("search", f"{planned.epochs} epochs of {planned.images:,} images"), folder.kept():
             run_search(
                 self.plan.search_config(self.output / IMAGES),

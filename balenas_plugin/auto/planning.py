@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,13 @@ from balenas_plugin.auto.offered import BASELINE, BASELINE_SIZES, SPACES, Offer,
 from balenas_plugin.auto.splitting import LabelledPaths
 from balenas_plugin.auto.step_timing import Fitting, device, largest_fitting
 from balenas_plugin.data.sources.packed import PackedPart, write_packed
+from balenas_plugin.diagnostics.diagnostics_options import DiagnosticsOptions
 from balenas_plugin.errors import OptionError
 from balenas_plugin.machine import peak_memory
+from balenas_plugin.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from balenas_plugin.adapters.nni.run.search_timing import TimedSearch
+    from balenas_plugin.adapters.nni.callbacks.search_timing import TimedSearch
 
 _LARGEST_IMAGE = {"cpu": 64, "cuda": 128}
 _LARGEST_BATCH = {"cpu": 64, "cuda": 256}
@@ -195,15 +197,17 @@ def _fitting(offers: list[Offer], seconds: float, steps: int, wanted: float, bat
 def _timed_search(
     space: OfferedSpace, known: Known, image_size: int, threads: int, batch_size: int, seed: int
 ) -> TimedSearch:
-    """Time a search of the smallest supernet on noise."""
+    """Time two epochs of a search of the smallest supernet on noise, without a warm-up."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
-        from balenas_plugin.adapters.nni.run.search_timing import time_search
+        from balenas_plugin.adapters.nni.callbacks.search_timing import Stopwatch
+        from balenas_plugin.adapters.nni.run.config_run import run_search
     count = max(2 * batch_size * _ITERATIONS, known.num_classes)
     noise = np.random.default_rng(0).integers(0, 256, (count, 3, image_size, image_size), dtype=np.uint8)
+    watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
         write_packed(
-            Path(folder),
+            Path(folder, "images"),
             {"train": PackedPart(labels=[k % known.num_classes for k in range(count)], chunks=[noise])},
             class_names=known.looked.class_names,
             augmentation="crop",
@@ -211,14 +215,17 @@ def _timed_search(
         )
         config = search_config(
             space.config(space.searched[0]),
-            Path(folder),
+            Path(folder, "images"),
             seed=seed,
             threads=threads,
             batch_size=batch_size,
             images=count,
             epochs=2,
         )
-        return time_search(config)
+        quiet = replace(config.evaluator, trainer={"enable_progress_bar": False})
+        config = replace(config, evaluator=quiet, diagnostics=DiagnosticsOptions(enabled=False))
+        run_search(config, RunFolder(Path(folder, "search")), resume=False, callbacks=[watch])
+    return watch.timed
 
 
 _ITERATIONS = 6  # of a search that is timed, in each of two epochs

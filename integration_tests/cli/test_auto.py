@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from balenas_plugin.adapters.nni.run.search_timing import TimedSearch
+from balenas_plugin.adapters.nni.callbacks.search_timing import TimedSearch
 from balenas_plugin.auto.auto_page import verdict
 from balenas_plugin.auto.auto_plan import Limits, read_budget, read_count
 from balenas_plugin.auto.delivery import Delivered
@@ -56,7 +56,7 @@ def refusal(*arguments: object, folder: Path, **options: Any) -> str:
     ended = auto(*arguments, folder=folder, **options)
     assert ended.code == 2, ended.errors
     assert "Traceback" not in ended.errors
-    lines = [line for line in ended.errors.splitlines() if line.strip() and not line.startswith("auto: ")]
+    lines = [line for line in ended.errors.splitlines() if line.strip() and not line.startswith(("auto: ", "search: "))]
     assert len(lines) == 1, ended.errors
     assert lines[0].startswith("balenas: ")
     return lines[0]
@@ -201,7 +201,7 @@ def test_killed_in_every_stage_it_ends_as_planned_and_as_if_it_had_not_been_kill
     again = [*command, "--resume"]
     assert auto(*again, folder=tmp_path, stop=Stop("checkpoint in place", 2)).code == -9  # in the search
     assert auto(*again, folder=tmp_path, KILLED_BEFORE="rank 1").code == -9
-    assert auto(*again, folder=tmp_path, stop=Stop("checkpoint half written", 2)).code == -9  # in the training
+    assert auto(*again, folder=tmp_path, KILLED_BEFORE="epoch 2").code == -9  # in the training
     assert not (run / "network" / "train.json").exists()
     assert auto(*again, folder=tmp_path, KILLED_BEFORE="deliver 1").code == -9
     ended = auto(*again, folder=tmp_path)

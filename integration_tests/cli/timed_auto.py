@@ -10,14 +10,16 @@ import signal
 import sys
 from typing import Any
 
-from balenas_plugin.adapters.nni.run.search_timing import TimedSearch
+from balenas_plugin.adapters.nni.callbacks.search_timing import TimedSearch
 from balenas_plugin.auto import offered, pipeline, planning, splitting
 from balenas_plugin.auto.step_timing import Timed
 from balenas_plugin.cli import main
+from balenas_plugin.training.epochs import TrainingBar
 
 CALLS = {
     "pack": (splitting, "write_packed"),
     "rank": (pipeline, "rank"),
+    "epoch": (TrainingBar, "on_train_epoch_end"),
     "deliver": (pipeline, "deliver"),
     "page": (pipeline, "write_page"),
 }
