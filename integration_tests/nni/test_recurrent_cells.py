@@ -143,7 +143,7 @@ def test_a_search_resumes_exactly_and_is_exported(strategy: dict[str, Any], tmp_
     assert "val_perplexity" in (whole / "history.csv").read_text().splitlines()[0]
     run = FinishedRun.load(RunFolder(whole))
     network = run.network(records[0]["choices"], run.trained_supernet())
-    assert network(run.batch[0]).shape == (4, 12, 3)
+    assert network(run.batch[0]).shape == (4, run.data.num_classes, 3)
     assert json.loads((whole / "manifest.json").read_text())["data"]["weight_words"] == 28
 
 
