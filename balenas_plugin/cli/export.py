@@ -25,6 +25,8 @@ examples:
   balenas export runs/quickstart --epoch 7                the posterior of an earlier epoch, before a search collapsed
 """
 
+_LISTED = 20  # candidates that no other beats
+
 
 def add_export(commands: Any, formatter: Any) -> None:
     """Add `balenas export`."""
@@ -165,7 +167,7 @@ def _export(options: argparse.Namespace) -> int:
     report_fewer(len(ranked), options.top, selection)
     _print_ranking(ranked, selection.proxies)
     front = Front.of(everything, options.pareto, by_rank=len(selection.proxies) > 1 or selection.include_probability)
-    _print_front(front, options.top)
+    _print_front(front)
     written = write_exports(run, ranked, formats, output, front=front)
     print(f"\n{len(written)} files written to {output}")
     if options.epoch is not None:
@@ -188,10 +190,10 @@ def _print_ranking(ranked: Sequence[Any], proxies: Sequence[str]) -> None:
         print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {values}{costs}  {name}")
 
 
-def _print_front(front: Any, top: int) -> None:
+def _print_front(front: Any) -> None:
     (cost, merit, _), rows = front.table()
     print(f"\nOf {len(front.candidates)} candidates, no other beats these in {merit} and {cost} both:")
-    for price, worth, name in [(cost, merit, "architecture"), *rows[:top]]:
+    for price, worth, name in [(cost, merit, "architecture"), *rows[:_LISTED]]:
         print(f"{price:>{max(12, len(cost))}}  {worth:>{max(12, len(merit))}}  {name}")
-    if len(rows) > top:
-        print(f"and {len(rows) - top} more, in pareto.json")
+    if len(rows) > _LISTED:
+        print(f"and {len(rows) - _LISTED} more, in pareto.json")
