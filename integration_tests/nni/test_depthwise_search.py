@@ -8,6 +8,7 @@ from nni.nas.hub.pytorch.proxylessnas import InvertedResidual
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace, MutableConv2d
 from torch import Tensor, nn
 
+from balenas_plugin import BaLeNAS
 from balenas_plugin.fused import depthwise
 
 from .searches import classification, loaders, search
