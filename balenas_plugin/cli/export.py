@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ examples:
   balenas export runs/quickstart --selection darts-pt     choice by choice, by what the supernet's accuracy loses
   balenas export runs/quickstart --proxy synflow --proxy naswot --include-probability
   balenas export runs/quickstart --top 1 --format python --format onnx --format svg
+  balenas export runs/quickstart --max-params 50e3 --max-latency 2 --pareto latency      small and quick ones alone
   balenas export runs/quickstart --epoch 7                the posterior of an earlier epoch, before a search collapsed
 """
+
+_LISTED = 20  # candidates that no other beats
 
 
 def add_export(commands: Any, formatter: Any) -> None:
@@ -103,8 +107,17 @@ def add_export(commands: Any, formatter: Any) -> None:
     export.add_argument(
         "--fine-tuning", type=int, metavar="B", help="training batches between two decisions of DARTS-PT (0)"
     )
-    export.add_argument("--max-params", type=float, metavar="P", help="leave out larger networks")
-    export.add_argument("--max-flops", type=float, metavar="F", help="leave out costlier networks (per image)")
+    export.add_argument("--max-params", type=float, metavar="P", help="leave out larger networks, and look for others")
+    export.add_argument("--max-flops", type=float, metavar="F", help="the same for operations per image")
+    export.add_argument(
+        "--max-latency", type=float, metavar="MS", help="the same for milliseconds per image, on one thread of this CPU"
+    )
+    export.add_argument(
+        "--pareto",
+        choices=("params", "flops", "latency"),
+        default="params",
+        help="cost by which to list the candidates that no other beats in score and cost (params)",
+    )
     export.add_argument("--workers", type=int, metavar="W", help="processes that score in parallel (1)")
     export.add_argument(
         "--table",
@@ -146,20 +159,41 @@ def _export(options: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from balenas_plugin.adapters.nni.run.finished_run import FinishedRun, write_exports
+        from balenas_plugin.report.pareto import Front
     run = FinishedRun.load(RunFolder(options.run), epoch=options.epoch)
-    ranked = run.rank(selection, table=options.table, progress=True)[: options.top]
+    costs = tuple(dict.fromkeys([options.pareto, "params", "flops"]))
+    everything = run.rank(selection, table=options.table, costs=costs, progress=True)
+    ranked = everything[: options.top]
     report_fewer(len(ranked), options.top, selection)
-    shown = [name for name in selection.proxies if name != "probability"]  # which has its column
-    titles = "".join(f"{name:>11}  " for name in shown)
-    print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {titles}architecture")
-    for found in ranked:
-        name = next(iter(found.notation.values()), json.dumps(found.choices))
-        values = "".join(f"{found.scores[title]:{max(11, len(title))}.5g}  " for title in shown)
-        print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {values}{name}")
-    written = write_exports(run, ranked, formats, output)
+    _print_ranking(ranked, selection.proxies)
+    front = Front.of(everything, options.pareto, by_rank=len(selection.proxies) > 1 or selection.include_probability)
+    _print_front(front)
+    written = write_exports(run, ranked, formats, output, front=front)
     print(f"\n{len(written)} files written to {output}")
     if options.epoch is not None:
         inherits = selection.needs_supernet or {"python", "onnx"} & set(formats)
         weights = "those of the last epoch (earlier ones are not kept)" if inherits else "not looked at"
         print(f"Posterior: of epoch {options.epoch}. Weights of the supernet: {weights}.")
     return 0
+
+
+def _print_ranking(ranked: Sequence[Any], proxies: Sequence[str]) -> None:
+    shown = [name for name in proxies if name not in ("probability", "params")]  # which have their columns
+    titles = "".join(f"{name:>11}  " for name in shown)
+    costs = f"{'params':>9}  {'MFLOPs':>7}" + (f"  {'ms':>7}" if ranked[0].latency is not None else "")
+    print(f"\n{'rank':>4}  {'stability':>9}  {'probability':>11}  {titles}{costs}  architecture")
+    for found in ranked:
+        name = next(iter(found.notation.values()), json.dumps(found.choices))
+        values = "".join(f"{found.scores[title]:{max(11, len(title))}.5g}  " for title in shown)
+        costs = f"{found.params:9,.0f}  {found.flops / 1e6:7.4g}"
+        costs += "" if found.latency is None else f"  {found.latency:7.3g}"
+        print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {values}{costs}  {name}")
+
+
+def _print_front(front: Any) -> None:
+    (cost, merit, _), rows = front.table()
+    print(f"\nOf {len(front.candidates)} candidates, no other beats these in {merit} and {cost} both:")
+    for price, worth, name in [(cost, merit, "architecture"), *rows[:_LISTED]]:
+        print(f"{price:>{max(12, len(cost))}}  {worth:>{max(12, len(merit))}}  {name}")
+    if len(rows) > _LISTED:
+        print(f"and {len(rows) - _LISTED} more, in pareto.json")

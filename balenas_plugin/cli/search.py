@@ -142,7 +142,7 @@ def _search(options: argparse.Namespace) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NNI warns about every class of a torch newer than itself
-            from balenas_plugin.adapters.nni.run.beside_random import require_trainable, train_beside_random
+            from balenas_plugin.adapters.nni.beside_random import require_trainable, train_beside_random
             from balenas_plugin.adapters.nni.run.config_run import run_search
         require_trainable(config)
         with contextlib.nullcontext() if helps else folder.kept():

@@ -20,6 +20,7 @@ examples:
       --recipe nas-bench-201 --data cifar10 --set data.root=~/data
   balenas train "Genotype(normal=[('sep_conv_3x3', 1), ...], ...)" --recipe darts-cifar --data cifar10
   balenas train export/architectures.json --data photos/  a folder of images by class
+  balenas train runs/quickstart --onnx --int8             and files that run without this package, each measured
   balenas train runs/quickstart --output trained --resume after a crash or Ctrl-C: ends as if it had not been
 
 The folder then holds train.json (accuracy, interval, confusion, costs), and of each seed weights.safetensors,
@@ -68,6 +69,10 @@ def add_train(commands: Any, formatter: Any) -> None:
     )
     train.add_argument("--rank", type=int, default=1, metavar="K", help="which of a run's architectures (1)")
     train.add_argument("--warm-start", action="store_true", help="begin with the weights of the run's supernet")
+    train.add_argument(
+        "--onnx", action="store_true", help="write the network as ONNX too, and a script that needs onnxruntime alone"
+    )
+    train.add_argument("--int8", action="store_true", help="and quantised to 8 bits, tested again")
     train.add_argument("--resume", action="store_true", help="continue an interrupted training, exactly")
     train.add_argument("--accelerator", default="auto", metavar="NAME", help="cpu, gpu, ... (the best there is)")
     train.add_argument("--devices", default="1", metavar="N", help="that train together, or auto (1)")
@@ -83,6 +88,7 @@ def add_train(commands: Any, formatter: Any) -> None:
 def _train(options: argparse.Namespace) -> int:
     from balenas_plugin.options import PositiveInt, Workers, checked
     from balenas_plugin.reproduce.run import seeds_of
+    from balenas_plugin.run_folder.location import is_first_process
     from balenas_plugin.signals import end_with_parent
     from balenas_plugin.training import train
 
@@ -106,6 +112,8 @@ def _train(options: argparse.Namespace) -> int:
             overrides=overrides,
             rank=options.rank,
             warm_start=options.warm_start,
+            onnx=options.onnx,
+            int8=options.int8,
             resume=options.resume,
             accelerator=options.accelerator,
             devices=int(options.devices) if options.devices.isdecimal() else options.devices,
@@ -119,7 +127,8 @@ def _train(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 130
-    print_result(result)
+    if options.devices == "1" or is_first_process():
+        print_result(result)
     return 0
 
 
@@ -149,6 +158,9 @@ def print_result(result: TrainResult) -> None:
     if result.latency_ms is not None:
         print(f"  latency        {result.latency_ms:.3g} ms per example on {result.first.machine}")
     print(f"  training       {result.seconds:,.0f} s, {result.first.epochs} epoch{'s' * (result.first.epochs > 1)}")
+    if result.deployed is not None:
+        print(f"\n{result.deployed.table()}")
+        print(f"  to classify: python {Path(result.folder, 'classify.py')} IMAGE ...")
     print(f"\nEverything about it: {result.folder}")
 
 

@@ -167,7 +167,7 @@ def deploy(
     """
     require_deployable()
     network = copy.deepcopy(network).cpu().eval()
-    training = _not_augmented(data.training)
+    training = data.training.augmented("none") if isinstance(data.training, ImageSet) else data.training
     example = next(_batches(training, most=3))[0]
     contents = {"ONNX": onnx_contents(network, example=example, task=data.task)}
     calibration = min(calibration_examples, len(training)) if int8 else 0
@@ -223,15 +223,6 @@ def _safetensors() -> Any:
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors that share no memory, as safetensors asks for."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-
-
-def _not_augmented(examples: Labelled) -> Labelled:
-    """Return the training examples as they are tested."""
-    if not isinstance(examples, ImageSet):
-        return examples
-    plain = copy.copy(examples)
-    plain.augmentation = "none"
-    return plain
 
 
 def _batches(examples: Labelled, *, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:

@@ -54,7 +54,7 @@ def measure_latency(
     """
     batch = example.detach().cpu()
     runs: dict[str, Callable[[], object]] = {}
-    with _torch_threads(threads), torch.inference_mode():
+    with torch_threads(threads), torch.inference_mode():
         for name, form in forms.items():
             if isinstance(form, bytes):
                 runs[name] = partial(onnx_runner(form, threads=threads), batch.numpy())
@@ -72,7 +72,7 @@ def measure_latency(
 
 
 @contextmanager
-def _torch_threads(number: int) -> Iterator[None]:
+def torch_threads(number: int) -> Iterator[None]:
     """Let torch use so many threads in the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)

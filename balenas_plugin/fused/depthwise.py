@@ -83,10 +83,10 @@ def pays(geometry: Geometry, shape: tuple[int, ...], threads: int) -> bool:
     if examples * channels * sides[0] * sides[1] < _FEWEST:
         return False
     capability = torch.backends.cpu.get_cpu_capability()
-    least, plain = min(sides), geometry.size == 3 and geometry.dilation == 1
-    if capability not in ("AVX2", "AVX512") or geometry.stride > 2 or geometry.dilation > 2:
+    least, plain = min(sides), geometry.size == 3 and geometry.dilation == 1  # plain ones oneDNN has kernels for
+    if capability not in ("AVX2", "AVX512") or plain or geometry.stride > 2 or geometry.dilation > 2:
         return False
-    if threads <= (1 if plain else _MOST_THREADS) and least >= 4 and _compiled(geometry.size) is not None:
+    if threads <= _MOST_THREADS and least >= 4 and _compiled(geometry.size) is not None:
         return True
     match geometry:
         case Geometry(dilation=2):

@@ -161,8 +161,11 @@ class Fan:
         if x.dim() != 4:  # without a batch dimension lanes could not be distinguished
             for k in (k for _, members in self._lanes for k in members):
                 add(k, self.branches[k].operation(x))
+        again = again and torch.is_grad_enabled()
+        one = again and sum(lanes.starts_with_relu for lanes, _ in self._lanes) == 1
         for lanes, members in self._lanes if x.dim() == 4 else ():
-            if lanes.starts_with_relu and rectified is None:
+            inside = one and lanes.starts_with_relu and not lanes.alike  # then x is kept, which others may read too
+            if lanes.starts_with_relu and rectified is None and not inside:
                 rectified = F.relu(x)
             source = rectified if lanes.starts_with_relu and rectified is not None else x
             common = lanes.common(source) if len(members) > 1 else None
@@ -170,7 +173,7 @@ class Fan:
                 for k in members:
                     add(k, common)
                 continue
-            run = lanes.again if again and torch.is_grad_enabled() else lanes
+            run = partial(lanes.again, rectify=inside) if again else lanes
             if lanes.can_scale:
                 for k, result in zip(members, run(source, torch.stack([each[k] for k in members])), strict=True):
                     found.setdefault(self.branches[k].target, Contribution()).ready.append(result)

@@ -33,7 +33,7 @@ class Lanes:
         self.starts_with_relu = isinstance(self.layers[0][0], nn.ReLU)
         self.can_scale = isinstance(self.layers[-1][0], nn.BatchNorm2d)
         only_last = not any(isinstance(layers[0], (nn.Conv2d, nn.BatchNorm2d)) for layers in self.layers[:-1])
-        self._alike = only_last and isinstance(norm := self.layers[-1][0], nn.BatchNorm2d) and not norm.affine
+        self.alike = only_last and isinstance(norm := self.layers[-1][0], nn.BatchNorm2d) and not norm.affine
 
     def __call__(
         self, x: Tensor, scale: Tensor | None = None, *, wide: bool | None = None, counts: bool = True
@@ -67,15 +67,19 @@ class Lanes:
                 lanes = [parameterless(lane, head) for lane in lanes]
         return _spread(lanes, n, shared)
 
-    def again(self, x: Tensor, scale: Tensor | None = None) -> list[Tensor]:
+    def again(self, x: Tensor, scale: Tensor | None = None, *, rectify: bool = False) -> list[Tensor]:
         """Return the same, but keep no more than `x` for the backward pass, which computes the chains once more.
 
         Values and gradients are the same ones, bit for bit.
+
+        Args:
+            x, scale: as in `__call__`.
+            rectify: whether the ReLU that the chains begin with is still to be applied to x.
         """
         passes = itertools.count()
 
         def run(x: Tensor, scale: Tensor | None) -> list[Tensor]:
-            return self(x, scale, counts=next(passes) == 0)
+            return self(F.relu(x) if rectify else x, scale, counts=next(passes) == 0)
 
         result: list[Tensor] = checkpoint(run, x, scale, use_reentrant=False, preserve_rng_state=False)
         return result
@@ -90,7 +94,7 @@ class Lanes:
             x: as in `__call__`.
         """
         norms = cast(Sequence[nn.BatchNorm2d], self.layers[-1])
-        if not self._alike or not all(norm.training for norm in norms):
+        if not self.alike or not all(norm.training for norm in norms):
             return None
         for layers in self.layers[self.starts_with_relu : -1]:
             x = parameterless(x, layers[0])

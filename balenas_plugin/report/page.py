@@ -27,6 +27,7 @@ from balenas_plugin.report.comparison import (
     settings_that_differ,
 )
 from balenas_plugin.report.drawings import drawings_of, notation_of
+from balenas_plugin.report.pareto import front_of
 from balenas_plugin.report.plots import Picture
 from balenas_plugin.report.reading import NOT_KNOWN, RunData, at, flattened, number, read_run, shortened
 from balenas_plugin.report.run_pictures import MAX_LABELS, logit_pictures, probability_pictures, run_pictures
@@ -66,6 +67,8 @@ class RunSection:
     left_out: int
     heads: list[str]
     rows: list[list[str]]
+    pareto: tuple[list[str], list[list[str]]] | None
+    pareto_pictures: list[Shown]
     settings: dict[str, str]
 
 
@@ -197,6 +200,7 @@ def _section(run: RunData, position: int, album: _Album, detailed: bool) -> RunS
     def all_shown(pictures: Callable[[RunData], Iterator[Picture]]) -> list[Shown]:
         return [album.show(picture, prefix) for picture in pictures(run)] if detailed else []
 
+    front = front_of(run)
     return RunSection(
         name=run.name,
         anchor=f"run-{position}",
@@ -209,6 +213,8 @@ def _section(run: RunData, position: int, album: _Album, detailed: bool) -> RunS
         left_out=max(0, len(choices) - MAX_LABELS) if detailed and isinstance(choices, dict) else 0,
         heads=heads,
         rows=rows,
+        pareto=front.table() if front else None,
+        pareto_pictures=[album.show(front.picture(), prefix)] if front and detailed else [],
         settings=flattened(run.settings),
     )
 

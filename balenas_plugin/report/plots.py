@@ -298,6 +298,29 @@ def dot_chart(groups: Sequence[tuple[str, Sequence[float]]], *, unit: str) -> Ca
     return draw
 
 
+def scatter_chart(
+    dots: Sequence[tuple[float, float]], joined: Sequence[tuple[float, float]], *, across: str, up: str
+) -> Callable[[Figure], None]:
+    """Return what draws open dots, and filled ones joined by steps, from left to right.
+
+    Args:
+        dots: of both coordinates, across and up.
+        joined: those that are filled, by the first coordinate.
+        across: what the first coordinate is.
+        up: what the second is.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = _axes(figure)
+        axes.plot(*zip(*dots, strict=True), "o", markerfacecolor="white", markeredgecolor="0.5", markersize=4)
+        axes.step(*zip(*joined, strict=True), "-o", where="post", color="black", markersize=5.5)
+        axes.set_xlabel(across)
+        axes.set_ylabel(shortened(up, 40))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+
+    return draw
+
+
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean and the standard deviation (of a sample: n - 1); None instead of the latter for one value."""
     mean = sum(values) / len(values)

@@ -24,6 +24,9 @@ from balenas_plugin.run_folder import RunFolder
 NOT_KNOWN = "\N{EN DASH}"
 """Stands in the place of what is not there."""
 
+PARETO = "export/pareto.json"
+"""Where `balenas export` leaves the candidates and their costs, in the folder of a run."""
+
 _MAX_SETTINGS = 200
 
 _LARGEST = 1e100
@@ -56,6 +59,7 @@ class RunData:
         history: one row an epoch, texts.
         log: the diagnostics; without any for a run that has none.
         architectures: found, best first; none if the search has not ended.
+        pareto: what `balenas export` has ranked by cost; None if it has not.
     """
 
     name: str
@@ -64,6 +68,7 @@ class RunData:
     history: list[dict[str, str]]
     log: DiagnosticsLog
     architectures: list[dict[str, Any]]
+    pareto: object = None
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -101,7 +106,14 @@ def read_run(path: Path) -> RunData:
     history = _history(folder.history) if folder.history.exists() else []
     log = read_log(folder.diagnostics) if folder.diagnostics.exists() else DiagnosticsLog({}, [])
     architectures = folder.read_architectures() if folder.architectures.exists() else []
-    return RunData(path.resolve().name, manifest, settings, history, log, architectures)
+    exported = path / PARETO
+    pareto = None
+    if exported.exists():
+        try:
+            pareto = json.loads(_text(exported))
+        except (ValueError, RecursionError) as error:
+            raise FileFormatError(f"cannot read {exported}: {error}") from error
+    return RunData(path.resolve().name, manifest, settings, history, log, architectures, pareto)
 
 
 def number(value: object) -> float | None:

@@ -123,7 +123,7 @@ class Picker:
         if new:
             ones = self.space.inputs(1)
             images, labels = (ones, None) if criterion in _WITHOUT_BATCH else self._batch
-            table = score_candidates(
+            values = score_candidates(
                 [named[name] for name in new],
                 self.space,
                 replace(selection, proxy=criterion),
@@ -132,7 +132,7 @@ class Picker:
                 accuracy=self._accuracy(selection, search) if criterion == SUPERNET_ACCURACY else None,
                 progress=True,
             )
-            known.add(zip(new, table.values.flatten().tolist(), strict=True))
+            known.add(zip(new, values.flatten().tolist(), strict=True))
         return torch.tensor([known[name] for name in named], dtype=torch.float64)
 
     def _accuracy(self, selection: ProxySelection, search: Search | None) -> SupernetAccuracy | None:

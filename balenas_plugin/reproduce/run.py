@@ -11,6 +11,7 @@ from pathlib import Path
 from balenas_plugin import __version__
 from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.config import SearchConfig
+from balenas_plugin.data import DataConfig
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.errors import OptionError, SearchFailedError, nearest
 from balenas_plugin.ground_truth import require_benchmark
@@ -130,6 +131,8 @@ def _tabulate(
     supernet_of: SupernetOf,
 ) -> tuple[Table, SearchFailedError | None]:
     config = scale.config(next(iter(scale.searches)), seeds[0])
+    if not isinstance(config.data, DataConfig):
+        raise OptionError(f"tables are made of searches on images, and data.name {config.data.name} is a text")
     benchmark = require_benchmark(space_of_config(config), table)  # without it the searches would be for nothing
     finished, failure = _search(_configs(experiment, scale, seeds), output, jobs=jobs)
     images = config.images("a table")

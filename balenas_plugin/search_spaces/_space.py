@@ -149,6 +149,15 @@ class SearchSpace:
         """Return the freshly initialised network of an architecture; its weights come from torch's global generator."""
         raise SpaceError(f"the space {self.name} builds no networks of its own")
 
+    def standalone_source(self, network: nn.Module, title: str) -> str | None:
+        """Return Python source of a network of the space that needs PyTorch alone; None: an export traces the network.
+
+        Args:
+            network: made by `build`, or by the supernet's `freeze`.
+            title: what it is, for the head of the text, which defines ``build()`` and ``load(path=None)``.
+        """
+        return None
+
     def training_network(
         self,
         architecture: Architecture,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 from balenas_plugin.bayes.architectures import Architectures, DescribedArchitecture
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.noise import SeededNoise
+from balenas_plugin.selection.constraints import Constraints, Found
 from balenas_plugin.selection.darts_pt import perturbation_pick
 from balenas_plugin.selection.proxy_selection import DARTS_PT, ProxySelection
 from balenas_plugin.selection.supernet_accuracy import SupernetAccuracy
@@ -31,22 +32,25 @@ class Candidate:
 
 
 def candidates_of(
-    selection: ProxySelection, architectures: Architectures, accuracy: SupernetAccuracy | None, *, progress: bool
+    selection: ProxySelection,
+    architectures: Architectures,
+    accuracy: SupernetAccuracy | None,
+    constraints: Constraints | None = None,
+    *,
+    progress: bool,
 ) -> list[Candidate]:
-    """Return the candidates that a selection looks at."""
+    """Return the candidates that a selection looks at: the first n, or the first n that keep to constraints."""
+
+    def first(found: Iterator[Found]) -> Iterator[Found]:
+        return islice(found, selection.n) if constraints is None else constraints.first(found, progress=progress)
+
     match selection.candidates:
-        case "sample":
-            return drawn_candidates(architectures, selection.n, seed=selection.seed)
         case "enumerate":
-            return enumerated_candidates(architectures, selection.n)
+            return [Candidate(found, 0) for found in first(architectures.iterate())]
+        case "sample":
+            return _distinct(architectures, first(_drawn(architectures, seed=selection.seed)))
     assert accuracy is not None  # `ranking` has asked for it
-    found = (
-        perturbation_pick(
-            architectures, accuracy, seed=selection.seed + k, fine_tuning=selection.fine_tuning, progress=progress
-        )
-        for k in range(selection.n)
-    )
-    return _distinct(architectures, found)
+    return _distinct(architectures, first(_perturbed(selection, architectures, accuracy, progress=progress)))
 
 
 def drawn_candidates(architectures: Architectures, n: int, *, seed: int) -> list[Candidate]:
@@ -55,8 +59,22 @@ def drawn_candidates(architectures: Architectures, n: int, *, seed: int) -> list
     Returns:
         Distinct architectures in the order of their first draw; their `times_drawn` add up to `n`.
     """
+    return _distinct(architectures, islice(_drawn(architectures, seed=seed), n))
+
+
+def _drawn(architectures: Architectures, *, seed: int) -> Iterator[Architecture]:
     noise = SeededNoise(seed)
-    return _distinct(architectures, (architectures.discretise(architectures.posterior.sample(noise)) for _ in range(n)))
+    while True:
+        yield architectures.discretise(architectures.posterior.sample(noise))
+
+
+def _perturbed(
+    selection: ProxySelection, architectures: Architectures, accuracy: SupernetAccuracy, *, progress: bool
+) -> Iterator[Architecture]:
+    for seed in count(selection.seed):
+        yield perturbation_pick(
+            architectures, accuracy, seed=seed, fine_tuning=selection.fine_tuning, progress=progress
+        )
 
 
 def _distinct(architectures: Architectures, found: Iterable[Architecture]) -> list[Candidate]:
@@ -67,11 +85,6 @@ def _distinct(architectures: Architectures, found: Iterable[Architecture]) -> li
         samples.setdefault(key, architecture)
         counts[key] = counts.get(key, 0) + 1
     return [Candidate(architectures.describe(architecture), counts[key]) for key, architecture in samples.items()]
-
-
-def enumerated_candidates(architectures: Architectures, n: int) -> list[Candidate]:
-    """Return the `n` most probable architectures, exactly and always the same."""
-    return [Candidate(found, 0) for found in islice(architectures.iterate(), n)]
 
 
 def report_fewer(found: int, asked: int, selection: ProxySelection | None) -> None:

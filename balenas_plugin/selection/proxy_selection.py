@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from balenas_plugin.costs.table import Measure
 from balenas_plugin.errors import OptionError
 from balenas_plugin.options import OneOf, Positive, Seed, Workers, checked, declared_options
 from balenas_plugin.proxies import get_proxy, list_proxies
@@ -44,8 +45,11 @@ class ProxySelection:
         batch_statistics: batch-norm by the statistics of each batch of these images.
         batch_norm_batches: else of the weight half, from which its statistics are estimated for each architecture.
         fine_tuning: batches of the weight half that DARTS-PT trains a copy of the supernet on after each decision.
-        max_params: leave out networks with more parameters.
+        max_params: leave out networks with more parameters. Limits leave `n` as it is: candidates are looked for until
+            so many keep to them.
         max_flops: leave out networks with more multiply-adds per image, counted as 2 floating-point operations each.
+        max_latency: leave out networks that take more milliseconds for an image, by PyTorch with one thread of this
+            machine's CPU; `balenas export` adds the latencies of operations up where that can be.
         workers: processes that score in parallel.
 
     Raises:
@@ -65,6 +69,7 @@ class ProxySelection:
     fine_tuning: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     max_params: Positive | None = None
     max_flops: Positive | None = None
+    max_latency: Positive | None = None
     workers: Workers = 1
 
     def __post_init__(self) -> None:
@@ -86,9 +91,14 @@ class ProxySelection:
         return tuple(name for name in self.proxies if name not in (SUPERNET_ACCURACY, PROBABILITY))
 
     @property
-    def looks_at_fresh_networks(self) -> bool:
-        """Whether freshly initialised networks are asked for: by a zero-cost proxy, or by a limit of their size."""
-        return bool(self.zero_cost_proxies) or self.max_params is not None or self.max_flops is not None
+    def limits(self) -> dict[Measure, float]:
+        """Measure -> the most that it may be."""
+        given: dict[Measure, float | None] = {
+            "params": self.max_params,
+            "flops": self.max_flops,
+            "latency": self.max_latency,
+        }
+        return {measure: limit for measure, limit in given.items() if limit is not None}
 
     @property
     def needs_supernet(self) -> bool:

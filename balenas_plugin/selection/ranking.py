@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.posterior import Posterior
+from balenas_plugin.costs.table import CostTable, Measure
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.search_spaces import SearchSpace
 from balenas_plugin.selection.candidates import Candidate, candidates_of
+from balenas_plugin.selection.constraints import CandidateCosts, Constraints
 from balenas_plugin.selection.proxy_selection import ProxySelection
 from balenas_plugin.selection.scoring import score_candidates, supernet_accuracy
 from balenas_plugin.selection.supernet_accuracy import Supernet
@@ -38,8 +41,9 @@ class RankedArchitecture:
             supernet's accuracy: from 0 to 1), mean over seeds.
         winning_probability: decision -> probability of what was chosen.
         stability: share of bootstrap repetitions in which it comes first, over draws (if sampled) and seeds.
-        params: parameters, where a constraint asked for them.
-        flops: floating-point operations per image, where a constraint asked for them.
+        params: parameters, where a limit or the caller asked for them.
+        flops: floating-point operations per image, likewise.
+        latency: milliseconds for an image on this machine, likewise.
         ground_truth: what a benchmark knows of it.
         epoch: of the search, after which the posterior was that; None for the last.
     """
@@ -55,6 +59,7 @@ class RankedArchitecture:
     stability: float
     params: float | None = None
     flops: float | None = None
+    latency: float | None = None
     ground_truth: dict[str, Any] | None = field(default=None)
     epoch: int | None = None
 
@@ -82,6 +87,8 @@ def rank(
     inputs: Tensor | None = None,
     targets: Tensor | None = None,
     supernet: Supernet | None = None,
+    costs: Sequence[Measure] = (),
+    tables: Mapping[Measure, CostTable] | None = None,
     progress: bool = False,
 ) -> list[RankedArchitecture]:
     """Rank architectures from a posterior with zero-cost proxies or the supernet's accuracy; the best comes first.
@@ -93,10 +100,13 @@ def rank(
         inputs: a batch of images, shape (B, C, H, W), for the proxies that look at data; ones if none is given.
         targets: its labels, shape (B,), for the proxies that need them.
         supernet: of the search, for a selection by its accuracy.
+        costs: what to find out of every candidate, besides what is limited.
+        tables: measure -> costs of each choice that add up, in the place of counting and measuring networks.
         progress: show a progress bar.
 
     Raises:
-        SpaceError: the posterior is of another space, or no candidate meets the constraints.
+        SpaceError: the posterior is of another space, or no candidate keeps to the limits; the message names the
+            smallest cost there is.
         OptionError: a proxy needs labels that were not given, or the supernet's accuracy a supernet.
 
     Source: Zhang et al. 2022, Sec. 3.3 and Table 4.
@@ -104,32 +114,35 @@ def rank(
     selection = selection or ProxySelection()
     _require_same_space(posterior, space)
     accuracy = supernet_accuracy(selection, supernet)
-    candidates = candidates_of(selection, Architectures(space.decisions, posterior), accuracy, progress=progress)
     if inputs is None:
         inputs = space.inputs(1)
-    table = score_candidates(
+    architectures = Architectures(space.decisions, posterior)
+    cost_of = CandidateCosts(space, architectures, inputs, tables or {})
+    constraints = Constraints(selection, cost_of) if selection.limits else None
+    candidates = candidates_of(selection, architectures, accuracy, constraints, progress=progress)
+    if not candidates and constraints is not None:
+        raise constraints.nothing_meets(progress=progress)
+    values = score_candidates(
         candidates, space, selection, inputs=inputs, targets=targets, accuracy=accuracy, progress=progress
     )
-    if not table.kept:
-        raise SpaceError(
-            f"none of the {len(candidates)} candidates meets max_params={selection.max_params}, "
-            f"max_flops={selection.max_flops}: raise them, or look at more candidates (n={selection.n})"
-        )
-    kept = [candidates[i] for i in table.kept]
-    order, first_share = _order_and_stability(kept, table.values, selection)
+    order, first_share = _order_and_stability(candidates, values, selection)
+    measures = tuple(dict.fromkeys([*costs, *selection.limits]))
+    bar = tqdm(candidates, desc="costs", disable=not (progress and measures))
+    found = [cost_of(candidate.sample, measures) for candidate in bar]
     return [
         RankedArchitecture(
             rank=position,
-            choices=kept[i].sample,
-            notation=space.notations(kept[i].sample),
-            probability=math.exp(kept[i].architecture.log_probability),
-            log_probability=kept[i].architecture.log_probability,
-            times_drawn=kept[i].times_drawn,
-            scores=dict(zip(selection.proxies, table.values[i].mean(-1).tolist(), strict=True)),
-            winning_probability={k: math.exp(v) for k, v in kept[i].architecture.decisions.items()},
+            choices=candidates[i].sample,
+            notation=space.notations(candidates[i].sample),
+            probability=math.exp(candidates[i].architecture.log_probability),
+            log_probability=candidates[i].architecture.log_probability,
+            times_drawn=candidates[i].times_drawn,
+            scores=dict(zip(selection.proxies, values[i].mean(-1).tolist(), strict=True)),
+            winning_probability={k: math.exp(v) for k, v in candidates[i].architecture.decisions.items()},
             stability=float(first_share[i]),
-            params=table.params.get(table.kept[i]),
-            flops=table.flops.get(table.kept[i]),
+            params=found[i].get("params"),
+            flops=found[i].get("flops"),
+            latency=found[i].get("latency"),
         )
         for position, i in enumerate(order, start=1)
     ]

@@ -18,38 +18,14 @@ from tqdm import tqdm
 from balenas_plugin.bayes.architectures import DescribedArchitecture
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.errors import OptionError, SpaceError
-from balenas_plugin.options import MAX_FLOAT
-from balenas_plugin.proxies import list_proxies, rank_value, score
+from balenas_plugin.proxies import list_proxies, rank_value
 from balenas_plugin.search_spaces import Networks, SearchSpace
 from balenas_plugin.selection.candidates import Candidate
+from balenas_plugin.selection.constraints import cost_of, fitted
 from balenas_plugin.selection.proxy_selection import PROBABILITY, ProxySelection
 from balenas_plugin.selection.supernet_accuracy import SUPERNET_ACCURACY, Supernet, SupernetAccuracy
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """Scores of the candidates that meet the constraints.
-
-    Args:
-        kept: index of each such candidate.
-        values: shape (kept, proxies, seeds), higher is better.
-        params: candidate -> parameters, if they are constrained.
-        flops: candidate -> floating-point operations per image, if they are constrained.
-    """
-
-    kept: list[int]
-    values: Tensor
-    params: dict[int, float]
-    flops: dict[int, float]
-
-
-@dataclass(frozen=True)
-class _Scored:
-    values: list[list[float]] | None
-    params: float | None
-    flops: float | None
 
 
 @dataclass(frozen=True)
@@ -62,20 +38,8 @@ class _ProxyScorer:
     targets: Tensor | None
     networks: Sequence[Networks]
 
-    def __call__(self, index: int) -> _Scored:
-        selection, architecture = self.selection, self.candidates[index].sample
-        params = flops = None
-        if selection.max_params is not None or selection.max_flops is not None:
-            network, inputs = _together(self.networks[0].build(architecture), self.inputs)
-            if selection.max_params is not None:
-                params = score("params", network, inputs[:1])
-            if selection.max_flops is not None:
-                flops = score("flops", network, inputs[:1])
-            if params is not None and params > (selection.max_params or 0):
-                return _Scored(None, params, flops)
-            if flops is not None and flops > (selection.max_flops or 0):
-                return _Scored(None, params, flops)
-        return _Scored([self._values(networks, architecture) for networks in self.networks], params, flops)
+    def __call__(self, index: int) -> list[list[float]]:
+        return [self._values(networks, self.candidates[index].sample) for networks in self.networks]
 
     def _values(self, networks: Networks, architecture: Architecture) -> list[float]:
         """Return the score of each proxy under one initialisation; the network is built if one needs it."""
@@ -90,7 +54,7 @@ class _ProxyScorer:
         return values
 
     def _value(self, proxy: str, network: nn.Module) -> float:
-        network, inputs = _together(network, self.inputs)
+        network, inputs = fitted(network, self.inputs)
         try:
             return rank_value(proxy, network, inputs, self.targets)
         except _NO_SCORE as error:
@@ -131,19 +95,6 @@ _NO_SCORE = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
 """What networks raise on inputs, or outputs, that they or a proxy cannot handle."""
 
 
-def _together(network: nn.Module, inputs: Tensor) -> tuple[nn.Module, Tensor]:
-    """Bring both to the device of the inputs, and to the wider of their types where both hold real numbers."""
-    network = network.to(inputs.device)
-    dtypes = {
-        parameter.dtype for parameter in network.parameters() if parameter.is_floating_point() or parameter.is_complex()
-    }
-    if not inputs.is_floating_point() or len(dtypes) != 1:
-        return network, inputs
-    (own,) = dtypes
-    wider = torch.promote_types(own, inputs.dtype)
-    return (network, inputs) if wider.is_complex else (network.to(wider), inputs.to(wider))
-
-
 def _does_not_run(error: Exception) -> SpaceError:
     """Return what to say, e.g. of a frozen cell with loose ends, whose width the supernet does not know."""
     return SpaceError(
@@ -167,17 +118,14 @@ def require_scorable(
         OptionError: a proxy cannot score networks of the space; the message names those that can.
         SpaceError: a network of the space does not run on the inputs.
     """
-    little = replace(
-        selection,
-        seeds=1,
-        images=2,
-        batch_norm_batches=1,
-        workers=1,
-        max_params=None,
-        max_flops=None if selection.max_flops is None else MAX_FLOAT,
-    )
+    little = replace(selection, seeds=1, images=2, batch_norm_batches=1, workers=1)
     candidate = Candidate(DescribedArchitecture(architecture, 0.0, {}), 0)
     accuracy = supernet_accuracy(little, supernet)
+    try:
+        for measure in selection.limits:
+            cost_of(space.networks(0).build(architecture), measure, inputs[:1])
+    except _NO_SCORE as error:
+        raise _does_not_run(error) from error
     score_candidates([candidate], space, little, inputs=inputs, targets=targets, accuracy=accuracy, progress=False)
 
 
@@ -190,35 +138,27 @@ def score_candidates(
     targets: Tensor | None,
     accuracy: SupernetAccuracy | None,
     progress: bool,
-) -> ScoreTable:
-    """Score every candidate with every proxy, `selection.workers` at a time.
+) -> Tensor:
+    """Return the scores of every candidate by every proxy, shape (candidates, proxies, seeds), higher is better.
 
-    The result does not depend on the number of workers: an architecture's weights depend on the seed alone.
+    `selection.workers` are scored at a time. The result does not depend on their number: an architecture's weights
+    depend on the seed alone.
     """
-    scored = [_Scored([[]] * selection.seeds, None, None)] * len(candidates)
-    if selection.looks_at_fresh_networks:
+    indices = range(len(candidates))
+    columns: dict[str, Tensor] = {}
+    if selection.zero_cost_proxies:
         networks = [space.networks(selection.seed + k) for k in range(selection.seeds)]  # shared with forked processes
         by_proxies = _ProxyScorer(candidates, selection, inputs, targets, networks)
-        indices = range(len(candidates))
         scored = _run(by_proxies, indices, workers=selection.workers, bar="score" if progress else None)
-    kept = [i for i, result in enumerate(scored) if result.values is not None]
-    values = torch.tensor([scored[i].values for i in kept], dtype=torch.float64).reshape(
-        len(kept), selection.seeds, len(selection.zero_cost_proxies)
-    )
-    columns = dict(zip(selection.zero_cost_proxies, values.unbind(-1), strict=True))
+        columns |= zip(selection.zero_cost_proxies, torch.tensor(scored, dtype=torch.float64).unbind(-1), strict=True)
     if accuracy is not None and SUPERNET_ACCURACY in selection.proxies:
         workers = selection.workers if accuracy.device.type == "cpu" else 1  # a forked process cannot use a GPU
         by_supernet = _SupernetScorer(candidates, accuracy)
-        found = _run(by_supernet, kept, workers=workers, bar="supernet accuracy" if progress else None)
+        found = _run(by_supernet, indices, workers=workers, bar="supernet accuracy" if progress else None)
         columns[SUPERNET_ACCURACY] = torch.tensor(found, dtype=torch.float64)[:, None].expand(-1, selection.seeds)
-    log_p = torch.tensor([candidates[i].architecture.log_probability for i in kept], dtype=torch.float64)
+    log_p = torch.tensor([each.architecture.log_probability for each in candidates], dtype=torch.float64)
     columns[PROBABILITY] = log_p[:, None].expand(-1, selection.seeds)
-    return ScoreTable(
-        kept,
-        torch.stack([columns[name] for name in selection.proxies], 1),
-        {i: r.params for i, r in enumerate(scored) if r.params is not None},
-        {i: r.flops for i, r in enumerate(scored) if r.flops is not None},
-    )
+    return torch.stack([columns[name] for name in selection.proxies], 1)
 
 
 def supernet_accuracy(selection: ProxySelection, supernet: Supernet | None) -> SupernetAccuracy | None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import platform
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from balenas_plugin.costs.timing import median_seconds
+from balenas_plugin.deployment import measure_latency
 from balenas_plugin.errors import DataError, EvaluatorError, OptionError, SpaceError, first_line
-from balenas_plugin.machine import processor
 from balenas_plugin.proxies.flops import flops
 from balenas_plugin.proxies.params import params
 from balenas_plugin.restoring import untouched
@@ -120,11 +118,10 @@ def costs_of(network: nn.Module, example: Tensor) -> dict[str, Any]:
     """
     network = network.cpu().eval()
     example = example.cpu().to(next(network.parameters()).dtype)
-    with torch.no_grad():
-        seconds = median_seconds({"": lambda: network(example)}, repeats=_REPEATS)[""]
+    latency = measure_latency({"network": network}, example, repeats=_REPEATS)
     return {
         "parameters": round(params(network, example)),
         "multiply_adds": round(flops(network, example) / 2),
-        "latency_ms": 1e3 * seconds,
-        "machine": f"{platform.node()} ({processor()})",
+        "latency_ms": latency.milliseconds["network"],
+        "machine": f"{latency.machine} ({latency.processor}, 1 thread)",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import nn
 from balenas_plugin.config import apply_override
 from balenas_plugin.data import DataConfig
 from balenas_plugin.data.sources import SOURCES
+from balenas_plugin.deployment import deploy, require_deployable
 from balenas_plugin.errors import EvaluatorError, OptionError, SpaceError
 from balenas_plugin.export.standalone import write_standalone
 from balenas_plugin.files import replaced_together
@@ -52,6 +53,8 @@ def train(
     module: str | MakeModule | None = None,
     rank: int = 1,
     warm_start: bool = False,
+    onnx: bool = False,
+    int8: bool = False,
     resume: bool = False,
     progress: bool = True,
     accelerator: str = "auto",
@@ -76,6 +79,8 @@ def train(
             NNI, with loaders; then `data` is not used.
         rank: which of the architectures of a run or of a .json file.
         warm_start: begin with the weights of the supernet of a run, or with those beside a .py file.
+        onnx: write the first network as ONNX too, with a script that classifies images by it (`deploy`).
+        int8: write it quantised besides, tested again.
         resume: go on with what is in the folder.
         progress: whether bars are shown.
         accelerator, devices, precision, num_workers: as of `Devices`.
@@ -98,6 +103,10 @@ def train(
         )
     if not seeds or len(set(seeds)) != len(seeds):
         raise OptionError(f"seeds must be different ones, at least one, got {list(seeds)}")
+    if onnx or int8:
+        if module is not None:
+            raise OptionError("onnx and int8 are for images, which a module of your own need not have: leave them out")
+        require_deployable()
     make_module = _imported(module) if isinstance(module, str) else module
     loaded: TrainingData | None = None
     if make_module is None:
@@ -131,8 +140,12 @@ def train(
         network=deployed(networks[0][1]).cpu().eval(),
         data=loaded,
     )
-    if not options["devices"].helps:
-        _write(result)
+    if options["devices"].helps:
+        return result
+    _write(result)
+    if (onnx or int8) and result.data is not None:
+        result = replace(result, deployed=deploy(result.network, result.data, folder, int8=int8, progress=progress))
+        result.save()
     return result
 
 

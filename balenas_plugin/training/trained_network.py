@@ -13,6 +13,7 @@ from typing import Any
 from scipy import stats
 from torch import nn
 
+from balenas_plugin.deployment import Deployed
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.files import read_text, write_text_atomically
 from balenas_plugin.options import declared_options, read_options
@@ -118,6 +119,7 @@ class TrainResult:
         recipe: its name.
         network: the first one, with its trained weights, without an auxiliary head, on the CPU.
         data: that it was trained and tested on; None for modules that have their own.
+        deployed: the first network as files that run without this package, if that was asked for.
     """
 
     networks: Sequence[TrainedNetwork]
@@ -126,6 +128,7 @@ class TrainResult:
     recipe: str = ""
     network: nn.Module = field(repr=False, compare=False)
     data: TrainingData | None = field(default=None, repr=False, compare=False)
+    deployed: Deployed | None = None
 
     @property
     def first(self) -> TrainedNetwork:
@@ -202,6 +205,7 @@ class TrainResult:
             "confused": [list(pair) for pair in self.confused],
             "class_names": list(self.first.class_names),
             "networks": [network.to_dict() for network in self.networks],
+            **({} if self.deployed is None else {"deployed": self.deployed.to_dict()}),
         }
 
     @property

@@ -284,7 +284,7 @@ def every_preset(options: argparse.Namespace) -> dict[str, Any]:
         return search(preset(name, warmup_epochs=0, selection=None)(), sizes, iterations, time.process_time)
 
     def memory_of(name: str, found: Any) -> None:
-        small = argparse.Namespace(**{**vars(options), "channels": 2, "cells": 1, "batch_size": 2, "image_size": 8})
+        small = argparse.Namespace(**{**vars(options), "channels": 4, "cells": 1, "batch_size": 2, "image_size": 8})
         try:
             if options.device == "cpu":
                 run(name, 3, small)  # what is loaded at the first use is no preset's own

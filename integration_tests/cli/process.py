@@ -72,7 +72,7 @@ def arrange_stop(at: str, count: int, happen: Callable[[], None]) -> None:
 
     from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint
     from balenas_plugin.adapters.nni.run import config_run
-    from balenas_plugin.adapters.nni.run.classification import ClassificationModule
+    from balenas_plugin.adapters.nni.run.tasks.classification import ClassificationModule
     from balenas_plugin.distributions import Draw
     from balenas_plugin.run_folder import RunFolder
     from balenas_plugin.search import Search

@@ -45,6 +45,16 @@ def test_table_json_and_csv(copy_of_finished, folder):
         assert 0 < truth["values"]["cifar10"]["test_accuracy"] < 100
     rows = list(csv.DictReader((copy_of_finished / "export" / "architectures.csv").open()))
     assert [row["notation_nasbench201"] for row in rows] == [record["notation"]["nasbench201"] for record in found]
+    front = json.loads((copy_of_finished / "export" / "pareto.json").read_text())
+    assert (front["cost"], front["merit"]) == ("params", "synflow")
+    points = [(each["merit"], each["cost"]) for each in front["candidates"]]
+    for each, (merit, cost) in zip(front["candidates"], points, strict=True):
+        beaten = [p for p in points if p[0] >= merit and p[1] <= cost and p != (merit, cost)]
+        assert each["undominated"] == (not beaten)
+        assert not each["undominated"] or f"{merit:.5g}  {each['architecture']}" in ended.output
+    assert {record["params"] for record in found} <= {cost for _, cost in points}
+    with (copy_of_finished / "export" / "pareto.csv").open() as file:
+        assert [float(row["cost"]) for row in csv.DictReader(file)] == [cost for _, cost in points]
 
 
 def test_an_earlier_epoch_is_exported_from_its_own_posterior(copy_of_finished, folder):
@@ -233,12 +243,12 @@ def test_a_second_export_leaves_nothing_of_the_first(copy_of_finished, folder):
     first = ("--top", 3, "--format", "json", "--format", "csv", "--format", "svg", "--format", "python")
     assert balenas("export", copy_of_finished, "--samples", 20, *first, folder=folder).code == 0
     export = copy_of_finished / "export"
-    assert len(list(export.iterdir())) == 2 + 3 * 3
+    assert len(list(export.iterdir())) == 2 + 3 + 3 * 3
     for name in ("architecture_001.png", "architecture_1.py", "notes.txt"):  # of somebody else
         (export / name).write_text("mine")
     again = ("--seed", 7, "--top", 1, "--format", "json", "--format", "svg")
     assert balenas("export", copy_of_finished, "--samples", 20, *again, folder=folder).code == 0
-    ours = {"architectures.json", "architecture_001.svg"}
+    ours = {"architectures.json", "architecture_001.svg", "pareto.json", "pareto.svg"}
     assert {path.name for path in export.iterdir()} == ours | {"architecture_001.png", "architecture_1.py", "notes.txt"}
 
 

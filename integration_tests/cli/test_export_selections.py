@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from .commands import balenas
+from .commands import balenas, refused
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,24 @@ def test_a_finished_run_is_selected_from_in_every_way_that_looks_at_its_supernet
     assert 1 <= len(found) <= arguments[3]
     scores = [next(iter(record["scores"].values())) for record in found]
     assert scores == sorted(scores, reverse=True)
+
+
+def _records(run):
+    return json.loads((run / "export" / "architectures.json").read_text())
+
+
+def test_limits_hold_and_the_latencies_are_kept(copy_of_finished, folder):
+    limits = ("--max-params", 6000, "--max-latency", 1e5, "--pareto", "latency", "--samples", 10, "--top", 3)
+    ended = balenas("export", copy_of_finished, *limits, folder=folder)
+    assert ended.code == 0, ended.errors
+    assert "candidates: 100%" in ended.errors
+    assert all(record["params"] <= 6000 and record["latency"] > 0 for record in _records(copy_of_finished))
+    (table,) = copy_of_finished.glob("latency-*.json")
+    latencies = json.loads(table.read_text())
+    latencies["costs"] = {label: dict.fromkeys(costs, 1.0) for label, costs in latencies["costs"].items()}
+    table.write_text(json.dumps({**latencies, "fixed": 1.0}))
+    assert balenas("export", copy_of_finished, *limits, folder=folder).code == 0
+    assert {record["latency"] for record in _records(copy_of_finished)} == {7.0}
+    assert json.loads((copy_of_finished / "export" / "pareto.json").read_text())["cost"] == "latency"
+    message = refused("export", copy_of_finished, "--samples", 2, "--max-latency", 6.5, folder=folder)
+    assert "meets max_latency=6.5: the smallest there is has 7 ms; raise the limit" in message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,18 @@ from balenas_plugin.adapters.nni import strategy_of
 from balenas_plugin.adapters.nni.candidates.latency import measured
 from balenas_plugin.adapters.nni.candidates.operations import zeros_of
 from balenas_plugin.adapters.nni.candidates.sizes import counted
+from balenas_plugin.adapters.nni.run.latency_run import cost_tables
+from balenas_plugin.adapters.nni.supernets.found_model import exporter_space
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
+from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
+from balenas_plugin.bayes import Posterior, SeededNoise
+from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.costs import CostOptions, CostTable, timing
 from balenas_plugin.errors import FileFormatError, OptionError, SpaceError
 from balenas_plugin.presets import get_preset, list_presets
 from balenas_plugin.proxies import get_proxy
+from balenas_plugin.search_spaces.darts.supernet import DartsSupernet
+from balenas_plugin.selection.constraints import CandidateCosts
 
 from . import spaces
 from .searches import classification, loaders
@@ -51,6 +60,40 @@ def test_counts_add_up_to_those_of_the_network(name: str, measure: str) -> None:
         sample = {k: d.values[int(torch.randint(len(d.values), ()))] for k, d in domains.items()}
         found = table.fixed + sum(table.costs[label][str(value)] for label, value in sample.items())
         assert found == get_proxy(measure)(copy.deepcopy(space.freeze(sample)), x)
+
+
+@pytest.mark.parametrize("space", ["NasBench201", "nni", "reference", "Layers"])
+def test_tables_of_candidates_are_what_their_networks_cost(space: str, tmp_path: Path) -> None:
+    made: dict[str, ModelSpace] = {"NasBench201": NasBench201(4, 1, num_labels=3), "Layers": Layers()}
+    searched = made.get(space) or DartsSupernet(4, 3, form=space)
+    images = torch.randn(2, *(spaces.VECTOR if space == "Layers" else (3, 8, 8)))
+    supernet = supernet_of(searched)
+    exporter = exporter_space(searched, decisions_of(supernet), tuple(images.shape[1:]))
+    scores = {k: torch.randn(len(a)) for k, a in architecture_parameters(supernet).items()}
+    posterior = Posterior(scores, {k: torch.ones_like(a) for k, a in scores.items()})
+    architectures = Architectures(exporter.decisions, posterior)
+    tables = cost_tables(searched, images, ("params", "flops"), folder=tmp_path)
+    by_table, by_network = (CandidateCosts(exporter, architectures, images, given) for given in (tables, {}))
+    for seed in range(2):
+        found = architectures.discretise(posterior.sample(SeededNoise(seed)))
+        assert by_table(found, ("params", "flops")) == by_network(found, ("params", "flops"))
+    assert set(by_table._tables) == ({"flops"} if space == "reference" else {"params", "flops"})
+    assert cost_tables(spaces.NestedLayers(), images, ("params",), folder=tmp_path) == {}
+
+
+def test_latencies_are_measured_once_a_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(timing, "_now", lambda device: 1e-3 * next(ticks))
+    image = torch.randn(1, *spaces.VECTOR)
+    found = cost_tables(Layers(), image, ("latency",), folder=tmp_path)["latency"]
+    assert (found.threads, found.batch_size, found.unit, found.costs["op"]["0"]) == (1, 1, "ms", pytest.approx(1.0))
+    (path,) = tmp_path.iterdir()
+    assert platform.node() in path.name
+    monkeypatch.setattr(timing, "_now", None)
+    assert cost_tables(Layers(), image, ("latency",), folder=tmp_path) == {"latency": found}
+    edit(path, processor="another")
+    with pytest.raises(TypeError):  # measured again
+        cost_tables(Layers(), image, ("latency",), folder=tmp_path)
 
 
 @pytest.mark.parametrize(("name", "why"), [("NestedLayers", "choices inside"), ("LinearValues", "no candidates")])
@@ -88,6 +131,8 @@ def test_a_heavy_cost_makes_the_smallest_candidate_the_most_probable(name: str, 
     log_p = strategy.posterior.log_win_probability()["op"]
     assert int(log_p.argmax()) == 2
     assert float(log_p.exp()[2]) > 0.5
+    metrics = strategy.oneshot_module.trainer.callback_metrics
+    assert float(metrics["cost/expected"]) < 27 + (72 + 64) / 3  # of a blind guess
 
 
 def test_what_is_logged_is_the_expected_cost(tmp_path: Path) -> None:

@@ -6,19 +6,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
 from balenas_plugin.costs import timing
 from balenas_plugin.data import DataConfig, load_search_data
-from balenas_plugin.deployment import deploy, measure_latency
+from balenas_plugin.deployment import Deployed, deploy, measure_latency
 from balenas_plugin.errors import MissingDependencyError, StorageError
+from balenas_plugin.training import TrainingData, TrainResult, train
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason="deploying needs it: pip install '.[onnx]'")
@@ -41,7 +40,7 @@ def network() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     """Bright and dark pictures of several kinds and sizes."""
     root, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for split, count in (("train", 16), ("val", 8)):
@@ -51,25 +50,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
                 pixels = generator.integers(0, brightness + 60, (50 + number, 40, 3), dtype=np.uint8)
                 Image.fromarray(pixels).convert(mode).save(root / split / name / f"{number}.{ending}")
     loaded = load_search_data(DataConfig(name="folder", root=root, image_size=12))
-    return SimpleNamespace(training=loaded.weight_set, test=loaded.architecture_set, task=loaded.task, root=root)
+    return TrainingData(training=loaded.weight_set, test=loaded.architecture_set, task=loaded.task)
 
 
 @pytest.fixture(scope="module")
-def trained(data: SimpleNamespace) -> nn.Module:
-    torch.manual_seed(0)
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    images, labels = data.training.batch(torch.arange(len(data.training)))
-    for _step in range(30):
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-    return model
+def result(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    folder = tmp_path_factory.mktemp("trained") / "new"
+    overrides = ["epochs=8", "batch_size=8", "augment=none"]
+    return train(network, data=data, recipe="small", overrides=overrides, output=folder, int8=True, progress=False)
 
 
 @pytest.fixture(scope="module")
-def deployed(trained: nn.Module, data: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory):
-    return deploy(trained, data, tmp_path_factory.mktemp("deployed") / "new", int8=True, repeats=2)
+def trained(result: TrainResult) -> nn.Module:
+    return result.network
+
+
+@pytest.fixture(scope="module")
+def deployed(result: TrainResult) -> Deployed:
+    assert result.deployed is not None
+    return result.deployed
 
 
 def outputs(deployed, name: str, images: torch.Tensor) -> torch.Tensor:
@@ -100,6 +99,12 @@ def test_each_form_is_tested_and_measured(deployed, trained, data):
     record = json.loads((deployed.folder / "deployed.json").read_text())
     assert record["forms"]["ONNX int8"]["test_accuracy"] == deployed.forms["ONNX int8"].test_accuracy
     assert "1 thread" in deployed.table()
+
+
+def test_a_training_says_what_was_deployed(result, deployed):
+    record = json.loads(Path(result.folder, "train.json").read_text())
+    assert record["deployed"] == json.loads(Path(result.folder, "deployed.json").read_text())
+    assert record["test_accuracy"] == deployed.forms["PyTorch"].test_accuracy > 0.6
 
 
 def test_weights_are_the_networks(deployed, trained):

@@ -131,7 +131,7 @@ def test_with_a_compiler_more_of_them_pay(monkeypatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(compiled, "weight_gradient", lambda: lambda *_: None)
     shape, pays = (16, 16, 32, 32), depthwise.pays.__wrapped__
-    assert [pays(Geometry(3, 1, 1), shape, threads) for threads in (1, 2)] == [True, False]
+    assert not pays(Geometry(3, 1, 1), shape, 1)
     assert [pays(Geometry(5, 2, 1), shape, threads) for threads in (4, 8)] == [True, False]
     assert not pays(Geometry(9, 1, 1), shape, 1)
 

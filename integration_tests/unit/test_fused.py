@@ -212,7 +212,7 @@ def test_what_is_not_plain_is_called_as_it_is(operation: nn.Module) -> None:
     assert list(Fan([Branch(operation, 0)]).called) == [0]
 
 
-@pytest.mark.parametrize("kind", ["conv 3x3", "separable", "biased", "average"])
+@pytest.mark.parametrize("kind", ["conv 3x3", "separable", "biased", "average", "identity"])
 def test_computing_again_keeps_less_and_changes_nothing(kind: str) -> None:
     torch.manual_seed(0)
     operations, given = [OPERATIONS[kind](), conv_block(1)], torch.randn(8, CHANNELS, 9, 9)

@@ -10,7 +10,7 @@ import pytest
 
 PARITY = Path(__file__).resolve().parents[1] / "parity.py"
 FAMILY = "gdas drnas snas_dsnas sdarts gaea parsec pcdarts mergenas dropnas proxyless early_stop pdarts"
-SPACES = "nb1shot1_supernet nb1shot1_discretise"
+SPACES = "nb1shot1_supernet nb1shot1_discretise rnn"
 FILES = (
     "vadam",
     "architect",

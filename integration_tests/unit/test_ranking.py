@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 import signal
+import statistics
 from collections import Counter
+from dataclasses import replace
+from itertools import count, islice
 
 import pytest
 import torch
 
 from balenas_plugin.bayes import Posterior, SeededNoise
 from balenas_plugin.bayes.architectures import Architectures
+from balenas_plugin.costs import CostTable, timing
 from balenas_plugin.distributions import get_distribution, list_distributions
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.proxies import rank_value, score
@@ -140,17 +144,52 @@ def test_stability_is_certain_for_one_enumerated_seed_and_a_share_for_draws():
     assert drawn[0].stability == pytest.approx(1 - missed, abs=0.06)
 
 
-def test_constraints_leave_out_large_networks():
-    everything = rank(example(), SPACE, ProxySelection(n=30))
-    sizes = {
-        json.dumps(r.choices): score("params", SPACE.build(r.choices), torch.ones(1, 3, 16, 16)) for r in everything
-    }
-    limit = sorted(sizes.values())[len(sizes) // 2]
-    kept = rank(example(), SPACE, ProxySelection(n=30, max_params=limit))
-    assert {json.dumps(r.choices) for r in kept} == {name for name, size in sizes.items() if size <= limit}
-    assert all(r.params == sizes[json.dumps(r.choices)] for r in kept)
-    with pytest.raises(SpaceError, match=r"none of the .* candidates meets max_params=1"):
+def params_of(architecture):
+    return score("params", SPACE.build(architecture), torch.ones(1, 3, 16, 16))
+
+
+def test_draws_go_on_until_enough_keep_to_the_limit():
+    posterior, noise, by_hand = example(), SeededNoise(0), Counter()
+    architectures = Architectures(SPACE.decisions, posterior)
+    limit = statistics.median(params_of(r.choices) for r in rank(posterior, SPACE, ProxySelection(n=12)))
+    while by_hand.total() < 12:
+        found = architectures.discretise(posterior.sample(noise))
+        by_hand[json.dumps(found)] += params_of(found) <= limit
+    kept = rank(posterior, SPACE, ProxySelection(n=12, max_params=limit))
+    assert {json.dumps(r.choices): r.times_drawn for r in kept} == dict(+by_hand)
+    assert all(r.params == params_of(r.choices) <= limit for r in kept)
+    listed = rank(posterior, SPACE, ProxySelection(n=12, max_params=limit, candidates="enumerate"))
+    expected = (found.sample for found in architectures.iterate() if params_of(found.sample) <= limit)
+    assert sorted(json.dumps(r.choices) for r in listed) == sorted(map(json.dumps, islice(expected, 12)))
+
+
+def test_where_nothing_keeps_to_a_limit_the_smallest_there_is_is_named():
+    smallest = params_of(dict.fromkeys(example().labels, "none"))
+    with pytest.raises(
+        SpaceError, match=rf"none of the 100 .*max_params=1: .* has {smallest:,.0f} parameters; raise the"
+    ):
         rank(example(), SPACE, ProxySelection(n=5, max_params=1))
+    sure = example(spread=0.0, precision=1e12)  # which draws the first choices alone, and knows of no zeros
+    sure.scores["cell/0_1"][4] = 1.0
+    with pytest.raises(SpaceError, match=rf"the smallest there is has {smallest:,.0f} parameters; it is improbable"):
+        rank(sure, SPACE, ProxySelection(n=2, max_params=smallest))
+
+
+def test_costs_of_a_table_take_the_place_of_measurements(monkeypatch):
+    posterior = example()
+    names = SPACE.decisions[0].values
+    by_choice = {name: 10.0 * k for k, name in enumerate(names)}
+    own = {"measure": "latency", "unit": "ms", "space": "", "parameters": 1}
+    table = CostTable(costs=dict.fromkeys(posterior.labels, by_choice), fixed=5.0, **own)
+    selection = ProxySelection(n=20, max_latency=105.0)
+    kept = rank(posterior, SPACE, selection, tables={"latency": table})
+    assert [r.latency for r in kept] == [5.0 + sum(by_choice[name] for name in r.choices.values()) for r in kept]
+    assert max(r.latency for r in kept) <= 105.0
+    with pytest.raises(SpaceError, match=r"max_latency=1: the smallest there is has 5 ms"):
+        rank(posterior, SPACE, replace(selection, max_latency=1.0), tables={"latency": table})
+    ticks = count()
+    monkeypatch.setattr(timing, "_now", lambda device: 1e-3 * next(ticks))
+    assert [r.latency for r in rank(posterior, SPACE, replace(selection, n=1))] == [pytest.approx(1.0)]
 
 
 def test_networks_that_ignore_their_input_come_last():

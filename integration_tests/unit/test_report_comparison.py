@@ -1,7 +1,8 @@
-"""Reports of several runs: what is averaged, what is distinguished."""
+"""Reports that compare: runs with each other, candidates by worth and cost."""
 
 from __future__ import annotations
 
+import json
 import statistics
 
 import pytest
@@ -10,6 +11,7 @@ from balenas_plugin.errors import OptionError
 from balenas_plugin.report import write_report
 from balenas_plugin.report.comparison import comparison_table, groups_of
 from balenas_plugin.report.page import MAX_DETAILED
+from balenas_plugin.report.pareto import Front, undominated
 from balenas_plugin.report.reading import read_run
 
 from .report_folders import make_run
@@ -101,3 +103,27 @@ def test_a_phone_needs_no_scrolling_to_the_side(tmp_path):
     narrow = style[style.index("@media screen and (max-width: 40rem)") : style.index("@media print")]
     assert "display: block" in narrow
     assert "min-width" not in style.replace("min-width: 0", "").replace("min-width: 17rem", "")
+
+
+def test_candidates_are_shown_by_worth_and_cost(tmp_path):
+    run = make_run(tmp_path / "mine")
+    records = json.loads((run / "architectures.json").read_text())
+    for record, params, accuracy in zip(records, (90, 40), (0.75, 0.5), strict=True):
+        record |= {"params": params, "trained": {"accuracy": accuracy, "epochs": 3}}
+    (run / "architectures.json").write_text(json.dumps(records))
+    page, source = page_of(run)
+    assert "accuracy after training against parameters" in page.text
+    assert "2 of 2 candidates are undominated, from 0.5 at 40 parameters to 0.75 at 90 parameters" in source
+    merits, costs = [3, 2, 2, 1, 3, 0], [9, 5, 4, 4, 9, 1]
+    assert undominated(merits, costs) == [True, False, True, False, True, True]
+    given = {"rank": 1, "choices": {"a": 0}}
+    ranked = [{**given, "scores": {"snip": m}, "latency": c} for m, c in zip(merits, costs, strict=True)]
+    front = Front.of_records([*ranked, {**given, "scores": {"snip": None}, "latency": 2}], "latency")
+    (run / "export").mkdir()
+    (run / "export" / "pareto.json").write_text(json.dumps(front.to_dict()))
+    page, source = page_of(run)
+    assert "snip against milliseconds" in page.text
+    assert "4 of 6 candidates are undominated, from 0 at 1 milliseconds to 3 at 9 milliseconds" in source
+    assert [each[1:] for each in front.best] == [(0, 1), (2, 4), (3, 9), (3, 9)]
+    (run / "export" / "pareto.json").write_text('{"cost": "<b>", "candidates": [7]}')
+    assert "accuracy after training against parameters" in page_of(run)[0].text

@@ -17,7 +17,8 @@ from balenas_plugin.reproduce.scales import ProxyNetworks, load_scale
 from balenas_plugin.reproduce.searches import Search
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces import nasbench201
-from balenas_plugin.selection.candidates import drawn_candidates, enumerated_candidates
+from balenas_plugin.selection import ProxySelection
+from balenas_plugin.selection.candidates import candidates_of, drawn_candidates
 
 
 class Truth:
@@ -151,7 +152,8 @@ def test_the_best_of_the_most_probable_is_picked(search_and_picker) -> None:
     for mean in posterior.mean.values():
         mean[nasbench201.OPERATIONS.index("nor_conv_1x1")] += 3
     posterior.save(search.folder.posterior)
-    probable = enumerated_candidates(Architectures(picker.space.decisions, posterior), 12)
+    enumerated = ProxySelection(n=12, candidates="enumerate")
+    probable = candidates_of(enumerated, Architectures(picker.space.decisions, posterior), None, progress=False)
     for seed in range(2):
         networks = picker.space.networks(seed)
         best = max(probable, key=lambda candidate: networks.fast_rank_value("synflow", candidate.sample))

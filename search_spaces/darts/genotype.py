@@ -190,7 +190,7 @@ def _read(text: str) -> tuple[str, Genotype]:
             return "genotype", make_genotype(*(inner.get(name) for name in Genotype._fields))
         if isinstance(inner, Mapping) and any(str(key).startswith(_CONFIG) for key in inner):
             return "config", _from_config(inner)
-        if isinstance(inner, Mapping):
+        if isinstance(inner, Mapping) and "recurrent" not in inner:  # of darts_rnn's genotypes
             return "nni", from_nni({str(key): choice for key, choice in inner.items()})
     if isinstance(value, list | tuple) and len(value) == 2:
         return "compact", make_genotype(_from_compact(value[0]), None, _from_compact(value[1]))

@@ -17,7 +17,7 @@ Source: Liu et al. 2019 (DARTS, `rnn/model.py` and `rnn/model_search.py`); dropo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +36,7 @@ INITIAL_RANGE = 0.04
 """Weights are drawn uniformly from so far below 0 to so far above; the decoder's bias is 0."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dropouts:
+class Dropouts(NamedTuple):
     """Probabilities that values are left out in training; the defaults are DARTS's, for its search.
 
     Attributes:

@@ -14,7 +14,8 @@ from balenas_plugin.bayes.decisions import Architecture, Decision, SoftmaxNode
 from balenas_plugin.search_spaces import LANGUAGE_MODELLING, NONE, PARAMETRIC, Reading, SearchSpace
 
 from .recurrent_genotype import CELL, LABELS, NODES, OPERATIONS, genotype_of, read_recurrent_genotype
-from .recurrent_network import Dropouts, build_language_model
+from .recurrent_network import Dropouts, LanguageModel, build_language_model
+from .recurrent_source import recurrent_source
 
 
 class RecurrentSpace(SearchSpace):
@@ -54,6 +55,10 @@ class RecurrentSpace(SearchSpace):
     def inputs(self, count: int, *, device: torch.device | str | None = None) -> Tensor:
         """Return sequences of the first word, int64, shape (count, T)."""
         return torch.zeros(count, *self.image_shape, dtype=torch.int64, device=device)
+
+    def standalone_source(self, network: nn.Module, title: str) -> str | None:
+        """Return the network's own code; a loop over the words of a sequence cannot be traced."""
+        return recurrent_source(network, title) if isinstance(network, LanguageModel) else None
 
     def notation(self, architecture: Architecture) -> str:
         """Return the genotype in the reference's form."""

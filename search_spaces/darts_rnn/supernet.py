@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, cast
 
@@ -19,7 +19,6 @@ from .recurrent_genotype import CELL, LABELS, NODES, OPERATIONS, genotype_of
 from .recurrent_network import ACTIVATIONS, Dropouts, LanguageModel, Recurrence, build_language_model, gated, masked
 
 _Probability = Annotated[float, Field(ge=0, lt=1)]
-_WITH_NONE = OPERATIONS[0]
 
 
 class NoConnection(nn.Module):
@@ -57,7 +56,7 @@ class RecurrentSearchCell(Recurrence):
 
     def steps(self, mask: Tensor | None) -> Callable[[Tensor], Tensor]:
         """Return what maps the first state to the mean of all nodes."""
-        mixed = [self._mixed(cast(Iterable[Any], edges)) for edges in self.edges]
+        mixed = [self._mixed(cast(Sequence[Any], edges)) for edges in self.edges]
 
         def step(first: Tensor) -> Tensor:
             states = self.norm(first)[None]
@@ -65,18 +64,19 @@ class RecurrentSearchCell(Recurrence):
                 gates, candidates = (masked(states, mask) @ weight).chunk(2, -1)
                 node = self.norm(mix(states, gates.sigmoid(), candidates))
                 states = torch.cat([states, node[None]])
-            return states[1:].mean(0)
+            mean: Tensor = states[1:].mean(0)
+            return mean
 
         return step
 
-    def _mixed(self, edges: Iterable[Any]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def _mixed(self, edges: Sequence[Any]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """Return what adds up a node's candidates, of states, gates and candidates ``(edges, B, d)``."""
-        found = [getattr(edge, "weights_in_full", lambda: None)() for edge in edges]
-        if any(weights is None for weights in found):
+        asked = [getattr(edge, "weights_in_full", lambda: None)() for edge in edges]
+        found = [weights for weights in asked if weights is not None]
+        if len(found) < len(asked):
             return partial(_each, edges)
-        by_name = dict(zip(OPERATIONS, torch.stack(found).T[..., None, None].unbind(), strict=True))
-        del by_name[_WITH_NONE]
-        return partial(_together, by_name, sum(by_name.values()))
+        _, *weights = torch.stack(found).T[..., None, None]  # none adds nothing
+        return partial(_together, dict(zip(OPERATIONS[1:], weights, strict=True)), torch.stack(weights).sum(0))
 
 
 def _edge(label: str) -> LayerChoice:
@@ -84,16 +84,17 @@ def _edge(label: str) -> LayerChoice:
     return LayerChoice(candidates, label=label.removeprefix(f"{CELL}/"))
 
 
-def _each(edges: Iterable[nn.Module], *given: Tensor) -> Tensor:
+def _each(edges: Sequence[nn.Module], *given: Tensor) -> Tensor:
     results = [edge(*of_edge) for edge, *of_edge in zip(edges, *given, strict=True)]
     return cast(Tensor, sum(results[1:], results[0]))
 
 
 def _together(weights: dict[str, Tensor], total: Tensor, states: Tensor, gates: Tensor, candidates: Tensor) -> Tensor:
     """Return the sum over edges and activations k of p_k (s + c (f_k - s)); `total` is that of the p_k."""
-    activated: Any = sum(weight * ACTIVATIONS[name](candidates) for name, weight in weights.items())
+    made = [weight * ACTIVATIONS[name](candidates) for name, weight in weights.items()]
+    activated = sum(made[1:], made[0])
     kept = total * states
-    return (kept + gates * (activated - kept)).sum(0)
+    return gated(kept, gates, activated).sum(0)
 
 
 class RecurrentSupernet(ModelSpace, LanguageModel):  # type: ignore[misc]  # NNI has no types

@@ -32,6 +32,8 @@ class TextData:
     architecture_text: TextStreams
     vocabulary: tuple[str, ...]
     description: dict[str, Any]
+    task = None
+    """Files of networks say nothing of their words: the vocabulary is that of the training text."""
 
     @property
     def num_classes(self) -> int:

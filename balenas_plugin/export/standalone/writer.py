@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import io
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -29,7 +30,14 @@ from balenas_plugin.restoring import random_numbers_restored
 
 
 def write_standalone(
-    model: nn.Module, folder: Path, *, name: str, example: Tensor, title: str, task: ImageTask | None = None
+    model: nn.Module,
+    folder: Path,
+    *,
+    name: str,
+    example: Tensor,
+    title: str,
+    task: ImageTask | None = None,
+    source: str | None = None,
 ) -> list[Path]:
     """Write ``<name>.py``, which builds `model` with nothing but PyTorch, and ``<name>.pt``, its weights.
 
@@ -45,6 +53,7 @@ def write_standalone(
         example: an input, shape (N, ...).
         title: what the network is, for the head of the file.
         task: that it was trained for: the module then has CLASS_NAMES and ``preprocess(image)``, which needs Pillow.
+        source: of the module, where somebody knows it; None: the model is traced.
 
     Returns:
         The two paths, the module first.
@@ -58,7 +67,10 @@ def write_standalone(
     example = example.detach().cpu()
     try:
         with random_numbers_restored():
-            source, weights = _write(model, example, name=name, title=title, task=task)
+            if source is None:
+                source, weights = _write(model, example, name=name, title=title, task=task)
+            else:
+                weights = _saved(model.state_dict())
             verify(source, weights, _copy(model), example)
     except NotExportableError as error:
         raise SpaceError(
@@ -107,12 +119,16 @@ def _write(model: nn.Module, example: Tensor, *, name: str, title: str, task: Im
         task=task,
     )
     weights = {
-        path: (builder.tensors[path] if path in builder.constants else find_tensor(model, path)).detach().cpu().clone()
+        path: builder.tensors[path] if path in builder.constants else find_tensor(model, path)
         for path in builder.tensors
     }
+    return source, _saved(weights)
+
+
+def _saved(tensors: Mapping[str, Tensor]) -> bytes:
     buffer = io.BytesIO()
-    torch.save(weights, buffer)
-    return source, buffer.getvalue()
+    torch.save({path: tensor.detach().cpu().clone() for path, tensor in tensors.items()}, buffer)
+    return buffer.getvalue()
 
 
 def _ties(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, str]:

@@ -173,7 +173,7 @@ class Diagnostics(SearchCallback):
         for line in lines:
             tqdm.write(f"balenas: epoch {record['epoch']}: {line}", file=sys.stderr)
 
-    def _curvature_is_due(self, trainer: pl.Trainer, state: SearchState) -> bool:
+    def _curvature_is_due(self, trainer: Any, state: SearchState) -> bool:
         method, every = self.options.curvature, self.options.curvature_every_n_epochs
         if every == "auto":
             decides = self.options.stop_by == "eigenvalue" or any(isinstance(c, Stages) for c in trainer.callbacks)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from balenas_plugin.data.text import Excerpt
 from balenas_plugin.errors import EvaluatorError
 
 
@@ -34,7 +35,7 @@ class ExampleBatch:
             EvaluatorError: the batch is something else.
         """
         match self.batch:
-            case (Tensor() as inputs, Tensor() as labels):
+            case (Tensor() as inputs, Tensor() as labels) | Excerpt(words=inputs, targets=labels):
                 return inputs.cpu(), labels.cpu()
         raise EvaluatorError(
             "a selection ranks networks on batches of two tensors, (inputs, labels), and the validation loader gives "

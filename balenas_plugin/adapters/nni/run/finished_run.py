@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.run.build import build_space, require_importable_elsewhere
 from balenas_plugin.adapters.nni.run.config_run import quiet
+from balenas_plugin.adapters.nni.run.latency_run import cost_tables
 from balenas_plugin.adapters.nni.run.tasks import task_of
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy, is_nnis
 from balenas_plugin.adapters.nni.supernets.dataflow import without_unused
@@ -32,10 +33,12 @@ from balenas_plugin.adapters.nni.supernets.trained_supernet import TrainedSupern
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
+from balenas_plugin.costs.table import Measure
 from balenas_plugin.diagnostics import past_posterior
 from balenas_plugin.errors import DataError, FileFormatError, OptionError
 from balenas_plugin.files import replaced_together, write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
+from balenas_plugin.report.pareto import Front
 from balenas_plugin.run_folder import RunFolder, other_run
 from balenas_plugin.search.mixing import mixing_of
 from balenas_plugin.search_spaces import SearchSpace
@@ -50,7 +53,10 @@ _STATE_PREFIX = "training_module._model."
 _BATCH_NORM_BATCHES = 8
 """Training batches for batch-norm's statistics in the networks that are written."""
 
-_EXPORTED = re.compile(r"architectures\.(json|csv)|architecture_\d{3,}(\.(svg|py|pt|onnx)|-[A-Za-z0-9-]*\.svg)")
+_EXPORTED = re.compile(
+    r"architectures\.(json|csv)|pareto\.(json|csv|svg)|"
+    r"architecture_\d{3,}(\.(svg|py|pt|onnx)|-[A-Za-z0-9-]*\.svg)"
+)
 """Names of the files of an export."""
 
 
@@ -119,9 +125,19 @@ class FinishedRun:
         """Return the exporter's view of the space."""
         return exporter_space(self.model_space, decisions_of(self.supernet), tuple(self.batch[0].shape[1:]))
 
-    def rank(self, selection: ProxySelection, *, table: Path | None, progress: bool) -> list[RankedArchitecture]:
-        """Rank with proxies or the supernet; add the ground truth where a table has it (nothing above has seen it)."""
+    def rank(
+        self, selection: ProxySelection, *, table: Path | None, costs: Sequence[Measure] = (), progress: bool
+    ) -> list[RankedArchitecture]:
+        """Rank with proxies or the supernet; add the ground truth where a table has it (nothing above has seen it).
+
+        Args:
+            selection: which candidates, ranked by what.
+            table: of the ground truth.
+            costs: to find out of every candidate (see `selection.rank`).
+            progress: show a progress bar.
+        """
         images, labels = self.batch
+        measures = dict.fromkeys([*costs, *selection.limits])
         ranked = rank(
             self.posterior,
             self.exporter_space(),
@@ -129,6 +145,8 @@ class FinishedRun:
             inputs=images,
             targets=labels,
             supernet=self.trained_supernet() if selection.needs_supernet else None,
+            costs=costs,
+            tables=cost_tables(self.model_space, images, measures, folder=self.folder.path),
             progress=progress,
         )
         return [
@@ -156,16 +174,19 @@ class FinishedRun:
 
 
 def write_exports(
-    run: FinishedRun, ranked: Sequence[RankedArchitecture], formats: Sequence[str], output: Path
+    run: FinishedRun, ranked: Sequence[RankedArchitecture], formats: Sequence[str], output: Path, *, front: Front
 ) -> list[Path]:
-    """Write the ranked architectures in each format; return the files written.
+    """Write the ranked architectures in each format, and which candidates none beats; return the files written.
 
     Networks have the weights of the search, and batch-norm's statistics of their own: the supernet's are of its
     mixture of operations.
 
     Args:
+        run: that they are of.
+        ranked: those that are written.
         formats: any of json, csv, python, onnx, svg.
         output: folder to write to; the files of an earlier export in it are replaced when all are written.
+        front: of all candidates.
 
     Raises:
         SpaceError: a network cannot be written in a format, or has parameters that the supernet does not have.
@@ -175,8 +196,18 @@ def write_exports(
     batches = [] if supernet is None else supernet.weight_batches(_BATCH_NORM_BATCHES, seed=0)
     inputs = [images for images, _ in batches]
     with replaced_together(output, lambda name: _EXPORTED.fullmatch(name) is not None) as folder:
-        written = _write(run, ranked, formats, folder, supernet, inputs)
+        written = [*_write_front(front, formats, folder), *_write(run, ranked, formats, folder, supernet, inputs)]
     return [output / path.name for path in written]
+
+
+def _write_front(front: Front, formats: Sequence[str], output: Path) -> Iterator[Path]:
+    rows = front.to_dict()["candidates"]
+    texts = {"json": json.dumps(front.to_dict(), indent=1) + "\n", "csv": _table(rows)}
+    texts["svg"] = front.picture().render("svg").decode() if "svg" in formats and front.best else ""
+    for name in (name for name, text in texts.items() if name in formats and text):
+        path = output / f"pareto.{name}"
+        write_text_atomically(path, texts[name])
+        yield path
 
 
 def _write(
@@ -210,7 +241,15 @@ def _write(
             from balenas_plugin.export.standalone import write_standalone
 
             about = title if found.notation else f"{title}: {json.dumps(found.choices)}"
-            written += write_standalone(network, output, name=name, example=example, title=about, task=run.data.task)
+            written += write_standalone(
+                network,
+                output,
+                name=name,
+                example=example,
+                title=about,
+                task=run.data.task,
+                source=run.exporter_space().standalone_source(network, about),
+            )
         if "onnx" in formats:
             from balenas_plugin.export.onnx_file import write_onnx
 
@@ -240,6 +279,10 @@ def _csv(ranked: Sequence[RankedArchitecture]) -> str:
         for dataset, metrics in record.get("ground_truth", {}).get("values", {}).items():
             row |= {f"ground_truth_{dataset}_{metric}": value for metric, value in metrics.items()}
         rows.append(row)
+    return _table(rows)
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from balenas_plugin.adapters.nni.run.classification import SupernetModule
+from balenas_plugin.adapters.nni.run.tasks.classification import SupernetModule
 from balenas_plugin.data.text import ARCHITECTURE, WEIGHTS, Excerpt, TextConfig, TextData, TextLoader
 from balenas_plugin.errors import OptionError, SpaceError
 
@@ -99,14 +99,14 @@ class LanguageModelModule(SupernetModule):
         if not isinstance(batch, Excerpt) or not batch.sequence:
             return None
         states = self.states.get(_text(batch, stage), {}).get(batch.sequence)
-        return None if states is None else states[batch.rows]
+        return None if states is None else states.to(batch.rows.device)[batch.rows]
 
     def _carry(self, batch: Any, stage: str, last: Tensor) -> None:
         """Keep the states that the next sequence begins in, and those of this one for when it is evaluated again."""
         if not isinstance(batch, Excerpt):
             return
         known, number = self.states.get(_text(batch, stage), {}), batch.sequence
-        following = known.get(number + 1, last.new_zeros(batch.all_rows, last.shape[1]))
+        following = known.get(number + 1, last.new_zeros(batch.all_rows, last.shape[1])).to(last)
         kept = {number: known[number]} if number in known else {}
         self.states[_text(batch, stage)] = {**kept, number + 1: following.index_copy(0, batch.rows, last)}
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from balenas_plugin.adapters.nni.run.classification import ClassificationModule, SupernetModule
-from balenas_plugin.adapters.nni.run.image_loaders import search_loaders
-from balenas_plugin.adapters.nni.run.language_model import LanguageModelModule, text_loaders
+from balenas_plugin.adapters.nni.run.tasks.classification import ClassificationModule, SupernetModule
+from balenas_plugin.adapters.nni.run.tasks.image_loaders import search_loaders
+from balenas_plugin.adapters.nni.run.tasks.language_model import LanguageModelModule, text_loaders
 from balenas_plugin.config import DATA, SearchConfig
 from balenas_plugin.data import DataConfig, load_search_data
 from balenas_plugin.data.checking import check_files
