@@ -229,7 +229,7 @@ def test_a_huge_learning_rate_ends_in_nan(folder: Path) -> None:
 def test_full_disk_keeps_what_was_there_and_resumes(finished: Path, folder: Path) -> None:
     """After an epoch's last step: the first time among the first files written, then at the last."""
     run, resume = folder / "runs" / "tiny", []
-    for count, file_size, named in ((2, 4_000, "diagnostics.jsonl"), (1, 20_000, "checkpoints/last.ckpt")):
+    for count, file_size, named in ((2, 7_000, "diagnostics.jsonl"), (1, 20_000, "checkpoints/last.ckpt")):
         full = Stop("validation end", count=count)
         message = message_of(balenas("search", "tiny.yml", *resume, folder=folder, stop=full, file_size=file_size))
         assert f"runs/tiny/{named}" in message

@@ -285,17 +285,21 @@ class SearchModule(DartsLightningModule):
                 raise
             super().log(name, value, *args, **{**kwargs, "batch_size": 1})
 
-    def log_by_choice(self, batch_idx: int, metrics: Mapping[str, float]) -> None:
-        """Write probabilities and other numbers of each choice to the loggers, as often as Lightning writes.
+    def log_by_choice(self, metrics: Callable[[], Mapping[str, float]]) -> None:
+        """Write probabilities and other numbers of each choice to the loggers, no more often than Lightning writes.
 
         `log` takes a third of a millisecond for each number, and Lightning copies all of them into every checkpoint.
+
+        Args:
+            metrics: returns the other numbers; of those whose names have a "/".
         """
-        every = self.trainer.log_every_n_steps
-        if not every or batch_idx % max(every, self.log_prob_every_n_step):
+        every, step = self.trainer.log_every_n_steps, self.trainer.fit_loop.total_batch_idx
+        if not every or step % max(every, self.log_prob_every_n_step):
             return
-        chances = {f"prob/{k}/{name}": p for k, choices in self.export_probs().items() for name, p in choices.items()}
+        numbers = {f"prob/{k}/{name}": p for k, choices in self.export_probs().items() for name, p in choices.items()}
+        numbers |= {name: value for name, value in metrics().items() if "/" in name}
         for logger in self.trainer.loggers:
-            logger.log_metrics({**chances, **metrics}, step=self.trainer.fit_loop.total_batch_idx)
+            logger.log_metrics(numbers, step=step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the evaluator's module add its state.
