@@ -43,19 +43,17 @@ class PartialChannels(MixedOp):
             return None
         return {name: narrowed(each, self.k, called=f"{called}.{name}") for name, each in candidates.items()}
 
-    def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the first C/k channels, and the others."""
-        channels = x.shape[1]
-        if channels % self.k:
-            raise SpaceError(f"an edge has {channels} channels, which k={self.k} does not divide: choose another k")
-        first, others = x.split([channels // self.k, channels - channels // self.k], 1)
-        return first, others
+    def enter(self, x: Tensor) -> Tensor:
+        """Return the first C/k channels."""
+        if x.shape[1] % self.k:
+            raise SpaceError(f"an edge has {x.shape[1]} channels, which k={self.k} does not divide: choose another k")
+        return x[:, : x.shape[1] // self.k]
 
     def leave(self, mixed: Tensor, sources: Sequence[Source]) -> Tensor:
         """Return what was mixed and what has passed by, shuffled: once for all edges, whose sum it is."""
         if self.k == 1:
             return mixed
-        rest = [(passed_by(others, mixed), weight) for others, weight in sources]
+        rest = [(passed_by(x, mixed, self.k), weight) for x, weight in sources]
         scaled = [part if weight is None else weight * part for part, weight in rest]
         whole = torch.cat([mixed, reduce(torch.add, scaled)], 1)
         return channel_shuffle(whole, self.k) if self.shuffle else whole

@@ -30,7 +30,6 @@ from balenas_plugin.adapters.nni.supernets.edges import (
     built,
     edge_weights,
     give_edge_weights,
-    left_of,
     scaled,
 )
 from balenas_plugin.adapters.nni.supernets.fusion_plan import why_not_its_own
@@ -122,8 +121,7 @@ class DrawnLayer(DifferentiableMixedLayer):
                 f"{self.mixed_op.name} mixes operations of one tensor, and those of {self.label} take more"
             )
         (x,) = args
-        seen, left = self.mixed_op.enter(x)
-        return self.mixed_op.leave(self._mixed(seen), [(left, None)])
+        return self.mixed_op.leave(self._mixed(self.mixed_op.enter(x)), [(x, None)])
 
     def _mixed(self, *args: Any, **kwargs: Any) -> Any:
         edge = [(self._softmax, self._arch_alpha)]
@@ -265,13 +263,12 @@ class DrawnCell(DifferentiableMixedCell):
         processed = preprocess_cell_inputs(self.num_predecessors, *inputs)
         nodes, mixed_op = list(self.preprocessor(processed)), self.mixed_op or IN_FULL
         for target, edges in enumerate(cast(Any, self.ops), start=self.num_predecessors):
-            weights = edge_weights(self, target)
+            sources = list(zip(nodes, edge_weights(self, target), strict=True))
             received = [
-                scaled(self._edge_result(f"{self.label}/{target}_{j}", edges[j], mixed_op.enter(x)[0]), weight)
-                for j, (x, weight) in enumerate(zip(nodes, weights, strict=True))
+                scaled(self._edge_result(f"{self.label}/{target}_{j}", edges[j], mixed_op.enter(x)), weight)
+                for j, (x, weight) in enumerate(sources)
             ]
-            mixed = sum(received[1:], start=received[0])
-            nodes.append(mixed_op.leave(mixed, left_of(mixed_op, nodes, weights)))
+            nodes.append(mixed_op.leave(sum(received[1:], start=received[0]), sources))
         return self.postprocessor(torch.cat(nodes[self.num_predecessors :], self.concat_dim), processed)
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.mixed_ops import Alone, MixedOp
-from balenas_plugin.mixed_ops._mixed_op import Source
 from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 
 IN_A_CANDIDATE = "in_a_candidate"
@@ -60,14 +59,6 @@ def give_edge_weights(cell: Any, nodes: Iterable[int], memo: dict[str, Any]) -> 
 def edge_weights(cell: Any, node: int) -> Sequence[Tensor | None]:
     """Return the weight of each edge to a node, a number; None where edges have none."""
     return cell.edge_logits[str(node)].softmax(-1).unbind() if hasattr(cell, "edge_logits") else [None] * node
-
-
-def left_of(mixed_op: MixedOp, nodes: Sequence[Tensor], weights: Sequence[Tensor | None]) -> list[Source]:
-    """Return what the inputs of edges to a node leave for it, each taken anew.
-
-    Of nodes that are read elsewhere too: gradients that meet are then added in the order in which they always were.
-    """
-    return [(mixed_op.enter(x)[1], weight) for x, weight in zip(nodes, weights, strict=True)]
 
 
 def scaled(made: Tensor, weight: Tensor | None) -> Tensor:
