@@ -26,7 +26,7 @@ _EXAMPLES = """\
 examples:
   balenas auto --images photos/ --budget 2h       a folder of images in, a tested network and its ONNX file out
   balenas doctor                                  is everything installed that a search needs?
-  balenas search configs/quickstart.yml           search NAS-Bench-201 on bundled images, minutes on a laptop
+  balenas search configs/quickstart.yml           search on bundled images, minutes on a laptop
   balenas search configs/quickstart.yml --set evaluator.epochs=10 --seed 1 --output runs/trial
   balenas search configs/quickstart.yml --resume  continue the last run of this name after a crash or Ctrl-C
   balenas ui configs/quickstart.yml               the same search, watched in NNI's web page
