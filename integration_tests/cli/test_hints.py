@@ -28,7 +28,6 @@ def refused(*arguments: object, capsys: pytest.CaptureFixture[str]) -> str:
 LINES = {
     "serach c.yml": "did you mean 'search'?",
     "repot runs/a": "did you mean 'report'?",
-    "train c.yml": "did you mean 'search'?",
     "import file.pth": "did you mean 'benchmark import'?",
     "configs/quickstart.yml": "did you mean `balenas search configs/quickstart.yml`?",
     "reproduce tabel1": "did you mean 'table1'?",

@@ -158,7 +158,7 @@ def test_the_double_is_not_the_real_one() -> None:
 @pytest.mark.skipif(REAL, reason="it trains on CIFAR-10; see docs/naslib.md")
 def test_script_of_the_documentation(tmp_path: Path) -> None:
     text = (CONFIGS.parents[1] / "docs" / "naslib.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```py\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    block, *_ = re.findall(r"^```py\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     script = tmp_path / "this_file.py"
     script.write_text(block)
     command = ["--config-file", CONFIGS / "nb301.yml", "search.epochs", "1"]

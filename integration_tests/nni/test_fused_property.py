@@ -167,7 +167,7 @@ FORGOTTEN: dict[str, tuple[tuple[str, ...], list[tuple[Any, str, Any]]]] = {
     "reductions": (("reduction",), [(fusion_plan, "why_not_its_own", lambda *_: None)]),
     "the candidates": (("zeros only", "one candidate twice"), [(fusion_plan.Plan, "_refusal", lambda _: None)]),
     "copies": (("copied",), [(fusion_plan.Plan, "__reduce__", object.__reduce__)]),
-    "many gradients": (("several gradients at once",), [(sums, "_is_batched", lambda _: False)]),
+    "many gradients": (("several gradients at once",), [(sums, "is_batched", lambda _: False)]),
 }
 """Check -> the oddities that show when it is missing, and what would stand in its place."""
 
