@@ -210,7 +210,7 @@ def search_config(
 ) -> SearchConfig:
     """Return a search of so many epochs: its rates and its warm-up follow from them.
 
-    The settings are those of configs/quickstart.yml, with draws that share a batch, and no curvature: they cost less.
+    Draws share a batch, and no curvature is measured: that costs less.
     """
     warmup = epochs // 5
     steps = max(1, (epochs - warmup) * -(-images // (2 * batch_size)))
