@@ -21,8 +21,8 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.errors import SpaceError, UnreadableError, nearest
@@ -56,6 +56,9 @@ _EXAMPLE = (
     "Genotype(normal=[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ...], normal_concat=[2, 3, 4, 5], reduce=[...], "
     "reduce_concat=[2, 3, 4, 5])"
 )
+
+
+T = TypeVar("T")
 
 
 class Genotype(NamedTuple):
@@ -166,23 +169,43 @@ def read_genotype(text: str, *, notation: str | None = None) -> Reading:
         SpaceError: it is none of them, or malformed.
         OptionError: there is no such notation.
     """
-    if notation is not None:
-        checked("notation", notation, Annotated[str, OneOf(lambda: NOTATIONS)])
-    text = without_name(text)
-    named = published_cells(text)
-    found, genotype = _read(text) if named is None else ("name", make_genotype(**named[1]))
-    if notation not in (None, found):
-        raise SpaceError(f"{text[:60]!r} is not in the notation {notation}, but in {found}")
-    name = "" if named is None else named[0]
+    found, (name, genotype) = read_in(text, notation, NOTATIONS, _read)
     return Reading(found, sample=to_nni(genotype), read_as=f"{NOTATIONS[found]} {name}".rstrip(), name=name)
 
 
-def without_name(text: str) -> str:
-    """Return a text without the ``NAME = `` before its genotype."""
-    return re.sub(r"^\s*\w+\s*=\s*(?=\w*\()", "", text).strip()
+def read_in(
+    text: str, notation: str | None, notations: Collection[str], read: Callable[[str], tuple[str, T]]
+) -> tuple[str, T]:
+    """Return the notation of a text, without the ``NAME = `` before its genotype, and what `read` makes of it.
+
+    Args:
+        text: to be read.
+        notation: that it must be in; None allows any.
+        notations: that there are.
+        read: returns both.
+
+    Raises:
+        SpaceError: the text is in another notation.
+        OptionError: there is no such notation.
+    """
+    if notation is not None:
+        checked("notation", notation, Annotated[str, OneOf(lambda: tuple(notations))])
+    found, genotype = read(re.sub(r"^\s*\w+\s*=\s*(?=\w*\()", "", text).strip())
+    if notation not in (None, found):
+        raise SpaceError(f"{text[:60]!r} is not in the notation {notation}, but in {found}")
+    return found, genotype
 
 
-def _read(text: str) -> tuple[str, Genotype]:
+def _read(text: str) -> tuple[str, tuple[str, Genotype]]:
+    """Return the notation, the published name or "", and the genotype."""
+    named = published_cells(text)
+    if named is not None:
+        return "name", (named[0], make_genotype(**named[1]))
+    found, genotype = _written(text)
+    return found, ("", genotype)
+
+
+def _written(text: str) -> tuple[str, Genotype]:
     value = literal_of(text, Genotype._fields, _unreadable)
     if isinstance(value, Mapping):
         inner = value.get("choices", value)  # a record of architectures.json, too

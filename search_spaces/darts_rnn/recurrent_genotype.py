@@ -16,13 +16,12 @@ Source: Liu et al. 2019 (DARTS, `rnn/genotypes.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from balenas_plugin.bayes.decisions import NO_CONNECTION, Architecture
 from balenas_plugin.errors import SpaceError, UnreadableError, nearest
-from balenas_plugin.options import OneOf, checked
 from balenas_plugin.search_spaces import Reading
-from balenas_plugin.search_spaces.darts.genotype import Pair, literal_of, without_name
+from balenas_plugin.search_spaces.darts.genotype import Pair, literal_of, read_in
 
 CELL = "recurrent"
 
@@ -135,11 +134,7 @@ def read_recurrent_genotype(text: str, *, notation: str | None = None) -> Readin
         SpaceError: it is none of them, or malformed.
         OptionError: there is no such notation.
     """
-    if notation is not None:
-        checked("notation", notation, Annotated[str, OneOf(lambda: NOTATIONS)])
-    found, genotype = _read(without_name(text))
-    if notation not in (None, found):
-        raise SpaceError(f"{text[:60]!r} is not in the notation {notation}, but in {found}")
+    found, genotype = read_in(text, notation, NOTATIONS, _read)
     return Reading(found, sample=architecture_of(genotype), read_as=NOTATIONS[found])
 
 

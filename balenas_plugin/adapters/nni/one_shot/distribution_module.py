@@ -242,7 +242,7 @@ class DistributionModule(SearchModule):
         if batch_idx % self.log_prob_every_n_step == 0:
             metrics = self.distribution.metrics()
             self.log_dict({name: value for name, value in metrics.items() if "/" not in name})
-        self.log_by_choice(self.distribution.metrics)
+            self.log_by_choice({name: value for name, value in metrics.items() if "/" in name})
         return host.outputs
 
     def _read_directly(self) -> dict[str, nn.Parameter]:

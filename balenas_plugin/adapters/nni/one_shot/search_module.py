@@ -8,6 +8,7 @@ architecture steps stay out of the evaluator's sight: its `training_step` gives 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -49,6 +50,7 @@ class SearchModule(DartsLightningModule):
         self._schedules: list[LRSchedulerConfig] = []
         self._stepped: int | None = None  # batches of this epoch, until schedulers that monitor a metric have seen them
         self._saved = False
+        self._logged_at = -math.inf
         for name in ("prepare_data_per_node", "allow_zero_length_dataloader_with_multiple_devices", "strict_loading"):
             setattr(self, name, getattr(training_module, name))
         follow(self)
@@ -285,21 +287,18 @@ class SearchModule(DartsLightningModule):
                 raise
             super().log(name, value, *args, **{**kwargs, "batch_size": 1})
 
-    def log_by_choice(self, metrics: Callable[[], Mapping[str, float]]) -> None:
+    def log_by_choice(self, metrics: Mapping[str, float]) -> None:
         """Write probabilities and other numbers of each choice to the loggers, no more often than Lightning writes.
 
         `log` takes a third of a millisecond for each number, and Lightning copies all of them into every checkpoint.
-
-        Args:
-            metrics: returns the other numbers; of those whose names have a "/".
         """
         every, step = self.trainer.log_every_n_steps, self.trainer.fit_loop.total_batch_idx
-        if not every or step % max(every, self.log_prob_every_n_step):
+        if not every or step - self._logged_at < every:
             return
-        numbers = {f"prob/{k}/{name}": p for k, choices in self.export_probs().items() for name, p in choices.items()}
-        numbers |= {name: value for name, value in metrics().items() if "/" in name}
+        self._logged_at = step
+        chances = {f"prob/{k}/{name}": p for k, choices in self.export_probs().items() for name, p in choices.items()}
         for logger in self.trainer.loggers:
-            logger.log_metrics(numbers, step=step)
+            logger.log_metrics({**chances, **metrics}, step=step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the evaluator's module add its state.
