@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from balenas_plugin.bayes.conditional import Conditional, ConditionalOutcomes
 from balenas_plugin.bayes.decisions import Architecture, Decision, Learned, Logits
@@ -33,6 +35,23 @@ class DescribedArchitecture:
     sample: Architecture
     log_probability: float
     decisions: dict[str, float]
+
+    def to_dict(self, rank: int, **known: Any) -> dict[str, Any]:
+        """Return plain values for architectures.json.
+
+        Args:
+            rank: from 1, which has the argmax.
+            known: of the architecture besides.
+        """
+        return {
+            "rank": rank,
+            "chosen_by": "argmax of the mean" if rank == 1 else "posterior probability",
+            "probability": math.exp(self.log_probability),
+            "log_probability": self.log_probability if math.isfinite(self.log_probability) else None,
+            "choices": self.sample,
+            **known,
+            "winning_probability": {label: math.exp(value) for label, value in self.decisions.items()},
+        }
 
 
 class Architectures:

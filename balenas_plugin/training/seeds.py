@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -187,8 +188,6 @@ def _imported(name: str) -> MakeModule:
     try:
         if not colon:
             raise ImportError("it is written module:name")
-        import sys
-
         if "" not in sys.path:
             sys.path.insert(0, "")
         made: MakeModule = getattr(import_module(module), inside)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -61,13 +60,4 @@ def _records(posterior: Posterior, space: SearchSpace, top_k: int) -> Iterator[d
     for rank, found in enumerate(islice(best, top_k), start=1):
         notation = space.notations(found.sample)
         truth = ground_truth_of(notation)
-        yield {
-            "rank": rank,
-            "chosen_by": "argmax of the mean" if rank == 1 else "posterior probability",
-            "probability": math.exp(found.log_probability),
-            "log_probability": found.log_probability if math.isfinite(found.log_probability) else None,
-            "choices": found.sample,
-            "notation": notation,
-            **({} if truth is None else {"ground_truth": truth}),
-            "winning_probability": {label: math.exp(value) for label, value in found.decisions.items()},
-        }
+        yield found.to_dict(rank, notation=notation, **({} if truth is None else {"ground_truth": truth}))

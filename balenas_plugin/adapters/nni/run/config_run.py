@@ -224,16 +224,7 @@ def architecture_records(strategy: OneShotStrategy, space: ModelSpace, top_k: in
         return
     rank = 0
     for rank, found in enumerate(islice(strategy.iterate_samples(), top_k), start=1):
-        yield {
-            "rank": rank,
-            "chosen_by": "argmax of the mean" if rank == 1 else "posterior probability",
-            "probability": math.exp(found.log_probability),
-            "log_probability": found.log_probability if math.isfinite(found.log_probability) else None,
-            "choices": found.sample,
-            **_notation_and_truth(space, found.sample),
-            "winning_probability": {label: math.exp(value) for label, value in found.decisions.items()},
-            **spread,
-        }
+        yield {**found.to_dict(rank, **_notation_and_truth(space, found.sample)), **spread}
     report_fewer(rank, top_k, None)
 
 
