@@ -174,7 +174,7 @@ def test_tuning_shows_the_validation_accuracy_of_each_trial_alone() -> None:
     table = experiment_of("tuning", ["darts", "gdas"], scale)
     assert {row.method for row in table.rows} == {"darts", "gdas"}
     last = scale.config(table.rows[2].search, seed=1)
-    assert (last.name, last.strategy["name"], last.strategy["warmup_epochs"]) == ("darts-trial-3", "DARTS", 6)
+    assert (last.name, last.strategy["name"], last.strategy["warmup_epochs"]) == ("darts-trial-3", "DARTS", 0)
     found = {table.rows[0].title: {0: {"cifar10": 93.0, "cifar10-valid": 91.25}}}
     shown = Table(table, found, {})
     assert "91.25" in shown.markdown()
