@@ -80,13 +80,11 @@ class FusedNasBench201Cell(Planned, EdgeWeighedNasBench201Cell):
 
     def _at_once(self, plan: Plan, inputs: Tensor) -> Tensor | None:
         """Return the last node if the whole cell is one function of the inputs in this pass, None if not."""
-        edges = [
-            (edge._softmax, edge._arch_alpha)
-            for source in range(self.num_tensors - 1)
-            for edge in self._edges_from(source)
-        ]
-        apart = drawn_candidates(edges, DrawnLayer.others) is not None or kept_candidates(edges) is not None
-        if apart or plan.cell is None:
+        if torch.compiler.is_compiling() or plan.cell is None:
+            return None
+        sources = range(self.num_tensors - 1)
+        edges = [(edge._softmax, edge._arch_alpha) for source in sources for edge in self._edges_from(source)]
+        if drawn_candidates(edges, DrawnLayer.others) is not None or kept_candidates(edges) is not None:
             return None
         return plan.cell(inputs, [softmax(alpha) for softmax, alpha in edges])
 
