@@ -108,12 +108,8 @@ def merged(base: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in added.items():
         old = result.get(key)
-        if (
-            isinstance(value, Mapping)
-            and isinstance(old, Mapping)
-            and value.get("name", old.get("name")) == old.get("name")
-        ):
-            result[key] = merged(old, value)
-        else:
-            result[key] = value
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            name = old.get("name", value.get("name"))
+            value = merged(old, value) if value.get("name", name) == name else value  # noqa: PLW2901
+        result[key] = value
     return result
