@@ -110,6 +110,6 @@ def merged(base: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             name = old.get("name", value.get("name"))
-            value = merged(old, value) if value.get("name", name) == name else value  # noqa: PLW2901
+            value = merged(old, value) if value.get("name", name) == name else value
         result[key] = value
     return result
