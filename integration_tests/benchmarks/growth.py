@@ -18,10 +18,10 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: as the package's own processes have it
 
-from iteration_cost import BASELINE, CANDIDATES, balenas, prepare, search  # noqa: E402  (before nni)
-from measuring import machine, write_json  # noqa: E402
-from nni.nas.nn.pytorch import LayerChoice, ModelSpace  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from iteration_cost import BASELINE, CANDIDATES, balenas, prepare, search
+from measuring import machine, write_json
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from torch import Tensor, nn
 
 BASE = {"cells": 1, "channels": 8, "batch_size": 32, "image_size": 16, "num_mc_samples": 1, "threads": 1}
 
