@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from balenas_plugin.run_folder import RunFolder
     from balenas_plugin.selection.supernet_accuracy import Supernet
 
-_TABLES = ("table1", "table2", "table4", "table5", "selection", "family", "tuning")
+_TABLES = ("table1", "table2", "table3", "table4", "table5", "selection", "family", "tuning")
 
 _EXAMPLES = """\
 examples:
