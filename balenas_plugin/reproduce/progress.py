@@ -101,5 +101,10 @@ class Progress:
         seconds = self.seconds_left()
         if not seconds:
             return []
-        hours, minutes = divmod(round(seconds / 60), 60)
-        return [f"about {f'{hours} h {minutes} min' if hours else f'{minutes or 1} min'} left"]
+        return [f"about {in_hours(seconds)} left"]
+
+
+def in_hours(seconds: float) -> str:
+    """Return a time for people, at least a minute."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes or 1} min"

@@ -25,7 +25,7 @@ from balenas_plugin.reproduce.retraining.retrained import RetrainedTable
 from balenas_plugin.reproduce.scales import Scale
 from balenas_plugin.reproduce.searches import Search, searches_of
 from balenas_plugin.reproduce.tables import Table
-from balenas_plugin.reproduce.units import run_units
+from balenas_plugin.reproduce.units import Workload, run_units
 from balenas_plugin.search_spaces import get_space
 
 Finished = Mapping[tuple[str, int], Search]
@@ -168,6 +168,17 @@ def _tabulate(
 def _retrain(
     experiment: Experiment, scale: Scale, seeds: Sequence[int], output: Path, *, jobs: int, supernet_of: SupernetOf
 ) -> tuple[RetrainedTable, SearchFailedError | None]:
+    configs = _configs(experiment, scale, seeds)
+    protocol = _protocol(experiment, scale, seeds, output, jobs=jobs, supernet_of=supernet_of)
+    finished, failure = _search(configs, output, jobs=jobs)
+    found = protocol.run(finished, _about(scale, seeds, None))
+    failures = [*([str(failure)] if failure is not None else []), *protocol.failures]
+    return found, SearchFailedError("\n".join(failures)) if failures else None
+
+
+def _protocol(
+    experiment: Experiment, scale: Scale, seeds: Sequence[int], output: Path, *, jobs: int, supernet_of: SupernetOf
+) -> Protocol:
     if scale.retraining is None:
         raise OptionError(
             f"{experiment.name} trains what is found, and the scale {scale.name} does not say how: add a section "
@@ -176,11 +187,26 @@ def _retrain(
     configs = _configs(experiment, scale, seeds)
     searched = [row.search for row in EXPERIMENTS[experiment.name].rows if row.search in scale.searches]
     config = configs[0] if configs else scale.config(str(next(iter(searched), "darts-cells")), seeds[0])
-    protocol = Protocol(experiment, scale.retraining, config, seeds, output, jobs, supernet_of)
-    finished, failure = _search(configs, output, jobs=jobs)
-    found = protocol.run(finished, _about(scale, seeds, None))
-    failures = [*([str(failure)] if failure is not None else []), *protocol.failures]
-    return found, SearchFailedError("\n".join(failures)) if failures else None
+    return Protocol(experiment, scale.retraining, config, seeds, output, jobs, supernet_of)
+
+
+def workloads(
+    experiment: Experiment | Figure, scale: Scale, seeds: Sequence[int], output: Path, *, supernet_of: SupernetOf
+) -> list[Workload]:
+    """Return what `reproduce` would have to do: the searches of each kind, and trainings.
+
+    Raises:
+        BalenasError: bad input.
+    """
+    searches = searches_of(output, _configs(experiment, scale, seeds))
+    found = []
+    for name in dict.fromkeys(search.config.name for search in searches):
+        alike = [search for search in searches if search.config.name == name]
+        took = [search.costs().get("cpu_seconds", 0.0) for search in alike if search.finished]
+        found.append(Workload(f"searches {name}", len(alike), took))
+    if isinstance(experiment, Experiment) and experiment.retrained:
+        found += _protocol(experiment, scale, seeds, output, jobs=1, supernet_of=supernet_of).workloads()
+    return found
 
 
 def _draw(

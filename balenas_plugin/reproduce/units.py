@@ -10,11 +10,12 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from balenas_plugin.errors import SearchFailedError
-from balenas_plugin.reproduce.progress import Key, Progress
+from balenas_plugin.reproduce.progress import Key, Progress, in_hours
 from balenas_plugin.signals import PARENT_VARIABLE
 
 _POLL_SECONDS = 1.0
@@ -91,6 +92,40 @@ class Unit(ABC):
             return max(0, self.history.read_text(encoding="utf-8").count("\n") - 1)
         except OSError:
             return 0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Units of one kind that an experiment needs.
+
+    Args:
+        called: the kind.
+        count: of units, at the most.
+        took: seconds of those that are finished.
+    """
+
+    called: str
+    count: int
+    took: Sequence[float]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """One after the other, by the mean of the finished ones; None where there is none yet."""
+        left = max(0, self.count - len(self.took))
+        return left * sum(self.took) / len(self.took) if self.took else None if left else 0.0
+
+
+def in_words(workloads: Sequence[Workload], *, jobs: int) -> str:
+    """Return how much there is to do, a line for each kind, and how long what is known of it takes."""
+    lines, known = [], [each.seconds_left for each in workloads]
+    for each, seconds in zip(workloads, known, strict=True):
+        took = "time not known before one has finished" if seconds is None else f"{in_hours(seconds)} of one core left"
+        done = "nothing left" if seconds == 0 else took
+        lines.append(f"{each.called}: {each.count} at most, {min(len(each.took), each.count)} finished, {done}")
+    total = sum(seconds for seconds in known if seconds)
+    together = [f"about {in_hours(total / jobs)}"] if total else []
+    together += ["what is not known yet"] if None in known else []
+    return "\n".join([*lines, f"together, {jobs} at a time: {' and '.join(together) or 'nothing left'}"])
 
 
 def run_units(units: Sequence[Unit], *, jobs: int) -> None:

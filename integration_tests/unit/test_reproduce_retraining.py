@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +20,9 @@ from balenas_plugin.reproduce.retraining import protocol
 from balenas_plugin.reproduce.retraining.correlations import Correlation
 from balenas_plugin.reproduce.retraining.stages import OpenedStage, matched_width
 from balenas_plugin.reproduce.retraining.trainings import Training
-from balenas_plugin.reproduce.run import experiment_of, reproduce
+from balenas_plugin.reproduce.run import experiment_of, reproduce, workloads
 from balenas_plugin.reproduce.scales import SCALES, Scale, load_scale
-from balenas_plugin.reproduce.units import Unit
+from balenas_plugin.reproduce.units import Unit, in_words
 from balenas_plugin.search_spaces import get_space
 from balenas_plugin.training import load_recipe
 
@@ -57,9 +57,9 @@ def test_every_scale_says_how_to_retrain(name: str) -> None:
         assert stage.parameters
 
 
-@pytest.mark.parametrize(("image_size", "parameters"), [(32, 3_500_000), (12, 60_000), (224, 5_000_000), (8, 1)])
+@pytest.mark.parametrize(("image_size", "parameters"), [(32, 1_300_000), (12, 60_000), (224, 5_000_000), (8, 1)])
 def test_the_width_makes_networks_of_equal_size(image_size: int, parameters: int) -> None:
-    sizes = {"cells": 20 if image_size == 32 else 5, "num_classes": 10, "image_size": image_size}
+    sizes = {"cells": 8 if image_size == 32 else 5, "num_classes": 10, "image_size": image_size}
     sample = SPACE.read("DARTS_V2").sample
     assert sample is not None
     width = matched_width(sample, SPACE, sizes, parameters)
@@ -113,13 +113,22 @@ def trained(units: Sequence[Unit], *, jobs: int) -> None:
         known = {"test_accuracy": right / 100, "interval": [0, 1], "parameters": 100 * recipe["network"]["channels"]}
         rest = {"seconds": 1.0, "epochs": unit.epochs, "seed": unit.seed, "folder": ""}
         (unit.history.parent / "train.json").write_text(json.dumps({**known, **rest}))
-        (unit.path / "train.json").write_text("{}")
+        (unit.path / "train.json").write_text('{"seconds": 120.0}')
+
+
+def no_supernet(_: object) -> Any:
+    raise AssertionError("no search, no supernet")
 
 
 def run(scale: Scale, output: Path) -> Path:
     experiment = experiment_of("table3", ["random"])
-    reproduce(experiment, scale, [0, 1], output, table=None, jobs=1, supernet_of=lambda _: SimpleNamespace())
+    reproduce(experiment, scale, [0, 1], output, table=None, jobs=1, supernet_of=no_supernet)
     return output / "table3.csv"
+
+
+def planned(scale: Scale, output: Path, seeds: Sequence[int]) -> list[str]:
+    found = workloads(experiment_of("table3", ["random"]), scale, seeds, output, supernet_of=no_supernet)
+    return in_words(found, jobs=2).splitlines()
 
 
 def test_the_pick_validates_best_and_is_retrained(
@@ -145,8 +154,23 @@ def test_the_pick_validates_best_and_is_retrained(
     assert "left out: cifar100" in text
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "trainings").rglob("train.json")}
+    assert planned(scale, tmp_path / "out", [0, 1])[1] == "trainings digits: 2 at most, 2 finished, nothing left"
     run(scale, tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_plan_counts_units_and_times_them_by_those_that_are_finished(scale: Scale, tmp_path: Path) -> None:
+    assert planned(scale, tmp_path, [0, 1]) == [
+        "trainings short: 6 at most, 0 finished, time not known before one has finished",
+        "trainings digits: 2 at most, 0 finished, time not known before one has finished",
+        "together, 2 at a time: what is not known yet",
+    ]
+    for digest in "ab":
+        (tmp_path / "trainings" / "short" / digest / "seed-0").mkdir(parents=True)
+        (tmp_path / "trainings" / "short" / digest / "seed-0" / "train.json").write_text('{"seconds": 120.0}')
+    lines = planned(scale, tmp_path, [0, 1])
+    assert lines[0] == "trainings short: 6 at most, 2 finished, 8 min of one core left"
+    assert lines[2] == "together, 2 at a time: about 4 min and what is not known yet"
 
 
 def test_a_row_with_a_failed_training_is_not_picked(
@@ -171,8 +195,18 @@ def test_a_row_with_a_failed_training_is_not_picked(
         ("validation: 0.2, ", "", OptionError, "set its recipe's validation to their share"),
         ("seeds: [0, 1]", "seeds: []", OptionError, "every training a seed"),
         ("  full:", "  ful:", OptionError, "did you mean 'full'"),
-        ("name: digits}, recipe: {network", "name: cifar100, root: no}, recipe: {network", DataError, "from no"),
-        ("darts-reference", "NasBench201", OptionError, "set its space to darts-reference"),
+        (
+            "name: digits}, recipe: {network",
+            "name: cifar100, root: absent}, recipe: {network",
+            DataError,
+            "from absent",
+        ),
+        (
+            "darts-reference, width: 2, num_cells: 3",
+            "nasbench1shot1-3",
+            OptionError,
+            "set its space to darts-reference",
+        ),
         ("base: small", "base: smal", OptionError, "did you mean 'small'"),
     ],
 )

@@ -21,9 +21,9 @@ from balenas_plugin.reproduce.picks import Picker, SupernetOf
 from balenas_plugin.reproduce.retraining.correlations import Correlation
 from balenas_plugin.reproduce.retraining.retrained import BESIDES, Retrained, RetrainedTable, mean_error
 from balenas_plugin.reproduce.retraining.stages import SHORT, OpenedStage, Retraining
-from balenas_plugin.reproduce.retraining.trainings import Training
+from balenas_plugin.reproduce.retraining.trainings import Training, finished_seconds
 from balenas_plugin.reproduce.searches import Search
-from balenas_plugin.reproduce.units import Unit, run_units
+from balenas_plugin.reproduce.units import Unit, Workload, run_units
 from balenas_plugin.search_spaces import SearchSpace, find_space
 from balenas_plugin.selection import ProxySelection
 from balenas_plugin.selection.candidates import Candidate
@@ -86,6 +86,15 @@ class Protocol:
                     raise
                 self.left_out[name] = str(error)
                 print(f"balenas: {name} is left out: {error}", file=sys.stderr)
+
+    def workloads(self) -> list[Workload]:
+        """Return how many trainings there are, and how long those that are finished took."""
+        rows = len(self.experiment.rows)
+        counts = [(self.short, rows * len(self.seeds) + self.retraining.random)]
+        counts += [(stage, rows * len(stage.stage.seeds)) for stage in self.full]
+        return [
+            Workload(f"trainings {stage.name}", count, finished_seconds(self.output, stage)) for stage, count in counts
+        ]
 
     def run(self, finished: Mapping[tuple[str, int], Search], about: Mapping[str, str]) -> RetrainedTable:
         """Train what is missing; return the table. What went wrong is in `failures`.
@@ -212,10 +221,10 @@ class Protocol:
 
 def _trainable(config: SearchConfig) -> SearchSpace:
     space = find_space(config.space["name"])
-    if space is None or "channels" not in space.sizes() or not space.choices:
+    if space is None or not {"channels", "cells"} <= set(space.sizes()):
         raise OptionError(
-            f"table3 trains networks whose channels can be set, and the search {config.name} is in the space "
-            f"{config.space['name']}: set its space to darts-reference"
+            f"table3 trains networks of the DARTS space and its relatives, and the search {config.name} is in the "
+            f"space {config.space['name']}: set its space to darts-reference"
         )
     return space
 

@@ -128,8 +128,7 @@ class RetrainedTable:
             first = self.of(row.title, self.stages[0])
             cells = [str(self.picks.get(row.title, "none"))]
             cells += [_spread(self.of(row.title, stage), lambda each: each.test_error) for stage in self.stages]
-            cells += [_spread(first, lambda each: each.parameters, ",.0f") if first else ""]
-            cells += [_spread(first, lambda each: each.multiply_adds, ",.0f") if first else ""]
+            cells += [f"{first[0].parameters:,}", f"{first[0].multiply_adds:,}"] if first else ["", ""]
             cells += [f"{self.costs[row.title]:,.0f}" if row.title in self.costs else ""]
             lines.append(markdown_line([row.title, *cells, *_paper(row)]))
         return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -122,7 +123,8 @@ class OpenedStage:
 def matched_width(architecture: Architecture, space: SearchSpace, sizes: Mapping[str, int], parameters: int) -> int:
     """Return the number of channels whose network comes nearest to so many parameters; of equal ones the smaller.
 
-    Nothing is computed: networks are built without numbers (on torch's device "meta").
+    The number of parameters is a C^2 + b C + c, which three widths determine. Nothing is computed by the networks: they
+    are built without numbers (on torch's device "meta").
 
     Source: Zhang et al. 2022, Sec. 4.2 and the appendix: the number of filters is adjusted to similar model sizes.
     """
@@ -131,19 +133,14 @@ def matched_width(architecture: Architecture, space: SearchSpace, sizes: Mapping
         with torch.device("meta"):
             return space.sized(**{**sizes, "channels": channels}).build(architecture).eval()
 
-    def count(channels: int) -> int:
-        return sum(parameter.numel() for parameter in network(channels).parameters())
-
-    most = 1
-    while count(most) < parameters:
-        most *= 2
-    least = most // 2
-    while most - least > 1:
-        middle = (least + most) // 2
-        least, most = (middle, most) if count(middle) < parameters else (least, middle)
+    n2, n4, n6 = (sum(parameter.numel() for parameter in network(channels).parameters()) for channels in (2, 4, 6))
+    a = (n6 - 2 * n4 + n2) / 8
+    b = (n4 - n2) / 2 - 6 * a
+    c = n2 - 4 * a - 2 * b
+    root = round((math.sqrt(max(0.0, b * b - 4 * a * (c - parameters))) - b) / (2 * a))
+    around = range(max(1, root - 3), max(1, root) + 4)
     images: Tensor = torch.zeros(2, *space.sized(**sizes).image_shape, device="meta")
-    around = sorted(range(max(1, most - 3), most + 4), key=lambda channels: abs(count(channels) - parameters))
-    for channels in around:
+    for channels in sorted(around, key=lambda width: abs(a * width**2 + b * width + c - parameters)):
         try:
             network(channels)(images)
         except (RuntimeError, ValueError):  # half of an odd number of channels, say

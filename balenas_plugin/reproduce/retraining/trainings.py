@@ -153,4 +153,10 @@ class Training(Unit):
         return float(rows[-1]["val_acc"])
 
 
+def finished_seconds(output: Path, stage: OpenedStage) -> list[float]:
+    """Return the seconds of each finished training of a stage."""
+    found = sorted((output / "trainings" / stage.name).glob(f"*/seed-*/{RESULT}"))
+    return [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in found]
+
+
 _DEFAULTS = DataConfig()
