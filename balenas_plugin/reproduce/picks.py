@@ -97,7 +97,7 @@ class Picker:
         pick = row.pick
         if search is not None and pick.rule == "argmax":
             return [search.folder.read_architectures()[0]["notation"][self.space.name]]
-        posterior = self.uniform() if search is None else Posterior.load(search.folder.posterior)
+        posterior = self._uniform() if search is None else Posterior.load(search.folder.posterior)
         architectures = Architectures(self.space.decisions, posterior)
         if pick.rule in ("draws", "oracle"):
             candidates = drawn_candidates(architectures, pick.n, seed=seed)
@@ -161,7 +161,7 @@ class Picker:
         """Return an architecture in the space's notation."""
         return self.space.notations(architecture)[self.space.name]
 
-    def uniform(self) -> Posterior:
+    def _uniform(self) -> Posterior:
         """Return a distribution under which every architecture is as probable as any other."""
         mean = {label: torch.zeros(len(values)) for label, values in self.space.choices.items()}
         return Posterior(mean, {label: torch.ones_like(zeros) for label, zeros in mean.items()})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from balenas_plugin.bayes.architectures import Architectures
+from balenas_plugin.bayes.architectures import Architectures, DescribedArchitecture
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.errors import DataError, MissingDependencyError, OptionError, SearchFailedError
@@ -205,9 +205,8 @@ class Protocol:
         return values
 
     def _candidates(self, architectures: Sequence[str]) -> list[Candidate]:
-        uniform = Architectures(self.space.decisions, self.picker.uniform())
         samples = [self.space.read(architecture).sample or {} for architecture in architectures]
-        return [Candidate(uniform.describe(sample), 0) for sample in samples]
+        return [Candidate(DescribedArchitecture(sample, 0.0, {}), 0) for sample in samples]
 
     def _about(self) -> dict[str, str]:
         said = {}
