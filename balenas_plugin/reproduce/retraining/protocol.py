@@ -142,8 +142,7 @@ class Protocol:
     def picker(self) -> Picker:
         """Chooses architectures and scores them, in networks of the short training's sizes."""
         folder, images = self.output / "scores" / self.space.name, self.config.images("table3")
-        options = {"supernet_of": self.supernet_of, "workers": self.jobs}
-        return Picker(folder, self.space, self.short.sizes, images, **options)
+        return Picker(folder, self.space, self.short.sizes, images, supernet_of=self.supernet_of, workers=self.jobs)
 
     def _trained(self, wanted: Iterable[tuple[OpenedStage, FoundCell, int]]) -> list[Retrained]:
         """Train what is missing; return what is known of the networks that are finished."""
