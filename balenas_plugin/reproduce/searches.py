@@ -27,6 +27,7 @@ class Search(Unit):
     folder: RunFolder
 
     called: ClassVar[str] = "search"
+    plural: ClassVar[str] = "searches"
 
     @property
     def path(self) -> Path:

@@ -29,9 +29,11 @@ class Unit(ABC):
 
     Attributes:
         called: "search" or "training", for messages.
+        plural: of that.
     """
 
     called: ClassVar[str]
+    plural: ClassVar[str]
 
     @property
     @abstractmethod
@@ -143,9 +145,8 @@ def run_units(units: Sequence[Unit], *, jobs: int) -> None:
     logged_before = {unit: unit.log.stat().st_size if unit.log.exists() else 0 for unit in waiting}
     running: dict[Unit, subprocess.Popen[bytes]] = {}
     failed: dict[Unit, int] = {}
-    called = {"search": "searches"}.get(units[0].called, f"{units[0].called}s") if units else ""
     done = {unit.key: unit.epochs_done for unit in waiting}
-    with Progress(epochs, done, jobs=jobs, called=called) as progress:
+    with Progress(epochs, done, jobs=jobs, called=units[0].plural if units else "") as progress:
         try:
             queue = list(waiting)
             while queue or running:

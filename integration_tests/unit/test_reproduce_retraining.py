@@ -99,6 +99,11 @@ def test_a_training_is_a_command_and_refuses_other_settings(tmp_path: Path, scal
         replace(training, recipe=stage.recipe.replace(epochs=5)).require_same()
 
 
+def write_result(folder: Path, accuracy: float, **known: int) -> None:
+    plain = {"seed": 0, "epochs": 2, "folder": "", "seconds": 120.0, "interval": [0, 1], "test_accuracy": accuracy}
+    (folder / "train.json").write_text(json.dumps({**plain, **known}))
+
+
 def trained(units: Sequence[Unit], *, jobs: int) -> None:
     """Stand in for the processes: an architecture's errors follow from its digest."""
     for unit in units:
@@ -110,10 +115,8 @@ def trained(units: Sequence[Unit], *, jobs: int) -> None:
         unit.history.parent.mkdir(parents=True)
         right = int(unit.path.parent.name, 16) % 97 + unit.seed
         unit.history.write_text(f"epoch,val_acc\n0,0.1\n1,{right / 100}\n")
-        known = {"test_accuracy": right / 100, "interval": [0, 1], "parameters": 100 * recipe["network"]["channels"]}
-        rest = {"seconds": 1.0, "epochs": unit.epochs, "seed": unit.seed, "folder": ""}
-        (unit.history.parent / "train.json").write_text(json.dumps({**known, **rest}))
-        (unit.path / "train.json").write_text('{"seconds": 120.0}')
+        write_result(unit.history.parent, right / 100, parameters=100 * recipe["network"]["channels"], seed=unit.seed)
+        (unit.path / "train.json").write_text("{}")
 
 
 def no_supernet(_: object) -> Any:
@@ -166,8 +169,9 @@ def test_the_plan_counts_units_and_times_them_by_those_that_are_finished(scale: 
         "together, 2 at a time: what is not known yet",
     ]
     for digest in "ab":
-        (tmp_path / "trainings" / "short" / digest / "seed-0").mkdir(parents=True)
-        (tmp_path / "trainings" / "short" / digest / "seed-0" / "train.json").write_text('{"seconds": 120.0}')
+        folder = tmp_path / "trainings" / "short" / digest / "seed-0" / "seed_0"
+        folder.mkdir(parents=True)
+        write_result(folder, 0.5)
     lines = planned(scale, tmp_path, [0, 1])
     assert lines[0] == "trainings short: 6 at most, 2 finished, 8 min of one core left"
     assert lines[2] == "together, 2 at a time: about 4 min and what is not known yet"

@@ -122,7 +122,7 @@ class RetrainedTable:
 
     def _retrained(self) -> list[str]:
         heads = ["", "seed picked", *(f"{stage} test error" for stage in self.stages), "parameters", "multiply-adds"]
-        heads += ["CPU seconds of a search", "paper", "paper, parameters"]
+        heads += ["CPU seconds of a search", "paper: CIFAR-10 / CIFAR-100 / ImageNet", "paper, parameters"]
         lines = [markdown_line(heads), markdown_line(["---"] * len(heads))]
         for row in self.experiment.rows:
             first = self.of(row.title, self.stages[0])

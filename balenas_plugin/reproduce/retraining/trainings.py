@@ -52,6 +52,7 @@ class Training(Unit):
     threads: int | None = None
 
     called: ClassVar[str] = "training"
+    plural: ClassVar[str] = "trainings"
 
     @property
     def path(self) -> Path:
@@ -154,9 +155,13 @@ class Training(Unit):
 
 
 def finished_seconds(output: Path, stage: OpenedStage) -> list[float]:
-    """Return the seconds of each finished training of a stage."""
-    found = sorted((output / "trainings" / stage.name).glob(f"*/seed-*/{RESULT}"))
-    return [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in found]
+    """Return the seconds of each finished training of a stage.
+
+    Raises:
+        FileFormatError: the file of one is damaged.
+    """
+    found = sorted((output / "trainings" / stage.name).glob(f"*/seed-*/seed_*/{RESULT}"))
+    return [TrainedNetwork.load(path.parent).seconds for path in found]
 
 
 _DEFAULTS = DataConfig()
