@@ -66,6 +66,8 @@ class FusedNasBench201Cell(Planned, EdgeWeighedNasBench201Cell):
         plan = self.plan_for([entered[0][0]])
         if plan is None:
             return super().forward(inputs)
+        if mixed_op is IN_FULL and (last := self._at_once(plan, inputs)) is not None:
+            return last
         received: list[list[Contribution]] = [[] for _ in range(self.num_tensors)]
         node, weights = inputs, [edge_weights(self, target) for target in range(1, self.num_tensors)]
         for source, fan in enumerate(plan.fans):
@@ -78,6 +80,18 @@ class FusedNasBench201Cell(Planned, EdgeWeighedNasBench201Cell):
             mixed = combine(received[source + 1], partial(plan.zeros, source + 1, inputs.device))
             node = mixed_op.leave(mixed, left_of(entered, weights[source]))
         return node
+
+    def _at_once(self, plan: Plan, inputs: Tensor) -> Tensor | None:
+        """Return the last node if the whole cell is one function of the inputs in this pass, None if not."""
+        edges = [
+            (edge._softmax, edge._arch_alpha)
+            for source in range(self.num_tensors - 1)
+            for edge in self._edges_from(source)
+        ]
+        apart = drawn_candidates(edges, DrawnLayer.others) is not None or kept_candidates(edges) is not None
+        if apart or plan.cell is None:
+            return None
+        return plan.cell(inputs, [softmax(alpha) for softmax, alpha in edges])
 
     def _made_plan(self) -> Plan:
         why = None
