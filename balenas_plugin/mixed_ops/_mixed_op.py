@@ -30,6 +30,10 @@ class MixedOp(ABC):
     adds_up: ClassVar[bool] = True
     """Whether `mix` is the sum of the candidates times their weights, so that it can be computed in any other way."""
 
+    parts: tuple[int, bool] | None = None
+    """Into how many parts the channels of a node are divided, of which the candidates see the first and the others are
+    added up, and whether they are shuffled then, for a cell that is computed at once; None: it cannot be."""
+
     edge_normalization: bool = False
     """Whether the edges to a node have learned weights of their own (PC-DARTS)."""
 
@@ -80,6 +84,7 @@ class InFull(MixedOp):
 
     name = "full"
     source = "Liu et al. 2019"
+    parts = 1, False
 
     def build(self, candidates: Mapping[str, nn.Module], *, called: str) -> None:
         """Leave the edge as it is."""

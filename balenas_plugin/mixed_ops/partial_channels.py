@@ -36,6 +36,11 @@ class PartialChannels(MixedOp):
         self.k = int(checked("k", k, PositiveInt))
         self.edge_normalization, self.shuffle = edge_normalization, shuffle
 
+    @property
+    def parts(self) -> tuple[int, bool]:  # type: ignore[override]  # k changes where a schedule widens
+        """Into how many parts channels are divided, and whether they are shuffled."""
+        return self.k, self.shuffle
+
     def build(self, candidates: Mapping[str, nn.Module], *, called: str) -> dict[str, nn.Module] | None:
         """Return the candidates with a k-th of their channels; None if they change the number of channels."""
         widths = {each: width_of(each) for each in candidates.values()}

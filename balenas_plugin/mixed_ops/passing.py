@@ -46,37 +46,51 @@ class _Joined(torch.autograd.Function):
         ctx.k, ctx.shuffle, ctx.edges = k, shuffle, edges
         ctx.channels_last = mixed.dim() == 4 and mixed.is_contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(*weights, *(rests if any(ctx.needs_input_grad[4 + edges :]) else ()))
-        dtype = reduce(torch.promote_types, (t.dtype for t in (mixed, *rests)))
-        shape = mixed.shape[0], k * mixed.shape[1], *mixed.shape[2:]
-        whole = torch.empty(shape, dtype=dtype, device=mixed.device)
-        parts = _parts(whole, k, shuffle)
-        parts[:, 0] = mixed
-        others = parts[:, 1:]
-        on_host = mixed.device.type == "cpu"  # reading a number from an accelerator would wait for the device
-        for number, rest in enumerate(rests):
-            part = rest.unflatten(1, (k - 1, -1))
-            if not weights:
-                (others.add_ if number else others.copy_)(part)
-            elif number == 0:
-                torch.mul(part, weights[0], out=others)
-            elif on_host:
-                others.add_(part, alpha=weights[number].item())
-            else:
-                others.addcmul_(part, weights[number])
-        return whole
+        return node_of(mixed, rests, weights, k=k, shuffle=shuffle)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        parts = _parts(gradients[0], ctx.k, ctx.shuffle)
-        of_mixed = parts[:, 0]
-        if ctx.channels_last:  # as mixed was
-            of_mixed = of_mixed.movedim(1, -1).contiguous().movedim(-1, 1)
-        whole = parts[:, 1:].reshape(parts.shape[0], -1, *parts.shape[3:])
+        of_mixed, whole = parted(gradients[0], k=ctx.k, shuffle=ctx.shuffle, channels_last=ctx.channels_last)
         weighted = len(ctx.needs_input_grad) > 4 + ctx.edges
         weights, kept = (ctx.saved_tensors[: ctx.edges], ctx.saved_tensors[ctx.edges :]) if weighted else ((), ())
         of_rests = [whole * w for w in weights] if weighted else [whole] * ctx.edges
         of_weights = [(whole * rest).sum() for rest in kept] if kept else [None] * len(weights)
         return (None, None, of_mixed, None, *of_rests, *of_weights)
+
+
+def node_of(mixed: Tensor, rests: Sequence[Tensor], weights: Sequence[Tensor], *, k: int, shuffle: bool) -> Tensor:
+    """Return what `joined` does, without a graph; no weights: all are 1."""
+    dtype = reduce(torch.promote_types, (t.dtype for t in (mixed, *rests)))
+    shape = mixed.shape[0], k * mixed.shape[1], *mixed.shape[2:]
+    whole = torch.empty(shape, dtype=dtype, device=mixed.device)
+    parts = _parts(whole, k, shuffle)
+    parts[:, 0] = mixed
+    add_up(parts[:, 1:], [rest.unflatten(1, (k - 1, -1)) for rest in rests], weights)
+    return whole
+
+
+def add_up(total: Tensor, terms: Sequence[Tensor], weights: Sequence[Tensor], *, begun: bool = False) -> None:
+    """Write the sum of terms, each times its weight if there are any, into a tensor, or add them to what it holds."""
+    on_host = total.device.type == "cpu"  # reading a number from an accelerator would wait for the device
+    for number, term in enumerate(terms):
+        first = number == 0 and not begun
+        if not weights:
+            (total.copy_ if first else total.add_)(term)
+        elif first:
+            torch.mul(term, weights[number], out=total)
+        elif on_host:
+            total.add_(term, alpha=weights[number].item())
+        else:
+            total.addcmul_(term, weights[number])
+
+
+def parted(gradient: Tensor, *, k: int, shuffle: bool, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """Return of a node's gradient that of what was mixed, and that of the sum of what has passed by."""
+    parts = _parts(gradient, k, shuffle)
+    of_mixed = parts[:, 0]
+    if channels_last:
+        of_mixed = of_mixed.movedim(1, -1).contiguous().movedim(-1, 1)
+    return of_mixed, parts[:, 1:].reshape(parts.shape[0], -1, *parts.shape[3:])
 
 
 def _parts(whole: Tensor, k: int, shuffle: bool) -> Tensor:

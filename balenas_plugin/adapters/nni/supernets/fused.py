@@ -66,10 +66,11 @@ class FusedNasBench201Cell(Planned, EdgeWeighedNasBench201Cell):
         plan = self.plan_for([entered[0][0]])
         if plan is None:
             return super().forward(inputs)
-        if mixed_op is IN_FULL and (last := self._at_once(plan, inputs)) is not None:
+        weights = [edge_weights(self, target) for target in range(1, self.num_tensors)]
+        if mixed_op.parts is not None and (last := self._at_once(plan, inputs, mixed_op.parts, weights)) is not None:
             return last
         received: list[list[Contribution]] = [[] for _ in range(self.num_tensors)]
-        node, weights = inputs, [edge_weights(self, target) for target in range(1, self.num_tensors)]
+        node = inputs
         for source, fan in enumerate(plan.fans):
             edges = [(edge._softmax, edge._arch_alpha) for edge in self._edges_from(source)]
             scales = [of_target[source] for of_target in weights[source:]]
@@ -81,17 +82,22 @@ class FusedNasBench201Cell(Planned, EdgeWeighedNasBench201Cell):
             node = mixed_op.leave(mixed, left_of(entered, weights[source]))
         return node
 
-    def _at_once(self, plan: Plan, inputs: Tensor) -> Tensor | None:
+    def _at_once(
+        self, plan: Plan, inputs: Tensor, parts: tuple[int, bool], weights: Sequence[Sequence[Tensor | None]]
+    ) -> Tensor | None:
         """Return the last node if the whole cell is one function of the inputs in this pass, None if not."""
-        edges = [
-            (edge._softmax, edge._arch_alpha)
-            for source in range(self.num_tensors - 1)
-            for edge in self._edges_from(source)
-        ]
+        places = [(source, target) for source in range(len(weights)) for target in range(source, len(weights))]
+        layers = [cast(Any, self.layers[target])[source] for source, target in places]
+        edges = [(edge._softmax, edge._arch_alpha) for edge in layers]
         apart = drawn_candidates(edges, DrawnLayer.others) is not None or kept_candidates(edges) is not None
         if apart or plan.cell is None:
             return None
-        return plan.cell(inputs, [softmax(alpha) for softmax, alpha in edges])
+        scales = [weight for of_target in weights for weight in of_target if weight is not None]
+        mixing = [
+            scaled(softmax(alpha), weights[target][source])
+            for (softmax, alpha), (source, target) in zip(edges, places, strict=True)
+        ]
+        return plan.cell(inputs, mixing, parts, scales)
 
     def _made_plan(self) -> Plan:
         why = None
