@@ -231,7 +231,7 @@ class _Cell(torch.autograd.Function):
         cell.keep_statistics(moments[0], moments[2])
         ctx.cell, ctx.parts, ctx.again = cell, parts, bool(passing) and (of_mixing or of_scales)
         kept = none if ctx.again or (of_convolutions and not of_mixing) else nodes[:-1]
-        kept = [*kept, *(rectified if of_convolutions else none)]
+        kept = [*kept, *([None, *rectified[1:]] if passing else rectified)] if of_convolutions else [*kept, *none]
         kept += [*mixed[:-1], None] if ctx.again else pooled if of_mixing else none
         ctx.save_for_backward(whole, *tensors, moments, *kept, *(z for of_source in results for z in of_source))
         return nodes[-1]
@@ -252,8 +252,11 @@ class _Cell(torch.autograd.Function):
             for mean, node in zip(pooled, nodes, strict=True):
                 if mean is not None:
                     run.pool(mean, node)
-        x = rectified[0] if nodes[0] is None else nodes[0]  # of its shape and memory format
         mixing_wanted, convolutions_wanted, *norms_wanted, _ = map(any, cell.parts(wanted[1:]))
+        if passing and convolutions_wanted:
+            seen = Passing(*ctx.parts, ()).enter(whole) if nodes[0] is None else nodes[0]
+            rectified = [F.relu(seen), *rectified[1:]]
+        x = rectified[0] if nodes[0] is None else nodes[0]  # of its shape and memory format
         of_weights = [torch.zeros_like(w) if mixing_wanted else None for w in weights]
         at_weights = [0 if w is None else w.data_ptr() for w in of_weights]
         of_convolutions: list[Tensor | None] = [None] * len(convolutions)
