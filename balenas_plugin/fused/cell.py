@@ -120,7 +120,7 @@ class Cell:
     def plainly(self, parts: tuple[int, bool], x: Tensor, *tensors: Tensor) -> Tensor:
         """Return the last node, computed by torch branch by branch, without statistics."""
         weights, convolutions, gammas, betas, scales = self.parts(tensors)
-        passing = Passing(*parts, scales)
+        passing = Passing(parts, scales)
         nodes: list[Any] = [x, *[0] * len(self.sources)]
         for number, source in enumerate(self.sources):
             node = passing.enter(passing.differentiable(nodes[number]) if number else x)
@@ -195,10 +195,10 @@ def _is_plain(layer: nn.Conv2d, norm: nn.BatchNorm2d, first: nn.BatchNorm2d) -> 
 class _Cell(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cell: Cell, parts: tuple[int, bool], whole: Tensor, *tensors: Tensor) -> Tensor:
-        run, none = cast(Any, kernels(whole.dtype)), [None] * len(cell.sources)
+        run, none = cast(Any, kernels(whole.dtype)), cast(list[Any], [None] * len(cell.sources))
         of_mixing, of_convolutions, _, _, of_scales = map(any, cell.parts(ctx.needs_input_grad[3:]))
         _, convolutions, _, _, scales = cell.parts(tensors)
-        passing = Passing(*parts, scales)
+        passing = Passing(parts, scales)
         x = passing.enter(whole)
         moments = x.new_empty(3, len(cell.norms), x.shape[1])
         lanes = _lanes(cell, tensors, moments)
@@ -245,7 +245,7 @@ class _Cell(torch.autograd.Function):
         lanes, n, run = _lanes(cell, tensors, moments), len(cell.sources), cast(Any, kernels(whole.dtype))
         nodes, rectified, pooled, results = *(kept[k * n : (k + 1) * n] for k in range(3)), kept[3 * n :]
         weights, convolutions, _, _, scales = cell.parts(tensors)
-        passing = Passing(*ctx.parts, scales)
+        passing = Passing(ctx.parts, scales)
         if ctx.again:  # nodes are larger than what was mixed into them
             nodes = [passing.enter(each) for each in passing.nodes(whole, pooled[:-1])]
             pooled = [torch.empty_like(nodes[0]) if source.pooled else None for source in cell.sources]
@@ -254,7 +254,7 @@ class _Cell(torch.autograd.Function):
                     run.pool(mean, node)
         mixing_wanted, convolutions_wanted, *norms_wanted, _ = map(any, cell.parts(wanted[1:]))
         if passing and convolutions_wanted:
-            seen = Passing(*ctx.parts, ()).enter(whole) if nodes[0] is None else nodes[0]
+            seen = Passing(ctx.parts, ()).enter(whole) if nodes[0] is None else nodes[0]
             rectified = [F.relu(seen), *rectified[1:]]
         x = rectified[0] if nodes[0] is None else nodes[0]  # of its shape and memory format
         of_weights = [torch.zeros_like(w) if mixing_wanted else None for w in weights]

@@ -14,13 +14,12 @@ class Passing:
     """One pass through a cell whose branches see the first of k parts of a node's channels; all of them if k is 1.
 
     Args:
-        k: into how many parts the channels are divided.
-        shuffle: whether the channels of every node are shuffled.
+        parts: k, and whether the channels of every node are shuffled.
         scales: of what passes the edges to each node by, in the order of the nodes, then of the sources; none: all 1.
     """
 
-    def __init__(self, k: int, shuffle: bool, scales: Sequence[Tensor]) -> None:
-        self._k, self._shuffle, self._scales = k, shuffle, scales
+    def __init__(self, parts: tuple[int, bool], scales: Sequence[Tensor]) -> None:
+        (self._k, self._shuffle), self._scales = parts, scales
         self.rests: list[Tensor] = []
         """What has passed each node by, of those that were entered."""
         self.of_scales: list[Tensor | None] = [None] * len(scales)
@@ -35,7 +34,8 @@ class Passing:
             return node
         seen, rest = node.split([node.shape[1] // self._k, node.shape[1] - node.shape[1] // self._k], 1)
         self.rests.append(rest)
-        return seen.contiguous(memory_format=torch.channels_last)
+        found: Tensor = seen.contiguous(memory_format=torch.channels_last)
+        return found
 
     def nodes(self, x: Tensor, mixed: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the input and the nodes behind it, each after the one before was entered.

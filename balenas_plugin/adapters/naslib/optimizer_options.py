@@ -116,7 +116,7 @@ def read_options(
             if near:
                 raise OptionError(f"{preset.name} has no option {name!r}; did you mean {near[0]!r}?")
     merged = {_NASLIB_NAMES.get(name, name): value for name, value in preset.options.items()}
-    for name, value in (merged | given).items():
+    for name, value in {**merged, **given}.items():
         unknown = name in merged and name not in ours and name not in _NASLIB_NAMES.values()
         if unknown or (value is not None and name in _IN_NNI):
             why = f" ({_IN_NNI[name]})" if name in _IN_NNI else ""
