@@ -72,7 +72,7 @@ class Cell:
     ) -> Tensor | None:
         """Return the last node; batch-norms keep the statistics of the batch as if each had been called.
 
-        None where that is not known to be right, or not faster: it is on one thread of a CPU, in channels-last memory.
+        None where that is not known to be right, or not faster: it is on few threads of a CPU, in channels-last memory.
 
         Args:
             x: the input, known to be a plain tensor.
@@ -81,16 +81,15 @@ class Cell:
                 whether they are shuffled.
             scales: of what passes the edges to each node by, numbers; none: all are 1.
         """
-        small = x.numel() <= _SPLIT_BY_TORCH or torch.get_num_threads() == 1
+        alone = torch.get_num_threads() <= _MOST_THREADS or x.numel() <= _SPLIT_BY_TORCH
         fits = (
-            small
+            alone
             and x.device.type == "cpu"
             and x.dim() == 4
             and (parts[0] > 1 or x.is_contiguous(memory_format=torch.channels_last))
             and x.shape[1] == parts[0] * self.norms[0].num_features
             and x.numel() > x.shape[1]
             and all(norm.training for norm in self.norms)
-            and not torch.compiler.is_compiling()
             and not torch.is_autocast_enabled("cpu")
             and not torch._C._len_torch_function_stack()
             and kernels(x.dtype) is not None
@@ -137,6 +136,9 @@ class Cell:
                 nodes[target] = nodes[target] + weights[edge][at] * mean
         return passing.differentiable(nodes[-1])
 
+
+_MOST_THREADS = 2
+"""Of torch, beyond which its passes on all of them may be faster than these on one."""
 
 _SPLIT_BY_TORCH = 2**15
 """Elements up to which torch's own passes run on one thread, whatever it has."""
@@ -242,7 +244,7 @@ class _Cell(torch.autograd.Function):
         (whole, *tensors), (moments, *kept) = ctx.saved_tensors[: len(wanted)], ctx.saved_tensors[len(wanted) :]
         if torch.is_grad_enabled() or is_batched(gradient):
             return None, None, *_differentiably(cell, ctx.parts, [whole, *tensors], wanted, gradient)
-        lanes, n, run = _lanes(cell, tensors, moments), len(cell.sources), cast(Any, kernels(whole.dtype))
+        lanes, run, n = _lanes(cell, tensors, moments), cast(Any, kernels(whole.dtype)), len(cell.sources)
         nodes, rectified, pooled, results = *(kept[k * n : (k + 1) * n] for k in range(3)), kept[3 * n :]
         weights, convolutions, _, _, scales = cell.parts(tensors)
         passing = Passing(ctx.parts, scales)
@@ -271,12 +273,12 @@ class _Cell(torch.autograd.Function):
             of_source = [results.pop() for _ in source.groups][::-1]
             of_z = [torch.empty_like(z) if goes_on or convolutions_wanted else None for z in of_source]
             table = []
-            for (target, edge, at), n, lane in lanes(source, of_source, of_z, nodes[number], pooled[number]):
+            for (target, edge, at), norm, lane in lanes(source, of_source, of_z, nodes[number], pooled[number]):
                 lane[_G] = of_nodes[target].data_ptr()
                 if mixing_wanted:
                     lane[_OF_WEIGHT] = at_weights[edge] + at * size
-                if n is not None and any(norms_wanted):
-                    lane[_OF_GAMMA : _OF_GAMMA + 2] = at_gammas + n * line, at_betas + n * line
+                if norm is not None and any(norms_wanted):
+                    lane[_OF_GAMMA : _OF_GAMMA + 2] = at_gammas + norm * line, at_betas + norm * line
                 table.append(lane)
             run.gradients(x, table)
             behind = []
@@ -342,8 +344,9 @@ def _lanes(
                 yield place, n, [at_z, stride, 0, *scale, 0, 0, 0, at_of_z]
                 at_z, at_of_z = at_z + line, at_of_z and at_of_z + line
         for term, places in ((node, source.skips), (pooled, source.pooled)):
-            for place in places if term is not None else ():
-                yield place, None, [term.data_ptr(), channels, 0, weights[place[1]] + size * place[2], *[0] * 8]
+            if term is not None:
+                for place in places:
+                    yield place, None, [term.data_ptr(), channels, 0, weights[place[1]] + size * place[2], *[0] * 8]
 
     return of_source
 
@@ -356,5 +359,6 @@ def _differentiably(
     with torch.enable_grad():
         own = [t.view_as(t) if needed else t for t, needed in zip(inputs, wanted, strict=True)]  # none leads to another
         differentiated = [t for t, needed in zip(own, wanted, strict=True) if needed]
-        found = iter(torch.autograd.grad(cell.plainly(parts, *own), differentiated, gradient, create_graph=again))
+        y = cell.plainly(parts, *own)
+        found = iter(torch.autograd.grad(y, differentiated, gradient, create_graph=again, allow_unused=True))
     return tuple(next(found) if needed else None for needed in wanted)

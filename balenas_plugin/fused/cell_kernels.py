@@ -72,7 +72,8 @@ def kernels(dtype: torch.dtype) -> Kernels | None:
     if dtype not in _TYPES:
         return None
     number, mask = _TYPES[dtype]
-    library = compile_c(f"typedef {number} T;\ntypedef {mask} Bits;\n{_SOURCE}")
+    source = f"typedef {number} T;\ntypedef {mask} Bits;\n{_SOURCE}"
+    library = compile_c(source, "-O1", "-ftree-vectorize")  # as fast as with -O3, and compiled in half of the time
     return None if library is None else Kernels(library)
 
 

@@ -49,19 +49,22 @@ class Geometry(NamedTuple):
 WeightGradient = Callable[[Tensor, Tensor, Geometry], Tensor]
 
 
-def compile_c(source: str) -> ctypes.CDLL | None:
+def compile_c(source: str, *optimised: str) -> ctypes.CDLL | None:
     """Return the library that a source in C makes, None where it cannot be compiled; nobody needs to install anything.
 
-    That takes about a second, by the command in the variable CC, else by cc; ``CC=false`` does without.
+    It is compiled by the command in the variable CC, else by cc; ``CC=false`` does without.
+
+    Args:
+        source: the text.
+        optimised: options that say how much, -O3 by default, which takes about a second.
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
             file, library = Path(folder, "source.c"), Path(folder, "library.so")
             file.write_text(source, encoding="utf-8")
-            command = [*shlex.split(os.environ.get("CC") or "cc"), "-O3", "-march=native", "-shared", "-fPIC"]
-            subprocess.run(
-                [*command, str(file), "-o", str(library), "-lm"], check=True, capture_output=True, timeout=60
-            )
+            command = [*shlex.split(os.environ.get("CC") or "cc"), *(optimised or ["-O3"]), "-march=native", "-shared"]
+            command += ["-fPIC", str(file), "-o", str(library), "-lm"]
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
             return ctypes.CDLL(str(library))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         _logger.debug("nothing is compiled from C: %s", error)

@@ -86,11 +86,12 @@ class FusedNasBench201Cell(Planned, EdgeWeighedNasBench201Cell):
         self, plan: Plan, inputs: Tensor, parts: tuple[int, bool], weights: Sequence[Sequence[Tensor | None]]
     ) -> Tensor | None:
         """Return the last node if the whole cell is one function of the inputs in this pass, None if not."""
+        if torch.compiler.is_compiling() or plan.cell is None:
+            return None
         places = [(source, target) for source in range(len(weights)) for target in range(source, len(weights))]
         layers = [cast(Any, self.layers[target])[source] for source, target in places]
         edges = [(edge._softmax, edge._arch_alpha) for edge in layers]
-        apart = drawn_candidates(edges, DrawnLayer.others) is not None or kept_candidates(edges) is not None
-        if apart or plan.cell is None:
+        if drawn_candidates(edges, DrawnLayer.others) is not None or kept_candidates(edges) is not None:
             return None
         scales = [weight for of_target in weights for weight in of_target if weight is not None]
         mixing = [
