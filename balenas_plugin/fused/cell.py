@@ -197,7 +197,8 @@ def _is_plain(layer: nn.Conv2d, norm: nn.BatchNorm2d, first: nn.BatchNorm2d) -> 
 class _Cell(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cell: Cell, parts: tuple[int, bool], whole: Tensor, *tensors: Tensor) -> Tensor:
-        run, none = cast(Any, kernels(whole.dtype)), cast(list[Any], [None] * len(cell.sources))
+        run = cast(Any, kernels(whole.dtype))
+        none: list[Any] = [None] * len(cell.sources)
         of_mixing, of_convolutions, _, _, of_scales = map(any, cell.parts(ctx.needs_input_grad[3:]))
         _, convolutions, _, _, scales = cell.parts(tensors)
         passing = Passing(parts, scales)
