@@ -14,7 +14,7 @@ from balenas_plugin.cli.search import add_run_options, print_architectures, resu
 _EXAMPLES = """\
 examples:
   balenas ui configs/quickstart.yml                 search, and watch it at the address that is printed
-  balenas ui configs/quickstart.yml --port 8081 --set strategy.candidate_epochs=5     train what it finds, briefly
+  balenas ui configs/quickstart.yml --port 8081 --set strategy.candidate_recipe=small     train what it finds
   balenas ui configs/quickstart.yml --resume        go on after a crash or Ctrl-C
   balenas ui --view runs/quickstart                 open the page of a finished search again
 """

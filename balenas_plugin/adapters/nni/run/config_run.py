@@ -100,7 +100,7 @@ def run_search(
         require_checkpoint(checkpoint.path, partial(other_run, resolved))
     history = History(folder.history, lambda: _describe(strategy, space, folder))
     untrained = show_progress and getattr(strategy, "candidate_epochs", 0) > 0
-    note = {"note": "`balenas ui` alone trains what it finds; here strategy.candidate_epochs does nothing"}
+    note = {"note": "`balenas ui` alone trains what it finds; here strategy.candidate_epochs and _recipe do nothing"}
     progress: list[pl.Callback] = [SearchPlan({**task.summary(data)} | (note if untrained else {}))] if verbose else []
     progress += [TrainingBar("search")] if verbose and show_progress else []
     watch = (

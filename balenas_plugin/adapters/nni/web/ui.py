@@ -119,6 +119,7 @@ def _record_trained(folder: RunFolder, trained: Mapping[int, TrainedCandidate]) 
             checkpoint = result.checkpoint and str(result.checkpoint.relative_to(folder.path.resolve()))
             accuracy = result.metric if math.isfinite(result.metric) else None
             record["trained"] = {"epochs": result.epochs, "accuracy": accuracy, "checkpoint": checkpoint}
+            record["trained"] |= {} if result.recipe is None else {"recipe": result.recipe}
     folder.write_architectures(records)
 
 
