@@ -1,6 +1,7 @@
 // Loaded into NNI's manager before its own code (node --require): who reaches it, and when it ends. See guard.py.
 "use strict";
 const http = require("http");
+const Module = require("module");
 const net = require("net");
 
 const { hosts, parent, prefix, secret } = JSON.parse(process.env.BALENAS_GUARD);
@@ -31,6 +32,20 @@ http.Server.prototype.emit = function (event, request, answer, ...rest) {
     answer.destroySoon();
   }
   return true;
+};
+
+// NNI hears errors of its ssh connections only while they are made: a machine that starts anew would end the manager.
+const { _load } = Module;
+Module._load = function (request, ...rest) {
+  const loaded = _load.call(this, request, ...rest);
+  if (request === "ssh2" && Module._load !== _load) {
+    Module._load = _load;
+    const { connect } = loaded.Client.prototype;
+    loaded.Client.prototype.connect = function (...options) {
+      return connect.apply(this.on("error", () => {}), options);
+    };
+  }
+  return loaded;
 };
 
 // NNI ends its trials and itself when it is asked to; whoever started it may be killed before it can ask.
