@@ -114,6 +114,8 @@ class DistributionStrategy(StagedStrategy):
         )
         self.recipe: Any = None
         """How a trial makes the search anew; None: from a description of the space, the evaluator and the options."""
+        self.found: Any = None
+        """What a search before the experiment has found: the trials are the candidates' alone."""
         self.ranked: list[RankedArchitecture] | None = None
         """The ranking of a search that ran in a trial."""
         self.trained: dict[int, Any] = {}

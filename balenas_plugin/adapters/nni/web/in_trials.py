@@ -67,7 +67,7 @@ class SearchInTrials:
             SearchFailedError: the search failed; candidates may, without stopping the others.
             ManagerLostError: NNI's manager ended.
         """
-        found = self.submission.search(lambda: SearchTrial(self.recipe))
+        found = self.strategy.found or self.submission.search(lambda: SearchTrial(self.recipe))
         self._adopt(found)
         epochs, training = self.strategy.candidate_epochs, self.strategy.candidate_training
         records = found.records[: self.strategy.candidate_trials]

@@ -1,4 +1,4 @@
-"""The machines of NNI's `remote` training service: what is wrong with them stands only in its manager's log."""
+"""The machines of NNI's `remote` training service, from a file; what is wrong with them stands in its log only."""
 
 from __future__ import annotations
 
@@ -10,14 +10,34 @@ from pathlib import Path
 
 from nni.experiment import Experiment
 from nni.experiment.config.training_services import RemoteConfig
+from nni.nas.experiment.config import NasExperimentConfig
 
-from balenas_plugin.errors import OptionError
+from balenas_plugin.config import read_yaml
+from balenas_plugin.errors import OptionError, first_line
 
 PYTHON = "$(command -v python || command -v python3)"
 """Python on a machine, for its shell: that of `python_path`, which NNI puts first, or the one of the user there."""
 
 _LOST = re.compile(r"ERROR \([^)]*\) Failed to recover worker (\S+):")
 _NOT_STARTED = re.compile(r"ERROR \([^)]*\) Training srevice initialize failed: (?:Error: )?(.+)")  # NNI's spelling
+
+
+_NOT_COPIED = re.compile("too many files|too large|no files")
+
+
+def read_machines(path: Path) -> RemoteConfig:
+    """Return the options of NNI's `RemoteConfig` from a YAML file.
+
+    Raises:
+        OptionError: the file is missing, not YAML, or NNI refuses what is in it.
+    """
+    document = {"platform": "remote", **read_yaml(path, ("machine_list", "nni_manager_ip"))}
+    try:
+        service = RemoteConfig(**document)
+        NasExperimentConfig("ts", "raw", training_service=service, trial_concurrency=1).canonical_copy()
+    except (AttributeError, TypeError, ValueError, AssertionError) as error:
+        raise OptionError(f"NNI refuses the machines of {path}: {first_line(error)}") from error
+    return service
 
 
 class Machines:
@@ -74,7 +94,10 @@ class Machines:
 def why_not_started(experiment: Experiment) -> str:
     """Return why the manager could not start the training service, or nothing."""
     reasons = _NOT_STARTED.findall(_log(_folder(experiment)))
-    return f": {reasons[-1]}" if reasons else ""
+    if not reasons:
+        return ""
+    copied = "; NNI copies the working directory to the machines, but what .nniignore lists"
+    return f": {reasons[-1]}{copied if _NOT_COPIED.search(reasons[-1]) else ''}"
 
 
 def _folder(experiment: Experiment) -> Path:

@@ -90,6 +90,15 @@ def candidate_place(recipe: SearchRecipe, rank: int) -> Path:
     return Path(recipe.folder or trial_folder()) / "candidates" / f"architecture_{rank:03d}"
 
 
+def found_in(folder: RunFolder) -> Found:
+    """Return what the search of a folder has found."""
+    return Found(
+        posterior=Posterior.load(folder.posterior),
+        records=folder.read_architectures(),
+        checkpoint=str(SearchCheckpoint(folder.checkpoints).path.resolve()),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConfiguredSearch:
     """A search from a config.
@@ -116,12 +125,8 @@ class ConfiguredSearch:
         """Run the search and write its folder."""
         config = SearchConfig.from_dict(self.config)
         folder = RunFolder(Path(self.folder) if self.folder else trial_folder() / "search")
-        records = run_search(config, folder, resume=folder.manifest.exists(), callbacks=[reports], show_progress=False)
-        return Found(
-            posterior=Posterior.load(folder.posterior),
-            records=records,
-            checkpoint=str(SearchCheckpoint(folder.checkpoints).path.resolve()),
-        )
+        run_search(config, folder, resume=folder.manifest.exists(), callbacks=[reports], show_progress=False)
+        return found_in(folder)
 
     def build(self) -> tuple[ModelSpace, Lightning]:
         """Return the space and the evaluator."""
