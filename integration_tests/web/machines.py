@@ -52,14 +52,21 @@ class Machine:
             "Subsystem": "sftp internal-sftp",
             "SetEnv": " ".join(f"{name}={value}" for name, value in environment.items()),
         }
-        config = home / "sshd_config"
-        config.write_text("".join(f"{name} {value}\n" for name, value in lines.items()), encoding="utf-8")
+        (home / "sshd_config").write_text(
+            "".join(f"{name} {value}\n" for name, value in lines.items()), encoding="utf-8"
+        )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # it insists
+        self.start()
+
+    def start(self) -> None:
+        """Start it, anew after `kill`."""
         assert SSHD is not None
-        with (home / "sshd.log").open("wb") as log:
-            self.sshd = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stdout=log, stderr=log)
-        until(lambda: b"listening" in (home / "sshd.log").read_bytes(), what="sshd", patience=30)
+        log = self.home / "sshd.log"
+        with log.open("wb") as output:
+            command = [SSHD, "-D", "-e", "-f", str(self.home / "sshd_config")]
+            self.sshd = subprocess.Popen(command, stdout=output, stderr=output)
+        until(lambda: b"listening" in log.read_bytes(), what="sshd", patience=30)
 
     @property
     def config(self) -> dict[str, object]:

@@ -64,51 +64,55 @@ def experiment_of(strategy: BaLeNAS, service: RemoteConfig, folder: Path, port: 
     return experiment
 
 
-def test_what_was_on_a_machine_that_is_lost_runs_on_the_other(
-    tmp_path: Path, machines: tuple[list[Machine], RemoteConfig], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("lost", [1, 2])
+def test_machines_are_lost(
+    lost: int, tmp_path: Path, machines: tuple[list[Machine], RemoteConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
     here = BaLeNAS(num_mc_samples=1)
     here.initialize(RawFormatModelSpace(Space(), evaluator_of(1)), SequentialExecutionEngine())
     here.run()
     records = list(architecture_records(here, Space(), 3))
     (tmp_path / "found.txt").write_text(Found(posterior=here.posterior, records=records).to_text())
-    (first, _), service = machines
     strategy = BaLeNAS(num_mc_samples=1, candidate_trials=3, candidate_epochs=EPOCHS)
     port = free_port()
-    experiment = experiment_of(strategy, service, tmp_path, port)
-    identifier = experiment.id
+    experiment = experiment_of(strategy, machines[1], tmp_path, port)
 
-    def lose_one() -> None:
+    def lose() -> None:
         def both_train() -> bool:
             running = [job for job in experiment.list_trial_jobs() if job.status == "RUNNING"]
             return len(running) == 2 and all(experiment.get_job_metrics(job.trialJobId) for job in running)
 
         until(both_train, what="two candidates at a time")
-        first.kill()
+        for machine in machines[0][:lost]:
+            machine.kill()
         (tmp_path / "go_on").touch()
 
-    killer = threading.Timer(1, lose_one)
+    killer = threading.Timer(1, lose)
     experiment.on_started = killer.start
     try:
         with caplog.at_level(logging.WARNING):
             experiment.run(port)
         jobs = experiment.list_trial_jobs()
-        seen = {job.trialJobId: experiment.get_job_metrics(job.trialJobId)[job.trialJobId] for job in jobs}
+        reported = {job.trialJobId: experiment.get_job_metrics(job.trialJobId)[job.trialJobId] for job in jobs}
     finally:
         killer.join()
         experiment.stop()
-    assert {rank: one.metric for rank, one in strategy.trained.items()} == {1: 0.1, 2: 0.2, 3: 0.3}
-    assert strategy.posterior.to_document() == here.posterior.to_document()
-    assert sorted(job.status for job in jobs) == ["SUCCEEDED"] * 4 + ["USER_CANCELED"]
-    curves = [[m for m in seen[job.trialJobId] if m.type == "PERIODICAL"] for job in jobs if job.status == "SUCCEEDED"]
-    assert sorted(map(len, curves)) == [1, EPOCHS, EPOCHS, EPOCHS]
     said = [record.message for record in caplog.records if record.name.startswith("balenas_plugin")]
-    assert [text for text in said if "is lost" in text] == [
-        "Machine 127.0.0.1 is lost: NNI does not reach it, and takes the others from now on"
-    ]
+    gone = "Machine 127.0.0.1 is lost: NNI does not reach it, and takes the others from now on"
+    assert [text for text in said if "is lost" in text and "Trial" not in text] == [gone] * lost
+    assert strategy.posterior.to_document() == here.posterior.to_document()
+    assert not list(processes_of(experiment.id))
+    if lost == 2:
+        assert strategy.trained == {}
+        assert len([text for text in said if text.startswith("all machines of experiment")]) == 1
+        return
+    assert {rank: one.metric for rank, one in strategy.trained.items()} == {1: 0.1, 2: 0.2, 3: 0.3}
     assert len([text for text in said if "it runs again, in another trial" in text]) == 1
     assert len(said) == 2
-    assert not list(processes_of(identifier))
+    assert sorted(job.status for job in jobs) == ["SUCCEEDED"] * 4 + ["USER_CANCELED"]
+    curves = [reported[job.trialJobId] for job in jobs if job.status == "SUCCEEDED"]
+    points = [sum(metric.type == "PERIODICAL" for metric in curve) for curve in curves]
+    assert sorted(points) == [1, EPOCHS, EPOCHS, EPOCHS]
 
 
 def test_why_machines_cannot_be_reached_is_said(tmp_path: Path, machines: tuple[list[Machine], RemoteConfig]) -> None:
