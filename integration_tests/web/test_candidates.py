@@ -91,12 +91,12 @@ def test_the_images_of_the_test_stay_unseen(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_one_option_says_how_and_the_other_how_long() -> None:
-    assert BaLeNAS().candidate_training is None
-    assert BaLeNAS(candidate_epochs=3).candidate_epochs == 3
-    small = BaLeNAS(candidate_recipe="small")
+    assert BaLeNAS().options.candidate_training is None
+    assert BaLeNAS(candidate_epochs=3).options.training_epochs == 3
+    small = BaLeNAS(candidate_recipe="small").options
     assert small.candidate_training == load_recipe("small")
-    assert small.candidate_epochs == load_recipe("small").epochs
-    assert BaLeNAS(candidate_recipe="small", candidate_epochs=3).candidate_training.epochs == 3
+    assert small.training_epochs == load_recipe("small").epochs
+    assert BaLeNAS(candidate_recipe="small", candidate_epochs=3).options.candidate_training.epochs == 3
     with pytest.raises(OptionError, match="there is no recipe 'smal'; did you mean 'small'"):
         BaLeNAS(candidate_recipe="smal")
 

@@ -125,6 +125,11 @@ class SearchOptions:
         return self.candidate_recipe.replace(epochs=self.candidate_epochs or self.candidate_recipe.epochs)
 
     @property
+    def training_epochs(self) -> int:
+        """How long architectures that become trials are trained; 0: not at all."""
+        return self.candidate_epochs if self.candidate_training is None else self.candidate_training.epochs
+
+    @property
     def compile_mode(self) -> str | None:
         """One of torch.compile's modes, or None not to compile."""
         return ("default" if self.compile else None) if isinstance(self.compile, bool) else self.compile

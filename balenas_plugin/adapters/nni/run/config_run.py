@@ -101,7 +101,8 @@ def run_search(
     if resume and checkpoint.path.exists():
         require_checkpoint(checkpoint.path, partial(other_run, resolved))
     history = History(folder.history, lambda: _describe(strategy, space, folder))
-    untrained = show_progress and not trains_candidates and getattr(strategy, "candidate_epochs", 0) > 0
+    asked = isinstance(strategy, DistributionStrategy) and strategy.options.training_epochs > 0
+    untrained = show_progress and not trains_candidates and asked
     note = {"note": "`balenas ui` alone trains what it finds; here strategy.candidate_epochs and _recipe do nothing"}
     progress: list[pl.Callback] = [SearchPlan({**task.summary(data)} | (note if untrained else {}))] if verbose else []
     progress += [TrainingBar("search")] if verbose and show_progress else []

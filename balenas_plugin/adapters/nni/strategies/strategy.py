@@ -107,11 +107,6 @@ class DistributionStrategy(StagedStrategy):
             **nnis,
         )
         self.selection = self.options.selection
-        self.candidate_trials = self.options.candidate_trials
-        self.candidate_training = self.options.candidate_training
-        self.candidate_epochs = (
-            self.options.candidate_epochs if self.candidate_training is None else (self.candidate_training.epochs)
-        )
         self.recipe: Any = None
         """How a trial makes the search anew; None: from a description of the space, the evaluator and the options."""
         self.found: Any = None

@@ -69,9 +69,9 @@ class SearchInTrials:
         """
         found = self.strategy.found or self.submission.search(lambda: SearchTrial(self.recipe))
         self._adopt(found)
-        epochs, training = self.strategy.candidate_epochs, self.strategy.candidate_training
-        records = found.records[: self.strategy.candidate_trials]
-        report_fewer(len(records), self.strategy.candidate_trials, self.strategy.selection)
+        epochs, training = self.strategy.options.training_epochs, self.strategy.options.candidate_training
+        records = found.records[: self.strategy.options.candidate_trials]
+        report_fewer(len(records), self.strategy.options.candidate_trials, self.strategy.selection)
         trials = [CandidateTrial(record, self.recipe, epochs, training) for record in records]
         metrics = self.submission.candidates(trials)
         if epochs > 0:
@@ -91,7 +91,7 @@ class SearchInTrials:
         if self.recipe.folder is None:
             return None
         place = candidate_place(self.recipe, rank)
-        return place.with_suffix(".pt") if self.strategy.candidate_training is None else place / WEIGHTS
+        return place.with_suffix(".pt") if self.strategy.options.candidate_training is None else place / WEIGHTS
 
     def _adopt(self, found: Found) -> None:
         """Give the strategy what the search has found; its weights too, if the trial's files can be read here."""

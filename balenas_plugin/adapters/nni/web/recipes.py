@@ -245,7 +245,7 @@ class ScriptedSearch:
             strategy.ranked = strategy.rank()
         return Found(
             posterior=strategy.posterior,
-            records=list(architecture_records(strategy, space, max(strategy.candidate_trials, 1))),
+            records=list(architecture_records(strategy, space, max(strategy.options.candidate_trials, 1))),
             ranking=strategy.ranked,
             checkpoint=str(checkpoint.path.resolve()),
         )
