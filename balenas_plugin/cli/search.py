@@ -216,9 +216,11 @@ def print_architectures(folder: Any, compared: str = "") -> None:
         accuracy = "" if result.get("accuracy") is None else f"{result['accuracy']:8.2%}"
         print(f"{record['rank']:>4}  {probability}{f'  {accuracy:>8}' if trained else ''}  {name}{mark}")
     for result in list(trained.values())[:1]:
+        recipe = f"recipe: {result['recipe']}; " if result.get("recipe") else ""
+        weights = folder.path / "candidates" if result.get("checkpoint") else "on the machines that trained them"
         print(
             f"\ntrained: validation accuracy of the architecture alone (not the supernet's), trained from scratch; "
-            f"epochs: {result['epochs']}; weights: {folder.path / 'candidates'}"
+            f"{recipe}epochs: {result['epochs']}; weights: {weights}"
         )
     for text in filter(None, (compared, _conclusion(folder, records))):
         print(f"\n{textwrap.fill(text, 110, break_on_hyphens=False)}")
