@@ -327,7 +327,7 @@ def test_what_cannot_be_done_is_refused_in_one_sentence_before_anything_is_writt
 def test_a_full_disk_is_reported_and_what_was_done_is_kept(tmp_path: Path) -> None:
     make_images(tmp_path / "images")
     command = ["--images", "images", "--budget", "1h", "--output", "run"]
-    message = refusal(*command, folder=tmp_path, stop=Stop("start"), file_size=2000)
+    message = refusal(*command, folder=tmp_path, stop=Stop("start"), file_size=2400)
     assert "disk space" in message
     assert (tmp_path / "run" / "plan.yml").exists()
     assert (tmp_path / "run" / "images" / "images.json").exists()
