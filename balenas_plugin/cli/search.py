@@ -211,7 +211,7 @@ def print_architectures(folder: Any, compared: str = "") -> None:
     for record in records:
         name = next(iter(record["notation"].values()), None) or json.dumps(record["choices"])
         probability = f"{record['probability']:11.3g}" if "probability" in record else " " * 11
-        mark = "  <- argmax of the mean" if record.get("chosen_by") == "argmax of the mean" else ""
+        mark = "  <- argmax" if record.get("chosen_by") == "argmax of the mean" else ""
         result = trained.get(record["rank"], {})
         accuracy = "" if result.get("accuracy") is None else f"{result['accuracy']:8.2%}"
         print(f"{record['rank']:>4}  {probability}{f'  {accuracy:>8}' if trained else ''}  {name}{mark}")
@@ -245,9 +245,11 @@ def _conclusion(folder: Any, records: list[dict[str, Any]]) -> str:
     likeliest = max(records, key=lambda record: record["probability"])
     if argmax and likeliest["probability"] > best["probability"]:
         text += (
-            f". It has the largest mean in every choice (the argmax); the likeliest network is that of rank "
+            f". In every choice it has what ranks first (the argmax); the likeliest network is that of rank "
             f"{likeliest['rank']}, with {likeliest['probability']:.3g}"
         )
+    if found is not None and guess is not None and math.isclose(found, guess, abs_tol=1e-9):
+        return f"{text}. {manifest.get('strategy')} has not learned which candidates are better. Next:"
     undecided = sum(probability < _EVEN for probability in choices.values())
     if not undecided:
         return f"{text}. It is decided: in each of {len(choices)} choices, what won is likelier than all others. Next:"

@@ -140,6 +140,13 @@ def test_a_likelier_network_than_the_argmax_is_named(finished: Path) -> None:
     assert "the likeliest network" not in text
 
 
+def test_a_search_that_has_learned_nothing_says_so(finished: Path) -> None:
+    first, *others = read_json(finished / "architectures.json")
+    guess = read_json(finished / "manifest.json")["log_probability_of_a_guess"]
+    text = _conclusion(RunFolder(finished), [{**first, "log_probability": guess}, *others])
+    assert text.endswith("BaLeNAS has not learned which candidates are better. Next:")
+
+
 def test_the_plan_is_printed_before_the_search(finished: Path) -> None:
     lines = (finished.parents[1] / "errors.txt").read_text().splitlines()[:7]
     assert lines[:6] == [

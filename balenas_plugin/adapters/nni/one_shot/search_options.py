@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
@@ -14,7 +14,7 @@ from balenas_plugin.adapters.nni.supernets.parameters import parameterised_candi
 from balenas_plugin.costs import CostOptions
 from balenas_plugin.errors import EvaluatorError, OptionError
 from balenas_plugin.mixed_ops import MixedOpOption
-from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
+from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, Share, declared_options
 from balenas_plugin.perturbations import Perturbation, PerturbationOption, perturbation_of
 from balenas_plugin.schedules import ScheduleOption
 from balenas_plugin.search import Order
@@ -52,7 +52,7 @@ class SearchOptions:
             ..., options} (`balenas_plugin.mixed_ops`); None: all of them, in full.
         schedule: what happens between epochs: "p-darts", "drnas-progressive", "darts-es", "darts-plus", or
             {"name": ..., options} (`balenas_plugin.schedules`).
-        warmup_epochs: epochs at the start without architecture steps.
+        warmup_epochs: epochs at the start without architecture steps; 0.3 is a share of all epochs, rounded down.
         gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
         clip_with: which gradients count in that norm, see `balenas_plugin.search.Order`.
         cost: of the architecture, joined to its loss: {"name": "latency", "flops" or "params", "reference": ...}, with
@@ -89,7 +89,7 @@ class SearchOptions:
     perturbation: PerturbationOption = None
     mixed_op: MixedOpOption = None
     schedule: ScheduleOption = None
-    warmup_epochs: NonNegativeInt = 0
+    warmup_epochs: NonNegativeInt | Share = 0
     arc_learning_rate: Positive = 3e-4
     gradient_clip_val: Positive | None = None
     clip_with: ClippedWith = "weights"
@@ -123,8 +123,8 @@ class SearchOptions:
             found.set_parameterised(parameterised_candidates(supernet))
         return found
 
-    def update_order(self) -> Order:
-        """Return which level is updated when, for Algorithm 1."""
+    def update_order(self, warmup_epochs: int = 0) -> Order:
+        """Return which level is updated when, for Algorithm 1, behind so many epochs of warm-up."""
         return Order(
             first=self.first,
             architecture_every=self.architecture_every,
@@ -133,18 +133,35 @@ class SearchOptions:
             order=self.order,
             finite_difference=self.finite_difference,
             weight_step=self.weight_step_alpha,
-            warmup_epochs=self.warmup_epochs,
+            warmup_epochs=warmup_epochs,
             clip_with=self.clip_with,
         )
 
 
-def require_search_epochs(warmup_epochs: float, epochs: int | None) -> None:
-    """Raise OptionError unless epochs are left to search in after the warm-up; None or -1 epochs never end."""
-    if epochs is not None and 0 < epochs <= warmup_epochs:
+def warmup_of(warmup_epochs: float, epochs: int | None) -> int:
+    """Return how many epochs a warm-up takes.
+
+    Args:
+        warmup_epochs: their number, or a share of all.
+        epochs: of the search; None or -1: it never ends.
+
+    Raises:
+        OptionError: no epochs are left to search in.
+    """
+    endless = epochs is None or epochs < 0
+    if 0 < warmup_epochs < 1:
+        if endless:
+            raise OptionError(
+                f"warmup_epochs is {warmup_epochs}, a share of all epochs, but the search has no number of epochs: "
+                "give it one, or warmup_epochs a whole number"
+            )
+        return int(round(warmup_epochs * cast(int, epochs), 6))
+    if not endless and 0 < cast(int, epochs) <= warmup_epochs:
         raise OptionError(
             f"warmup_epochs must be less than the number of epochs, {epochs}, or nothing is searched; got "
             f"{warmup_epochs}. Lower it, or search for more epochs."
         )
+    return int(warmup_epochs)
 
 
 def require_precision(trainer: Any, alphas: Iterable[Tensor]) -> None:

@@ -27,7 +27,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.callbacks.diagnostics_callback import Diagnostics
 from balenas_plugin.adapters.nni.callbacks.plan import SearchPlan
-from balenas_plugin.adapters.nni.one_shot.search_options import require_search_epochs
+from balenas_plugin.adapters.nni.one_shot.search_options import warmup_of
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.run.tasks import task_of
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy, with_defaults
@@ -91,7 +91,7 @@ def run_search(
         data.description.update(recorded or task.examine(data, progress=verbose))
     space = build_space(config.space, num_classes=data.num_classes)
     strategy = build_strategy(config.strategy)
-    require_search_epochs(getattr(strategy, "warmup_epochs", 0), config.evaluator.epochs)
+    warmup_of(getattr(strategy, "warmup_epochs", 0), config.evaluator.epochs)
     resolved = replace(config, strategy=with_defaults(config.strategy))
     if resume and folder.config.exists():
         folder.require_same_config(resolved, resolve=with_defaults)

@@ -22,8 +22,8 @@ from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples, req
 from balenas_plugin.adapters.nni.one_shot.search_options import (
     OPTION_NAMES,
     SearchOptions,
-    require_search_epochs,
     validation_interval,
+    warmup_of,
 )
 from balenas_plugin.adapters.nni.strategies.process_guard import ProcessGuard, require_supported
 from balenas_plugin.adapters.nni.strategies.rankable import require_rankable
@@ -245,7 +245,7 @@ class DistributionStrategy(StagedStrategy):
             return super().mutate_evaluator(evaluator)  # NNI's TypeError
         require_supported(evaluator.trainer)
         every, epochs = validation_interval(self.options, evaluator.trainer), evaluator.trainer.max_epochs
-        require_search_epochs(self.options.warmup_epochs, epochs)
+        warmup_of(self.options.warmup_epochs, epochs)
         if every is not None and epochs is not None and epochs > 0:
             every = min(every, epochs)  # once at least: NNI's final report asks for the metric
         self._validates = every != 0 and is_overridden("validation_step", evaluator.module, parent=LightningModule)
