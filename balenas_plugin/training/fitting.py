@@ -255,16 +255,15 @@ def make_trainer(
             ModelCheckpoint(**keeping, **better, filename=Path(BEST).stem, save_top_k=1),
         ]
     joined += [ModelCheckpoint(**keeping, filename=Path(LAST).stem)]
-    boards = [name for name in ("tensorboard", "tensorboardX") if importlib.util.find_spec(name)]
     options = {name: getattr(devices, name) for name in ("accelerator", "devices", "precision")}
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             **options,
             strategy="auto" if devices.devices in (1, "1") else _SEVERAL,
             max_epochs=recipe.epochs,
             gradient_clip_val=recipe.gradient_clip_val or None,
             callbacks=joined,
-            logger=TensorBoardLogger(folder, name="", version="tensorboard") if boards else False,
+            logger=TensorBoardLogger(folder, name="", version="tensorboard") if has_tensorboard() else False,
             default_root_dir=folder,
             plugins=[WholeCheckpoints()],
             enable_progress_bar=False,
@@ -274,6 +273,16 @@ def make_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise OptionError(f"Lightning refuses {options}: {first_line(error)}") from error
+    if trainer.precision.startswith("bf16") and devices.precision.startswith("16"):
+        raise OptionError(
+            f"precision {devices.precision} is for GPUs, and this is a training on the CPU: take bf16-mixed"
+        )
+    return trainer
+
+
+def has_tensorboard() -> bool:
+    """Return whether Lightning can write TensorBoard's files."""
+    return any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX"))
 
 
 def fit(trainer: pl.Trainer, module: pl.LightningModule, loaders: Mapping[str, Any], *, resume: bool) -> None:
