@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from balenas_plugin.adapters.nni.run.tasks import TASKS
 from balenas_plugin.adapters.nni.web.in_trials import TrainedCandidate
 from balenas_plugin.adapters.nni.web.ui import _record_trained
 from balenas_plugin.cli.search import print_architectures
@@ -25,7 +26,7 @@ def test_trained_candidates_reach_the_folder_and_the_terminal(
     folder = RunFolder(tmp_path)
     records = [{"rank": rank, "choices": {"a": rank}, "notation": {}, "probability": 0.1} for rank in (1, 2, 3)]
     folder.architectures.write_text(json.dumps(records))
-    _record_trained(folder, {1: trained(folder, 1, 0.875), 3: trained(folder, 3, math.nan)})
+    _record_trained(folder, {1: trained(folder, 1, 0.875), 3: trained(folder, 3, math.nan)}, TASKS[0].named)
     found = [record.get("trained") for record in folder.read_architectures()]
     assert found[0] == {"epochs": 5, "accuracy": 0.875, "checkpoint": "candidates/architecture_001.pt"}
     assert found[1] is None
@@ -37,7 +38,14 @@ def test_trained_candidates_reach_the_folder_and_the_terminal(
     assert "%" not in second
     assert "not the supernet's" in " ".join(rest)
     assert "epochs: 5" in " ".join(rest)
+    _record_trained(folder, {1: trained(folder, 1, -math.log(87.5)), 2: trained(folder, 2, -800.0)}, TASKS[1].named)
+    found = [record["trained"].get("perplexity") for record in folder.read_architectures()]
+    assert found == [pytest.approx(87.5), None, None]
+    print_architectures(folder)
+    printed = capsys.readouterr().out
+    assert "    87.50  " in printed
+    assert "validation perplexity of the architecture alone" in printed
 
 
 def test_without_training_nothing_is_rewritten(tmp_path: Path) -> None:
-    _record_trained(RunFolder(tmp_path / "missing"), {})
+    _record_trained(RunFolder(tmp_path / "missing"), {}, TASKS[0].named)

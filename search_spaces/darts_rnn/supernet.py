@@ -18,6 +18,9 @@ from balenas_plugin.options import NonNegative, PositiveInt
 from .recurrent_genotype import CELL, LABELS, NODES, OPERATIONS, genotype_of
 from .recurrent_network import ACTIVATIONS, Dropouts, LanguageModel, Recurrence, build_language_model, gated, masked
 
+_EDGES = [label for labels in LABELS.values() for label in labels]
+"""NNI asks for all choices of layers."""
+
 _Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -132,12 +135,15 @@ class RecurrentSupernet(ModelSpace, LanguageModel):  # type: ignore[misc]  # NNI
         super().__init__(cell=RecurrentSearchCell(size, dropouts), size=size, vocabulary=num_labels, dropouts=dropouts)
         self.slowness = slowness
 
+    def check_contains(self, sample: dict[str, Any]) -> Any:
+        """Return NNI's exception if a sample is none of the space, or None; an architecture names nodes, not edges."""
+        return super().check_contains({**dict.fromkeys(_EDGES, OPERATIONS[1]), **sample})
+
     def freeze(self, sample: dict[str, Any]) -> LanguageModel:
         """Return the language model of an architecture: with fresh weights, or of a trained supernet with its own."""
         trained = any(isinstance(module, BaseSuperNetModule) for module in self.modules())
-        edges = {label for labels in LABELS.values() for label in labels}  # NNI names all choices of layers
         network = build_language_model(
-            genotype_of({label: choice for label, choice in sample.items() if label not in edges}),
+            genotype_of({label: choice for label, choice in sample.items() if label not in _EDGES}),
             size=self.size,
             vocabulary=self.num_labels,
             dropouts=self.dropouts,

@@ -26,7 +26,8 @@ class TrainedCandidate:
     Args:
         choices: the architecture, label -> what was chosen.
         epochs: how long.
-        metric: what the evaluator reported last; for classification the validation accuracy, from 0 to 1.
+        metric: what the evaluator reported last; for classification the validation accuracy, from 0 to 1, for a text
+            the negative loss of a word in nats.
         checkpoint: file with the network's `state_dict`; None where it stayed on another machine.
     """
 
