@@ -103,7 +103,12 @@ def test_python_docs_are_three_different_texts() -> None:
         ("train.txt", b" \n\n", {}, r"train\.txt is empty"),
         ("train.txt", b"caf\xe9 au lait\n", {}, r"train\.txt is not in UTF-8 \(byte 3 does not belong there\)"),
         ("a.valid.txt", b"x", {}, ""),
-        ("valid.txt", b"too short\n", {}, r"3 words, fewer than one batch needs: data\.batch_size 2 x"),
+        (
+            "valid.txt",
+            b"too short\n",
+            {},
+            r"the text to learn the architecture on has 3 words, fewer than one batch needs: data\.batch_size 2 x",
+        ),
         ("train.txt", b"x" * 9, {"root": "nowhere"}, r"nowhere is no folder"),
     ],
 )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from balenas_plugin.data.text.text_config import TextConfig
-from balenas_plugin.data.text.text_sources import END, TEXTS, UNKNOWN
+from balenas_plugin.data.text.text_sources import END, TEXTS, UNKNOWN, USES
 from balenas_plugin.data.text.text_streams import TextStreams
 from balenas_plugin.data.text.text_task import TextTask
 from balenas_plugin.errors import DataError
@@ -70,10 +70,11 @@ def load_text_data(config: TextConfig) -> TextData:
     Raises:
         DataError: a text is missing, empty, not in UTF-8, or shorter than one batch.
     """
-    trains, learns = (read_words(config, part) for part in ("train", "valid"))
+    texts = {part: read_words(config, part) for part in ("train", "valid")}
+    trains, learns = texts.values()
     vocabulary = build_vocabulary(trains, most=config.vocabulary)
     weight_text, architecture_text = (
-        text_streams(words, vocabulary, rows=config.batch_size, bptt=config.bptt) for words in (trains, learns)
+        text_streams(words, part, vocabulary, rows=config.batch_size, bptt=config.bptt) for part, words in texts.items()
     )
     return TextData(
         weight_text=weight_text,
@@ -99,7 +100,7 @@ def load_test_text(config: TextConfig, vocabulary: Sequence[str]) -> TextStreams
     Raises:
         DataError: it is missing, empty, not in UTF-8, or shorter than one batch.
     """
-    return text_streams(read_words(config, "test"), vocabulary, rows=config.batch_size, bptt=config.bptt)
+    return text_streams(read_words(config, "test"), "test", vocabulary, rows=config.batch_size, bptt=config.bptt)
 
 
 def build_vocabulary(words: Iterable[str], *, most: int | None = None) -> tuple[str, ...]:
@@ -125,12 +126,13 @@ def read_words(config: TextConfig, part: str) -> list[str]:
 
 
 def text_streams(
-    words: Sequence[str], vocabulary: Sequence[str], *, rows: int, bptt: int, called: str = "data."
+    words: Sequence[str], part: str, vocabulary: Sequence[str], *, rows: int, bptt: int, called: str = "data."
 ) -> TextStreams:
     """Return a text in rows, numbered by a vocabulary.
 
     Args:
         words: of the text.
+        part: which it is, "train", "valid" or "test".
         vocabulary: word 0, 1, ...
         rows: which are read side by side.
         bptt: words of a sequence.
@@ -142,8 +144,8 @@ def text_streams(
     least = rows * (bptt + 1)
     if len(words) < least:
         raise DataError(
-            f"a text has {len(words):,} words, fewer than one batch needs: {called}batch_size {rows} x "
-            f"({called}bptt {bptt} + 1) = {least:,}; lower them, or give more text"
+            f"the text to {USES[part]} has {len(words):,} words, fewer than one batch needs: {called}batch_size {rows} "
+            f"x ({called}bptt {bptt} + 1) = {least:,}; lower them, or give more text"
         )
     numbers = {word: number for number, word in enumerate(vocabulary)}
     unknown = numbers[UNKNOWN]

@@ -70,11 +70,12 @@ def _find(folder: Path, part: str) -> Path:
             if found
             else ("has no such file" if folder.is_dir() else "is no folder")
         )
-        raise DataError(f"the text to {_USES[part]} is {part}.txt or NAME.{part}.txt, and {folder} {many}")
+        raise DataError(f"the text to {USES[part]} is {part}.txt or NAME.{part}.txt, and {folder} {many}")
     return found[0]
 
 
-_USES = {"train": "train on", "valid": "learn the architecture on", "test": "test on"}
+USES = {"train": "train on", "valid": "learn the architecture on", "test": "test on"}
+"""What each of the parts is for."""
 
 
 def read_python_docs(part: str, root: str | None) -> list[str]:

@@ -76,7 +76,7 @@ def load_training_texts(config: TextConfig, *, batch_size: int, bptt: int) -> Tr
     most = max(1, min(_VALIDATION_ROWS, len(texts["valid"]) // (bptt + 1)))
     rows = dict(zip(PARTS, (batch_size, most, _TEST_ROWS), strict=True))
     training, validation, test = (
-        text_streams(words, vocabulary, rows=rows[part], bptt=bptt, called="") for part, words in texts.items()
+        text_streams(words, part, vocabulary, rows=rows[part], bptt=bptt, called="") for part, words in texts.items()
     )
     return TrainingTexts(
         training=training,
