@@ -33,7 +33,7 @@ class RecurrentSpace(SearchSpace):
     source = "Liu et al. 2019"
     supernet = "balenas_plugin.search_spaces.darts_rnn.supernet:RecurrentSupernet"
     task = LANGUAGE_MODELLING
-    trained_as: Mapping[str, Mapping[str, int]] = {"Penn Treebank": {}}
+    trained_as: Mapping[str, Mapping[str, int]] = {"Penn Treebank, word": {"length": 1}}
     kinds = dict.fromkeys(OPERATIONS, PARAMETRIC) | {OPERATIONS[0]: NONE}  # each stands behind weights of its node
     size = math.factorial(NODES) * (len(OPERATIONS) - 1) ** NODES
 
