@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat
 from typing import Any, Protocol
 
@@ -193,8 +194,8 @@ class CellNode:
 
     def to_architecture(self, outcome: Outcome, posterior: Learned) -> Architecture:
         """Return NNI's op_<node>_<k> and input_<node>_<k>, the strongest first, as NNI exports them."""
-        scores = self._logits(posterior.scores)
-        ordered = sorted(outcome, key=lambda entry: -float(scores[entry[0]][entry[1]]))
+        scores = [edge.tolist() for edge in self._logits(posterior.scores)]
+        ordered = sorted(outcome, key=lambda entry: -scores[entry[0]][entry[1]])
         architecture: Architecture = {}
         for k, (j, operation) in enumerate(ordered):
             architecture[f"{self.cell}/op_{self.node}_{k}"] = self.op_names[j][operation]
@@ -249,8 +250,12 @@ class SoftmaxNode(CellNode):
 
     def _logits(self, by_label: Logits) -> list[Tensor]:
         weights = super()._logits(by_label)
-        absent = [torch.tensor([name == NO_CONNECTION for name in names]) for names in self.op_names]
-        return [w.masked_fill(none.to(w.device), -math.inf) for w, none in zip(weights, absent, strict=True)]
+        return [w.masked_fill(none.to(w.device), -math.inf) for w, none in zip(weights, self._absent, strict=True)]
+
+    @cached_property
+    def _absent(self) -> list[Tensor]:
+        """Return where `none` is among the operations of each edge."""
+        return [torch.tensor([name == NO_CONNECTION for name in names]) for names in self.op_names]
 
     def _compared(self, by_label: Logits) -> list[Tensor]:
         weights = [by_label[label].log_softmax(-1) for label in self.labels]
@@ -268,7 +273,7 @@ def strongest_edges(edges: Sequence[Tensor], number: int) -> list[tuple[int, int
     """
     best = []
     for source, weights in enumerate(edges):
-        strength, operation = min((-float(w), operation) for operation, w in enumerate(weights))
+        strength, operation = min((-weight, operation) for operation, weight in enumerate(weights.tolist()))
         best.append((strength, source, operation))
     return [(source, operation) for _, source, operation in sorted(best)[:number]]
 

@@ -1,4 +1,4 @@
-"""The weight gradient of depthwise convolutions in C, where a compiler is at hand; nobody needs to install one."""
+"""What is compiled from C where a compiler is at hand, such as the weight gradient of depthwise convolutions."""
 
 from __future__ import annotations
 
@@ -49,24 +49,37 @@ class Geometry(NamedTuple):
 WeightGradient = Callable[[Tensor, Tensor, Geometry], Tensor]
 
 
+def compile_c(source: str, *optimised: str) -> ctypes.CDLL | None:
+    """Return the library that a source in C makes, None where it cannot be compiled; nobody needs to install anything.
+
+    It is compiled by the command in the variable CC, else by cc; ``CC=false`` does without.
+
+    Args:
+        source: the text.
+        optimised: options that say how much, -O3 by default, which takes about a second.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file, library = Path(folder, "source.c"), Path(folder, "library.so")
+            file.write_text(source, encoding="utf-8")
+            command = [*shlex.split(os.environ.get("CC") or "cc"), *(optimised or ["-O3"]), "-march=native", "-shared"]
+            command += ["-fPIC", str(file), "-o", str(library), "-lm"]
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            return ctypes.CDLL(str(library))
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        _logger.debug("nothing is compiled from C: %s", error)
+        return None
+
+
 @lru_cache(maxsize=1)
 def weight_gradient() -> WeightGradient | None:
     """Return (g, x, geometry) -> gradient, None where it cannot be compiled.
 
-    It is compiled at the first call in a process, in half a second, by the command in the variable CC, else by cc;
-    ``CC=false`` does without. Each image's part of the gradient is added up by itself, row by row: the result depends
-    on no number of threads, and is nearer to that of float64 than oneDNN's.
+    Each image's part of the gradient is added up by itself, row by row: the result depends on no number of threads, and
+    is nearer to that of float64 than oneDNN's.
     """
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            source, library = Path(folder, "weight_gradient.c"), Path(folder, "weight_gradient.so")
-            source.write_text(_SOURCE + "".join(f"ALL({size})\n" for size in SIZES), encoding="utf-8")
-            command = [*shlex.split(os.environ.get("CC") or "cc"), "-O3", "-march=native", "-shared", "-fPIC"]
-            command += [str(source), "-o", str(library)]
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
-            loaded = ctypes.CDLL(str(library))
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        _logger.debug("weight gradients of depthwise convolutions are not compiled: %s", error)
+    loaded = compile_c(_SOURCE + "".join(f"ALL({size})\n" for size in SIZES))
+    if loaded is None:
         return None
     functions: dict[int, Any] = {size: getattr(loaded, f"weight_gradient_{size}") for size in SIZES}
     for function in functions.values():

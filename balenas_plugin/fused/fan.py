@@ -105,25 +105,28 @@ class Fan:
         self.called: dict[int, Opaque] = {}
         """Branches whose operation is called as it is."""
         self.zeros: list[int] = []
-        self._towards: dict[int, list[int]] = {}
-        self._shared: dict[tuple[object, ...], list[int]] = {}
-        self._chains: dict[int, Chain] = {}
+        self.towards: dict[int, list[int]] = {}
+        """Target -> branches to it."""
+        self.shared: dict[tuple[object, ...], list[int]] = {}
+        """Signature -> branches that compute the same."""
+        self.chains: dict[int, Chain] = {}
         lanes: dict[tuple[object, ...], list[int]] = {}
         for k, chain in enumerate(self._read):
-            self._towards.setdefault(self.branches[k].target, []).append(k)
+            self.towards.setdefault(self.branches[k].target, []).append(k)
             if isinstance(chain, Zero):
                 self.zeros.append(k)
                 continue
             if isinstance(chain, Opaque):
                 self.called[k] = chain
                 continue
-            self._chains[k] = chain
-            (lanes if chain.has_parameters else self._shared).setdefault(chain.signature, []).append(k)
-        self._lanes = [(Lanes([self._chains[k] for k in members]), members) for members in lanes.values()]
+            self.chains[k] = chain
+            (lanes if chain.has_parameters else self.shared).setdefault(chain.signature, []).append(k)
+        self.lanes = [(Lanes([self.chains[k] for k in members]), members) for members in lanes.values()]
+        """Chains that run side by side, and their branches."""
 
     def layers(self) -> Iterator[nn.Module]:
         """Yield the plain layers of the branches that are understood."""
-        for chain in self._chains.values():
+        for chain in self.chains.values():
             yield from chain.layers
 
     @property
@@ -141,7 +144,7 @@ class Fan:
             again: compute the chains once more in the backward pass, in the place of keeping what is in them.
         """
         found: dict[int, Contribution] = {}
-        counts = map(len, self._towards.values())
+        counts = map(len, self.towards.values())
         of_branches = [w if len(w) == n else w[:n] for w, n in zip(weights, counts, strict=True)]
         each = (of_branches[0] if len(of_branches) == 1 else torch.cat(of_branches)).unbind()
 
@@ -152,18 +155,18 @@ class Fan:
             contribution.weights.append(each[k])
 
         rectified: Tensor | None = None
-        for members in self._shared.values():
-            layers = self._chains[members[0]].layers
+        for members in self.shared.values():
+            layers = self.chains[members[0]].layers
             make = partial(reduce, parameterless, layers)
             result = make(x)
             for k in members:
                 add(k, result, (x, make) if again and layers else None)
         if x.dim() != 4:  # without a batch dimension lanes could not be distinguished
-            for k in (k for _, members in self._lanes for k in members):
+            for k in (k for _, members in self.lanes for k in members):
                 add(k, self.branches[k].operation(x))
         again = again and torch.is_grad_enabled()
-        one = again and sum(lanes.starts_with_relu for lanes, _ in self._lanes) == 1
-        for lanes, members in self._lanes if x.dim() == 4 else ():
+        one = again and sum(lanes.starts_with_relu for lanes, _ in self.lanes) == 1
+        for lanes, members in self.lanes if x.dim() == 4 else ():
             inside = one and lanes.starts_with_relu and not lanes.alike  # then x is kept, which others may read too
             if lanes.starts_with_relu and rectified is None and not inside:
                 rectified = F.relu(x)
@@ -201,7 +204,7 @@ class Fan:
                 part, see `drawn_path`: "none" where several are computed.
             again: see `__call__`.
         """
-        edges = list(zip(self._towards.items(), weights, drawn, strict=True))
+        edges = list(zip(self.towards.items(), weights, drawn, strict=True))
         picked: list[int] = []
         of_picked: list[Tensor] = []
         for (_, branches), w, (computed, _) in edges:

@@ -106,16 +106,16 @@ def _method(title: str, search: str, paper: Mapping[str, tuple[float, float | No
     ]
 
 
-def tuning(trials: Mapping[str, Sequence[Mapping[str, object]]]) -> Experiment:
+def tuning(trials: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]]) -> Experiment:
     """Return the table by which settings are chosen: of each trial the validation accuracy alone.
 
     Args:
-        trials: of a scale: method -> settings.
+        trials: method -> searches of its trials, with their settings (`Scale.tried`).
     """
     rows = [
-        Row(f"{method}: {json.dumps(settings)[1:-1]}", f"{method}-trial-{k}", Pick(), method)
+        Row(f"{method}: {json.dumps(settings)[1:-1]}", search, Pick(), method)
         for method, tried in trials.items()
-        for k, settings in enumerate(tried, start=1)
+        for search, settings in tried
     ]
     return Experiment(TUNING, "Settings tried", rows, columns=(VALIDATION,))
 

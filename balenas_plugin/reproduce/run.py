@@ -43,7 +43,7 @@ def experiment_of(name: str, methods: Sequence[str] | None, scale: Scale | None 
     if name == TUNING:
         if scale is None or not scale.trials:
             raise OptionError("the scale has no trials: list some, e.g. `trials: {darts: [{strategy: {...}}]}`")
-        experiment = tuning(scale.trials)
+        experiment = tuning({method: scale.tried(method) for method in scale.trials})
     else:
         experiment = FIGURES[name] if name in FIGURES else EXPERIMENTS[name]
     known = list(dict.fromkeys(row.method for row in experiment.rows))

@@ -72,6 +72,17 @@ class Scale:
             document = merged(document, self.trials[method][int(number) - 1])
         return SearchConfig.from_dict({**document, "name": search, "seed": seed})
 
+    def tried(self, method: str) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return the searches among which a method's settings are chosen: (name, what is added to the method's search).
+
+        Settings that the method's own search has already are that search, which is not repeated.
+        """
+        own = merged(self.common, self.searches[method])
+        return [
+            (method if merged(own, settings) == own else f"{method}-trial-{k}", settings)
+            for k, settings in enumerate(self.trials[method], start=1)
+        ]
+
     @property
     def jobs(self) -> int:
         """Searches to run at a time: one, but on a CPU as many as it has room for if the scale says how large each is.
@@ -108,12 +119,8 @@ def merged(base: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in added.items():
         old = result.get(key)
-        if (
-            isinstance(value, Mapping)
-            and isinstance(old, Mapping)
-            and value.get("name", old.get("name")) == old.get("name")
-        ):
-            result[key] = merged(old, value)
-        else:
-            result[key] = value
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            name = old.get("name", value.get("name"))
+            value = merged(old, value) if value.get("name", name) == name else value
+        result[key] = value
     return result

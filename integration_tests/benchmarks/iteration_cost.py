@@ -2,7 +2,6 @@
 
     python integration_tests/benchmarks/iteration_cost.py
     python integration_tests/benchmarks/iteration_cost.py --channels 16 --cells 5 --batch-size 16 --image-size 32
-    python integration_tests/benchmarks/iteration_cost.py --scaling --json scaling.json
     python integration_tests/benchmarks/iteration_cost.py --device cuda --channels 16 --cells 5 --batch-size 64
     python integration_tests/benchmarks/iteration_cost.py --presets --only GDAS PCDARTS --image-size 32 --batch-size 16
     python integration_tests/benchmarks/iteration_cost.py --against ../other-checkout --only DARTS "BaLeNAS M=1"
@@ -27,6 +26,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ warnings.simplefilter("ignore")
 
 import nni.nas.strategy  # noqa: E402  (first, see balenas_plugin.adapters.nni)
 import torch  # noqa: E402
-from measuring import PeakMemory, Stopwatch, machine, machine_rates, write_json  # noqa: E402
+from measuring import PeakMemory, Stopwatch, in_a_process, machine, machine_rates, write_json  # noqa: E402
 from nni.nas.evaluator.pytorch import Classification, DataLoader  # noqa: E402
 from nni.nas.execution import SequentialExecutionEngine  # noqa: E402
 from nni.nas.hub.pytorch import DARTS, NasBench201  # noqa: E402
@@ -130,7 +130,9 @@ def search(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    if options.space == "NasBench201":
+    if callable(options.space):
+        space = options.space()
+    elif options.space == "NasBench201":
         space = NasBench201(stem_out_channels=options.channels, num_modules_per_stack=options.cells)
     elif options.space == "DARTS":
         space = DARTS(width=options.channels, num_cells=options.cells, dataset="cifar")
@@ -141,6 +143,17 @@ def search(
         space = build_space({"name": options.space, "num_cells": options.cells, **width}, num_classes=10)
     strategy(RawFormatModelSpace(space, evaluator), SequentialExecutionEngine())
     return stopwatch.seconds()
+
+
+Run = Callable[[argparse.Namespace, int], list[float]]
+"""Searches for some iterations and returns their seconds."""
+
+
+def searched(
+    make: Callable[[], Any], options: argparse.Namespace, iterations: int, clock: Callable[[], float]
+) -> list[float]:
+    """Return what `search` does, of a new strategy."""
+    return search(make(), options, iterations, clock)
 
 
 def naslib_darts(options: argparse.Namespace, iterations: int) -> list[float]:
@@ -176,11 +189,18 @@ def naslib_is_comparable(options: argparse.Namespace) -> bool:
     return True
 
 
+def backward_flops(gradient: Any, x: Any, weight: Any, *options: Any, out_shape: Any) -> int:
+    """Return the operations of a convolution's backward pass; torch's own count forgets the groups."""
+    *_, wanted = options
+    return 2 * math.prod(gradient) * math.prod(weight[1:]) * sum(wanted[:2])
+
+
 def flops_of_an_iteration(options: argparse.Namespace) -> float:
     """Return the floating-point operations of the convolutions and products of one iteration of BaLeNAS, M = 1."""
     counts = []
     for iterations in (2, 3):
-        with FlopCounterMode(display=False) as counter:
+        mapping = {torch.ops.aten.convolution_backward: backward_flops}
+        with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
             search(CANDIDATES["BaLeNAS M=1"](), options, iterations)
         counts.append(counter.get_total_flops())
     return counts[1] - counts[0]
@@ -242,27 +262,20 @@ def against(options: argparse.Namespace) -> dict[str, Any]:
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     chosen = {BASELINE: CANDIDATES[BASELINE], **rows(options)}
     clock = time.process_time if options.cpu_time else time.perf_counter
-    runs: dict[str, Callable[[int], list[float]]] = {
-        name: lambda iterations, make=make: search(make(), options, iterations, clock) for name, make in chosen.items()
-    }
+    runs: dict[str, Run] = {name: partial(searched, make, clock=clock) for name, make in chosen.items()}
     if naslib_is_comparable(options):
-        runs["NASLib DARTS"] = lambda iterations: naslib_darts(options, iterations)
+        runs["NASLib DARTS"] = naslib_darts
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(options.rounds):
         for name, run in runs.items():
-            seconds[name] += run(options.iterations)
-    memory = {}
-    for name, run in runs.items():
-        peak = PeakMemory()
-        with peak.watched(options.device):
-            run(3)
-        memory[name] = peak.mebibytes
+            seconds[name] += run(options, options.iterations)
+    memory = {name: peak_memory(run, options, 3) for name, run in runs.items()}
 
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"{'':34}{'ms/iteration':>13}{'iter./s':>9}{'ratio':>7}{'peak MiB':>10}{'ratio':>7}")
     for name, median in medians.items():
         line = f"{name:34}{1000 * median:13.1f}{1 / median:9.2f}{median / medians[BASELINE]:7.2f}"
-        if memory[name] is not None:
+        if isinstance(memory[name], float):
             line += f"{memory[name]:10.0f}{memory[name] / memory[BASELINE]:7.2f}"
         print(line)
     flops = flops_of_an_iteration(options)
@@ -275,46 +288,50 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": seconds, "medians": medians, "peak_mebibytes": memory, "flops": flops, "gigaflops": rates}
 
 
+def peak_memory(run: Run, options: argparse.Namespace, iterations: int) -> float | str | None:
+    """Return the peak of a search in MiB, on a CPU that of a process of its own; or why there is none."""
+    from balenas_plugin.errors import BalenasError
+
+    small = argparse.Namespace(**{**vars(options), "channels": 4, "cells": 1, "batch_size": 2, "image_size": 8})
+
+    def measured() -> float | str | None:
+        peak = PeakMemory()
+        try:
+            if options.device == "cpu":
+                run(small, 3)  # what is loaded at the first use is no search's own
+            with peak.watched(options.device):
+                run(options, iterations)
+        except BalenasError as error:
+            return str(error)
+        return peak.mebibytes
+
+    return in_a_process(measured) if options.device == "cpu" else measured()
+
+
 def every_preset(options: argparse.Namespace) -> dict[str, Any]:
     """Compare the presets with DARTS, each printed when it is measured: memory in a process, then rounds in turn."""
     from balenas_plugin.errors import BalenasError
     from balenas_plugin.presets import list_presets
 
-    def run(name: str, iterations: int, sizes: argparse.Namespace = options) -> list[float]:
-        return search(preset(name, warmup_epochs=0, selection=None)(), sizes, iterations, time.process_time)
+    def run(name: str) -> Run:
+        return partial(searched, preset(name, warmup_epochs=0, selection=None), clock=time.process_time)
 
-    def memory_of(name: str, found: Any) -> None:
-        small = argparse.Namespace(**{**vars(options), "channels": 4, "cells": 1, "batch_size": 2, "image_size": 8})
-        try:
-            if options.device == "cpu":
-                run(name, 3, small)  # what is loaded at the first use is no preset's own
-            peak = PeakMemory()
-            with peak.watched(options.device):
-                run(name, options.iterations)
-            found.put(peak.mebibytes)
-        except BalenasError as error:
-            found.put(str(error))
-
-    fork, memory, seconds = multiprocessing.get_context("fork"), dict[str, Any](), dict[str, list[float]]()
+    memory, seconds = dict[str, Any](), dict[str, list[float]]()
     names = ["DARTS", *(name for name in list_presets() if name != "DARTS" and name in (options.only or [name]))]
     goals = GOALS if options.space == "NasBench201" else {**GOALS, "MergeNAS": (0.6, None)}
     print(f"{'CPU ms/iteration':>37}{'ratio':>7}{'goal':>6}{'of rounds':>12}{'peak MiB':>10}{'ratio':>7}{'goal':>6}")
     for name in tqdm(names, unit="preset", disable=not sys.stderr.isatty()):
         with suppress(BalenasError):  # said by the process
             preset(name)()  # imported here, so that no process counts it
-        found: Any = fork.SimpleQueue()
-        process = fork.Process(target=memory_of, args=(name, found))
-        process.start()
-        peak = found.get()
-        process.join()
+        peak = peak_memory(run(name), options, options.iterations)
         if isinstance(peak, str):
             tqdm.write(f"{name:20}not measured: {peak}")
             continue
         memory[name], seconds[name] = peak, []
         rounds = []
         for _ in range(options.rounds):
-            beside = run("DARTS", options.iterations)
-            seconds[name] += run(name, options.iterations)
+            beside = run("DARTS")(options, options.iterations)
+            seconds[name] += run(name)(options, options.iterations)
             rounds.append(statistics.median(seconds[name][-len(beside) :]) / statistics.median(beside))
         median, wanted = statistics.median(seconds[name] or [math.nan]), goals.get(name, (None, None))
         ratios = statistics.median(rounds or [math.nan]), None if peak is None else peak / memory["DARTS"]
@@ -325,38 +342,6 @@ def every_preset(options: argparse.Namespace) -> dict[str, Any]:
         missed = any(goal and ratio and ratio > goal for ratio, goal in zip(ratios, wanted, strict=True))
         tqdm.write(f"{line}{'  missed' if missed else ''}")
     return {"seconds": seconds, "peak_mebibytes": memory}
-
-
-def scale(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Vary one size at a time around the given ones."""
-    base = {"cells": 1, "channels": 8, "batch_size": 32, "num_mc_samples": 1}
-    varied = {
-        "cells": (1, 2, 4),
-        "channels": (8, 16, 32),
-        "batch_size": (16, 32, 64, 128),
-        "num_mc_samples": (1, 2, 3, 4),
-    }
-    records = []
-    print("".join(f"{name:>15}" for name in base) + f"{'BaLeNAS ms':>12}{'split ms':>10}{'DARTS ms':>10}")
-    for size, values in varied.items():
-        for value in values:
-            given = {**base, size: value}
-            trial = argparse.Namespace(**{**vars(options), **{k: v for k, v in given.items() if k != "num_mc_samples"}})
-            draws = given["num_mc_samples"]
-            makes = {
-                "BaLeNAS": balenas(num_mc_samples=draws),
-                "split": balenas(num_mc_samples=draws, mc_batches="split"),
-                "DARTS": nni.nas.strategy.DARTS,
-            }
-            seconds: dict[str, list[float]] = {name: [] for name in makes}
-            for _ in range(options.rounds):
-                for name, make in makes.items():
-                    seconds[name] += search(make(), trial, options.iterations)
-            medians = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
-            records.append({**given, "milliseconds": medians})
-            print("".join(f"{number:15}" for number in given.values()), end="")
-            print(f"{medians['BaLeNAS']:12.1f}{medians['split']:10.1f}{medians['DARTS']:10.1f}")
-    return records
 
 
 def prepare(threads: int) -> None:
@@ -382,7 +367,6 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true", help="measure CPU time, on a busy machine")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout, to compare the rows with")
     parser.add_argument("--presets", action="store_true", help="compare every preset of the package with its DARTS")
-    parser.add_argument("--scaling", action="store_true", help="vary cells, channels, batch size and M instead")
     parser.add_argument("--json", help="write the numbers to this file too")
     options = parser.parse_args()
     options.iterations = options.iterations or (6 if options.presets else 12)
@@ -392,7 +376,7 @@ def main() -> None:
     print(f"{options.space}, C {options.channels}, N {options.cells}, batch {options.batch_size}, {size}", end=", ")
     print(f"{options.device}, {options.threads} thread(s), torch {torch.__version__}, load {machine()['load']:.1f}")
     how = every_preset if options.presets else against if options.against else compare
-    result = {"scaling": scale(options)} if options.scaling else how(options)
+    result = how(options)
     write_json(options.json, {"options": {k: str(v) for k, v in vars(options).items()}, "machine": machine(), **result})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -63,6 +64,17 @@ class PeakMemory:
         before = _kibibytes("VmRSS")
         yield
         self.mebibytes = (_kibibytes("VmHWM") - before) / 1024
+
+
+def in_a_process(work: Callable[[], Any]) -> Any:
+    """Return what `work` returns in a copy of this process, which then ends."""
+    fork = multiprocessing.get_context("fork")
+    found: Any = fork.SimpleQueue()
+    process = fork.Process(target=lambda: found.put(work()))
+    process.start()
+    result = found.get()
+    process.join()
+    return result
 
 
 def _kibibytes(field: str) -> int:

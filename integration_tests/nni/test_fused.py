@@ -95,10 +95,12 @@ def supernet(name: str, *, fused: bool, dtype: torch.dtype = torch.float64) -> M
     return model
 
 
-def one_pass(model: ModelSpace, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+def one_pass(
+    model: ModelSpace, dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Return logits, gradients of all parameters and buffers after two training passes."""
     generator = torch.Generator().manual_seed(2)
-    x = torch.randn(6, *IMAGE, generator=generator).to(dtype)
+    x = torch.randn(6, *IMAGE, generator=generator).to(dtype).contiguous(memory_format=memory_format)
     model.train()
     model(x)
     logits = model(x)
@@ -113,14 +115,20 @@ def assert_close(given: Tensor, expected: Tensor, tolerance: float, scale: float
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype", "tolerance"),
-    [*((name, torch.float64, 1e-10) for name in SPACES), ("NasBench201", torch.float32, 1e-5)],
+    ("name", "dtype", "tolerance", "layout"),
+    [
+        *((name, torch.float64, 1e-10, torch.contiguous_format) for name in SPACES),
+        *(
+            ("NasBench201", dtype, t, torch.channels_last)
+            for dtype, t in ((torch.float64, 1e-10), (torch.float32, 1e-5))
+        ),
+    ],
     ids=str,
 )
-def test_the_fused_supernet_computes_the_same(name: str, dtype: torch.dtype, tolerance: float) -> None:
-    """In training, then in evaluation mode, also with the other's checkpoint."""
+def test_the_fused_supernet_computes_the_same(name: str, dtype: torch.dtype, tolerance: float, layout: Any) -> None:
+    """In training, then in evaluation mode, also with the other's checkpoint; in either memory format."""
     plain, fused = (supernet(name, fused=value, dtype=dtype) for value in (False, True))
-    expected, given = one_pass(plain, dtype), one_pass(fused, dtype)
+    expected, given = one_pass(plain, dtype), one_pass(fused, dtype, layout)
     assert_close(given[0], expected[0], tolerance)
     largest = max(float(g.abs().max()) for g in expected[1].values())
     for parameter, gradient in expected[1].items():

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from balenas_plugin import BaLeNAS
 from balenas_plugin.adapters.nni.supernets import fusion_plan
-from balenas_plugin.fused import chains, fan, sums
+from balenas_plugin.fused import cell_kernels, chains, fan, sums
 
 from .oddities import INPUTS, ODD, PATCHES, PLAIN, SHARED, WAYS, C, derivatives
 
@@ -36,6 +36,9 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
     "unbatched": ("skip", "own", "rectified", "conv", "thin", "maximum", "average"),
 }
 """The other candidates, where not all of them would run in NNI's form."""
+
+ONE_FUNCTION = ("hub zero", "skip", "block", "average", "hub block")
+"""Candidates of a cell that is one compiled function, where images are in channels-last memory."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Case:
         """Return what makes each candidate."""
         rng = random.Random(self.seed)
         names = COMPANIONS.get(self.oddity) or rng.sample(tuple(PLAIN), 4)
+        names = ONE_FUNCTION if self.host == "one function" else names
         found = [(name, PLAIN[name]) for name in names]
         if self.oddity in ODD:
             found.insert(1, ("odd", ODD[self.oddity]))
@@ -62,7 +66,7 @@ class Case:
         if self.host == "layer":
             return LayerChoice({name: make() for name, make in self.factories().items()}, label="mix")
         operations = OrderedDict((name, lambda *_, make=make: make()) for name, make in self.factories().items())
-        if self.host == "nasbench201":
+        if self.host in ("nasbench201", "one function"):
             return NasBench201Cell(operations, C, C, num_tensors=3, label="mix")
         return Cell(operations, num_nodes=2, num_ops_per_node=1, num_predecessors=1, label="mix")
 
@@ -70,11 +74,14 @@ class Case:
 def cases(oddity: str) -> list[Case]:
     """Return what is drawn for an oddity: a LayerChoice where it comes in later, and a cell where it is from the start.
 
+    Where the oddity is around a pass or in what a module keeps, NAS-Bench-201's cell as one function too.
+
     What is no patch is there from the start; "later" is then behind a pass on an ordinary input.
     """
     rng = random.Random(oddity)
     cell = rng.choice(["nasbench201", "cell"])
-    return [Case(oddity, "layer", True, rng.randrange(10**6)), Case(oddity, cell, False, rng.randrange(10**6))]
+    found = [Case(oddity, "layer", True, rng.randrange(10**6)), Case(oddity, cell, False, rng.randrange(10**6))]
+    return found if oddity in (*ODD, *SHARED, *INPUTS) else [*found, Case(oddity, "one function", True, 0)]
 
 
 class Space(ModelSpace):
@@ -92,7 +99,7 @@ def outcome(case: Case, *, fused: bool) -> list[Any] | str:
     """Return what passes give, or the error that one ends in."""
     rng = random.Random(case.seed)
     model = BaLeNAS(fused=fused).mutate_model(Space(case)).double()
-    trains = rng.random() < 0.6 or case.oddity in SHARED
+    trains = rng.random() < 0.6 or case.oddity in SHARED or case.host == "one function"
     model.train(trains and case.oddity not in ("vmap", "jacrev", "jvp", "forward mode"))
     torch.manual_seed(case.seed)
     random.seed(case.seed)
@@ -101,6 +108,8 @@ def outcome(case: Case, *, fused: bool) -> list[Any] | str:
             if not isinstance(p, nn.UninitializedParameter):
                 p.normal_(0.3, 0.5)
     x = torch.randn(2, C, 4, 4, dtype=torch.float64)
+    if case.host == "one function":
+        x = x.contiguous(memory_format=torch.channels_last)
     results: list[Any] = []
     with contextlib.ExitStack() as stack:
         try:
@@ -137,6 +146,14 @@ ODDITIES = ["nothing odd", *ODD, *SHARED, *PATCHES, *INPUTS, *WAYS]
 def test_it_computes_what_nni_computes(oddity: str) -> None:
     for case in cases(oddity):
         assert differs(case) is None, case
+
+
+@pytest.mark.skipif(cell_kernels.kernels(torch.float64) is None, reason="no C compiler here")
+def test_a_cell_is_one_function() -> None:
+    model = BaLeNAS().mutate_model(Space(Case("nothing odd", "one function", True, 0))).double()
+    x = torch.randn(2, C, 4, 4, dtype=torch.float64)
+    assert type(model(x.contiguous(memory_format=torch.channels_last)).grad_fn).__name__ == "_CellBackward"
+    assert type(model(x).grad_fn).__name__ != "_CellBackward"
 
 
 FORGOTTEN: dict[str, tuple[tuple[str, ...], list[tuple[Any, str, Any]]]] = {

@@ -17,7 +17,7 @@ from balenas_plugin.errors import FileFormatError
 from balenas_plugin.search_spaces.nasbench201 import format_string
 
 ARCHITECTURE = format_string((3,) * 6)
-DEEP = b")" + b"\x85" * 3_000_000
+DEEP = b")" + b"\x85" * 300_000
 """A tuple in a tuple in a tuple ...: its hash overflows the stack."""
 
 ENDLESS = b")q\x00" + b"".join(b"h%c\x86q%c" % (depth, depth + 1) for depth in range(60))

@@ -184,6 +184,14 @@ def test_tuning_shows_the_validation_accuracy_of_each_trial_alone() -> None:
         experiment_of("tuning", None, load_scale("paper"))
 
 
+def test_a_trial_of_settings_that_a_method_has_already_is_its_own_search() -> None:
+    scale = load_scale("small")
+    own = dict(scale.searches["darts"]["strategy"])
+    tried = replace(scale, trials={"darts": [{"strategy": own}, {"strategy": {**own, "arc_learning_rate": 1.0}}]})
+    assert [search for search, _ in tried.tried("darts")] == ["darts", "darts-trial-2"]
+    assert [row.search for row in experiment_of("tuning", None, tried).rows] == ["darts", "darts-trial-2"]
+
+
 def test_pairs_name_rows() -> None:
     for experiment in EXPERIMENTS.values():
         titles = [row.title for row in experiment.rows]

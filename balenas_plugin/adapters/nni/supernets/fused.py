@@ -65,6 +65,8 @@ class FusedNasBench201Cell(Planned, EdgeWeighedNasBench201Cell):
         plan = self.plan_for([mixed_op.enter(inputs)])
         if plan is None:
             return super().forward(inputs)
+        if mixed_op is IN_FULL and (last := self._at_once(plan, inputs)) is not None:
+            return last
         received: list[list[Contribution]] = [[] for _ in range(self.num_tensors)]
         nodes, weights = [inputs], [edge_weights(self, target) for target in range(1, self.num_tensors)]
         for source, fan in enumerate(plan.fans):
@@ -75,6 +77,16 @@ class FusedNasBench201Cell(Planned, EdgeWeighedNasBench201Cell):
             mixed = combine(received[source + 1], partial(plan.zeros, source + 1, inputs.device))
             nodes.append(mixed_op.leave(mixed, list(zip(nodes, weights[source], strict=True))))
         return nodes[-1]
+
+    def _at_once(self, plan: Plan, inputs: Tensor) -> Tensor | None:
+        """Return the last node if the whole cell is one function of the inputs in this pass, None if not."""
+        if torch.compiler.is_compiling() or plan.cell is None:
+            return None
+        sources = range(self.num_tensors - 1)
+        edges = [(edge._softmax, edge._arch_alpha) for source in sources for edge in self._edges_from(source)]
+        if drawn_candidates(edges, DrawnLayer.others) is not None or kept_candidates(edges) is not None:
+            return None
+        return plan.cell(inputs, [softmax(alpha) for softmax, alpha in edges])
 
     def _made_plan(self) -> Plan:
         why = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 from balenas_plugin.bayes.second_derivatives.batch_norm import FastSecondDerivative
 from balenas_plugin.fused import (
     Branch,
+    Cell,
     Fan,
     Snapshot,
     Unwrap,
     Zero,
+    cell_of,
     departing,
     depthwise,
     hooks_of,
@@ -88,6 +91,11 @@ class Plan:
         self._snapshot = Snapshot(whole, called, [type(owner), nnis])
         self._names = dict(self._children)
         self._reduction = vars(owner).get("_reduction")
+
+    @cached_property
+    def cell(self) -> Cell | None:
+        """The fans as one function, None where they are of other kinds."""
+        return cell_of(self.fans)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
