@@ -11,22 +11,33 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 
 from balenas_plugin.data.text import Excerpt
 from balenas_plugin.errors import OptionError, SpaceError
 
 
-class Perplexity(MeanMetric):
+class Perplexity(Metric):
     """The exponential of the mean loss of a word, in nats; not finite where the loss of one is not."""
 
+    total: Tensor
+    words: Tensor
+
     def __init__(self) -> None:
-        super().__init__(nan_strategy="disable")
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("words", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, count: int) -> None:
+        """Count so many words, whose mean loss is this."""
+        self.total += loss * count
+        self.words += count
 
     def compute(self) -> Tensor:
         """Return the perplexity of all words since the last reset."""
-        return super().compute().exp()
+        return (self.total / self.words).exp()
 
 
 class HiddenStates:
