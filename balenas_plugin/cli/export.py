@@ -188,6 +188,8 @@ def _print_ranking(ranked: Sequence[Any], proxies: Sequence[str]) -> None:
         costs = f"{found.params:9,.0f}  {found.flops / 1e6:7.4g}"
         costs += "" if found.latency is None else f"  {found.latency:7.3g}"
         print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {values}{costs}  {name}")
+    if ranked[0].latency_by is not None:
+        print(f"ms: one image by {ranked[0].latency_by}, on one thread of this machine's CPU")
 
 
 def _print_front(front: Any) -> None:

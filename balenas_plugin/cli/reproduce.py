@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from balenas_plugin.run_folder import RunFolder
     from balenas_plugin.selection.supernet_accuracy import Supernet
 
-_TABLES = ("table1", "table2", "table4", "table5", "selection", "family", "tuning")
+_TABLES = ("table1", "table2", "table3", "table4", "table5", "selection", "family", "tuning")
 
 _EXAMPLES = """\
 examples:
@@ -25,6 +25,8 @@ examples:
   balenas reproduce fig2 --resume                           skip connections over the epochs, from the same searches
   balenas reproduce selection --resume                      how to choose from the same posteriors
   balenas reproduce family --resume                         every method, with what its search took
+  balenas reproduce table3 --seeds 0-3                      in the DARTS space: what is found is picked and retrained
+  balenas reproduce table3 --plan                           how many searches and trainings that are, and how long
   balenas reproduce tuning --seeds 0-1 --resume             the scale's trials, by validation accuracy alone
   balenas reproduce table1 --scale paper --table ~/data     the paper's sizes, for one GPU
 
@@ -33,6 +35,7 @@ fig1   validation and test error of the argmax before each epoch, in space 3 of 
 fig1-nb201   test error of the argmax over the epochs, on NAS-Bench-201: DARTS, GumbelDARTS, BaLeNAS
 fig2   share of skip connections over the epochs: DARTS, longer DARTS, BaLeNAS with M = 1 and 3
 fig3   largest eigenvalue of d2 L_val / d alpha2 over the epochs: DARTS, BaLeNAS
+table3 trains what is found on the data sets of the scale's section retraining; one that is not there is left out.
 A figure is written as Markdown, CSV, JSON, SVG and PNG.
 
 NAS-Bench-201's accuracies ship with the package (--table, or a table in the folder that BALENAS_DATA names, comes
@@ -63,13 +66,21 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
         metavar="NAME",
         help="only these, e.g. darts balenas (all); BaLeNAS-TF comes with balenas: it selects from that search",
     )
-    reproduce.add_argument("--output", type=Path, metavar="DIR", help="where to search and write (reproduce/<scale>)")
+    reproduce.add_argument(
+        "--output", type=Path, metavar="DIR", help="where to search, train and write (reproduce/<scale>)"
+    )
     reproduce.add_argument("--name", help="of the files written, without ending (that of the table or figure)")
     reproduce.add_argument(
-        "--jobs", type=int, metavar="J", help="searches at a time (as many as fit the cores; at paper scale 1)"
+        "--jobs",
+        type=int,
+        metavar="J",
+        help="searches or trainings at a time (as many as fit the cores; at paper scale 1)",
     )
     reproduce.add_argument("--table", type=Path, help="ground truth (default: in BALENAS_DATA, else what ships)")
     reproduce.add_argument("--resume", action="store_true", help="go on with the searches that are in --output")
+    reproduce.add_argument(
+        "--plan", action="store_true", help="only say how many searches and trainings there are, and about how long"
+    )
     reproduce.set_defaults(run_command=_reproduce)
 
 
@@ -79,8 +90,9 @@ def _reproduce(options: argparse.Namespace) -> int:
     require_table(options.table)
     from balenas_plugin.errors import OptionError
     from balenas_plugin.options import Workers, checked
-    from balenas_plugin.reproduce.run import experiment_of, reproduce, seeds_of
+    from balenas_plugin.reproduce.run import experiment_of, reproduce, seeds_of, workloads
     from balenas_plugin.reproduce.scales import load_scale
+    from balenas_plugin.reproduce.units import in_words
     from balenas_plugin.signals import stopped_by_signals
 
     if options.jobs is not None:
@@ -88,9 +100,13 @@ def _reproduce(options: argparse.Namespace) -> int:
     scale, seeds = load_scale(options.scale), seeds_of(options.seeds)
     experiment = experiment_of(options.experiment, options.methods, scale)
     output = options.output or Path("reproduce") / scale.name
-    if (output / "searches").exists() and not options.resume:
+    jobs = scale.jobs if options.jobs is None else options.jobs
+    if options.plan:
+        print(in_words(workloads(experiment, scale, seeds, output, supernet_of=_supernet_of), jobs=jobs))
+        return 0
+    if any((output / name).exists() for name in ("searches", "trainings")) and not options.resume:
         raise OptionError(
-            f"{output} holds searches already: add --resume to go on with them, or choose another --output"
+            f"{output} holds searches or trainings already: add --resume to go on with them, or choose another --output"
         )
     try:
         with stopped_by_signals():  # or the searches that it started would go on alone
@@ -100,7 +116,7 @@ def _reproduce(options: argparse.Namespace) -> int:
                 seeds,
                 output,
                 table=options.table,
-                jobs=scale.jobs if options.jobs is None else options.jobs,
+                jobs=jobs,
                 supernet_of=_supernet_of,
                 name=options.name,
             )

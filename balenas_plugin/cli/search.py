@@ -211,16 +211,17 @@ def print_architectures(folder: Any, compared: str = "") -> None:
     for record in records:
         name = next(iter(record["notation"].values()), None) or json.dumps(record["choices"])
         probability = f"{record['probability']:11.3g}" if "probability" in record else " " * 11
-        mark = "  <- argmax of the mean" if record.get("chosen_by") == "argmax of the mean" else ""
+        mark = "  <- argmax" if record.get("chosen_by") == "argmax of the mean" else ""
         result = trained.get(record["rank"], {})
         forms = {"accuracy": "{:8.2%}", "perplexity": "{:8.2f}"}
         shown = next((form.format(value) for key, form in forms.items() if (value := result.get(key)) is not None), "")
         print(f"{record['rank']:>4}  {probability}{f'  {shown:>8}' if trained else ''}  {name}{mark}")
     for result in list(trained.values())[:1]:
+        recipe = f"recipe: {result['recipe']}; " if result.get("recipe") else ""
+        weights = folder.path / "candidates" if result.get("checkpoint") else "on the machines that trained them"
         print(
             f"\ntrained: validation {'perplexity' if 'perplexity' in result else 'accuracy'} of the architecture alone "
-            f"(not the supernet's), trained from scratch; epochs: {result['epochs']}; weights: "
-            f"{folder.path / 'candidates'}"
+            f"(not the supernet's), trained from scratch; {recipe}epochs: {result['epochs']}; weights: {weights}"
         )
     for text in filter(None, (compared, _conclusion(folder, records))):
         print(f"\n{textwrap.fill(text, 110, break_on_hyphens=False)}")
@@ -247,9 +248,11 @@ def _conclusion(folder: Any, records: list[dict[str, Any]]) -> str:
     likeliest = max(records, key=lambda record: record["probability"])
     if argmax and likeliest["probability"] > best["probability"]:
         text += (
-            f". It has the largest mean in every choice (the argmax); the likeliest network is that of rank "
+            f". In every choice it has what ranks first (the argmax); the likeliest network is that of rank "
             f"{likeliest['rank']}, with {likeliest['probability']:.3g}"
         )
+    if found is not None and guess is not None and math.isclose(found, guess, abs_tol=1e-9):
+        return f"{text}. {manifest.get('strategy')} has not learned which candidates are better. Next:"
     undecided = sum(probability < _EVEN for probability in choices.values())
     if not undecided:
         return f"{text}. It is decided: in each of {len(choices)} choices, what won is likelier than all others. Next:"
@@ -261,6 +264,9 @@ def _conclusion(folder: Any, records: list[dict[str, Any]]) -> str:
 
 
 def _next_commands(folder: Any) -> list[str]:
+    from balenas_plugin.data import DataConfig
+
     run = shlex.quote(str(folder.path))
+    train = [f"balenas train {run}"] if isinstance(folder.read_config().data, DataConfig) else []
     export = [f"balenas export {run} --format python"] if folder.posterior.exists() else []
-    return [f"balenas report {run}", *export]
+    return [f"balenas report {run}", *train, *export]

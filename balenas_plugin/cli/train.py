@@ -146,6 +146,8 @@ def _exists(path: Path) -> bool:
 
 def print_result(result: TrainResult) -> None:
     """Print what is known of trained networks."""
+    from balenas_plugin.training.fitting import METRICS, has_tensorboard
+
     low, high = result.interval
     several, example = len(result.networks) > 1, "example" if result.test_perplexity is None else "word"
     tested = sum(map(sum, result.confusion))
@@ -176,7 +178,12 @@ def print_result(result: TrainResult) -> None:
     if result.deployed is not None:
         print(f"\n{result.deployed.table()}")
         print(f"  to classify: python {Path(result.folder, 'classify.py')} IMAGE ...")
-    print(f"\nEverything about it: {result.folder}")
+    curves = Path(result.first.folder, METRICS)
+    if has_tensorboard():
+        print(f"\nCurves: {curves}, or tensorboard --logdir {result.folder}")
+    else:
+        print(f"\nCurves: {curves}; TensorBoard shows them too where it is installed: pip install tensorboard")
+    print(f"Everything about it: {result.folder}")
 
 
 def _recipes(options: argparse.Namespace) -> int:

@@ -150,8 +150,8 @@ def _standing_still(records: Sequence[Record], window: int) -> SearchWarning | N
     largest = moves[-1]
     return SearchWarning(
         kind="standstill",
-        message=f"The logits hardly move: at most {largest:.2g} in the last {window} epochs. The architecture is still "
-        "the one that chance began with.",
+        message=f"What is learned hardly moves: at most {largest:.2g} in the last {window} epochs. The architecture is "
+        "still the one that chance began with.",
         cure="Raise arc_learning_rate (it bounds the move of a step; a short search needs more than the paper's 3e-4), "
         "or search for more epochs.",
     )

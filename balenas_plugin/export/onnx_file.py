@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,26 @@ def onnx_contents(model: nn.Module, *, example: Tensor, task: NetworkTask | None
     except Exception as error:  # torch.export, the converter and the user's code raise what they like
         raise SpaceError(f"{type(model).__name__} cannot be written as ONNX: {_reason(error)}. {_CURE}") from error
     return contents
+
+
+def onnx_to_time(model: nn.Module, *, example: Tensor) -> bytes:
+    """Return an ONNX file of `model` for inputs of the shape of `example` alone, unchecked.
+
+    It is made by tracing, which takes a tenth of the time of `onnx_contents`: enough to measure a latency by.
+
+    Raises:
+        SpaceError: the network cannot be traced.
+    """
+    buffer = BytesIO()
+    try:
+        with quiet(), torch.no_grad(), random_numbers_restored():
+            network = copy.deepcopy(model).cpu().eval()
+            torch.onnx.export(
+                network, (example.cpu(),), buffer, input_names=[INPUT], output_names=[OUTPUT], dynamo=False
+            )
+    except Exception as error:  # the tracer and the user's code raise what they like
+        raise SpaceError(f"{type(model).__name__} cannot be written as ONNX: {_reason(error)}") from error
+    return buffer.getvalue()
 
 
 _CURE = (

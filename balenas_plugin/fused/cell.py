@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from balenas_plugin.fused.cell_kernels import LANE, kernels
 from balenas_plugin.fused.fan import Fan
+from balenas_plugin.fused.passing_by import Passing
 from balenas_plugin.fused.sums import is_batched, is_mean_3x3
 
 _Place = tuple[int, int, int]
@@ -66,7 +67,9 @@ class Cell:
         """How many there are, in the order of their sources."""
         self.norms: list[nn.BatchNorm2d] = []
 
-    def __call__(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor | None:
+    def __call__(
+        self, x: Tensor, weights: Sequence[Tensor], parts: tuple[int, bool] = (1, False), scales: Sequence[Tensor] = ()
+    ) -> Tensor | None:
         """Return the last node; batch-norms keep the statistics of the batch as if each had been called.
 
         None where that is not known to be right, or not faster: it is on few threads of a CPU, in channels-last memory.
@@ -74,14 +77,17 @@ class Cell:
         Args:
             x: the input, known to be a plain tensor.
             weights: of each edge.
+            parts: into how many parts the channels of nodes are divided, of which the branches see the first, and
+                whether they are shuffled.
+            scales: of what passes the edges to each node by, numbers; none: all are 1.
         """
         alone = torch.get_num_threads() <= _MOST_THREADS or x.numel() <= _SPLIT_BY_TORCH
         fits = (
             alone
             and x.device.type == "cpu"
             and x.dim() == 4
-            and x.is_contiguous(memory_format=torch.channels_last)
-            and x.shape[1] == self.norms[0].num_features
+            and (parts[0] > 1 or x.is_contiguous(memory_format=torch.channels_last))
+            and x.shape[1] == parts[0] * self.norms[0].num_features
             and x.numel() > x.shape[1]
             and all(norm.training for norm in self.norms)
             and not torch.is_autocast_enabled("cpu")
@@ -93,15 +99,14 @@ class Cell:
         convolutions = [c._parameters["weight"] for s in self.sources for g in s.groups for c in g.convolutions]
         norms = [norm._parameters for norm in self.norms]
         affine = [*(n["weight"] for n in norms), *(n["bias"] for n in norms)]
-        if not all(t.dtype == x.dtype and t.is_contiguous() for t in cast(Any, (*weights, *affine))):
+        if not all(t.dtype == x.dtype and t.is_contiguous() for t in cast(Any, (*weights, *affine, *scales))):
             return None
-        return cast(Tensor, _Cell.apply(self, x, *weights, *convolutions, *affine))
+        return cast(Tensor, _Cell.apply(self, parts, x, *weights, *convolutions, *affine, *scales))
 
-    def parts(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any], Sequence[Any]]:
-        """Return of what belongs to each tensor that of weights of edges, of convolutions, gammas and betas."""
+    def parts(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
+        """Return of what belongs to each tensor that of weights of edges, of convolutions, gammas, betas and scales."""
         ends = list(accumulate([self.edges, *[len(self.norms)] * 3]))
-        mixing, convolutions, gammas, betas = (tensors[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True))
-        return mixing, convolutions, gammas, betas
+        return tuple(tensors[a:b] for a, b in zip([0, *ends], [*ends, len(tensors)], strict=True))
 
     def keep_statistics(self, mean: Tensor, variance: Tensor) -> None:
         """Let batch-norms take over the moments of a batch, shape (batch-norms, C)."""
@@ -111,12 +116,13 @@ class Cell:
         torch._foreach_lerp_(cast(Any, running), [*mean.unbind(), *variance.unbind()], momentum)
         torch._foreach_add_(cast(Any, [b["num_batches_tracked"] for b in buffers]), 1)
 
-    def plainly(self, x: Tensor, *tensors: Tensor) -> Tensor:
+    def plainly(self, parts: tuple[int, bool], x: Tensor, *tensors: Tensor) -> Tensor:
         """Return the last node, computed by torch branch by branch, without statistics."""
-        weights, convolutions, gammas, betas = self.parts(tensors)
+        weights, convolutions, gammas, betas, scales = self.parts(tensors)
+        passing = Passing(parts, scales)
         nodes: list[Any] = [x, *[0] * len(self.sources)]
         for number, source in enumerate(self.sources):
-            node = nodes[number]
+            node = passing.enter(passing.differentiable(nodes[number]) if number else x)
             for group in source.groups:
                 for k, (target, edge, at) in enumerate(group.places, group.first):
                     padding, dilation = group.options
@@ -128,7 +134,7 @@ class Cell:
             for target, edge, at in source.pooled:
                 mean = F.avg_pool2d(node, 3, 1, 1, ceil_mode=False, count_include_pad=False)
                 nodes[target] = nodes[target] + weights[edge][at] * mean
-        return cast(Tensor, nodes[-1])
+        return passing.differentiable(nodes[-1])
 
 
 _MOST_THREADS = 2
@@ -190,14 +196,18 @@ def _is_plain(layer: nn.Conv2d, norm: nn.BatchNorm2d, first: nn.BatchNorm2d) -> 
 
 class _Cell(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, cell: Cell, x: Tensor, *tensors: Tensor) -> Tensor:
-        run, none = cast(Any, kernels(x.dtype)), [None] * len(cell.sources)
-        of_mixing, of_convolutions, _, _ = map(any, cell.parts(ctx.needs_input_grad[2:]))
-        _, convolutions, _, _ = cell.parts(tensors)
+    def forward(ctx: Any, cell: Cell, parts: tuple[int, bool], whole: Tensor, *tensors: Tensor) -> Tensor:
+        run = cast(Any, kernels(whole.dtype))
+        none: list[Any] = [None] * len(cell.sources)
+        of_mixing, of_convolutions, _, _, of_scales = map(any, cell.parts(ctx.needs_input_grad[3:]))
+        _, convolutions, _, _, scales = cell.parts(tensors)
+        passing = Passing(parts, scales)
+        x = passing.enter(whole)
         moments = x.new_empty(3, len(cell.norms), x.shape[1])
         lanes = _lanes(cell, tensors, moments)
         nodes, rectified, pooled, results = [x], [F.relu(x)], list[Tensor | None](), list[list[Tensor]]()
         received: list[list[list[int]]] = [[] for _ in range(len(cell.sources) + 1)]
+        mixed: list[Tensor] = []
         for number, source in enumerate(cell.sources):
             results.append([])
             for group in source.groups:
@@ -213,32 +223,51 @@ class _Cell(torch.autograd.Function):
                 received[place[0]].append(lane)
             nodes.append(torch.empty_like(x))
             inner = number + 1 < len(cell.sources)
-            rectified += [torch.empty_like(x)] if inner else []
-            run.mix(nodes[-1], rectified[-1] if inner else None, received[number + 1])
+            here = inner and not passing  # else the ReLU is of what has passed by too
+            rectified += [torch.empty_like(x)] if here else []
+            run.mix(nodes[-1], rectified[-1] if here else None, received[number + 1])
+            if passing:
+                mixed.append(nodes[-1])
+                joined = passing.node(nodes[-1])
+                nodes[-1] = passing.enter(joined) if inner else joined
+                rectified += [F.relu(nodes[-1])] if inner else []
         cell.keep_statistics(moments[0], moments[2])
-        ctx.cell = cell
-        kept = nodes[:-1] if of_mixing or not of_convolutions else none
-        kept = [*kept, *(rectified if of_convolutions else none), *(pooled if of_mixing else none)]
-        ctx.save_for_backward(x, *tensors, moments, *kept, *(z for of_source in results for z in of_source))
+        ctx.cell, ctx.parts, ctx.again = cell, parts, bool(passing) and (of_mixing or of_scales)
+        kept = none if ctx.again or (of_convolutions and not of_mixing) else nodes[:-1]
+        kept = [*kept, *([None, *rectified[1:]] if passing else rectified)] if of_convolutions else [*kept, *none]
+        kept += [*mixed[:-1], None] if ctx.again else pooled if of_mixing else none
+        ctx.save_for_backward(whole, *tensors, moments, *kept, *(z for of_source in results for z in of_source))
         return nodes[-1]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        cell, wanted, (gradient,) = ctx.cell, ctx.needs_input_grad[1:], gradients
-        (x, *tensors), (moments, *kept) = ctx.saved_tensors[: len(wanted)], ctx.saved_tensors[len(wanted) :]
+        cell, wanted, (gradient,) = ctx.cell, ctx.needs_input_grad[2:], gradients
+        (whole, *tensors), (moments, *kept) = ctx.saved_tensors[: len(wanted)], ctx.saved_tensors[len(wanted) :]
         if torch.is_grad_enabled() or is_batched(gradient):
-            return None, *_differentiably(cell, [x, *tensors], wanted, gradient)
-        lanes, run, n = _lanes(cell, tensors, moments), cast(Any, kernels(x.dtype)), len(cell.sources)
-        nodes, rectified, pooled, results = kept[:n], kept[n : 2 * n], kept[2 * n : 3 * n], kept[3 * n :]
-        weights, convolutions, _, _ = cell.parts(tensors)
-        mixing_wanted, convolutions_wanted, *norms_wanted = map(any, cell.parts(wanted[1:]))
+            return None, None, *_differentiably(cell, ctx.parts, [whole, *tensors], wanted, gradient)
+        lanes, run, n = _lanes(cell, tensors, moments), cast(Any, kernels(whole.dtype)), len(cell.sources)
+        nodes, rectified, pooled, results = *(kept[k * n : (k + 1) * n] for k in range(3)), kept[3 * n :]
+        weights, convolutions, _, _, scales = cell.parts(tensors)
+        passing = Passing(ctx.parts, scales)
+        if ctx.again:  # nodes are larger than what was mixed into them
+            nodes = [passing.enter(each) for each in passing.nodes(whole, pooled[:-1])]
+            pooled = [torch.empty_like(nodes[0]) if source.pooled else None for source in cell.sources]
+            for mean, node in zip(pooled, nodes, strict=True):
+                if mean is not None:
+                    run.pool(mean, node)
+        mixing_wanted, convolutions_wanted, *norms_wanted, _ = map(any, cell.parts(wanted[1:]))
+        if passing and convolutions_wanted:
+            seen = Passing(ctx.parts, ()).enter(whole) if nodes[0] is None else nodes[0]
+            rectified = [F.relu(seen), *rectified[1:]]
+        x = rectified[0] if nodes[0] is None else nodes[0]  # of its shape and memory format
         of_weights = [torch.zeros_like(w) if mixing_wanted else None for w in weights]
         at_weights = [0 if w is None else w.data_ptr() for w in of_weights]
         of_convolutions: list[Tensor | None] = [None] * len(convolutions)
         of_norms = x.new_empty(2, len(cell.norms), x.shape[1])
         size, line = x.element_size(), x.element_size() * x.shape[1]
         at_gammas, at_betas = of_norms[0].data_ptr(), of_norms[1].data_ptr()
-        of_nodes: list[Any] = [None] * n + [gradient.contiguous(memory_format=torch.channels_last)]
+        last = passing.gradient(n, gradient) if passing else gradient.contiguous(memory_format=torch.channels_last)
+        of_nodes: list[Any] = [None] * n + [last]
         for number, source in reversed(list(enumerate(cell.sources))):
             goes_on = number > 0 or wanted[0]
             mask = rectified[number] if nodes[number] is None else nodes[number]
@@ -284,8 +313,10 @@ class _Cell(torch.autograd.Function):
                     total = torch.empty_like(x)
                     run.input(total, averages, [], mask)
                     run.pool(of_nodes[number], total, adjoint=True)
-        found = [of_nodes[0], *of_weights, *of_convolutions, *of_norms[0], *of_norms[1]]
-        return None, *(g if needed else None for g, needed in zip(found, wanted, strict=True))
+                if passing:
+                    of_nodes[number] = passing.gradient(number, of_nodes[number])
+        found = [of_nodes[0], *of_weights, *of_convolutions, *of_norms[0], *of_norms[1], *passing.of_scales]
+        return None, None, *(g if needed else None for g, needed in zip(found, wanted, strict=True))
 
 
 _G, _OF_WEIGHT, _OF_GAMMA = map(LANE.index, ("g", "of_weight", "of_gamma"))
@@ -322,13 +353,13 @@ def _lanes(
 
 
 def _differentiably(
-    cell: Cell, inputs: Sequence[Tensor], wanted: Sequence[bool], gradient: Tensor
+    cell: Cell, parts: tuple[int, bool], inputs: Sequence[Tensor], wanted: Sequence[bool], gradient: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients in the inputs, themselves with a graph if one is being built."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         own = [t.view_as(t) if needed else t for t, needed in zip(inputs, wanted, strict=True)]  # none leads to another
         differentiated = [t for t, needed in zip(own, wanted, strict=True) if needed]
-        y = cell.plainly(*own)
+        y = cell.plainly(parts, *own)
         found = iter(torch.autograd.grad(y, differentiated, gradient, create_graph=again, allow_unused=True))
     return tuple(next(found) if needed else None for needed in wanted)

@@ -9,13 +9,13 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 Source = tuple[Tensor, Tensor | None]
-"""The input of an edge, and the weight of the edge, a number; None is 1."""
+"""What an edge's input leaves for `leave`, and the weight of the edge, a number; None is 1."""
 
 
 class MixedOp(ABC):
     """Says how edges compute.
 
-    The candidates of an edge are built anew once (`build`), before a search. In a pass the edge's input enters
+    The candidates of an edge are built anew once (`build`), before a search. In a pass an edge's input enters
     (`enter`), the candidates are mixed (`mix`), and what the edges to a node have made leaves them together (`leave`).
 
     A member defines `build`.
@@ -29,6 +29,10 @@ class MixedOp(ABC):
 
     adds_up: ClassVar[bool] = True
     """Whether `mix` is the sum of the candidates times their weights, so that it can be computed in any other way."""
+
+    parts: tuple[int, bool] | None = None
+    """Into how many parts the channels of a node are divided, of which the candidates see the first and the others are
+    added up, and whether they are shuffled then, for a cell that is computed at once; None: it cannot be."""
 
     edge_normalization: bool = False
     """Whether the edges to a node have learned weights of their own (PC-DARTS)."""
@@ -45,9 +49,9 @@ class MixedOp(ABC):
             SpaceError: an operation cannot be built so.
         """
 
-    def enter(self, x: Tensor) -> Tensor:
-        """Return what the candidates see of the input of their edge: all of it by default."""
-        return x
+    def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the candidates see of the input of their edges, and what `leave` does: all of it by default."""
+        return x, x
 
     def mix(self, x: Tensor, candidates: Sequence[nn.Module], weights: Tensor) -> Tensor:
         """Return the sum of the candidates, each times its mixing weight.
@@ -71,7 +75,8 @@ class MixedOp(ABC):
 
     def edge(self, x: Tensor, candidates: Sequence[nn.Module], weights: Tensor) -> Tensor:
         """Return what one edge makes of its input."""
-        return self.leave(self.mix(self.enter(x), candidates, weights), [(x, None)])
+        seen, left = self.enter(x)
+        return self.leave(self.mix(seen, candidates, weights), [(left, None)])
 
 
 class InFull(MixedOp):
@@ -79,6 +84,7 @@ class InFull(MixedOp):
 
     name = "full"
     source = "Liu et al. 2019"
+    parts = 1, False
 
     def build(self, candidates: Mapping[str, nn.Module], *, called: str) -> None:
         """Leave the edge as it is."""
@@ -102,5 +108,6 @@ class Alone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the candidate makes of the input of its edge."""
-        made = self.mixed_op.leave(self.operation(self.mixed_op.enter(x)), [(x, None)])
+        seen, left = self.mixed_op.enter(x)
+        made = self.mixed_op.leave(self.operation(seen), [(left, None)])
         return made if self.weight == 1 else self.weight * made

@@ -35,20 +35,18 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     return grouped.transpose(1, 2).flatten(1, 2)
 
 
-def passed_by(x: Tensor, like: Tensor, k: int) -> Tensor:
-    """Return the channels of x that take no part, all but the first C/k, in the resolution of what the others became.
+def passed_by(rest: Tensor, like: Tensor) -> Tensor:
+    """Return the channels that take no part in the resolution of what the others became.
 
     Args:
-        x: an operation's whole input, (N, C, ...).
-        like: what the first C/k channels became, (N, C/k, ...); where it is half as large, the others are max-pooled.
-        k: into how many parts the channels are divided.
+        rest: these channels of an operation's input, (N, C - C/k, ...).
+        like: what the others became, (N, C/k, ...); where it is half as large, the rest is max-pooled.
 
     Source: Xu et al. 2020 (PC-DARTS).
     """
-    rest = x[:, x.shape[1] // k :]
     if rest.shape[2:] == like.shape[2:]:
         return rest
-    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[x.dim() - 3]
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rest.dim() - 3]
     pooled: Tensor = pool(rest, 2, 2, ceil_mode=True)
     return pooled
 

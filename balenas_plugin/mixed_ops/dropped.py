@@ -35,7 +35,7 @@ class Dropped(nn.Module):
         (x, *_) = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         plain = len(args) == 1 and not kwargs
         if not plain or (x.shape, self.training) not in self._known:
-            meta, named = tree_map_only(Tensor, lambda value: value.to("meta"), (args, kwargs))
+            meta, named = tree_map_only(Tensor, lambda value: value.detach().to("meta"), (args, kwargs))
             try:
                 with torch.no_grad():
                     self._known[x.shape, self.training] = self.before.train(self.training)(*meta, **named)

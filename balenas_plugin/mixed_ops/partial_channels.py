@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.mixed_ops._mixed_op import MixedOp, Source
-from balenas_plugin.mixed_ops.channels import channel_shuffle, keeps_width, narrowed, passed_by, width_of
+from balenas_plugin.mixed_ops.channels import keeps_width, narrowed, passed_by, width_of
+from balenas_plugin.mixed_ops.passing import joined
 from balenas_plugin.options import PositiveInt, checked
 
 
@@ -36,6 +36,11 @@ class PartialChannels(MixedOp):
         self.k = int(checked("k", k, PositiveInt))
         self.edge_normalization, self.shuffle = edge_normalization, shuffle
 
+    @property
+    def parts(self) -> tuple[int, bool]:  # type: ignore[override]  # k changes where a schedule widens
+        """Into how many parts channels are divided, and whether they are shuffled."""
+        return self.k, self.shuffle
+
     def build(self, candidates: Mapping[str, nn.Module], *, called: str) -> dict[str, nn.Module] | None:
         """Return the candidates with a k-th of their channels; None if they change the number of channels."""
         widths = {each: width_of(each) for each in candidates.values()}
@@ -43,17 +48,20 @@ class PartialChannels(MixedOp):
             return None
         return {name: narrowed(each, self.k, called=f"{called}.{name}") for name, each in candidates.items()}
 
-    def enter(self, x: Tensor) -> Tensor:
-        """Return the first C/k channels."""
-        if x.shape[1] % self.k:
-            raise SpaceError(f"an edge has {x.shape[1]} channels, which k={self.k} does not divide: choose another k")
-        return x[:, : x.shape[1] // self.k]
+    def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first C/k channels, and the others."""
+        channels = x.shape[1]
+        if channels % self.k:
+            raise SpaceError(f"an edge has {channels} channels, which k={self.k} does not divide: choose another k")
+        first, others = x.split([channels // self.k, channels - channels // self.k], 1)
+        if x.dim() == 4 and x.device.type == "cpu":  # few channels: pooling and convolutions are faster there
+            first = first.contiguous(memory_format=torch.channels_last)
+        return first, others
 
     def leave(self, mixed: Tensor, sources: Sequence[Source]) -> Tensor:
         """Return what was mixed and what has passed by, shuffled: once for all edges, whose sum it is."""
         if self.k == 1:
             return mixed
-        rest = [(passed_by(x, mixed, self.k), weight) for x, weight in sources]
-        scaled = [part if weight is None else weight * part for part, weight in rest]
-        whole = torch.cat([mixed, reduce(torch.add, scaled)], 1)
-        return channel_shuffle(whole, self.k) if self.shuffle else whole
+        weights = [weight for _, weight in sources if weight is not None]
+        rests = [passed_by(others, mixed) for others, _ in sources]
+        return joined(mixed, rests, weights or None, k=self.k, shuffle=self.shuffle)

@@ -57,20 +57,17 @@ def logit_pictures(run: RunData) -> Iterator[Picture]:
                 high = [m + s for m, s in zip(series.values, sigma, strict=True)]
             if series:
                 lines.append(Line(label=name, series=series, low=low, high=high))
-        lines = _foremost(lines)
+        lines, gaussian = _foremost(lines), any(line.low is not None for line in lines)
         if lines:
             yield Picture(
                 name=f"logits {label}",
                 title=label,
                 caption="",
-                alt=f"Logits of {label}{_with_sigma(lines)}. {_described(lines, '{:.2f}')}",
-                draw=strip_chart(lines, unit="logit"),
+                alt=f"{'Logits' if gaussian else 'Scores'} of {label}{', mean and sigma' if gaussian else ''}. "
+                f"{_described(lines, '{:.2f}')}",
+                draw=strip_chart(lines, unit="logit" if gaussian else "score"),
                 size=(_SMALL[0], 0.9 + 0.55 * len(lines)),
             )
-
-
-def _with_sigma(lines: Sequence[Line]) -> str:
-    return ", mean and sigma" if any(line.low is not None for line in lines) else ""
 
 
 def choices_of(run: RunData) -> list[tuple[str, list[str]]]:
@@ -217,8 +214,8 @@ def _eigenvalue(run: RunData) -> Picture | None:
     return Picture(
         name="eigenvalue",
         title="Sharpness: the largest eigenvalue",
-        caption="Of the second derivative of the validation loss in the logits. When it grows, the discrete "
-        "architecture may be much worse than the supernet.",
+        caption="Of the second derivative of the validation loss in the architecture's parameters (logits, in most "
+        "methods). When it grows, the discrete architecture may be much worse than the supernet.",
         alt=_described(lines, "{:.3g}"),
         draw=line_chart(lines, unit="1 / logit²"),
     )

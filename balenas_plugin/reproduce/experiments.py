@@ -1,6 +1,6 @@
 """What each table compares, and the paper's own numbers.
 
-Source: Zhang et al. 2022, Tables 1, 2, 4 and 5.
+Source: Zhang et al. 2022, Tables 1 to 5.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Row:
         search: whose result it is; None for those that need no search.
         pick: how an architecture was chosen from it.
         method: its name for `--methods`.
-        paper: data set -> (mean, standard deviation or None) of its CIFAR test accuracy in percent, where it has one.
+        paper: data set -> (mean, standard deviation or None) of its test accuracy in percent, where it has one; in
+            table 3 of its test error, and "parameters" in millions.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Experiment:
         rows: its lines.
         pairs: titles of rows whose difference is tested.
         columns: that are shown: data sets tested on, "cifar10-valid", and those of `COSTS`.
+        retrained: what is found is not looked up, but trained again, as `Scale.retraining` says.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Experiment:
     rows: Sequence[Row]
     pairs: Sequence[tuple[str, str]] = ()
     columns: Sequence[str] = (*DATASETS, VALIDATION)
+    retrained: bool = False
 
     def with_methods(self, methods: Sequence[str] | None) -> Experiment:
         """Return the experiment with some methods only."""
@@ -191,6 +194,46 @@ TABLE_2 = Experiment(
         ("BaLeNAS-TF (1,000)", "BaLeNAS 1st"),
         ("BaLeNAS-TF (1,000 most probable)", "BaLeNAS-TF (1,000)"),
     ],
+)
+
+_NAMES_3 = ("cifar10", "cifar100", "imagenet", "parameters")
+
+
+def _row_3(title: str, search: str | None, pick: Pick, method: str, *numbers: tuple[float, float | None] | None) -> Row:
+    paper = {name: number for name, number in zip(_NAMES_3, numbers, strict=False) if number is not None}
+    return Row(title, search, pick, method, paper)
+
+
+TABLE_3 = Experiment(
+    "table3",
+    "DARTS space, test error of what was retrained",
+    [
+        _row_3("DARTS 1st", "darts-cells", Pick(), "darts", (2.94, None), None, None, (2.9, None)),
+        _row_3("PC-DARTS", "pcdarts-cells", Pick(), "pcdarts", (2.57, 0.07), (17.11, None), (25.1, None), (3.6, None)),
+        _row_3("DrNAS", "drnas-cells", Pick(), "drnas", (2.54, 0.03), (16.30, None), (24.2, None), (4.0, None)),
+        _row_3("Random", None, Pick("draws", 1), "random"),
+        _row_3("BaLeNAS", "balenas-cells", Pick(), "balenas", (2.50, 0.07), (16.84, None), (25.0, None), (3.82, None)),
+        _row_3(
+            "BaLeNAS-TF (100)",
+            "balenas-cells",
+            _tf(100),
+            "balenas",
+            (2.43, 0.08),
+            (15.72, None),
+            (24.2, None),
+            (3.86, None),
+        ),
+    ],
+    [
+        ("BaLeNAS", "DARTS 1st"),
+        ("BaLeNAS", "Random"),
+        ("BaLeNAS-TF (100)", "BaLeNAS"),
+        ("BaLeNAS-TF (100)", "Random"),
+        ("DARTS 1st", "Random"),
+        ("PC-DARTS", "Random"),
+        ("DrNAS", "Random"),
+    ],
+    retrained=True,
 )
 
 _TABLE_4 = {

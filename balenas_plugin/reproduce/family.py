@@ -14,6 +14,7 @@ from balenas_plugin.reproduce.experiments import (
     SELECTION,
     TABLE_1,
     TABLE_2,
+    TABLE_3,
     TABLE_4,
     TABLE_5,
     VALIDATION,
@@ -82,5 +83,7 @@ FAMILY = Experiment(
     columns=(*DATASETS, VALIDATION, *COSTS),
 )
 
-EXPERIMENTS = {experiment.name: experiment for experiment in (TABLE_1, TABLE_2, TABLE_4, TABLE_5, SELECTION, FAMILY)}
+EXPERIMENTS = {
+    experiment.name: experiment for experiment in (TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5, SELECTION, FAMILY)
+}
 """All tables, by name."""

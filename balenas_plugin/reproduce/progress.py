@@ -1,4 +1,4 @@
-"""How far the searches of a reproduction are: a bar on a terminal, one line a finished search in a file."""
+"""How far the units of a reproduction are: a bar on a terminal, one line a finished unit in a file."""
 
 from __future__ import annotations
 
@@ -9,41 +9,46 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+Key = tuple[str, str]
+"""Kind of a unit, and which it is of that kind."""
+
 
 class Progress:
     """Reports what is done and what is left.
 
-    Time is estimated from the epochs that this session has seen, each kind of search by its own: one of second order
+    Time is estimated from the epochs that this session has seen, each kind of unit by its own: a search of second order
     takes several times as long as one of first. A kind that has not been seen yet is taken for the mean of the others.
 
     Args:
-        epochs: (kind of search, seed) -> how many epochs it takes; of the searches that are not finished.
+        epochs: unit -> how many epochs it takes; of those that are not finished.
         done: the same -> how many are done already.
-        jobs: searches at a time.
+        jobs: units at a time.
+        called: what they are, in the plural.
         stream: to report it on.
         clock: gives seconds.
     """
 
     def __init__(
         self,
-        epochs: Mapping[tuple[str, int], int],
-        done: Mapping[tuple[str, int], int],
+        epochs: Mapping[Key, int],
+        done: Mapping[Key, int],
         *,
         jobs: int,
+        called: str = "searches",
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._epochs, self._done, self._before = dict(epochs), dict(done), dict(done)
-        self._jobs = jobs
+        self._jobs, self._called = jobs, called
         self._clock = clock
         self._stream = stream or sys.stderr
-        self._started: dict[tuple[str, int], float] = {}
-        self._took: dict[tuple[str, int], float] = {}
+        self._started: dict[Key, float] = {}
+        self._took: dict[Key, float] = {}
         self._ended = 0
         self._bar = tqdm(
             total=sum(epochs.values()),
             initial=sum(done.values()),
-            desc="searches",
+            desc=called,
             file=self._stream,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs [{elapsed}{postfix}]",
             disable=not epochs or not self._stream.isatty(),
@@ -55,50 +60,51 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def started(self, search: tuple[str, int]) -> None:
-        """Note that a search has started."""
-        self._started[search] = self._clock()
+    def started(self, unit: Key) -> None:
+        """Note that a unit has started."""
+        self._started[unit] = self._clock()
 
-    def reached(self, search: tuple[str, int], epochs: int) -> None:
-        """Note how many epochs of a running search are done."""
-        if epochs > self._done[search]:
-            self._bar.update(epochs - self._done[search])
-            self._done[search] = epochs
-            self._took[search] = self._clock() - self._started[search]
-        self._bar.set_postfix_str(", ".join([*self._left(), *(_name(search) for search in self._started)]))
+    def reached(self, unit: Key, epochs: int) -> None:
+        """Note how many epochs of a running unit are done."""
+        if epochs > self._done[unit]:
+            self._bar.update(epochs - self._done[unit])
+            self._done[unit] = epochs
+            self._took[unit] = self._clock() - self._started[unit]
+        self._bar.set_postfix_str(", ".join([*self._left(), *(" ".join(unit) for unit in self._started)]))
 
-    def ended(self, search: tuple[str, int], *, well: bool) -> None:
-        """Note that a search has ended, and say so in a line of its own."""
+    def ended(self, unit: Key, *, well: bool) -> None:
+        """Note that a unit has ended, and say so in a line of its own."""
         if well:
-            self.reached(search, self._epochs[search])
+            self.reached(unit, self._epochs[unit])
         self._ended += 1
-        del self._started[search]
-        self._epochs[search] = self._done[search]  # nothing of it is left, however it ended
-        parts = [f"{_name(search)} {'finished' if well else 'failed'}", f"{self._ended} of {len(self._epochs)}"]
-        self._bar.write("searches: " + ", ".join([*parts, *self._left()]), file=self._stream)
+        del self._started[unit]
+        self._epochs[unit] = self._done[unit]  # nothing of it is left, however it ended
+        parts = [f"{' '.join(unit)} {'finished' if well else 'failed'}", f"{self._ended} of {len(self._epochs)}"]
+        self._bar.write(f"{self._called}: " + ", ".join([*parts, *self._left()]), file=self._stream)
 
     def seconds_left(self) -> float | None:
-        """Return the estimate for all searches together; None before the first epoch."""
-        seen = {search: self._done[search] - self._before[search] for search in self._took}
+        """Return the estimate for all units together; None before the first epoch."""
+        seen = {unit: self._done[unit] - self._before[unit] for unit in self._took}
         if not seen:
             return None
 
-        def per_epoch(searches: Sequence[tuple[str, int]]) -> float:
-            return sum(self._took[search] for search in searches) / sum(seen[search] for search in searches)
+        def per_epoch(units: Sequence[Key]) -> float:
+            return sum(self._took[unit] for unit in units) / sum(seen[unit] for unit in units)
 
         left = []
-        for search, epochs in self._epochs.items():
-            alike = [other for other in seen if other[0] == search[0]]
-            left.append((epochs - self._done[search]) * per_epoch(alike or list(seen)))
+        for unit, epochs in self._epochs.items():
+            alike = [other for other in seen if other[0] == unit[0]]
+            left.append((epochs - self._done[unit]) * per_epoch(alike or list(seen)))
         return max(sum(left) / self._jobs, *left, 0.0)
 
     def _left(self) -> list[str]:
         seconds = self.seconds_left()
         if not seconds:
             return []
-        hours, minutes = divmod(round(seconds / 60), 60)
-        return [f"about {f'{hours} h {minutes} min' if hours else f'{minutes or 1} min'} left"]
+        return [f"about {in_hours(seconds)} left"]
 
 
-def _name(search: tuple[str, int]) -> str:
-    return f"{search[0]} seed {search[1]}"
+def in_hours(seconds: float) -> str:
+    """Return a time for people, at least a minute."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes or 1} min"

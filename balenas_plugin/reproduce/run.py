@@ -1,4 +1,4 @@
-"""Reproduce a table or a figure: search what it needs, choose, look up, write."""
+"""Reproduce a table or a figure: search what it needs, choose, look up or train, write."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ from balenas_plugin.reproduce.experiments import TUNING, Experiment, Row, tuning
 from balenas_plugin.reproduce.family import EXPERIMENTS
 from balenas_plugin.reproduce.figures import FIGURES, Figure, space_of_config, values_of
 from balenas_plugin.reproduce.picks import Accuracies, Picker, SupernetOf
+from balenas_plugin.reproduce.retraining.protocol import Protocol
+from balenas_plugin.reproduce.retraining.retrained import RetrainedTable
 from balenas_plugin.reproduce.scales import Scale
-from balenas_plugin.reproduce.searches import Search, run_searches, searches_of
+from balenas_plugin.reproduce.searches import Search, searches_of
 from balenas_plugin.reproduce.tables import Table
+from balenas_plugin.reproduce.units import Workload, run_units
+from balenas_plugin.search_spaces import get_space
 
 Finished = Mapping[tuple[str, int], Search]
 """Name of a search and seed -> the search that has ended."""
@@ -89,7 +93,7 @@ def reproduce(
     jobs: int,
     supernet_of: SupernetOf,
     name: str | None = None,
-) -> tuple[Table | Chart, list[Path]]:
+) -> tuple[Table | RetrainedTable | Chart, list[Path]]:
     """Run the searches that are missing; return the table or the figure, and its files. What was found before is kept.
 
     Args:
@@ -108,9 +112,11 @@ def reproduce(
     """
     if name is not None and (Path(name).name != name or name in ("", "..")):
         raise OptionError(f"--name expects a name for the files, e.g. {experiment.name}-again, got {name!r}")
-    found: Table | Chart
+    found: Table | RetrainedTable | Chart
     if isinstance(experiment, Figure):
         found, failure = _draw(experiment, scale, seeds, output, table=table, jobs=jobs)
+    elif experiment.retrained:
+        found, failure = _retrain(experiment, scale, seeds, output, jobs=jobs, supernet_of=supernet_of)
     else:
         found, failure = _tabulate(experiment, scale, seeds, output, table=table, jobs=jobs, supernet_of=supernet_of)
     found = replace(found, name=name)
@@ -136,7 +142,17 @@ def _tabulate(
     benchmark = require_benchmark(space_of_config(config), table)  # without it the searches would be for nothing
     finished, failure = _search(_configs(experiment, scale, seeds), output, jobs=jobs)
     images = config.images("a table")
-    picker = Picker(output / "scores", benchmark, scale.proxy_networks, images, supernet_of=supernet_of, workers=jobs)
+    networks = scale.proxy_networks
+    picker = Picker(
+        output / "scores",
+        get_space(benchmark.space),
+        networks.sizes,
+        images,
+        batch_size=networks.batch_size,
+        benchmark=benchmark,
+        supernet_of=supernet_of,
+        workers=jobs,
+    )
 
     def found(row: Row, seed: int) -> Accuracies:
         search = None if row.search is None else finished[row.search, seed]
@@ -147,6 +163,50 @@ def _tabulate(
         for row in experiment.rows
     }
     return Table(experiment, results, _about(scale, seeds, benchmark)), failure
+
+
+def _retrain(
+    experiment: Experiment, scale: Scale, seeds: Sequence[int], output: Path, *, jobs: int, supernet_of: SupernetOf
+) -> tuple[RetrainedTable, SearchFailedError | None]:
+    configs = _configs(experiment, scale, seeds)
+    protocol = _protocol(experiment, scale, seeds, output, jobs=jobs, supernet_of=supernet_of)
+    finished, failure = _search(configs, output, jobs=jobs)
+    found = protocol.run(finished, _about(scale, seeds, None))
+    failures = [*([str(failure)] if failure is not None else []), *protocol.failures]
+    return found, SearchFailedError("\n".join(failures)) if failures else None
+
+
+def _protocol(
+    experiment: Experiment, scale: Scale, seeds: Sequence[int], output: Path, *, jobs: int, supernet_of: SupernetOf
+) -> Protocol:
+    if scale.retraining is None:
+        raise OptionError(
+            f"{experiment.name} trains what is found, and the scale {scale.name} does not say how: add a section "
+            "`retraining`, as configs/reproduce/small.yml has it"
+        )
+    configs = _configs(experiment, scale, seeds)
+    searched = [row.search for row in EXPERIMENTS[experiment.name].rows if row.search in scale.searches]
+    config = configs[0] if configs else scale.config(str(next(iter(searched), "darts-cells")), seeds[0])
+    return Protocol(experiment, scale.retraining, config, seeds, output, jobs, supernet_of)
+
+
+def workloads(
+    experiment: Experiment | Figure, scale: Scale, seeds: Sequence[int], output: Path, *, supernet_of: SupernetOf
+) -> list[Workload]:
+    """Return what `reproduce` would have to do: the searches of each kind, and trainings.
+
+    Raises:
+        BalenasError: bad input.
+    """
+    searches = searches_of(output, _configs(experiment, scale, seeds))
+    found = []
+    for name in dict.fromkeys(search.config.name for search in searches):
+        alike = [search for search in searches if search.config.name == name]
+        took = [search.costs().get("cpu_seconds", 0.0) for search in alike if search.finished]
+        found.append(Workload(f"searches {name}", len(alike), took))
+    if isinstance(experiment, Experiment) and experiment.retrained:
+        found += _protocol(experiment, scale, seeds, output, jobs=1, supernet_of=supernet_of).workloads()
+    return found
 
 
 def _draw(
@@ -190,7 +250,7 @@ def _search(configs: Sequence[SearchConfig], output: Path, *, jobs: int) -> tupl
     searches = searches_of(output, configs)
     failure = None
     try:
-        run_searches(searches, jobs=jobs)
+        run_units(searches, jobs=jobs)
     except SearchFailedError as error:
         failure = error
     return {(s.config.name, s.config.seed): s for s in searches if s.folder.finished}, failure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from balenas_plugin.errors import OptionError, nearest
 from balenas_plugin.files import CONFIGS
 from balenas_plugin.machine import room_for_searches
 from balenas_plugin.options import PositiveInt, declared_options, read_options
+from balenas_plugin.reproduce.retraining.stages import Retraining
 
 SCALES = ("small", "paper")
 
@@ -38,6 +39,11 @@ class ProxyNetworks:
     image_size: PositiveInt = 32
     batch_size: PositiveInt = 64
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What a space takes."""
+        return {name: size for name, size in asdict(self).items() if name != "batch_size"}
+
 
 @declared_options()
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,7 @@ class Scale:
         searches: name of a search -> what is added to the common config.
         proxy_networks: what proxies score.
         trials: name of a search -> settings to choose from, each added to the search.
+        retraining: how what is found in the DARTS space is trained, for table3; None: it is not.
     """
 
     name: str
@@ -57,6 +64,7 @@ class Scale:
     searches: Mapping[str, Mapping[str, Any]]
     proxy_networks: ProxyNetworks = field(default_factory=ProxyNetworks)
     trials: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    retraining: Retraining | None = None
 
     def config(self, search: str, seed: int) -> SearchConfig:
         """Return the config of one search.

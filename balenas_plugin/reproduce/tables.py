@@ -85,12 +85,7 @@ class Table:
             lines.append(markdown_line([row.title, str(len(found)), *ours, *([paper] if tested else [])]))
         comparisons = self.comparisons()
         if comparisons:
-            lines += ["", markdown_line(["difference of test accuracies", "data set", "mean", "p (paired t)", "seeds"])]
-            lines.append(markdown_line(["---"] * 5))
-            for c in comparisons:
-                mean = with_deviation(c.difference, c.standard_error, "+.2f")
-                p = "" if c.p_value is None else f"{c.p_value:.3f}"
-                lines.append(markdown_line([f"{c.better} - {c.worse}", c.dataset, mean, p, str(c.seeds)]))
+            lines += ["", *comparison_lines(comparisons, "test accuracies")]
         lines += ["", *(f"- {key}: {value}" for key, value in self.about.items()), ""]
         return "\n".join(lines)
 
@@ -128,11 +123,15 @@ class Table:
     def write(self, folder: Path) -> list[Path]:
         """Write the table as Markdown, CSV and JSON; return the files."""
         texts = {"md": self.markdown(), "csv": self.csv(), "json": json.dumps(self.to_dict(), indent=1) + "\n"}
-        paths = []
-        for suffix, text in texts.items():
-            paths.append(folder / f"{self.name or self.experiment.name}.{suffix}")
-            write_text_atomically(paths[-1], text)
-        return paths
+        return write_texts(folder / (self.name or self.experiment.name), texts)
+
+
+def write_texts(path: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write each text to `path`.<suffix>; return the files."""
+    paths = {suffix: path.with_name(f"{path.name}.{suffix}") for suffix in texts}
+    for suffix, text in texts.items():
+        write_text_atomically(paths[suffix], text)
+    return list(paths.values())
 
 
 def compare(better: str, worse: str, dataset: str, one: PerSeed, other: PerSeed) -> Comparison:
@@ -147,12 +146,33 @@ def compare(better: str, worse: str, dataset: str, one: PerSeed, other: PerSeed)
     return Comparison(better, worse, dataset, statistics.mean(differences), error, p, len(seeds))
 
 
+def comparison_lines(comparisons: Sequence[Comparison], what: str) -> list[str]:
+    """Return a Markdown table of paired tests.
+
+    Args:
+        comparisons: the tests.
+        what: is compared, e.g. "test accuracies".
+    """
+    lines = [markdown_line([f"difference of {what}", "data set", "mean", "p (paired t)", "seeds"])]
+    lines.append(markdown_line(["---"] * 5))
+    for c in comparisons:
+        mean = with_deviation(c.difference, c.standard_error, "+.2f")
+        p = "" if c.p_value is None else f"{c.p_value:.3f}"
+        lines.append(markdown_line([f"{c.better} - {c.worse}", c.dataset, mean, p, str(c.seeds)]))
+    return lines
+
+
 def _spread(found: PerSeed, column: str) -> str:
     values = [accuracies[column] for accuracies in found.values() if column in accuracies]
+    text = mean_and_deviation(values, ".0f" if column in COSTS else ".2f")
+    return text or ("not recorded" if found else "not run")
+
+
+def mean_and_deviation(values: Sequence[float], digits: str = ".2f") -> str:
+    """Return "mean ± standard deviation", the mean alone of a single value, and nothing of none."""
     if not values:
-        return "not recorded" if found else "not run"
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return with_deviation(statistics.mean(values), deviation, ".0f" if column in COSTS else ".2f")
+        return ""
+    return with_deviation(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, digits)
 
 
 def with_deviation(mean: float, deviation: float | None, digits: str = ".2f") -> str:

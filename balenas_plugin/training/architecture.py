@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from balenas_plugin.bayes.decisions import Architecture
+from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import DataConfig
 from balenas_plugin.data.text import TextConfig, TrainingTexts
 from balenas_plugin.errors import FileFormatError, OptionError, SpaceError, first_line, nearest
@@ -110,22 +111,27 @@ def sized_space(space: SearchSpace, recipe: Recipe, data: Data | None) -> Search
 
 def _of_run(folder: RunFolder, rank: int) -> Trainable:
     config = folder.read_config()
-    record = _ranked(folder.read_architectures(), rank, folder.architectures)
-    space = find_space(config.space["name"])
-    choices = record["choices"]
+    choices = _ranked(folder.read_architectures(), rank, folder.architectures)["choices"]
 
     def inherited(recipe: Recipe, data: Data | None) -> nn.Module:
         network: nn.Module = import_module(_SEARCHED).inherited_network(folder, choices, data)
         return network
 
+    return replace(searched_architecture(config, choices), inherited=inherited)
+
+
+def searched_architecture(config: SearchConfig, choices: Architecture) -> Trainable:
+    """Return an architecture that a search has found, and its data: all of the images, or the text."""
+    data = config.data if isinstance(config.data, TextConfig) else replace(config.data, limit=None)
+    space = find_space(config.space["name"])
+
     def frozen(recipe: Recipe, data: Data | None) -> nn.Module:
         network: nn.Module = import_module(_SEARCHED).frozen_network(config, choices, data)
         return network
 
-    data = config.data if isinstance(config.data, TextConfig) else replace(config.data, limit=None)  # all images
     if space is not None:
-        return replace(_of_space(space, choices), inherited=inherited, data=data)
-    return Trainable(title=json.dumps(choices), build=frozen, inherited=inherited, data=data)
+        return replace(_of_space(space, choices), data=data)
+    return Trainable(title=json.dumps(choices), build=frozen, data=data)
 
 
 def _of_records(path: Path, rank: int) -> Trainable:

@@ -234,11 +234,11 @@ def list_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yml"))
 
 
-def load_recipe(recipe: str | Path | Recipe, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Iterable[str] = ()) -> Recipe:
     """Return a recipe of the package, by its name, or that of a file.
 
     Args:
-        recipe: a name of `list_recipes`, the path of a YAML file, or a recipe.
+        recipe: a name of `list_recipes`, the path of a YAML file, what such a file holds, or a recipe.
         overrides: "epochs=5", "optimizer.lr=0.1", ...: the later winning.
 
     Raises:
@@ -246,6 +246,8 @@ def load_recipe(recipe: str | Path | Recipe, overrides: Iterable[str] = ()) -> R
     """
     if isinstance(recipe, Recipe):
         document: dict[str, Any] = recipe.to_dict()
+    elif isinstance(recipe, Mapping):
+        document = _based(recipe, "a recipe", 0)
     else:
         path = _path(recipe)
         document = {"name": path.stem, **_document(path, 0)}
@@ -287,12 +289,16 @@ def _path(recipe: str | Path) -> Path:
 
 def _document(path: Path, depth: int) -> dict[str, Any]:
     """Return the content of a file, with what it does not say from its base."""
-    document = read_yaml(path, [each.name for each in fields(Recipe)])
+    return _based(read_yaml(path, [each.name for each in fields(Recipe)]), str(path), depth)
+
+
+def _based(given: Mapping[str, Any], where: str, depth: int) -> dict[str, Any]:
+    document = dict(given)
     base = document.pop("base", None)
     if base is None:
         return document
     if depth == _MOST_BASES:
-        raise OptionError(f"{path}: recipes that are based on each other in a circle, or more than {_MOST_BASES} deep")
+        raise OptionError(f"{where}: recipes that are based on each other in a circle, or more than {_MOST_BASES} deep")
     below = _document(_path(base), depth + 1)
     for section in ("optimizer", "schedule", "network", "text"):
         own, inherited = document.get(section), below.get(section)

@@ -144,7 +144,7 @@ def train(
             trained = train_network(network, loaded, recipe, **options)
         else:
             assert make_module is not None
-            own, loaders = _module_of(make_module(network), network)
+            own, loaders = module_of(make_module(network), network)
             trained = train_module(own, recipe, loaders=loaders, network=network, **options)
         networks.append((trained, network))
     result = TrainResult(
@@ -236,7 +236,7 @@ def _imported(name: str) -> MakeModule:
     return made
 
 
-def _module_of(made: Any, network: nn.Module) -> tuple[pl.LightningModule, dict[str, Any]]:
+def module_of(made: Any, network: nn.Module) -> tuple[pl.LightningModule, dict[str, Any]]:
     """Return a Lightning module, and the loaders that `Trainer.fit` takes; an evaluator of NNI has both."""
     if isinstance(made, pl.LightningModule):
         return made, {}

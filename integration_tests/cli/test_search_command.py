@@ -126,7 +126,7 @@ def test_the_command_ends_with_what_was_found_how_sure_it_is_and_what_comes_next
         f"The winner is {best['notation']['nasbench201']}, with a probability of {best['probability']:.3g}, "
         f"{times:.3g} times that of a blind guess. It is undecided: in 6 of 6 choices" in printed
     )
-    assert "Next: balenas report runs/tiny balenas export runs/tiny --format python" in printed
+    assert "Next: balenas report runs/tiny balenas train runs/tiny balenas export runs/tiny --format python" in printed
 
 
 def test_a_likelier_network_than_the_argmax_is_named(finished: Path) -> None:
@@ -138,6 +138,13 @@ def test_a_likelier_network_than_the_argmax_is_named(finished: Path) -> None:
     text = _conclusion(RunFolder(finished), [{**first, "chosen_by": "synflow, naswot"}, *others])
     assert text.startswith("The winner by synflow, naswot is ")
     assert "the likeliest network" not in text
+
+
+def test_a_search_that_has_learned_nothing_says_so(finished: Path) -> None:
+    first, *others = read_json(finished / "architectures.json")
+    guess = read_json(finished / "manifest.json")["log_probability_of_a_guess"]
+    text = _conclusion(RunFolder(finished), [{**first, "log_probability": guess}, *others])
+    assert text.endswith("BaLeNAS has not learned which candidates are better. Next:")
 
 
 def test_the_plan_is_printed_before_the_search(finished: Path) -> None:

@@ -35,6 +35,9 @@ from .searches import PRESETS, adapted, copies, same, step
         ({"dataset_size": 0}, "dataset_size must be a positive number"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1"),
         ({"levels": 1}, "levels: 1 has one draw for both levels"),
+        ({"mixed_op": "partial-channels"}, "mixed_op, which searches in NASLib do not have .* in full"),
+        ({"schedule": "darts-es"}, "schedule, .* one network from its first epoch to its last"),
+        ({"cost": {"name": "flops"}}, "BaLeNAS has cost, .*: search with it in NNI"),
     ],
 )
 def test_bad_options_are_refused(options, message):

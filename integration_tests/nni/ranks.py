@@ -31,7 +31,7 @@ from balenas_plugin.search_spaces.darts_rnn.supernet import RecurrentSupernet
 from balenas_plugin.selection import ProxySelection
 
 from .searches import QUIET, random_data, search
-from .spaces import CLASSES, FactoryCell, Layers
+from .spaces import CLASSES, Convolutions, FactoryCell, Layers
 
 EXAMPLES, BATCH = 32, 8
 
@@ -47,6 +47,13 @@ class Noisy(ModelSpace):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.op(self.stem(x)))
+
+
+class Merged(Convolutions):
+    """Kernels that are merged, with batch-norms behind them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.view(-1, 1, 2, 4))
 
 
 class Partly(Layers):
@@ -106,6 +113,7 @@ def known(strategy: BaLeNAS) -> dict[str, Any]:
     return {
         "weights": {name: value.detach().clone() for name, value in strategy.supernet.state_dict().items()},
         "vadam": module.distribution.optimizer.state_dict(),
+        "edits": None if strategy.schedule is None else strategy.schedule.state_dict()["log"],
         "dataset_size": module.distribution.optimizer.dataset_size,
         "metrics": {name: value.detach().clone() for name, value in trainer.callback_metrics.items()},
         "models": [model.sample for model in strategy.list_models(limit=4)],
@@ -243,10 +251,28 @@ CASES: dict[str, Callable[[int, Path], dict[str, Any]]] = {
     "layers on a part of the channels, of weighed edges": searched(
         FactoryCell, num_mc_samples=2, mixed_op={"name": "partial-channels", "k": 2, "edge_normalization": True}
     ),
+    "pruned in stages": searched(Layers, num_mc_samples=1, epochs=3, schedule="p-darts"),
+    "layers widened in stages": searched(
+        FactoryCell,
+        num_mc_samples=1,
+        epochs=4,
+        mixed_op={"name": "partial-channels", "k": 4},
+        schedule={"name": "drnas-progressive", "channels": [4, 2]},
+    ),
+    "until the curvature rises": searched(
+        Layers,
+        num_mc_samples=1,
+        epochs=4,
+        schedule={"name": "darts-es", "every": 1, "window": 1, "delta": 1, "start": 0, "factor": 1.0001},
+    ),
+    "until the ranking stays": searched(
+        Layers, num_mc_samples=1, epochs=4, schedule={"name": "darts-plus", "criterion": "ranking", "window": 1}
+    ),
     "layers that not every process uses": searched(Partly, num_mc_samples=2, marked=True),
     "layers that not every process uses, second order": searched(Partly, num_mc_samples=2, marked=True, order="second"),
     "text, first order": language_model,
     "noisy": searched(Noisy, num_mc_samples=2),
+    "merged": searched(Merged, num_mc_samples=1, mixed_op="merged-convolutions"),
     "ranked": ranked,
     "resumed": resumed,
     "raise": failing("raise"),

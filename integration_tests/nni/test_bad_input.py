@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from balenas_plugin import BaLeNAS
+from balenas_plugin.adapters.nni.one_shot.search_options import warmup_of
 from balenas_plugin.errors import EvaluatorError, NonFiniteLossError, OptionError, SpaceError
+from balenas_plugin.presets import get_preset
 
 from .searches import QUIET, TRAIN_MARK, VAL_MARK, classification, loaders, prepare, random_data, search
 from .spaces import Layers, NothingToSearch
@@ -45,8 +47,8 @@ def test_repr():
         ("dataset_size", 0, "positive number, got 0"),
         ("dataset_size", "all", "positive number, got 'all'"),
         ("weight_step_alpha", "men", "one of mean, sample, uniform, got 'men'; did you mean 'mean'"),
-        ("warmup_epochs", -1, "whole number of at least 0, got -1"),
-        ("warmup_epochs", 0.5, "whole number of at least 0, got 0.5"),
+        ("warmup_epochs", -1, "whole number of at least 0 or a number between 0 and 1, both excluded, got -1"),
+        ("warmup_epochs", 1.5, "both excluded, got 1.5"),
         ("gradient_clip_val", -5.0, "positive number, got -5.0"),
         ("log_prob_every_n_step", 0, "whole number of at least 1, got 0"),
         ("validate_every_n_epochs", -2, "whole number of at least 0, got -2"),
@@ -65,7 +67,14 @@ def test_a_warm_up_without_an_epoch_to_search_in(warmup_epochs, tmp_path):
 
 
 def test_a_warm_up_of_a_search_without_end(tmp_path):
-    prepare(Layers(), classification(tmp_path, max_epochs=-1), warmup_epochs=2)
+    endless = classification(tmp_path, max_epochs=-1)
+    prepare(Layers(), endless, warmup_epochs=2)
+    with pytest.raises(OptionError, match="a share of all epochs, but the search has no number of epochs"):
+        prepare(Layers(), endless, warmup_epochs=0.3)
+
+
+def test_a_share_of_the_epochs_warms_up():
+    assert [warmup_of(get_preset("PCDARTS").options["warmup_epochs"], n) for n in (50, 10, 4, 1)] == [15, 3, 1, 0]
 
 
 def test_initial_precision_below_the_priors():

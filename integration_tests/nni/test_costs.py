@@ -90,6 +90,7 @@ def test_latencies_are_measured_once_a_machine(monkeypatch: pytest.MonkeyPatch, 
     image = torch.randn(1, *spaces.VECTOR)
     found = cost_tables(Layers(), image, ("latency",), folder=tmp_path)["latency"]
     assert (found.threads, found.batch_size, found.unit, found.costs["op"]["0"]) == (1, 1, "ms", pytest.approx(1.0))
+    assert found.runtime == "onnxruntime"
     (path,) = tmp_path.iterdir()
     assert platform.node() in path.name
     monkeypatch.setattr(timing, "_now", None)

@@ -29,7 +29,12 @@ from .spaces import Layers
 ROOT = Path(__file__).resolve().parents[2]
 
 EQUAL = [name for name in CASES if "order" in name or name.startswith("layers")]
-TOGETHER = [*EQUAL, "noisy", "ranked", "resumed"]
+UNTIL = ["until the curvature rises", "until the ranking stays"]
+ALIKE = [*EQUAL, "noisy", "merged", "pruned in stages", *UNTIL]
+"""Cases after which all processes know the same. A curvature is that of the first process's examples, and the random
+numbers of a new network come from that process, which has used others than a single one."""
+
+TOGETHER = [*ALIKE, "ranked", "resumed"]
 
 
 def start(*cases: str, folder: Path) -> subprocess.Popen[str]:
@@ -118,7 +123,7 @@ def test_the_comparison_would_notice_gradients_that_are_not_averaged(pair, tmp_p
         assert_same(other["weights"], pair["first order, M 1"][0]["weights"], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", [*EQUAL, "noisy"])
+@pytest.mark.parametrize("case", ALIKE)
 def test_both_processes_end_with_the_same_posterior_weights_models_and_metrics(case, pair):
     first, second = pair[case]
     assert (first["rank"], second["rank"]) == (0, 1)

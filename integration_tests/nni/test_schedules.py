@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -293,5 +294,8 @@ def test_zeros_of_a_dropped_candidate_have_its_shape():
     assert torch.equal(dropped(x), torch.zeros_like(operation(x)))
     assert not list(dropped.parameters())
     assert not dropped.state_dict()
+    identity = Dropped(nn.Identity())
+    identity(x.requires_grad_() * 2)
+    assert torch.equal(copy.deepcopy(identity)(x), torch.zeros_like(x))  # what it remembers of x has no graph
     with pytest.raises(SpaceError, match="Conv2d was dropped, and its shape cannot be told"):
         Dropped(nn.Conv2d(9, 9, 1))(x)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from balenas_plugin.fused import Branch, Cell, Fan, Zero, cell_kernels, cell_of, compiled
+from balenas_plugin.mixed_ops.passing import joined
 
 
 class Nothing(nn.Module):
@@ -229,3 +230,29 @@ def test_a_gradient_of_any_layout_and_a_graph_kept() -> None:
 
     for given, expected in zip(found(one_function), found(one_by_one), strict=True):
         torch.testing.assert_close(given, expected)
+
+
+@pytest.mark.parametrize("weighed", [True, False])
+def test_channels_that_pass_the_branches_by(weighed):
+    """Values are those of the nodes one by one; derivatives of both orders, and several at once, are numerical ones."""
+    made = edges(2, torch.float64)
+    x, *mixing = inputs(made, torch.float64, channels=8, sides=(3, 2))
+    scales = [torch.rand((), dtype=torch.float64) + 0.3 for _ in made] if weighed else []
+
+    def whole(x: Tensor, *given: Tensor) -> Tensor:
+        found = cell(made)(x, given[: len(made)], (4, True), given[len(made) :])
+        assert found is not None
+        return found
+
+    nodes, rest = [x], iter(zip(made, mixing, strict=True))
+    received = [torch.zeros_like(x[:, :2])] * 3
+    for source in range(2):
+        for target in range(source + 1, 3):
+            for each, weight in zip(*next(rest), strict=True):
+                received[target] = received[target] + weight * each(nodes[source][:, :2])
+        of_edges = [scales[:1], scales[1:]][source] if weighed else None
+        nodes.append(joined(received[source + 1], [n[:, 2:] for n in nodes], of_edges, k=4, shuffle=True))
+    torch.testing.assert_close(whole(x, *mixing, *scales), nodes[-1])
+    given = [tensor.requires_grad_() for tensor in (x, *mixing, *scales)]
+    assert torch.autograd.gradcheck(whole, given, fast_mode=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(whole, given, fast_mode=True)

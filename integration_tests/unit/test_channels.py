@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.mixed_ops.channels import channel_shuffle, keeps_width, narrowed, random_copies, widen, width_of
+from balenas_plugin.mixed_ops.passing import joined
 
 
 class Bottleneck(nn.Module):
@@ -149,3 +150,24 @@ def test_what_cannot_be_narrowed_is_refused(operation, message):
 
 def test_a_shuffle_takes_one_channel_of_each_group_in_turn():
     assert channel_shuffle(torch.arange(8).view(1, 8), 4).tolist() == [[0, 2, 4, 6, 1, 3, 5, 7]]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_node_is_joined_in_one_go(weighted, shuffle):
+    """Values and both derivatives are those of the operations one by one; so are rows of a Hessian, taken at once."""
+    torch.manual_seed(0)
+    mixed = torch.randn(2, 2, 3, 3).double().to(memory_format=torch.channels_last).requires_grad_()
+    nodes = [torch.randn(2, 8, 3, 3).double().requires_grad_() for _ in range(2)]
+    weights = [torch.randn(()).double().requires_grad_() for _ in nodes] if weighted else []
+
+    def node(mixed, *given):
+        return joined(mixed, [x[:, 2:] for x in given[:2]], given[2:] or None, k=4, shuffle=shuffle)
+
+    scaled = [w * x[:, 2:] for w, x in zip(weights, nodes, strict=True)] if weighted else [x[:, 2:] for x in nodes]
+    whole = torch.cat([mixed, sum(scaled[1:], start=scaled[0])], 1)
+    one_by_one = channel_shuffle(whole, 4) if shuffle else whole
+    given = [mixed, *nodes, *weights]
+    torch.testing.assert_close(node(*given), one_by_one)
+    assert torch.autograd.gradcheck(node, given, check_batched_grad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(node, given, check_batched_grad=True, fast_mode=True)

@@ -159,6 +159,7 @@ def test_a_strategy_without_a_posterior(tmp_path):
     page, _ = page_of(make_run(tmp_path / "darts", strategy="DARTS"))
     assert "Winning probabilities" in page.text
     assert "Width of the posterior" not in page.text
+    assert any(image["alt"].startswith("Scores of ") for image in page.all("img"))
 
 
 def test_choices_that_are_no_cell_are_bars(tmp_path):

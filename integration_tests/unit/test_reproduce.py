@@ -16,15 +16,16 @@ from scipy import stats
 
 from balenas_plugin import machine
 from balenas_plugin.errors import OptionError, SearchFailedError
-from balenas_plugin.reproduce import searches
+from balenas_plugin.reproduce import units
 from balenas_plugin.reproduce.experiments import DATASETS, Experiment, Pick, Row
 from balenas_plugin.reproduce.family import EXPERIMENTS, METHODS
 from balenas_plugin.reproduce.figures import FIGURES
 from balenas_plugin.reproduce.picks import COLUMNS
 from balenas_plugin.reproduce.run import experiment_of, seeds_of
 from balenas_plugin.reproduce.scales import SCALES, load_scale, merged
-from balenas_plugin.reproduce.searches import run_searches, searches_of
+from balenas_plugin.reproduce.searches import searches_of
 from balenas_plugin.reproduce.tables import Table, compare
+from balenas_plugin.reproduce.units import run_units
 
 WARNED = "balenas: epoch 7: 67% of the chosen operations are skip connections: the search is collapsing.\n"
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\n    f(\n    ^^\n'
@@ -56,7 +57,8 @@ def test_methods_get_equal_budgets(scale: str) -> None:
     long = configs.pop("darts-long")
     first = configs["darts"]
     for name, config in configs.items():
-        same = configs["darts-1shot1"] if name.endswith("-1shot1") else first
+        space = next((space for space in ("1shot1", "cells") if name.endswith(f"-{space}")), None)
+        same = first if space is None else configs[f"darts-{space}"]
         assert (config.space, config.data, config.evaluator) == (same.space, same.data, same.evaluator)
     assert configs["darts-1shot1"].space["name"] == "nasbench1shot1-3"
     assert long.evaluator.epochs >= 2 * first.evaluator.epochs
@@ -259,9 +261,9 @@ def test_a_failure_is_reported_by_what_the_last_attempt_logged(tmp_path, monkeyp
     search.log.parent.mkdir(parents=True)
     search.log.write_text("balenas: cannot write x: disk full\n")
     script = f"open({str(search.log)!r}, 'a').write('Out of memory'); raise SystemExit(137)"
-    monkeypatch.setattr(searches, "_start", lambda _: subprocess.Popen([sys.executable, "-c", script]))
+    monkeypatch.setattr(units, "_start", lambda _: subprocess.Popen([sys.executable, "-c", script]))
     with pytest.raises(SearchFailedError, match="darts seed 0 failed and said: Out of memory"):
-        run_searches([search], jobs=1)
+        run_units([search], jobs=1)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +283,6 @@ def test_a_warning_is_not_reported_as_the_reason(log: str, code: int, said: str,
     (search,) = searches_of(tmp_path, [load_scale("small").config("darts", 0)])
     search.log.parent.mkdir(parents=True)
     search.log.write_text("balenas: of an earlier attempt\n" + log)
-    reported = searches._failure(search, len("balenas: of an earlier attempt\n"), code)
+    reported = units._failure(search, len("balenas: of an earlier attempt\n"), code)
     assert said in reported
     assert "collapsing" not in reported

@@ -16,7 +16,7 @@ from balenas_plugin.reproduce.picks import Picker
 from balenas_plugin.reproduce.scales import ProxyNetworks, load_scale
 from balenas_plugin.reproduce.searches import Search
 from balenas_plugin.run_folder import RunFolder
-from balenas_plugin.search_spaces import nasbench201
+from balenas_plugin.search_spaces import get_space, nasbench201
 from balenas_plugin.selection import ProxySelection
 from balenas_plugin.selection.candidates import candidates_of, drawn_candidates
 
@@ -72,9 +72,10 @@ def search_and_picker(tmp_path):
         return SkipLovingSupernet()
 
     scale = load_scale("small")
-    networks = ProxyNetworks(channels=2, cells_per_stage=1, image_size=8)
+    sizes = ProxyNetworks(channels=2, cells_per_stage=1, image_size=8).sizes
     config = scale.config("balenas", 0)
-    picker = Picker(tmp_path / "scores", Truth(), networks, config.data, supernet_of=supernet_of)
+    space = get_space("NasBench201")
+    picker = Picker(tmp_path / "scores", space, sizes, config.data, benchmark=Truth(), supernet_of=supernet_of)
     return Search(config, folder), picker, opened
 
 
@@ -122,9 +123,10 @@ def test_scores_of_another_posterior_or_other_networks_are_not_used(search_and_p
     posterior.save(search.folder.posterior)
     wider = Picker(
         picker.folder,
-        picker.benchmark,
-        ProxyNetworks(channels=3, cells_per_stage=1, image_size=8),
+        picker.space,
+        ProxyNetworks(channels=3, cells_per_stage=1, image_size=8).sizes,
         search.config.data,
+        benchmark=picker.benchmark,
         supernet_of=picker.supernet_of,
     )
     for selection in ("supernet", "synflow"):

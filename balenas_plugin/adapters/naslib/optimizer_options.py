@@ -26,6 +26,15 @@ _NASLIB_NAMES = {
 }
 """Options of presets and distributions for which NASLib has another name."""
 
+_IN_NNI = {
+    "mixed_op": "NASLib's graphs build the operations of their edges in full",
+    "schedule": "NASLib's trainer has one network from its first epoch to its last",
+    "cost": "costs are measured on NNI's spaces",
+    "penalty": "NNI's profilers know NNI's spaces",
+    "mc_batches": "every draw sees the whole batch",
+}
+"""Options of searches in NNI that those in NASLib do not have -> why."""
+
 
 @declared_options(called="the search")
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +116,13 @@ def read_options(
             if near:
                 raise OptionError(f"{preset.name} has no option {name!r}; did you mean {near[0]!r}?")
     merged = {_NASLIB_NAMES.get(name, name): value for name, value in preset.options.items()}
-    for name in merged:
-        if name not in ours and name not in _NASLIB_NAMES.values():
-            raise OptionError(f"{preset.name} has {name}, which searches in NASLib do not have: search with it in NNI")
+    for name, value in {**merged, **given}.items():
+        unknown = name in merged and name not in ours and name not in _NASLIB_NAMES.values()
+        if unknown or (value is not None and name in _IN_NNI):
+            why = f" ({_IN_NNI[name]})" if name in _IN_NNI else ""
+            raise OptionError(
+                f"{preset.name} has {name}, which searches in NASLib do not have{why}: search with it in NNI"
+            )
     selection = ProxySelection.of(merged.get("selection"))
     if selection is not None and selection.needs_supernet:
         del merged["selection"]  # a preset's own, which NASLib cannot serve: its final architecture is the argmax

@@ -23,6 +23,7 @@ from balenas_plugin.adapters.nni.callbacks.learned import search_state
 from balenas_plugin.adapters.nni.callbacks.probing import curvature_of
 from balenas_plugin.adapters.nni.callbacks.search_callback import SearchCallback
 from balenas_plugin.adapters.nni.candidates.operations import operation_kinds
+from balenas_plugin.adapters.nni.one_shot.distributed import wrap_anew
 from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.supernets.fusion_plan import Planned
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, labelled_alphas, supernet_modules
@@ -193,6 +194,7 @@ class Stages(SearchCallback):
         if edits and not last:
             self._forget_dropped(trainer)
             self._with_dropout()
+            wrap_anew(trainer)
             module.learn_network()
             for planned in (part for part in module.modules() if isinstance(part, Planned)):
                 planned.forget_plan()

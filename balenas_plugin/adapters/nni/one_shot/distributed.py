@@ -136,6 +136,16 @@ def _device(parameters: Sequence[Tensor]) -> torch.device:
     return parameters[0].device if parameters else torch.device("cpu")
 
 
+def wrap_anew(trainer: Any) -> None:
+    """Give DistributedDataParallel the parameters that a network has now: it holds on to former ones and their shapes.
+
+    Every process must do so.
+    """
+    if isinstance(trainer.strategy.model, DistributedDataParallel):
+        trainer.strategy.model = trainer.lightning_module
+        trainer.strategy.configure_ddp()
+
+
 def without_reducer(model: Any) -> AbstractContextManager[None]:
     """Keep DistributedDataParallel from averaging gradients inside the block, where `model` is one."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()

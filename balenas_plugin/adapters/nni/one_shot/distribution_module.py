@@ -30,7 +30,7 @@ from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
 from balenas_plugin.adapters.nni.one_shot.metrics import Metrics, silent_loss, trial_steps
 from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
 from balenas_plugin.adapters.nni.one_shot.search_module import SearchModule
-from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions, require_precision
+from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions, require_precision, warmup_of
 from balenas_plugin.adapters.nni.supernets.compilation import CompiledForward
 from balenas_plugin.adapters.nni.supernets.edges import edge_parameters, learned_edge_weights
 from balenas_plugin.adapters.nni.supernets.fused import depthwise_elsewhere
@@ -72,7 +72,6 @@ class DistributionModule(SearchModule):
             arc_learning_rate=options.arc_learning_rate,
             gradient_clip_val=options.gradient_clip_val,
             log_prob_every_n_step=options.log_prob_every_n_step,
-            warmup_epochs=options.warmup_epochs,
         )
         self.options, self.method = options, method
         self.example = ExampleBatch()
@@ -151,9 +150,8 @@ class DistributionModule(SearchModule):
         perturbation = self.options.perturbed_by(self.ranks.new_seed, self._space())
         schedule = None if self.stages is None else self.stages.schedule
         self._cost, mixed_op = cost_of(self, self.options), self.mixing.mixed_op
-        self._search = Search(
-            distribution, self.options.update_order(), perturbation, mixed_op, cost=self._cost, schedule=schedule
-        )
+        order = self.options.update_order(self.warmup_epochs)
+        self._search = Search(distribution, order, perturbation, mixed_op, cost=self._cost, schedule=schedule)
         self._search.edges = learned_edge_weights(self._space(), self._chosen.options)
         if self._restored is not None:
             self._search.load_state_dict(self._restored)
@@ -164,6 +162,7 @@ class DistributionModule(SearchModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizers; a schedule of the learning rate is asked for the epochs of this network."""
+        self.warmup_epochs = warmup_of(self.options.warmup_epochs, self.trainer.max_epochs)
         with nullcontext() if self.stages is None else self.stages.epochs_shown(self.trainer):
             return super().configure_optimizers()
 

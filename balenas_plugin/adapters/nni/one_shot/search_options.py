@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
@@ -14,7 +14,7 @@ from balenas_plugin.adapters.nni.supernets.parameters import parameterised_candi
 from balenas_plugin.costs import CostOptions
 from balenas_plugin.errors import EvaluatorError, OptionError
 from balenas_plugin.mixed_ops import MixedOpOption
-from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, declared_options
+from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, Share, declared_options
 from balenas_plugin.perturbations import Perturbation, PerturbationOption, perturbation_of
 from balenas_plugin.schedules import ScheduleOption
 from balenas_plugin.search import Order
@@ -27,6 +27,7 @@ from balenas_plugin.search.order import (
     WeightStep,
 )
 from balenas_plugin.selection.proxy_selection import Selection
+from balenas_plugin.training.recipe import Recipe, load_recipe
 
 
 @declared_options(called="the search")
@@ -52,7 +53,7 @@ class SearchOptions:
             ..., options} (`balenas_plugin.mixed_ops`); None: all of them, in full.
         schedule: what happens between epochs: "p-darts", "drnas-progressive", "darts-es", "darts-plus", or
             {"name": ..., options} (`balenas_plugin.schedules`).
-        warmup_epochs: epochs at the start without architecture steps.
+        warmup_epochs: epochs at the start without architecture steps; 0.3 is a share of all epochs, rounded down.
         gradient_clip_val: clip the norm of the weight gradients; None leaves it to the trainer.
         clip_with: which gradients count in that norm, see `balenas_plugin.search.Order`.
         cost: of the architecture, joined to its loss: {"name": "latency", "flops" or "params", "reference": ...}, with
@@ -71,8 +72,10 @@ class SearchOptions:
             `NAMED_SELECTIONS`, a `ProxySelection` (or a dict of its options); None for the order of probability.
         candidate_trials: in an experiment with NNI's training-service engine, and so with its web page, the search is a
             trial; so many of the best architectures it finds then become trials of their own.
-        candidate_epochs: train each of them so long, from scratch (`trained` has the results); 0 only reports what the
-            search knows of them.
+        candidate_recipe: train each of them from scratch with a recipe of `balenas train`, by its name or file
+            (`trained` has the results). None: with the search's own evaluator.
+        candidate_epochs: train each of them so long. 0: as the recipe says; without one, a trial only reports what the
+            search knows of its architecture.
 
     Raises:
         OptionError: an option has a wrong type or is out of range.
@@ -89,7 +92,7 @@ class SearchOptions:
     perturbation: PerturbationOption = None
     mixed_op: MixedOpOption = None
     schedule: ScheduleOption = None
-    warmup_epochs: NonNegativeInt = 0
+    warmup_epochs: NonNegativeInt | Share = 0
     arc_learning_rate: Positive = 3e-4
     gradient_clip_val: Positive | None = None
     clip_with: ClippedWith = "weights"
@@ -103,13 +106,28 @@ class SearchOptions:
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
     selection: Selection = None
     candidate_trials: NonNegativeInt = 10
+    candidate_recipe: str | Recipe | None = None
     candidate_epochs: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "penalty", _penalty(self.penalty))
+        if self.candidate_recipe is not None:
+            object.__setattr__(self, "candidate_recipe", load_recipe(self.candidate_recipe))
         self.update_order()
         if self.cost is not None and self.penalty is not None:
             raise OptionError("cost and penalty both join the loss of the architecture: give one of them")
+
+    @property
+    def candidate_training(self) -> Recipe | None:
+        """How architectures that become trials are trained, if by a recipe."""
+        if not isinstance(self.candidate_recipe, Recipe):
+            return None
+        return self.candidate_recipe.replace(epochs=self.candidate_epochs or self.candidate_recipe.epochs)
+
+    @property
+    def training_epochs(self) -> int:
+        """How long architectures that become trials are trained; 0: not at all."""
+        return self.candidate_epochs if self.candidate_training is None else self.candidate_training.epochs
 
     @property
     def compile_mode(self) -> str | None:
@@ -123,8 +141,8 @@ class SearchOptions:
             found.set_parameterised(parameterised_candidates(supernet))
         return found
 
-    def update_order(self) -> Order:
-        """Return which level is updated when, for Algorithm 1."""
+    def update_order(self, warmup_epochs: int = 0) -> Order:
+        """Return which level is updated when, for Algorithm 1, behind so many epochs of warm-up."""
         return Order(
             first=self.first,
             architecture_every=self.architecture_every,
@@ -133,18 +151,35 @@ class SearchOptions:
             order=self.order,
             finite_difference=self.finite_difference,
             weight_step=self.weight_step_alpha,
-            warmup_epochs=self.warmup_epochs,
+            warmup_epochs=warmup_epochs,
             clip_with=self.clip_with,
         )
 
 
-def require_search_epochs(warmup_epochs: float, epochs: int | None) -> None:
-    """Raise OptionError unless epochs are left to search in after the warm-up; None or -1 epochs never end."""
-    if epochs is not None and 0 < epochs <= warmup_epochs:
+def warmup_of(warmup_epochs: float, epochs: int | None) -> int:
+    """Return how many epochs a warm-up takes.
+
+    Args:
+        warmup_epochs: their number, or a share of all.
+        epochs: of the search; None or -1: it never ends.
+
+    Raises:
+        OptionError: no epochs are left to search in.
+    """
+    endless = epochs is None or epochs < 0
+    if 0 < warmup_epochs < 1:
+        if endless:
+            raise OptionError(
+                f"warmup_epochs is {warmup_epochs}, a share of all epochs, but the search has no number of epochs: "
+                "give it one, or warmup_epochs a whole number"
+            )
+        return int(round(warmup_epochs * cast(int, epochs), 6))
+    if not endless and 0 < cast(int, epochs) <= warmup_epochs:
         raise OptionError(
             f"warmup_epochs must be less than the number of epochs, {epochs}, or nothing is searched; got "
             f"{warmup_epochs}. Lower it, or search for more epochs."
         )
+    return int(warmup_epochs)
 
 
 def require_precision(trainer: Any, alphas: Iterable[Tensor]) -> None:

@@ -22,8 +22,8 @@ from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples, req
 from balenas_plugin.adapters.nni.one_shot.search_options import (
     OPTION_NAMES,
     SearchOptions,
-    require_search_epochs,
     validation_interval,
+    warmup_of,
 )
 from balenas_plugin.adapters.nni.strategies.process_guard import ProcessGuard, require_supported
 from balenas_plugin.adapters.nni.strategies.rankable import require_rankable
@@ -107,14 +107,14 @@ class DistributionStrategy(StagedStrategy):
             **nnis,
         )
         self.selection = self.options.selection
-        self.candidate_trials = self.options.candidate_trials
-        self.candidate_epochs = self.options.candidate_epochs
         self.recipe: Any = None
         """How a trial makes the search anew; None: from a description of the space, the evaluator and the options."""
+        self.found: Any = None
+        """What a search before the experiment has found: the trials are the candidates' alone."""
         self.ranked: list[RankedArchitecture] | None = None
         """The ranking of a search that ran in a trial."""
         self.trained: dict[int, Any] = {}
-        """Rank -> what `candidate_epochs` of training gave, for the architectures that became trials."""
+        """Rank -> what training gave, for the architectures that became trials."""
         self._trials: Any = None
         self._pristine: ModelSpace | None = None
         self._checkpoint: SearchCheckpoint | None = None
@@ -245,7 +245,7 @@ class DistributionStrategy(StagedStrategy):
             return super().mutate_evaluator(evaluator)  # NNI's TypeError
         require_supported(evaluator.trainer)
         every, epochs = validation_interval(self.options, evaluator.trainer), evaluator.trainer.max_epochs
-        require_search_epochs(self.options.warmup_epochs, epochs)
+        warmup_of(self.options.warmup_epochs, epochs)
         if every is not None and epochs is not None and epochs > 0:
             every = min(every, epochs)  # once at least: NNI's final report asks for the metric
         self._validates = every != 0 and is_overridden("validation_step", evaluator.module, parent=LightningModule)

@@ -30,6 +30,7 @@ from balenas_plugin.adapters.nni.supernets.edges import (
     built,
     edge_weights,
     give_edge_weights,
+    left_of,
     scaled,
 )
 from balenas_plugin.adapters.nni.supernets.fusion_plan import why_not_its_own
@@ -121,7 +122,8 @@ class DrawnLayer(DifferentiableMixedLayer):
                 f"{self.mixed_op.name} mixes operations of one tensor, and those of {self.label} take more"
             )
         (x,) = args
-        return self.mixed_op.leave(self._mixed(self.mixed_op.enter(x)), [(x, None)])
+        seen, left = self.mixed_op.enter(x)
+        return self.mixed_op.leave(self._mixed(seen), [(left, None)])
 
     def _mixed(self, *args: Any, **kwargs: Any) -> Any:
         edge = [(self._softmax, self._arch_alpha)]
@@ -262,13 +264,16 @@ class DrawnCell(DifferentiableMixedCell):
             return super().forward(*inputs)
         processed = preprocess_cell_inputs(self.num_predecessors, *inputs)
         nodes, mixed_op = list(self.preprocessor(processed)), self.mixed_op or IN_FULL
+        entered = [mixed_op.enter(x) for x in nodes]
         for target, edges in enumerate(cast(Any, self.ops), start=self.num_predecessors):
-            sources = list(zip(nodes, edge_weights(self, target), strict=True))
+            weights = edge_weights(self, target)
             received = [
-                scaled(self._edge_result(f"{self.label}/{target}_{j}", edges[j], mixed_op.enter(x)), weight)
-                for j, (x, weight) in enumerate(sources)
+                scaled(self._edge_result(f"{self.label}/{target}_{j}", edges[j], seen), weight)
+                for j, ((seen, _), weight) in enumerate(zip(entered, weights, strict=True))
             ]
-            nodes.append(mixed_op.leave(sum(received[1:], start=received[0]), sources))
+            mixed = sum(received[1:], start=received[0])
+            nodes.append(mixed_op.leave(mixed, left_of(entered, weights)))
+            entered.append(mixed_op.enter(nodes[-1]))
         return self.postprocessor(torch.cat(nodes[self.num_predecessors :], self.concat_dim), processed)
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:

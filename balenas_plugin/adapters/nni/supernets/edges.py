@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.mixed_ops import Alone, MixedOp
+from balenas_plugin.mixed_ops._mixed_op import Source
 from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 
 IN_A_CANDIDATE = "in_a_candidate"
@@ -59,6 +60,16 @@ def give_edge_weights(cell: Any, nodes: Iterable[int], memo: dict[str, Any]) -> 
 def edge_weights(cell: Any, node: int) -> Sequence[Tensor | None]:
     """Return the weight of each edge to a node, a number; None where edges have none."""
     return cell.edge_logits[str(node)].softmax(-1).unbind() if hasattr(cell, "edge_logits") else [None] * node
+
+
+def left_of(entered: Sequence[tuple[Tensor, Tensor]], weights: Sequence[Tensor | None]) -> list[Source]:
+    """Return what the inputs of the edges to a node leave for it.
+
+    Args:
+        entered: of each input, what `MixedOp.enter` returned.
+        weights: of the edges.
+    """
+    return [(left, weight) for (_, left), weight in zip(entered, weights, strict=True)]
 
 
 def scaled(made: Tensor, weight: Tensor | None) -> Tensor:

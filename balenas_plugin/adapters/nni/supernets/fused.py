@@ -24,7 +24,7 @@ from balenas_plugin.adapters.nni.supernets.drawn import (
     drawn_candidates,
     kept_candidates,
 )
-from balenas_plugin.adapters.nni.supernets.edges import edge_weights, scaled
+from balenas_plugin.adapters.nni.supernets.edges import edge_weights, left_of, scaled
 from balenas_plugin.adapters.nni.supernets.fusion_plan import Plan, Planned, why_not_its_own
 from balenas_plugin.fused import Branch, Contribution, Fan, combine, departure, depthwise
 from balenas_plugin.mixed_ops import IN_FULL, MixedOp
@@ -62,31 +62,43 @@ class FusedNasBench201Cell(Planned, EdgeWeighedNasBench201Cell):
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H, W)."""
         mixed_op: MixedOp = getattr(self._edges_from(0)[0], "mixed_op", None) or IN_FULL
-        plan = self.plan_for([mixed_op.enter(inputs)])
+        entered = [mixed_op.enter(inputs)]
+        plan = self.plan_for([entered[0][0]])
         if plan is None:
             return super().forward(inputs)
-        if mixed_op is IN_FULL and (last := self._at_once(plan, inputs)) is not None:
+        weights = [edge_weights(self, target) for target in range(1, self.num_tensors)]
+        if mixed_op.parts is not None and (last := self._at_once(plan, inputs, mixed_op.parts, weights)) is not None:
             return last
         received: list[list[Contribution]] = [[] for _ in range(self.num_tensors)]
-        nodes, weights = [inputs], [edge_weights(self, target) for target in range(1, self.num_tensors)]
+        node = inputs
         for source, fan in enumerate(plan.fans):
             edges = [(edge._softmax, edge._arch_alpha) for edge in self._edges_from(source)]
             scales = [of_target[source] for of_target in weights[source:]]
-            for target, made in _mixed(fan, mixed_op.enter(nodes[-1]), edges, DrawnLayer.others, scales).items():
+            if source:
+                entered.append(mixed_op.enter(node))
+            for target, made in _mixed(fan, entered[-1][0], edges, DrawnLayer.others, scales).items():
                 received[target].append(made)
             mixed = combine(received[source + 1], partial(plan.zeros, source + 1, inputs.device))
-            nodes.append(mixed_op.leave(mixed, list(zip(nodes, weights[source], strict=True))))
-        return nodes[-1]
+            node = mixed_op.leave(mixed, left_of(entered, weights[source]))
+        return node
 
-    def _at_once(self, plan: Plan, inputs: Tensor) -> Tensor | None:
+    def _at_once(
+        self, plan: Plan, inputs: Tensor, parts: tuple[int, bool], weights: Sequence[Sequence[Tensor | None]]
+    ) -> Tensor | None:
         """Return the last node if the whole cell is one function of the inputs in this pass, None if not."""
         if torch.compiler.is_compiling() or plan.cell is None:
             return None
-        sources = range(self.num_tensors - 1)
-        edges = [(edge._softmax, edge._arch_alpha) for source in sources for edge in self._edges_from(source)]
+        places = [(source, target) for source in range(len(weights)) for target in range(source, len(weights))]
+        layers = [cast(Any, self.layers[target])[source] for source, target in places]
+        edges = [(edge._softmax, edge._arch_alpha) for edge in layers]
         if drawn_candidates(edges, DrawnLayer.others) is not None or kept_candidates(edges) is not None:
             return None
-        return plan.cell(inputs, [softmax(alpha) for softmax, alpha in edges])
+        scales = [weight for of_target in weights for weight in of_target if weight is not None]
+        mixing = [
+            scaled(softmax(alpha), weights[target][source])
+            for (softmax, alpha), (source, target) in zip(edges, places, strict=True)
+        ]
+        return plan.cell(inputs, mixing, parts, scales)
 
     def _made_plan(self) -> Plan:
         why = None
@@ -128,27 +140,28 @@ class FusedMixedCell(Planned, DrawnCell):
     def forward(self, *inputs: Any) -> Any:
         """Take and return what NNI's cell does."""
         processed, mixed_op = preprocess_cell_inputs(self.num_predecessors, *inputs), self.mixed_op or IN_FULL
-        plan = self.plan_for(processed, lambda given: [mixed_op.enter(x) for x in self.preprocessor(given)])
+        plan = self.plan_for(processed, lambda given: [mixed_op.enter(x)[0] for x in self.preprocessor(given)])
         if plan is None:
             return super().forward(*inputs)
         nodes, first = list(self.preprocessor(processed)), self.num_predecessors
+        entered = [mixed_op.enter(x) for x in nodes]
         received: list[list[Contribution]] = [[] for _ in range(first + self.num_nodes)]
         weights = {target: edge_weights(self, target) for target in range(first, len(received))}
+
+        def node(number: int) -> Tensor:
+            mixed = combine(received[number], partial(plan.zeros, number, nodes[0].device))
+            return mixed_op.leave(mixed, left_of(entered, weights[number]))
+
         for source, fan in enumerate(plan.fans):
             if source >= first:
-                nodes.append(self._node(received[source], nodes, weights[source], plan))
+                nodes.append(node(source))
+                entered.append(mixed_op.enter(nodes[-1]))
             scales = [weights[target][source] for target in self._targets_of(source)]
             edges = self._edges_from(source)
-            for target, made in _mixed(fan, mixed_op.enter(nodes[source]), edges, self.others, scales).items():
+            for target, made in _mixed(fan, entered[source][0], edges, self.others, scales).items():
                 received[target].append(made)
-        nodes.append(self._node(received[-1], nodes, weights[len(nodes)], plan))
+        nodes.append(node(len(nodes)))
         return self.postprocessor(torch.cat(nodes[first:], self.concat_dim), processed)
-
-    def _node(
-        self, received: Sequence[Contribution], nodes: Sequence[Tensor], weights: Sequence[Tensor | None], plan: Plan
-    ) -> Tensor:
-        mixed = combine(received, partial(plan.zeros, len(nodes), nodes[0].device))
-        return (self.mixed_op or IN_FULL).leave(mixed, list(zip(nodes, weights, strict=True)))
 
     def _made_plan(self) -> Plan:
         sources = range(self.num_predecessors + self.num_nodes - 1)
