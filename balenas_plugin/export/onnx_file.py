@@ -90,7 +90,7 @@ def onnx_to_time(model: nn.Module, *, example: Tensor) -> bytes:
     Raises:
         SpaceError: the network cannot be traced.
     """
-    buffer = BytesIO()
+    buffer: Any = BytesIO()  # which the tracer takes, whatever its signature says
     try:
         with quiet(), torch.no_grad(), random_numbers_restored():
             network = copy.deepcopy(model).cpu().eval()
