@@ -86,7 +86,7 @@ def verdict(delivered: Delivered) -> str:
     low, high = ours.interval
     chosen = f"on the validation images ({ours.validation_accuracy:.2%} against {other.validation_accuracy:.2%})"
     if ours.validation_accuracy == other.validation_accuracy:
-        why = f"The {CALLED[loser]} is as good {chosen}, and takes more work."
+        why = f"The {CALLED[loser]} is right as often {chosen}, but less sure of the classes."
     elif winner == "baseline":
         why = f"The plain ResNet beats what the search has found {chosen}, so it is delivered."
     else:
@@ -108,6 +108,7 @@ def comparison(delivered: Delivered) -> Iterator[tuple[str, ...]]:
         "accuracy, held out": lambda network: f"{network.test_accuracy:.2%}",
         "95 % interval": lambda network: " to ".join(f"{end:.2%}" for end in network.interval),
         "accuracy, validation": lambda network: f"{network.validation_accuracy:.2%}",
+        "loss, validation": lambda network: f"{network.validation_loss:.4f}",
         "parameters": lambda network: f"{network.parameters:,}",
         "multiply-adds per image": lambda network: f"{network.multiply_adds:,}",
         "epochs": epochs,

@@ -71,14 +71,20 @@ class Limits:
     Args:
         max_params: parameters.
         max_flops: floating-point operations of one image, of which a multiply-add is two.
+        max_latency: milliseconds for an image, by onnxruntime with one thread of this machine's CPU.
     """
 
     max_params: Positive | None = None
     max_flops: Positive | None = None
+    max_latency: Positive | None = None
 
     def __str__(self) -> str:
-        words = {"parameters": self.max_params, "floating-point operations an image": self.max_flops}
-        return ", ".join(f"at most {limit:,.0f} {what}" for what, limit in words.items() if limit is not None)
+        words = {
+            "parameters": self.max_params,
+            "floating-point operations an image": self.max_flops,
+            "ms an image": self.max_latency,
+        }
+        return ", ".join(f"at most {limit:,.6g} {what}" for what, limit in words.items() if limit is not None)
 
 
 @declared_options("search")
@@ -201,8 +207,8 @@ class AutoPlan:
         )
 
     def selection(self) -> ProxySelection:
-        """Return how the network is selected: BaLeNAS-TF, within the limits."""
-        return ProxySelection(seed=self.seed, **asdict(self.limits))
+        """Return how the architecture is selected: BaLeNAS-TF, within the limits that do not depend on the machine."""
+        return ProxySelection(seed=self.seed, max_params=self.limits.max_params, max_flops=self.limits.max_flops)
 
 
 def search_config(
@@ -210,9 +216,10 @@ def search_config(
 ) -> SearchConfig:
     """Return a search of so many epochs: its rates and its warm-up follow from them.
 
-    Draws share a batch, and no curvature is measured: that costs less.
+    Draws share a batch, and no curvature is measured: that costs less. Weights that have hardly been trained speak for
+    pools and skip connections, so a short search moves the logits little, and leaves the choice to the selection.
     """
-    warmup = epochs // 5
+    warmup = epochs // 3
     steps = max(1, (epochs - warmup) * -(-images // (2 * batch_size)))
     return SearchConfig.from_dict(
         {
@@ -225,7 +232,7 @@ def search_config(
                 "name": "BaLeNAS",
                 "num_mc_samples": 3,
                 "mc_batches": "split",
-                "arc_learning_rate": min(0.05, max(3e-4, 4 / steps)),
+                "arc_learning_rate": min(0.01, max(3e-4, 4 / steps)),
                 "weight_step_alpha": "sample",
                 "warmup_epochs": warmup,
                 "gradient_clip_val": 5,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from balenas_plugin.auto.auto_plan import AutoPlan
 from balenas_plugin.auto.splitting import HELD_OUT
@@ -32,6 +33,7 @@ class Tested:
 
     Args:
         validation_accuracy: share of the images that are chosen by.
+        validation_loss: mean cross-entropy of these, in nats: how sure the network is of what they are.
         test_accuracy: share of the images held out.
         interval: where that lies with a confidence of 95 %.
         parameters: of the network.
@@ -42,6 +44,7 @@ class Tested:
     """
 
     validation_accuracy: float
+    validation_loss: float
     test_accuracy: float
     interval: tuple[float, float]
     parameters: int
@@ -101,6 +104,8 @@ def deliver(
 ) -> Delivered:
     """Choose by the validation images, test on those held out, and write the files of the better network.
 
+    Where both are right about as many validation images, the one with the smaller loss is chosen.
+
     Args:
         plan: of the run.
         output: its folder.
@@ -115,9 +120,12 @@ def deliver(
         StorageError: the disk is full.
     """
     held_out = load_test_data(DataConfig(name="packed", root=str(output / HELD_OUT)))
-    winner = max(networks, key=lambda name: (networks[name][1].test_accuracy, -networks[name][1].multiply_adds))
+    losses = {name: _loss(network, data.test) for name, (network, _) in networks.items()}
+    winner = max(networks, key=lambda name: (networks[name][1].test_accuracy, -losses[name]))
     confusions = {name: _confusion(network, held_out, len(data.class_names)) for name, (network, _) in networks.items()}
-    tested = {name: _tested(trained, confusions[name], epochs[name]) for name, (_, trained) in networks.items()}
+    tested = {
+        name: _tested(trained, losses[name], confusions[name], epochs[name]) for name, (_, trained) in networks.items()
+    }
     deployed = deploy(
         networks[winner][0], replace(data, test=held_out), output / DELIVERED, int8=int8, threads=plan.threads
     )
@@ -135,20 +143,32 @@ def deliver(
 
 
 @torch.no_grad()
-def _confusion(network: nn.Module, images: ImageSet, num_classes: int) -> torch.Tensor:
-    """Return how many images of class i (row) a network takes for class j."""
+def _answers(network: nn.Module, images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the logits and labels of images, batch by batch."""
     network = network.cpu().eval()
-    found = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     for rows in torch.arange(len(images)).split(_BATCH):
         inputs, labels = images.batch(rows)
-        found.index_put_((labels, network(inputs).argmax(1)), torch.tensor(1), accumulate=True)
+        yield network(inputs), labels
+
+
+def _loss(network: nn.Module, images: ImageSet) -> float:
+    """Return the mean cross-entropy, in nats."""
+    return sum(float(F.cross_entropy(*answer, reduction="sum")) for answer in _answers(network, images)) / len(images)
+
+
+def _confusion(network: nn.Module, images: ImageSet, num_classes: int) -> Tensor:
+    """Return how many images of class i (row) a network takes for class j."""
+    found = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    for logits, labels in _answers(network, images):
+        found.index_put_((labels, logits.argmax(1)), torch.tensor(1), accumulate=True)
     return found
 
 
-def _tested(trained: TrainedNetwork, confusion: torch.Tensor, planned_epochs: int) -> Tested:
+def _tested(trained: TrainedNetwork, loss: float, confusion: Tensor, planned_epochs: int) -> Tested:
     right, images = int(confusion.diag().sum()), int(confusion.sum())
     return Tested(
         validation_accuracy=trained.test_accuracy,
+        validation_loss=loss,
         test_accuracy=right / images,
         interval=wilson_interval(right, images),
         parameters=trained.parameters,

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,22 +20,21 @@ from balenas_plugin.auto.auto_page import write_page
 from balenas_plugin.auto.auto_plan import PLAN, AutoPlan, Limits
 from balenas_plugin.auto.delivery import Delivered, deliver
 from balenas_plugin.auto.looking import look
-from balenas_plugin.auto.offered import BASELINE, Offer, offered_sizes
-from balenas_plugin.auto.planning import Known, announced, in_words, make_plan
+from balenas_plugin.auto.offered import BASELINE, Offer
+from balenas_plugin.auto.planning import Known, announced, fitting_networks, in_words, make_plan
 from balenas_plugin.auto.session import Session
 from balenas_plugin.auto.splitting import HELD_OUT, IMAGES, pack, split
-from balenas_plugin.auto.step_timing import time_training
-from balenas_plugin.bayes.decisions import Architecture
+from balenas_plugin.auto.step_timing import DoesNotFitError, Fitting, time_training
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import differences
 from balenas_plugin.data import DataConfig
 from balenas_plugin.data.sources.packed import is_packed
 from balenas_plugin.deployment import require_deployable
-from balenas_plugin.errors import DataError, OptionError, SpaceError
+from balenas_plugin.errors import DataError, OptionError
 from balenas_plugin.files import expanded, write_text_atomically
 from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.run_folder import RunFolder
-from balenas_plugin.selection import rank
+from balenas_plugin.selection import RankedArchitecture, rank
 from balenas_plugin.training import TrainedNetwork, TrainingData, load_recipe, load_training_data, train_network
 
 LEFT_OUT = "left-out.txt"
@@ -43,6 +42,7 @@ LEFT_OUT = "left-out.txt"
 _FILLED = 0.95  # of the time for a training
 _LONGER = {"search": 1.3, "network": 1.1, "baseline": 1.1}  # than planned, before a stage is ended
 _MOST_EPOCHS = 300
+_TRIED = 10  # of the best architectures, until one is quick enough
 _RATE_OF_BATCH = 64  # images, for which the recipe gives a learning rate
 _SHOWN = 20
 
@@ -166,10 +166,10 @@ class _Run:
         self._search()
         found = self._select(data)
         offer = replace(self._offer(data, str(found["kind"])), sizes=found["sizes"])
-        network = self._built(offer, found["choices"])
+        network = self._built(replace(offer, architecture=found["choices"]))
         trained = self._train("network", network, data, found)
         residual = self._offer(data, BASELINE)
-        plain = self._built(residual, None)
+        plain = self._built(residual)
         length = self._length_of_baseline(residual, data)
         baseline = self._train("baseline", plain, data, length)
         with self.session.stage("delivery", "test on the images held out, ONNX file, page"):
@@ -236,42 +236,61 @@ class _Run:
             limits=self.plan.limits,
         )
 
-    def _built(self, offer: Offer, architecture: Architecture | None) -> nn.Module:
+    def _built(self, offer: Offer) -> nn.Module:
         with random_numbers_restored(self.plan.seed):
-            return offer.build(architecture)
+            return offer.build()
 
     def _select(self, data: TrainingData) -> Mapping[str, Any]:
-        """Choose an architecture, and how long its network is trained: half of the time is for the baseline."""
+        """Choose an architecture, the size of its network and how long that is trained.
+
+        Half of the time is for the baseline.
+        """
         known = self.session.result("selection")
         if known is not None:
             return known
         with self.session.stage("selection", "the best of 100 draws by SynFlow"):
             posterior = Posterior.load(RunFolder(self.output / "search").posterior)
-            offer, found = self._best(posterior, self._offer(data, str(self.plan.search.space["name"])))
-            network = self._built(offer, found.choices)
-            left = self.session.left - self.plan.delivering
-            before = self.session.seconds("search", "selection")
-            seconds = max(1.0, (left + before) / 2 - before)
+            offer = self._offer(data, str(self.plan.search.space["name"]))
+            ranked = rank(posterior, offer.space, self.plan.selection(), progress=True)
+            found, fitting = self._fitting(ranked, offer, data)
+            seconds = self._seconds_of_network
             return self.session.save(
                 "selection",
                 kind=offer.kind,
-                sizes=dict(offer.sizes),
+                sizes=dict(fitting.size.sizes),
                 choices=found.choices,
                 notation=found.notation,
                 probability=found.probability,
                 seconds=seconds,
-                epochs=self._epochs(network, data, seconds),
+                epochs=self._epochs(self._built(fitting.size), data, seconds),
             )
 
-    def _best(self, posterior: Posterior, offer: Offer) -> tuple[Offer, Any]:
-        """Return the best architecture within the limits, in a smaller network where none of the planned size is."""
-        refusal: SpaceError | None = None
-        for sizes in offered_sizes(offer):
-            smaller = replace(offer, sizes=sizes)
+    @property
+    def _seconds_of_network(self) -> float:
+        left = self.session.left - self.plan.delivering
+        before = self.session.seconds("search", "selection")
+        return max(1.0, (left + before) / 2 - before)
+
+    def _fitting(
+        self, ranked: Sequence[RankedArchitecture], offer: Offer, data: TrainingData
+    ) -> tuple[RankedArchitecture, Fitting[Offer]]:
+        """Return the best architecture with a size that keeps within all limits, and the largest that is trained well.
+
+        Raises:
+            OptionError: the latency of the best few is above its limit in every size.
+        """
+        refusal: DoesNotFitError | None = None
+        for found in ranked[:_TRIED]:
             try:
-                return smaller, rank(posterior, smaller.space, self.plan.selection(), progress=True)[0]
-            except SpaceError as error:
-                refusal = refusal or error
+                return found, fitting_networks(
+                    replace(offer, architecture=found.choices),
+                    [self.plan.image_size],
+                    _FILLED * self._seconds_of_network,
+                    len(data.training),
+                    self.plan.batch_size,
+                )
+            except DoesNotFitError as error:
+                refusal = error
         assert refusal is not None
         raise refusal
 
@@ -281,7 +300,7 @@ class _Run:
         if known is not None:
             return known
         seconds = self.session.seconds("search", "selection", "network")
-        epochs = self._epochs(self._built(offer, None), data, seconds)
+        epochs = self._epochs(self._built(offer), data, seconds)
         return self.session.save("baseline", seconds=seconds, epochs=epochs)
 
     def _epochs(self, network: nn.Module, data: TrainingData, seconds: float) -> int:

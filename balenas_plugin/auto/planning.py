@@ -19,9 +19,10 @@ import torch
 from balenas_plugin.auto.auto_plan import AutoPlan, Limits, PlannedSearch, PlannedTraining, search_config
 from balenas_plugin.auto.looking import Looked
 from balenas_plugin.auto.mirroring import Mirroring, mirroring
-from balenas_plugin.auto.offered import BASELINE, BASELINE_SIZES, SPACES, Offer, OfferedSpace
+from balenas_plugin.auto.offered import BASELINE, BASELINE_SIZES, SPACES, Offer, OfferedSpace, uniform_architectures
 from balenas_plugin.auto.splitting import LabelledPaths
-from balenas_plugin.auto.step_timing import Fitting, device, largest_fitting
+from balenas_plugin.auto.step_timing import DoesNotFitError, Fitting, device, largest_fitting
+from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.data.sources.packed import PackedPart, write_packed
 from balenas_plugin.diagnostics.diagnostics_options import DiagnosticsOptions
 from balenas_plugin.errors import OptionError
@@ -36,12 +37,13 @@ _LARGEST_BATCH = {"cpu": 64, "cuda": 256}
 _SMALLEST_IMAGE = 8
 _STEPS_OF_AN_EPOCH = 10  # at least, by which batches of few images are smaller
 
-_WANTED_IMAGES, _WANTED_EPOCHS = 100_000, (12, 60)  # seen in a training, and the epochs that are for
+_WANTED_EPOCHS, _WANTED_STEPS = 12, 400  # of a training, at least, where there is time for a larger network
+_PARAMETERS_PER_IMAGE = 1000  # of the training; more time than these need is for epochs
 _MOST_EPOCHS, _LEAST_EPOCHS = 300, 3
 _SEARCHED_EPOCHS = (10, 50)
 _LEAST_ITERATIONS, _WANTED_ITERATIONS = 20, 800
 
-_SHARE_OF_SEARCH = 0.35  # of the time for search and training
+_SHARE_OF_SEARCH = 0.2  # of the time for search and training
 _FILLED = 0.9  # of the time that there is: a machine is not always as quick
 _SELECTING, _DELIVERING = 5.0, 25.0  # seconds
 
@@ -107,23 +109,18 @@ def make_plan(
     place = device().type
     batch_size = _batch_size(known.num_training, place)
     steps = math.ceil(known.num_training / batch_size)
-    wanted = min(max(_WANTED_IMAGES / known.num_training, _WANTED_EPOCHS[0]), _WANTED_EPOCHS[1])
     space = SPACES[0]
-
-    def offers(kind: str, trained: Sequence[object], image_sizes: Sequence[int]) -> list[Offer]:
-        fixed = {"kind": kind, "num_classes": known.num_classes, "limits": limits}
-        return _within_limits([Offer(sizes=s, image_size=i, **fixed) for s in trained for i in image_sizes])  # type: ignore[arg-type]
-
+    fixed = {"num_classes": known.num_classes, "limits": limits}
     image_sizes = _image_sizes(known.looked.side, place)
-    networks = offers(space.name, space.trained, image_sizes)
     measuring = 0.05 * budget
     training = (_left(known, budget, measuring) / 2 - _SELECTING) * (1 - _SHARE_OF_SEARCH)
-    trained = _fitting(networks, training, steps, wanted, batch_size)
+    smallest = Offer(kind=space.name, sizes=space.trained[0], image_size=min(image_sizes), **fixed)  # type: ignore[arg-type]
+    trained = fitting_networks(smallest, image_sizes, training, known.num_training, batch_size)
     image_size = trained.size.image_size
     searched = _timed_search(space, known, image_size, trained.timed.threads, batch_size, seed)
-    residual = offers(BASELINE, BASELINE_SIZES, [image_size])
     ours = _left(known, budget, 0) / 2
-    baseline = _fitting(residual, ours, steps, wanted, batch_size)
+    residual = Offer(kind=BASELINE, sizes=BASELINE_SIZES[0], image_size=image_size, **fixed)  # type: ignore[arg-type]
+    baseline = fitting_networks(residual, [image_size], ours, known.num_training, batch_size)
 
     ours = _left(known, budget, 0) / 2
     search = _planned_search(space, searched, (ours - _SELECTING) * _SHARE_OF_SEARCH, known, batch_size)
@@ -168,29 +165,57 @@ def _image_sizes(side: int, place: str) -> list[int]:
     return [size for size in sizes if size >= 2 * _SMALLEST_IMAGE or size == own // 4 * 4]
 
 
-def _within_limits(offers: list[Offer]) -> list[Offer]:
-    """Return the offers with enough networks within the limits, else those with any.
+def fitting_networks(
+    smallest: Offer, image_sizes: Sequence[int], seconds: float, num_training: int, batch_size: int
+) -> Fitting[Offer]:
+    """Return the network with the most work of those that there is time to train well.
+
+    Args:
+        smallest: of its kind; where it is of a space, and of no architecture, of the costliest one that fits.
+        image_sizes: that its input may have.
+        seconds: for its training.
+        num_training: images of an epoch.
+        batch_size: images of a step.
 
     Raises:
-        OptionError: none has any.
+        OptionError: none keeps within the limits; the message names the smallest there is.
     """
-    found = [offer for offer in offers if offer.is_open] or [offer for offer in offers if offer.is_possible]
-    if found:
-        return found
-    parameters, operations = (min(values) for values in zip(*(offer.smallest for offer in offers), strict=True))
+    sizes = next((space.trained for space in SPACES if space.name == smallest.kind), BASELINE_SIZES)
+    architectures: list[Architecture | None] = [smallest.architecture]  # if the first one fits, all do
+    if smallest.kind != BASELINE and smallest.architecture is None:
+        architectures = list(uniform_architectures(smallest))
+    everything = [
+        [
+            offer
+            for each in (sizes if number == 0 else sizes[:1])
+            for side in image_sizes
+            if (offer := replace(smallest, sizes=each, image_size=side, architecture=architecture)).takes_images
+        ]
+        for number, architecture in enumerate(architectures)
+    ]
+    steps = math.ceil(num_training / batch_size)
+    refusal: DoesNotFitError | None = None
+    for offers in everything:
+        most = max(_PARAMETERS_PER_IMAGE * num_training, offers[0].parameters)
+        within = [offer for offer in offers if offer.parameters <= most and offer.keeps_within]
+        try:
+            if within:
+                return largest_fitting(
+                    sorted(within, key=lambda offer: offer.work),
+                    lambda offer, enough: offer.timed(batch_size=batch_size, enough=enough),
+                    seconds=max(seconds, 1.0),
+                    steps_per_epoch=steps,
+                    wanted_epochs=max(_WANTED_EPOCHS, _WANTED_STEPS / steps),
+                )
+        except DoesNotFitError as error:
+            refusal = error
+    if refusal is not None:
+        raise refusal
+    found = [offer for offers in everything for offer in offers]
+    parameters, work = min(offer.parameters for offer in found), min(found, key=lambda offer: offer.work).multiply_adds
     raise OptionError(
-        f"no network has {offers[0].limits}: the smallest there is has {parameters:,} parameters, and the one with the "
-        f"least work needs {operations:,} floating-point operations an image"
-    )
-
-
-def _fitting(offers: list[Offer], seconds: float, steps: int, wanted: float, batch_size: int) -> Fitting[Offer]:
-    return largest_fitting(
-        sorted(offers, key=lambda offer: offer.work),
-        lambda offer, enough: offer.timed(batch_size=batch_size, enough=enough),
-        seconds=max(seconds, 1.0),
-        steps_per_epoch=steps,
-        wanted_epochs=wanted,
+        f"no network has {smallest.limits}: the smallest there is has {parameters:,} parameters, and the one with the "
+        f"least work needs {2 * work:,} floating-point operations an image"
     )
 
 
@@ -326,7 +351,7 @@ def announced(known: Known, plan: AutoPlan, mirrored: Mirroring) -> Iterator[tup
         f"{in_words(search.seconds)}",
     )
     yield "selection", f"the best of 100 draws by SynFlow{_limited(plan)}: about {in_words(plan.selecting)}"
-    yield "training", _training(plan.network)
+    yield "training", f"{_training(plan.network)}; wider if lighter"
     yield "baseline", f"ResNet-18, as long as the three above together: {_training(plan.baseline)}"
     yield "delivery", f"test on the images held out, ONNX file, page: about {in_words(plan.delivering)}"
     yield "memory", f"{plan.memory / 1e9:.1f} GB so far"

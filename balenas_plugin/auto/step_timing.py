@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from balenas_plugin.errors import OptionError
 from balenas_plugin.machine import cores, free_memory, peak_memory
 
 _UNTIMED, _LEAST_TIMED, _MOST_TIMED = 2, 3, 20  # steps
@@ -22,6 +23,10 @@ _SHARE_OF_MEMORY = 0.5
 _LOADING = 1.1  # of a step alone: batches are made, and Lightning takes its time
 
 Size = TypeVar("Size")
+
+
+class DoesNotFitError(OptionError):
+    """A network takes more memory or latency than there may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +84,7 @@ def time_training(
         threads: of the CPU; None: as many as are best.
 
     Raises:
-        MemoryError: a step takes more than half of the memory that is free.
+        DoesNotFitError: a step takes more than half of the memory that is free.
     """
     place, before = device(), torch.get_num_threads()
     network = network.to(place).train()
@@ -109,7 +114,7 @@ def time_training(
     memory = max(0, _held(place) - held)
     free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free_memory()
     if free and memory > _SHARE_OF_MEMORY * (free + memory):
-        raise MemoryError(f"a step of training takes {memory / 1e9:.1f} GB")
+        raise DoesNotFitError(f"a step of training the smallest network takes {memory / 1e9:.1f} GB of memory")
     return Timed(seconds=seconds, threads=best, memory=memory)
 
 
@@ -163,13 +168,13 @@ def largest_fitting(
 
     Args:
         sizes: that may be taken, those with the least work first.
-        timed: times a training step, exactly if it takes less than so many seconds; or raises MemoryError.
+        timed: times a training step, exactly if it takes less than so many seconds; or raises DoesNotFitError.
         seconds: that there are.
         steps_per_epoch: of the training.
         wanted_epochs: that are enough.
 
     Raises:
-        MemoryError: there is not enough for any.
+        DoesNotFitError: not even the smallest does.
     """
     enough = seconds / (wanted_epochs * steps_per_epoch)
     fits, too_large = -1, len(sizes)
@@ -178,7 +183,7 @@ def largest_fitting(
         middle = (fits + too_large) // 2
         try:
             found[middle] = timed(sizes[middle], enough if middle else math.inf)
-        except (MemoryError, torch.OutOfMemoryError):
+        except (DoesNotFitError, MemoryError, torch.OutOfMemoryError):
             if middle == 0:
                 raise
             too_large = middle

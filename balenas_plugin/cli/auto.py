@@ -38,6 +38,7 @@ def add_auto(commands: Any, formatter: Any) -> None:
     auto.add_argument("--budget", default="1h", metavar="TIME", help="in all: 45s, 20m, 2h, 1h30m (1h)")
     auto.add_argument("--max-params", metavar="P", help="of the network, such as 300k or 1M")
     auto.add_argument("--max-flops", metavar="F", help="floating-point operations of an image, such as 50M")
+    auto.add_argument("--max-latency", metavar="MS", help="milliseconds for an image, on one thread of this CPU")
     auto.add_argument("--seed", type=int, default=0, help="of everything random (0)")
     auto.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be decoded")
     auto.add_argument("--int8", action="store_true", help="deliver a network of 8-bit numbers as well")
@@ -59,7 +60,7 @@ def _auto(options: argparse.Namespace) -> int:
     from balenas_plugin.run_folder.marker import RunMarker
     from balenas_plugin.signals import stopped_by_signals
 
-    limits = {name: getattr(options, name) for name in ("max_params", "max_flops")}
+    limits = {name: getattr(options, name) for name in ("max_params", "max_flops", "max_latency")}
     wanted = Wanted(
         images=options.images,
         budget=read_budget(options.budget),

@@ -188,11 +188,14 @@ def _print_ranking(ranked: Sequence[Any], proxies: Sequence[str]) -> None:
         costs = f"{found.params:9,.0f}  {found.flops / 1e6:7.4g}"
         costs += "" if found.latency is None else f"  {found.latency:7.3g}"
         print(f"{found.rank:>4}  {found.stability:9.2f}  {found.probability:11.3g}  {values}{costs}  {name}")
+    if ranked[0].latency_by is not None:
+        print(f"ms: one image by {ranked[0].latency_by}, on one thread of this machine's CPU")
 
 
 def _print_front(front: Any) -> None:
     (cost, merit, _), rows = front.table()
-    print(f"\nOf {len(front.candidates)} candidates, no other beats these in {merit} and {cost} both:")
+    count = len(front.candidates)
+    print(f"\nOf {count} candidate{'s' * (count != 1)}, no other beats these in {merit} and {cost} both:")
     for price, worth, name in [(cost, merit, "architecture"), *rows[:_LISTED]]:
         print(f"{price:>{max(12, len(cost))}}  {worth:>{max(12, len(merit))}}  {name}")
     if len(rows) > _LISTED:

@@ -18,6 +18,8 @@ FORMAT = "balenas_plugin/costs"
 
 Measure = Literal["latency", "flops", "params"]
 
+Runtime = Literal["torch", "onnxruntime"]
+
 
 @declared_options(called="a table of costs")
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,7 @@ class CostTable:
         device: "cpu" or "cuda".
         threads: of torch.
         torch: its version.
+        runtime: what has computed, "torch" or "onnxruntime".
         batch_size: images at a time.
         image_shape: (channels, height, width).
         repeats: of which each latency is the median.
@@ -55,6 +58,7 @@ class CostTable:
     device: str = ""
     threads: PositiveInt = 1
     torch: str = ""
+    runtime: Runtime = "torch"
     batch_size: PositiveInt = 1
     image_shape: tuple[PositiveInt, ...] = ()
     repeats: PositiveInt = 1

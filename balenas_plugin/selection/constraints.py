@@ -13,7 +13,7 @@ from tqdm import tqdm
 from balenas_plugin.bayes.architectures import Architectures, DescribedArchitecture
 from balenas_plugin.bayes.decisions import Architecture, CellNode, Decision, OneOf, TopSet
 from balenas_plugin.bayes.ranking import Outcome
-from balenas_plugin.costs.table import CostTable, Measure
+from balenas_plugin.costs.table import CostTable, Measure, Runtime
 from balenas_plugin.deployment.latency import measure_latency
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.proxies import score
@@ -54,7 +54,10 @@ class CandidateCosts:
         self._known: dict[tuple[tuple[Outcome, ...], Measure], float] = {}
         likeliest = architectures.discretise(architectures.posterior.scores)
         for measure, table in tables.items():
-            found = _sum(table, architectures.decisions, architectures.key(likeliest))
+            try:
+                found = _sum(table, architectures.decisions, architectures.key(likeliest))
+            except SpaceError:
+                break  # there are decisions whose costs do not add up, so networks are counted and measured
             if measure == "latency" or found == self(likeliest, (measure,))[measure]:
                 self._tables[measure] = table
 
@@ -73,6 +76,11 @@ class CandidateCosts:
                 self._known[key, measure] = cost
             found[measure] = self._known[key, measure]
         return found
+
+    @property
+    def runtime(self) -> Runtime:
+        """What latencies are measured by."""
+        return self._tables["latency"].runtime if "latency" in self._tables else "torch"
 
     def smallest(self, measure: Measure, *, progress: bool) -> float:
         """Return the least cost there is: exactly where costs add up choice by choice, else by changing one at a time.

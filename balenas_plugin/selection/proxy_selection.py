@@ -49,7 +49,8 @@ class ProxySelection:
             so many keep to them.
         max_flops: leave out networks with more multiply-adds per image, counted as 2 floating-point operations each.
         max_latency: leave out networks that take more milliseconds for an image, by PyTorch with one thread of this
-            machine's CPU; `balenas export` adds the latencies of operations up where that can be.
+            machine's CPU; `balenas export` adds the latencies of operations up where that can be, by onnxruntime where
+            that is installed.
         workers: processes that score in parallel.
 
     Raises:

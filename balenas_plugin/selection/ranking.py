@@ -44,6 +44,7 @@ class RankedArchitecture:
         params: parameters, where a limit or the caller asked for them.
         flops: floating-point operations per image, likewise.
         latency: milliseconds for an image on this machine, likewise.
+        latency_by: "onnxruntime" or "torch", by which that was measured.
         ground_truth: what a benchmark knows of it.
         epoch: of the search, after which the posterior was that; None for the last.
     """
@@ -60,6 +61,7 @@ class RankedArchitecture:
     params: float | None = None
     flops: float | None = None
     latency: float | None = None
+    latency_by: str | None = None
     ground_truth: dict[str, Any] | None = field(default=None)
     epoch: int | None = None
 
@@ -143,6 +145,7 @@ def rank(
             params=found[i].get("params"),
             flops=found[i].get("flops"),
             latency=found[i].get("latency"),
+            latency_by=cost_of.runtime if "latency" in measures else None,
         )
         for position, i in enumerate(order, start=1)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from PIL import Image
 
 from balenas_plugin.adapters.nni.callbacks.search_timing import TimedSearch
+from balenas_plugin.auto import offered
 from balenas_plugin.auto.auto_page import verdict
 from balenas_plugin.auto.auto_plan import Limits, read_budget, read_count
 from balenas_plugin.auto.delivery import Delivered
@@ -23,9 +25,9 @@ from balenas_plugin.auto.delivery import Tested as _Tested
 from balenas_plugin.auto.looking import look
 from balenas_plugin.auto.mirroring import mirroring
 from balenas_plugin.auto.offered import BASELINE, BASELINE_SIZES, SPACES, Offer
-from balenas_plugin.auto.planning import Known, _planned_search, _within_limits
+from balenas_plugin.auto.planning import Known, _planned_search, fitting_networks
 from balenas_plugin.auto.splitting import split
-from balenas_plugin.auto.step_timing import Timed, largest_fitting
+from balenas_plugin.auto.step_timing import DoesNotFitError, Timed, largest_fitting
 from balenas_plugin.errors import DataError, OptionError
 
 from .commands import Ended, Stop, balenas
@@ -133,7 +135,7 @@ def test_the_largest_network_that_gets_enough_epochs_is_found_among_few_timings(
     def timed(size: int, enough: float) -> Timed:
         asked.append(size)
         if size > 500:
-            raise MemoryError
+            raise DoesNotFitError
         return Timed(seconds=0.01 + size / 1000, threads=1, memory=0)
 
     sizes = [1, 5, 10, 20, 40, 80, 160, 320, 640, 1280]
@@ -157,16 +159,50 @@ def test_a_search_fills_its_time_with_at_least_ten_epochs(images: int, iteration
     assert planned.seconds > 200 or planned.epochs == 50  # there is time left where there are few images
 
 
-def test_limits_choose_the_sizes_and_name_the_smallest_network_where_none_meets_them() -> None:
-    def offers(most: float) -> list[Offer]:
-        fixed = {"num_classes": 10, "image_size": 8, "limits": Limits(max_params=most)}
-        return [Offer(kind=BASELINE, sizes=sizes, **fixed) for sizes in BASELINE_SIZES]
+def fitting(monkeypatch: pytest.MonkeyPatch, kind: str, *, seconds: float = 1e9, **limits: float) -> Offer:
+    """Return what is trained where a step takes a microsecond for a thousand multiply-adds, and an image a nanosecond
+    for each."""
+    monkeypatch.setattr(Offer, "timed", timed_by_work)
+    monkeypatch.setattr(offered, "time_training", lambda *_, **__: Timed(seconds=0.0, threads=1, memory=0))
+    sizes = SPACES[0].trained[0] if kind != BASELINE else BASELINE_SIZES[0]
+    smallest = Offer(kind=kind, sizes=sizes, image_size=8, num_classes=10, limits=Limits(**limits))
+    return fitting_networks(smallest, [8], seconds, 6000, 60).size
 
-    within = _within_limits(offers(2e5))
-    assert [offer.sizes["width"] for offer in within] == [4, 5, 6, 8]
-    assert all(offer.parameters <= 2e5 for offer in within)
+
+def timed_by_work(offer: Offer, *, batch_size: int, enough: float) -> Timed:
+    most, took = offer.limits.max_latency, offer.work / 1e6
+    if most is not None and took > most:
+        raise DoesNotFitError(f"no network takes at most {most:g} ms: the smallest takes {took:.3g} ms")
+    return Timed(seconds=offer.work / 1e9, threads=1, memory=0)
+
+
+def test_limits_choose_the_sizes_and_name_the_smallest_network_where_none_meets_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert fitting(monkeypatch, BASELINE, max_params=2e5).sizes == {"width": 8}
+    found = fitting(monkeypatch, "nasbench201", max_params=2e5)
+    assert found.parameters <= 2e5
+    assert found.sizes == {"channels": 10, "cells_per_stage": 1, "stages": 3}
+    for limits in ({"max_flops": 2e6}, {"max_latency": 1.0}):
+        assert 0.7e6 < fitting(monkeypatch, "nasbench201", **limits).work <= 1e6
+    in_time = fitting(monkeypatch, "nasbench201", seconds=1.0)  # a thousand steps or more
+    assert in_time.work <= 1e6
     with pytest.raises(OptionError, match=r"at most 1,000 parameters: the smallest there is has 44,622 parameters"):
-        _within_limits(offers(1000))
+        fitting(monkeypatch, BASELINE, max_params=1000)
+    with pytest.raises(OptionError, match=r"no network takes at most 0\.001 ms: the smallest takes"):
+        fitting(monkeypatch, "nasbench201", max_latency=1e-3)
+
+
+def test_the_size_of_a_network_follows_its_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with few operations is wider: the same limits and time give it more channels."""
+    monkeypatch.setattr(Offer, "timed", timed_by_work)
+    smallest = Offer(
+        kind="nasbench201", sizes=SPACES[0].trained[0], image_size=8, num_classes=10, limits=Limits(max_params=2e5)
+    )
+    dense, *_, light = offered.uniform_architectures(smallest)
+    sizes = [fitting_networks(replace(smallest, architecture=each), [8], 1e9, 6000, 60).size for each in (dense, light)]
+    assert [size.parameters <= 2e5 for size in sizes] == [True, True]
+    assert sizes[1].sizes["channels"] > sizes[0].sizes["channels"]
 
 
 def test_times_and_numbers_are_read_as_people_write_them() -> None:
@@ -183,7 +219,8 @@ def test_times_and_numbers_are_read_as_people_write_them() -> None:
 def test_killed_in_four_stages_it_ends_as_planned_and_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
     make_images(tmp_path / "images")
     run = tmp_path / "run"
-    command = ["--images", "images", "--budget", "1h", "--seed", "3", "--max-params", "60k", "--output", "run"]
+    limits = ["--max-params", "60k", "--max-latency", "1000"]
+    command = ["--images", "images", "--budget", "1h", "--seed", "3", *limits, "--output", "run"]
     dry = auto(*command, "--dry-run", folder=tmp_path)
     assert dry.code == 0
     assert not run.exists()
@@ -245,11 +282,12 @@ def _assert_delivered(run: Path, accuracy: float) -> None:
     [
         ("network", 0.9, 0.8, "The found network is delivered: 50.00% .*It beats the plain ResNet"),
         ("baseline", 0.8, 0.9, "The ResNet-18 is delivered: 50.00% .*The plain ResNet beats what the search has found"),
-        ("network", 0.9, 0.9, "The ResNet-18 is as good on the validation images .* takes more work"),
+        ("network", 0.9, 0.9, "The ResNet-18 is right as often on the validation images .* less sure of the classes"),
     ],
 )
 def test_the_verdict_says_what_is_delivered_and_why(winner: str, ours: float, plain: float, said: str) -> None:
     costs: dict[str, Any] = {"parameters": 1, "multiply_adds": 1, "epochs": 1, "planned_epochs": 1, "seconds": 1.0}
+    costs["validation_loss"] = 0.5
     tested = {
         name: _Tested(validation_accuracy=value, test_accuracy=0.5, interval=(0.4, 0.6), **costs)
         for name, value in {"network": ours, "baseline": plain}.items()
@@ -273,6 +311,7 @@ def test_what_cannot_be_done_is_refused_in_one_sentence_before_anything_is_writt
         ("images", "--budget", "1s"): "a budget of 1 s is too small for 32 training images on this machine",
         ("images", "--max-params", "1k"): "at most 1,000 parameters: the smallest there is has",
         ("images", "--max-flops", "1k"): "needs .* floating-point operations an image",
+        ("images", "--max-latency", "0.0001"): "no network takes at most 0.0001 ms for an image on this machine",
         ("images", "--max-params", "few"): "a number such as 300k",
         ("images", "--output", "images"): "holds something else than a run of `balenas auto`",
     }
@@ -288,7 +327,7 @@ def test_what_cannot_be_done_is_refused_in_one_sentence_before_anything_is_writt
 def test_a_full_disk_is_reported_and_what_was_done_is_kept(tmp_path: Path) -> None:
     make_images(tmp_path / "images")
     command = ["--images", "images", "--budget", "1h", "--output", "run"]
-    message = refusal(*command, folder=tmp_path, stop=Stop("start"), file_size=2000)
+    message = refusal(*command, folder=tmp_path, stop=Stop("start"), file_size=2400)
     assert "disk space" in message
     assert (tmp_path / "run" / "plan.yml").exists()
     assert (tmp_path / "run" / "images" / "images.json").exists()

@@ -1,4 +1,4 @@
-"""A search on two devices (CPU processes) from the command line: one folder, one history, one message."""
+"""Searches and trainings on two devices (CPU processes) from the command line: one folder, one history, one message."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def test_two_devices_write_one_run(whole: Path) -> None:
     assert (whole.parents[1] / "output.txt").read_text().count("Everything about this run") == 1
 
 
-def interrupted(folder: Path, run: Path) -> tuple[int, str]:
-    """Return how a search ends, and what it says, when Ctrl-C is pressed after its first checkpoint."""
-    command = [str(Path(sys.executable).with_name("balenas")), "search", "tiny.yml", *TWO]
+def interrupted(folder: Path, *arguments: str, checkpoint: str) -> tuple[int, str]:
+    """Return how a command ends, and what it says, when Ctrl-C is pressed after its first checkpoint."""
+    command = [str(Path(sys.executable).with_name("balenas")), *arguments]
     environment = {**os.environ, "HOME": str(folder)}
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 200
-    while not (run / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+    while not (folder / checkpoint).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to both processes
     _, errors = process.communicate(timeout=60)
@@ -64,7 +64,7 @@ def interrupted(folder: Path, run: Path) -> tuple[int, str]:
 def test_control_c_and_resume_end_as_if_nothing_had_been(whole: Path, folder: Path) -> None:
     run = folder / "runs" / "tiny"
     for _ in range(5):  # a search that is faster than the signal is searched again
-        code, errors = interrupted(folder, run)
+        code, errors = interrupted(folder, "search", "tiny.yml", *TWO, checkpoint="runs/tiny/checkpoints/last.ckpt")
         assert "Traceback" not in errors
         if code != 0:
             break
@@ -74,6 +74,26 @@ def test_control_c_and_resume_end_as_if_nothing_had_been(whole: Path, folder: Pa
     resumed = real_balenas("search", "tiny.yml", *TWO, "--resume", folder=folder)
     assert resumed.code == 0, resumed.errors
     assert_same_run(run, whole)
+
+
+def test_a_training_goes_on_as_if_it_had_not_been_interrupted(folder: Path) -> None:
+    cell = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|skip_connect~2|"
+    two = ("--devices", "2", "--accelerator", "cpu", "--set", "batch_size=8", "--set", "data.limit=64")
+    command = ("train", cell, *two, "--epochs", "12", "--set", "network.channels=2", "--output")
+    assert real_balenas(*command, "whole", folder=folder).code == 0
+    for _ in range(5):  # as above
+        code, errors = interrupted(folder, *command, "stopped", checkpoint="stopped/seed_0/last.ckpt")
+        assert "Traceback" not in errors
+        if code != 0:
+            break
+        shutil.rmtree(folder / "stopped")
+    assert code == 130
+    assert errors.count("balenas: stopped. To continue") == 1
+    resumed = real_balenas(*command, "stopped", "--resume", folder=folder)
+    assert resumed.code == 0, resumed.errors
+    assert resumed.output.count("test accuracy") == 1
+    for file in ("weights.safetensors", "metrics.csv"):
+        assert (folder / "stopped/seed_0" / file).read_bytes() == (folder / "whole/seed_0" / file).read_bytes()
 
 
 def test_a_loss_that_is_not_finite_is_reported_once(folder: Path) -> None:

@@ -41,6 +41,7 @@ def test_limits_hold_and_the_latencies_are_kept(copy_of_finished, folder):
     assert ended.code == 0, ended.errors
     assert "candidates: 100%" in ended.errors
     assert all(record["params"] <= 6000 and record["latency"] > 0 for record in _records(copy_of_finished))
+    assert {record["latency_by"] for record in _records(copy_of_finished)} == {"onnxruntime"}
     (table,) = copy_of_finished.glob("latency-*.json")
     latencies = json.loads(table.read_text())
     latencies["costs"] = {label: dict.fromkeys(costs, 1.0) for label, costs in latencies["costs"].items()}

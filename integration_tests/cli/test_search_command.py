@@ -126,7 +126,7 @@ def test_the_command_ends_with_what_was_found_how_sure_it_is_and_what_comes_next
         f"The winner is {best['notation']['nasbench201']}, with a probability of {best['probability']:.3g}, "
         f"{times:.3g} times that of a blind guess. It is undecided: in 6 of 6 choices" in printed
     )
-    assert "Next: balenas report runs/tiny balenas export runs/tiny --format python" in printed
+    assert "Next: balenas report runs/tiny balenas train runs/tiny balenas export runs/tiny --format python" in printed
 
 
 def test_a_likelier_network_than_the_argmax_is_named(finished: Path) -> None:

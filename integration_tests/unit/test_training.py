@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from balenas_plugin.training import (
     train_network,
 )
 from balenas_plugin.training.checkpoints import read_checkpoint
+from balenas_plugin.training.fitting import Devices
 from balenas_plugin.training.image_training import ImageTraining
 from balenas_plugin.training.trained_network import mean_interval, wilson_interval
 
@@ -235,6 +237,19 @@ def test_a_reference_training_has_the_same_loss_curve(tmp_path: Path, monkeypatc
     assert losses == pytest.approx(expected, abs=1e-5)
 
 
+def test_mixed_precision_on_the_cpu_is_nearly_the_same_training(tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        folder = tmp_path / precision
+        train_network(
+            small(), data(), Recipe(**TINY), folder=folder, progress=False, devices=Devices(precision=precision)
+        )
+        rows = csv.DictReader((folder / "metrics.csv").read_text().splitlines())
+        losses[precision] = [float(row["train_loss"]) for row in rows]
+    assert losses["bf16-mixed"] != losses["32-true"]
+    assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], abs=0.02)
+
+
 def test_train_a_notation_with_several_seeds(tmp_path: Path) -> None:
     tiny = ["epochs=1", "network.channels=2", "network.cells=3"]
     result = train(NB201, data=data(), seeds=(0, 1), output=tmp_path / "a", overrides=tiny, progress=False)
@@ -344,6 +359,10 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
             progress=False,
         ),
         "loss became",
+    ),
+    "half precision on the CPU": (
+        lambda path: train(small, data=data(), output=path / "o", accelerator="cpu", precision="16-mixed"),
+        "precision 16-mixed is for GPUs, and this is a training on the CPU: take bf16-mixed",
     ),
     "unknown transform": (
         lambda path: train(small, data=data(), output=path / "o", overrides=["transforms=[RandomCrp]"]),

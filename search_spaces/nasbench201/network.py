@@ -30,9 +30,17 @@ from .notation import (
 )
 from .operations import ResidualBlock, build_operation
 
+STAGES = 3
+"""Of the benchmark's networks."""
+
 
 def build_network(
-    architecture: str | Sequence[int], *, channels: int = 16, cells_per_stage: int = 5, num_classes: int = 10
+    architecture: str | Sequence[int],
+    *,
+    channels: int = 16,
+    cells_per_stage: int = 5,
+    stages: int = STAGES,
+    num_classes: int = 10,
 ) -> NasBench201Network:
     """Return a freshly initialised network of `architecture` (the string, or the six operation indices).
 
@@ -40,18 +48,19 @@ def build_network(
         architecture: NAS-Bench-201's string, or one index into `OPERATIONS` per edge of `EDGES`.
         channels: C, the width of the first stage; the benchmark uses 16.
         cells_per_stage: N; the benchmark uses 5.
+        stages: S, each with twice the channels and half the resolution of the one before; the benchmark uses 3.
         num_classes: size of the output.
 
     Raises:
         SpaceError: `architecture` is malformed.
         OptionError: a size is not a positive integer.
     """
-    sizes = {"channels": channels, "cells_per_stage": cells_per_stage, "num_classes": num_classes}
+    sizes = {"channels": channels, "cells_per_stage": cells_per_stage, "stages": stages, "num_classes": num_classes}
     for name, value in sizes.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise OptionError(f"{name} is {value!r}; it must be an integer of at least 1")
     indices = parse(architecture) if isinstance(architecture, str) else check_indices(architecture)
-    return NasBench201Network(indices, channels, cells_per_stage, num_classes)
+    return NasBench201Network(indices, **sizes)
 
 
 class Cell(nn.Module):
@@ -81,13 +90,13 @@ class Cell(nn.Module):
 class NasBench201Network(nn.Module):
     """An image classifier whose cells all have the architecture `indices`; build it with `build_network`."""
 
-    def __init__(self, indices: Indices, channels: int, cells_per_stage: int, num_classes: int) -> None:
+    def __init__(self, indices: Indices, *, channels: int, cells_per_stage: int, stages: int, num_classes: int) -> None:
         super().__init__()
         self.architecture = format_string(indices)
         self.stem = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
         self.cells = nn.Sequential()
         width = channels
-        for stage in range(3):
+        for stage in range(stages):
             if stage > 0:
                 self.cells.append(ResidualBlock(width, 2 * width))
                 width *= 2
@@ -97,7 +106,7 @@ class NasBench201Network(nn.Module):
         self.classifier = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(N, 3, H, W)``, H and W multiples of 4, to logits ``(N, num_classes)``."""
+        """Map images ``(N, 3, H, W)``, H and W multiples of 2 to the power of S - 1, to logits ``(N, num_classes)``."""
         features = self.last_norm(self.cells(self.stem(images)))
         logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
         return logits

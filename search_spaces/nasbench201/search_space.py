@@ -19,7 +19,7 @@ from balenas_plugin.search_spaces import (
     SkipRule,
 )
 
-from .network import build_network
+from .network import STAGES, build_network
 from .notation import EDGES, OPERATIONS, format_string, from_nni, to_nni
 from .reading import NUM_ARCHITECTURES, read_architecture
 from .shared_weights import SharedWeights
@@ -35,6 +35,7 @@ class NasBench201Space(SearchSpace):
     Args:
         channels: C of the first stage.
         cells_per_stage: N.
+        stages: S; the benchmark has 3.
         num_classes: size of the output.
         image_size: side of the images in pixels.
     """
@@ -54,9 +55,20 @@ class NasBench201Space(SearchSpace):
     )
 
     def __init__(
-        self, *, channels: int = 16, cells_per_stage: int = 5, num_classes: int = 10, image_size: int = 32
+        self,
+        *,
+        channels: int = 16,
+        cells_per_stage: int = 5,
+        stages: int = STAGES,
+        num_classes: int = 10,
+        image_size: int = 32,
     ) -> None:
-        self._sizes = {"channels": channels, "cells_per_stage": cells_per_stage, "num_classes": num_classes}
+        self._sizes = {
+            "channels": channels,
+            "cells_per_stage": cells_per_stage,
+            "stages": stages,
+            "num_classes": num_classes,
+        }
         self.image_shape = (3, image_size, image_size)
 
     def like(self, supernet: Any, image_shape: tuple[int, ...]) -> SearchSpace | None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from balenas_plugin.restoring import random_numbers_restored
 
-from .network import Cell, NasBench201Network, build_network
+from .network import STAGES, Cell, NasBench201Network, build_network
 from .notation import EDGES, OPERATIONS, Edge, Indices, check_indices
 from .operations import build_operation
 from .synflow import (
@@ -36,11 +36,25 @@ class SharedWeights:
         seed: of torch's generator, whose state is put back afterwards.
         channels: C of the first stage.
         cells_per_stage: N.
+        stages: S.
         num_classes: size of the output.
     """
 
-    def __init__(self, seed: int, *, channels: int = 16, cells_per_stage: int = 5, num_classes: int = 10) -> None:
-        self._sizes = {"channels": channels, "cells_per_stage": cells_per_stage, "num_classes": num_classes}
+    def __init__(
+        self,
+        seed: int,
+        *,
+        channels: int = 16,
+        cells_per_stage: int = 5,
+        stages: int = STAGES,
+        num_classes: int = 10,
+    ) -> None:
+        self._sizes = {
+            "channels": channels,
+            "cells_per_stage": cells_per_stage,
+            "stages": stages,
+            "num_classes": num_classes,
+        }
         with random_numbers_restored(seed):
             self._network = build_network((OPERATIONS.index(_WIDEST),) * len(EDGES), **self._sizes)
             self._candidates = [

@@ -16,8 +16,11 @@ from balenas_plugin.adapters.nni.candidates.operations import zeros_of
 from balenas_plugin.adapters.nni.candidates.sizes import Call, calls_watched, parts_of, table_of
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
 from balenas_plugin.costs import CostTable
+from balenas_plugin.costs.table import Runtime
 from balenas_plugin.costs.timing import median_seconds
 from balenas_plugin.distributions import Draw
+from balenas_plugin.errors import SpaceError
+from balenas_plugin.export.onnx_file import onnx_runner, onnx_to_time
 from balenas_plugin.machine import processor
 from balenas_plugin.search.mixing import mixing_of
 
@@ -34,6 +37,7 @@ def measured(
     repeats: int,
     unit: Unit = "ms",
     network: Callable[[Mapping[str, int]], nn.Module] | None = None,
+    runtime: Runtime = "torch",
 ) -> CostTable:
     """Return the median latency of each choice in a forward pass, and of what is in every architecture.
 
@@ -48,9 +52,10 @@ def measured(
         unit: of the latencies.
         network: makes the network of an architecture, label -> which choice; None: the drawn path of the supernet
             stands for it, whose mixing takes time too.
+        runtime: what computes; onnxruntime needs such networks, and images on the CPU.
 
     Raises:
-        SpaceError: latencies do not add up choice by choice.
+        SpaceError: latencies do not add up choice by choice, or a candidate cannot be written for onnxruntime.
     """
     space.eval()
     parts, zeros = parts_of(space), zeros_of(space)
@@ -65,7 +70,7 @@ def measured(
     keys = {module: _key(module, calls[module]) for module in modules if module in calls}
     distinct = {key: (module, calls[module]) for module, key in keys.items()}
     runs: dict[Any, Callable[[], object]] = {
-        key: partial(module, *call.args, **call.kwargs) for key, (module, call) in distinct.items()
+        key: _pass(module, *call.args, runtime=runtime, **call.kwargs) for key, (module, call) in distinct.items()
     }
     names = choice_names(space)
     architectures = [
@@ -74,7 +79,7 @@ def measured(
     for k, chosen in enumerate(architectures):
         runs[k] = partial(_drawn, space, images, chosen)
         if network is not None:
-            runs[k] = partial(network(chosen).to(images.device).eval(), images)
+            runs[k] = _pass(network(chosen).to(images.device).eval(), images, runtime=runtime)
     medians = median_seconds(runs, repeats=repeats, device=images.device)
     costs = {
         label: {name: sum(medians[keys[m]] for m in timed[label, name] if m in keys) for name in by_choice}
@@ -96,10 +101,21 @@ def measured(
         device=images.device.type,
         threads=torch.get_num_threads(),
         torch=torch.__version__,
+        runtime=runtime,
         batch_size=len(images),
         image_shape=tuple(images.shape[1:]),
         repeats=repeats,
     )
+
+
+def _pass(module: nn.Module, *inputs: Any, runtime: Runtime, **options: Any) -> Callable[[], object]:
+    """Return a forward pass by PyTorch or, of a module of one tensor, by onnxruntime."""
+    if runtime == "torch":
+        return partial(module, *inputs, **options)
+    if len(inputs) != 1 or options:
+        raise SpaceError(f"{type(module).__name__} takes more than one tensor: onnxruntime does not time it")
+    content = onnx_to_time(module, example=inputs[0])
+    return partial(onnx_runner(content, threads=torch.get_num_threads()), inputs[0].numpy())
 
 
 def _key(module: nn.Module, call: Call) -> Any:

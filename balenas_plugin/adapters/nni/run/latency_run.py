@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.costs import CostTable
-from balenas_plugin.costs.table import Measure
+from balenas_plugin.costs.table import Measure, Runtime
 from balenas_plugin.data import load_search_data
 from balenas_plugin.deployment.latency import torch_threads
 from balenas_plugin.errors import FileFormatError, OptionError, SpaceError
@@ -86,6 +87,7 @@ def cost_tables(
 
 
 def _kept_latencies(space: ModelSpace, supernet: nn.Module, image: Tensor, folder: Path) -> CostTable:
+    runtime: Runtime = "onnxruntime" if find_spec("onnxruntime") else "torch"
     path = folder / f"latency-{re.sub(r'[^A-Za-z0-9_.-]', '_', platform.node())}.json"
     with suppress(FileFormatError, OptionError):  # there is none yet, or of another processor or space
         table = CostTable.load(path)
@@ -94,7 +96,10 @@ def _kept_latencies(space: ModelSpace, supernet: nn.Module, image: Tensor, folde
         if (table.unit, table.threads, table.batch_size, table.image_shape) == ("ms", 1, 1, tuple(image.shape[1:])):
             return table
     with torch_threads(1):
-        table = _measured(space, image, repeats=_REPEATS, unit="ms")
+        try:
+            table = _measured(space, image, repeats=_REPEATS, unit="ms", runtime=runtime)
+        except SpaceError:  # onnxruntime does not run it
+            table = _measured(space, image, repeats=_REPEATS, unit="ms")
     table.save(path)
     return table
 
@@ -103,7 +108,7 @@ def _supernet(space: ModelSpace) -> ModelSpace:
     return DistributionStrategy(distribution="point", fused=False).mutate_model(copy.deepcopy(space))
 
 
-def _measured(space: ModelSpace, images: Tensor, *, repeats: int, unit: Unit) -> CostTable:
+def _measured(space: ModelSpace, images: Tensor, *, repeats: int, unit: Unit, runtime: Runtime = "torch") -> CostTable:
     choices = space.simplify()
     supernet = _supernet(space).to(images.device)
     alike = choices.keys() == architecture_parameters(supernet).keys()
@@ -113,4 +118,4 @@ def _measured(space: ModelSpace, images: Tensor, *, repeats: int, unit: Unit) ->
         frozen = space.freeze({label: cast(Any, choices[label]).values[k] for label, k in chosen.items()})
         return cast(nn.Module, copy.deepcopy(frozen))
 
-    return measured(supernet, images, repeats=repeats, unit=unit, network=network if plain else None)
+    return measured(supernet, images, repeats=repeats, unit=unit, network=network if plain else None, runtime=runtime)
