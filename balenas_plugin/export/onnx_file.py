@@ -94,7 +94,12 @@ def onnx_to_time(model: nn.Module, *, example: Tensor) -> bytes:
         with quiet(), torch.no_grad(), random_numbers_restored():
             network = copy.deepcopy(model).cpu().eval()
             torch.onnx.export(
-                network, (example.cpu(),), buffer, input_names=[INPUT], output_names=[OUTPUT], dynamo=False
+                network,
+                (example.cpu(),),
+                buffer,  # type: ignore[arg-type]  # the tracer writes to it, whatever the signature says
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamo=False,
             )
     except Exception as error:  # the tracer and the user's code raise what they like
         raise SpaceError(f"{type(model).__name__} cannot be written as ONNX: {_reason(error)}") from error
