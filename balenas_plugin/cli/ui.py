@@ -14,7 +14,7 @@ from balenas_plugin.cli.search import add_run_options, print_architectures, resu
 _EXAMPLES = """\
 examples:
   balenas ui configs/quickstart.yml                 search, and watch it at the address that is printed
-  balenas ui configs/quickstart.yml --port 8081 --set strategy.candidate_epochs=5     train what it finds, briefly
+  balenas ui configs/quickstart.yml --port 8081 --set strategy.candidate_recipe=small     train what it finds
   balenas ui configs/quickstart.yml --resume        go on after a crash or Ctrl-C
   balenas ui --view runs/quickstart                 open the page of a finished search again
 """
@@ -39,7 +39,8 @@ def add_ui(commands: Any, formatter: Any) -> None:
     ui.add_argument("--host", default="127.0.0.1", metavar="A", help="served address; 0.0.0.0: all (127.0.0.1)")
     ui.add_argument("--port", type=int, default=8080, metavar="P", help="of the page; 0 takes any free one (8080)")
     ui.add_argument("--url-prefix", metavar="PATH", help="start of the page's path (default: one that nobody guesses)")
-    ui.add_argument("--concurrency", type=int, default=1, metavar="N", help="trials at a time (1)")
+    ui.add_argument("--concurrency", type=int, metavar="N", help="trials at a time (1; of --machines, their number)")
+    ui.add_argument("--machines", type=Path, metavar="FILE", help="train what is found on these, reached by ssh")
     ui.add_argument("--close", action="store_true", help="end with the search instead of keeping the page open")
     add_run_options(ui)
     ui.set_defaults(run_command=_ui)
@@ -48,7 +49,8 @@ def add_ui(commands: Any, formatter: Any) -> None:
 def _ui(options: argparse.Namespace) -> int:
     from balenas_plugin.options import PositiveInt, checked
 
-    checked("--concurrency", options.concurrency, PositiveInt)
+    if options.concurrency is not None:
+        checked("--concurrency", options.concurrency, PositiveInt)
     config_path: Any = options.config and require_config(options.config)
     from balenas_plugin.config import load_config
     from balenas_plugin.run_folder.location import new_run_folder, resumed_run_folder
@@ -72,6 +74,7 @@ def _ui(options: argparse.Namespace) -> int:
                 port=options.port,
                 url_prefix=options.url_prefix,
                 concurrency=options.concurrency,
+                machines=options.machines,
                 resume=options.resume,
                 show=lambda: print_architectures(folder),
                 close=options.close,

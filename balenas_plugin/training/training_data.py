@@ -51,6 +51,11 @@ class TrainingData:
         return self.test.store.image_shape
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What of the sizes of a space's networks these data say."""
+        return {"num_classes": len(self.class_names), "image_size": self.image_shape[1]}
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What a training that is resumed must find as it was: all but where the images are."""
         return {key: value for key, value in self.description.items() if key not in ("root", "folders")}
@@ -67,17 +72,14 @@ class TrainingData:
                 f"the recipe cuts {recipe.cutout} pixels out of images that have {size} a side: set cutout to at most "
                 f"{size // 2}, or data.image_size to more"
             )
-        training, validation = self.training, self.validation
-        if recipe.validation and validation is None:
-            kept, left_out = split_by_class(training.labels, share=recipe.validation, seed=seed)
-            training, validation = training.part(kept), training.part(left_out)
-        elif not recipe.validation and validation is not None:
+        if not recipe.validation and self.validation is not None:
             raise OptionError(
                 "the data have images for validation, which the recipe does not use: set validation to their share"
             )
+        split = self.validating(recipe.validation, seed=seed) if recipe.validation else self
         transform = make_transform(recipe)
-        training = training.augmented(
-            recipe.augment or training.augmentation, cutout=recipe.cutout, transform=transform
+        training = split.training.augmented(
+            recipe.augment or self.training.augmentation, cutout=recipe.cutout, transform=transform
         )
         pixels, _ = training[0]
         if tuple(pixels.shape) != tuple(self.image_shape):
@@ -85,7 +87,18 @@ class TrainingData:
                 f"the recipe's transforms make images of {tuple(pixels.shape)}, and those of the test are "
                 f"{tuple(self.image_shape)}: set data.image_size to {pixels.shape[-1]}"
             )
-        return replace(self, training=training, validation=validation)
+        return replace(split, training=training)
+
+    def validating(self, share: float, *, seed: int) -> TrainingData:
+        """Return the data with images that validate: their own, or else a share of each class of those that train.
+
+        Raises:
+            DataError: a class has a single image.
+        """
+        if self.validation is not None:
+            return self
+        kept, left_out = split_by_class(self.training.labels, share=share, seed=seed)
+        return replace(self, training=self.training.part(kept), validation=self.training.part(left_out))
 
 
 def load_training_data(config: DataConfig, recipe: Recipe, *, progress: bool = False) -> TrainingData:

@@ -385,13 +385,8 @@ def test_the_command_writes_beside_the_run_or_where_reported(tmp_path, capsys, m
 def test_cells_of_nni_are_written_and_drawn_with_the_probability_of_each_edge(drawn, tmp_path):
     folder = make_run(tmp_path / "run", labels={"normal/2_0": ["conv", "skip"], "normal/2_1": ["conv", "skip"]})
     architectures = json.loads((folder / "architectures.json").read_text())
-    architecture = {
-        "normal/op_2_0": "skip",
-        "normal/input_2_0": [1],
-        "normal/op_2_1": "conv",
-        "normal/input_2_1": [0],
-        "depth": 3,
-    }
+    skip = {"normal/op_2_0": "skip", "normal/input_2_0": [1]}
+    architecture = {**skip, "normal/op_2_1": "conv", "normal/input_2_1": [0], "depth": 3}
     architectures[0].update(choices=architecture, winning_probability={"normal/2_0+normal/2_1": 0.125})
     (folder / "architectures.json").write_text(json.dumps(architectures))
     page, _ = page_of(folder)

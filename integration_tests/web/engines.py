@@ -48,20 +48,24 @@ def images(seed: int) -> TensorDataset:
     return TensorDataset(pixels, torch.randint(CLASSES, (EXAMPLES,), generator=generator))
 
 
-def search(engine: str, model_format: str, port: int, selection: dict[str, Any] | None) -> dict[str, Any]:
-    torch.manual_seed(7)
-    space = Space()
-    evaluator = Classification(
+def evaluator_of(epochs: int) -> Classification:
+    return Classification(
         num_classes=CLASSES,
         learning_rate=0.01,
         train_dataloaders=DataLoader(images(0), batch_size=BATCH, shuffle=True),
         val_dataloaders=DataLoader(images(1), batch_size=BATCH, shuffle=True),
-        max_epochs=3,
+        max_epochs=epochs,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def search(engine: str, model_format: str, port: int, selection: dict[str, Any] | None) -> dict[str, Any]:
+    torch.manual_seed(7)
+    space = Space()
+    evaluator = evaluator_of(3)
     strategy = BaLeNAS(
         arc_learning_rate=0.05,
         weight_step_alpha="sample",

@@ -27,6 +27,7 @@ from balenas_plugin.search.order import (
     WeightStep,
 )
 from balenas_plugin.selection.proxy_selection import Selection
+from balenas_plugin.training.recipe import Recipe, load_recipe
 
 
 @declared_options(called="the search")
@@ -71,8 +72,10 @@ class SearchOptions:
             `NAMED_SELECTIONS`, a `ProxySelection` (or a dict of its options); None for the order of probability.
         candidate_trials: in an experiment with NNI's training-service engine, and so with its web page, the search is a
             trial; so many of the best architectures it finds then become trials of their own.
-        candidate_epochs: train each of them so long, from scratch (`trained` has the results); 0 only reports what the
-            search knows of them.
+        candidate_recipe: train each of them from scratch with a recipe of `balenas train`, by its name or file
+            (`trained` has the results). None: with the search's own evaluator.
+        candidate_epochs: train each of them so long. 0: as the recipe says; without one, a trial only reports what the
+            search knows of its architecture.
 
     Raises:
         OptionError: an option has a wrong type or is out of range.
@@ -103,13 +106,28 @@ class SearchOptions:
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
     selection: Selection = None
     candidate_trials: NonNegativeInt = 10
+    candidate_recipe: str | Recipe | None = None
     candidate_epochs: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "penalty", _penalty(self.penalty))
+        if self.candidate_recipe is not None:
+            object.__setattr__(self, "candidate_recipe", load_recipe(self.candidate_recipe))
         self.update_order()
         if self.cost is not None and self.penalty is not None:
             raise OptionError("cost and penalty both join the loss of the architecture: give one of them")
+
+    @property
+    def candidate_training(self) -> Recipe | None:
+        """How architectures that become trials are trained, if by a recipe."""
+        if not isinstance(self.candidate_recipe, Recipe):
+            return None
+        return self.candidate_recipe.replace(epochs=self.candidate_epochs or self.candidate_recipe.epochs)
+
+    @property
+    def training_epochs(self) -> int:
+        """How long architectures that become trials are trained; 0: not at all."""
+        return self.candidate_epochs if self.candidate_training is None else self.candidate_training.epochs
 
     @property
     def compile_mode(self) -> str | None:

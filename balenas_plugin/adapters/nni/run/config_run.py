@@ -58,6 +58,7 @@ def run_search(
     resume: bool,
     callbacks: Sequence[pl.Callback] = (),
     show_progress: bool = True,
+    trains_candidates: bool = False,
 ) -> list[Record]:
     """Search, write the folder, and return the architectures found, the best first.
 
@@ -70,6 +71,7 @@ def run_search(
         callbacks: of Lightning, besides the run's own.
         show_progress: a bar on standard error, unless the config says otherwise (enable_progress_bar: false, which
             silences the plan of the search too).
+        trains_candidates: whether that follows, where the options of the strategy ask for it.
 
     Raises:
         BalenasError: bad input; nothing already saved is lost.
@@ -99,8 +101,9 @@ def run_search(
     if resume and checkpoint.path.exists():
         require_checkpoint(checkpoint.path, partial(other_run, resolved))
     history = History(folder.history, lambda: _describe(strategy, space, folder))
-    untrained = show_progress and getattr(strategy, "candidate_epochs", 0) > 0
-    note = {"note": "`balenas ui` alone trains what it finds; here strategy.candidate_epochs does nothing"}
+    asked = isinstance(strategy, DistributionStrategy) and strategy.options.training_epochs > 0
+    untrained = show_progress and not trains_candidates and asked
+    note = {"note": "`balenas ui` alone trains what it finds; here strategy.candidate_epochs and _recipe do nothing"}
     progress: list[pl.Callback] = [SearchPlan({**task.summary(data)} | (note if untrained else {}))] if verbose else []
     progress += [TrainingBar("search")] if verbose and show_progress else []
     watch = (

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import nni
@@ -82,8 +83,8 @@ def _assigned() -> dict[str, Any] | None:
     Where trials run two at a time, NNI gives the next parameters to whichever asks first: what `get_next_parameter`
     returns may be the other trial's. Each trial that takes what is shown for it keeps page, tuner and results in step.
     """
-    manager, found, _ = os.environ.get("NNI_TRIAL_COMMAND_CHANNEL", "").rpartition("/env/")
-    if not found or not manager.startswith("http"):
+    manager = _manager()
+    if manager is None:
         return None
     address = f"{manager}/api/v1/nni/trial-jobs/{nni.get_trial_id()}"
     for _attempt in range(_ATTEMPTS):
@@ -91,6 +92,19 @@ def _assigned() -> dict[str, Any] | None:
             return dict(json.loads(requests.get(address, timeout=20).json()["hyperParameters"][0]))
         time.sleep(0.5)  # the manager notes a trial after it has started it
     return None
+
+
+def _manager() -> str | None:
+    """Return the manager's address: on its own machine trials talk to it, on others to a process that knows it."""
+    above, found, _ = os.environ.get("NNI_TRIAL_COMMAND_CHANNEL", "").rpartition("/env/")
+    if not found or not above.startswith("http"):
+        return None
+    environment = Path(os.environ.get("NNI_OUTPUT_DIR", ".")).resolve().parent.parent  # .../environments/ID/trials/ID
+    configs = sorted(environment.glob("trial_keeper*/launcher_config.json"), key=lambda path: path.stat().st_mtime)
+    if not configs:
+        return above
+    channel = str(json.loads(configs[-1].read_text(encoding="utf-8"))["managerCommandChannel"])
+    return channel.rpartition("/platform/")[0].replace("ws", "http", 1)
 
 
 class EpochReports(pl.Callback):

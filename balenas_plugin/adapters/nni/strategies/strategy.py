@@ -107,14 +107,14 @@ class DistributionStrategy(StagedStrategy):
             **nnis,
         )
         self.selection = self.options.selection
-        self.candidate_trials = self.options.candidate_trials
-        self.candidate_epochs = self.options.candidate_epochs
         self.recipe: Any = None
         """How a trial makes the search anew; None: from a description of the space, the evaluator and the options."""
+        self.found: Any = None
+        """What a search before the experiment has found: the trials are the candidates' alone."""
         self.ranked: list[RankedArchitecture] | None = None
         """The ranking of a search that ran in a trial."""
         self.trained: dict[int, Any] = {}
-        """Rank -> what `candidate_epochs` of training gave, for the architectures that became trials."""
+        """Rank -> what training gave, for the architectures that became trials."""
         self._trials: Any = None
         self._pristine: ModelSpace | None = None
         self._checkpoint: SearchCheckpoint | None = None

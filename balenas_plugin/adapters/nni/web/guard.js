@@ -1,6 +1,7 @@
 // Loaded into NNI's manager before its own code (node --require): who reaches it, and when it ends. See guard.py.
 "use strict";
 const http = require("http");
+const Module = require("module");
 const net = require("net");
 
 const { hosts, parent, prefix, secret } = JSON.parse(process.env.BALENAS_GUARD);
@@ -31,6 +32,43 @@ http.Server.prototype.emit = function (event, request, answer, ...rest) {
     answer.destroySoon();
   }
   return true;
+};
+
+// Defects of NNI's remote service, mended when it is loaded.
+const defects = {
+  // It hears errors of an ssh connection only while that is made: a machine that starts anew would end the manager.
+  ssh2: ({ Client }) => {
+    const { connect } = Client.prototype;
+    Client.prototype.connect = function (...options) {
+      return connect.apply(this.on("error", () => {}), options);
+    };
+  },
+  // It keeps a machine that it cannot start again, and asks it for ever, without a pause in which to hear of another.
+  "../remote_v3": ({ RemoteTrainingServiceV3: Service }) => {
+    const { createTrial, launchWorker } = Service.prototype;
+    Service.prototype.createTrial = async function (...trial) {
+      const made = await createTrial.apply(this, trial).catch(() => null);
+      if (made === null) await new Promise((resolve) => setTimeout(resolve, 1000));
+      return made;
+    };
+    Service.prototype.launchWorker = async function (machine) {
+      try {
+        return await launchWorker.call(this, machine);
+      } catch (error) {
+        this.workers = this.workers.filter((worker) => worker.config !== machine);
+        this.emitEnvUpdate();
+        throw error;
+      }
+    };
+  },
+};
+const { _load } = Module;
+Module._load = function (request, ...rest) {
+  const loaded = _load.call(this, request, ...rest);
+  const mend = defects[request];
+  delete defects[request];
+  mend?.(loaded);
+  return loaded;
 };
 
 // NNI ends its trials and itself when it is asked to; whoever started it may be killed before it can ask.

@@ -13,10 +13,11 @@ from balenas_plugin.adapters.nni.callbacks.checkpoint import require_checkpoint
 from balenas_plugin.adapters.nni.one_shot.example_batch import ExampleBatch
 from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.web.found import Found
-from balenas_plugin.adapters.nni.web.recipes import ScriptedSearch, weights_file
+from balenas_plugin.adapters.nni.web.recipes import ScriptedSearch, candidate_place
 from balenas_plugin.adapters.nni.web.submission import Submission
 from balenas_plugin.adapters.nni.web.trials import CandidateTrial, SearchTrial
 from balenas_plugin.selection.candidates import report_fewer
+from balenas_plugin.training.trained_network import WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +27,16 @@ class TrainedCandidate:
     Args:
         choices: the architecture, label -> what was chosen.
         epochs: how long.
-        metric: what the evaluator reported last; for classification the validation accuracy, from 0 to 1.
-        checkpoint: file with the network's `state_dict`; None where it stayed on another machine.
+        recipe: name of the recipe; None: it was the search's own evaluator.
+        metric: what the evaluator reported last; for classification the validation accuracy, from 0 to 1, for a text
+            the negative loss of a word in nats.
+        checkpoint: file with the network's `state_dict`, of torch or, with a recipe, of safetensors; None where it
+            stayed on another machine.
     """
 
     choices: dict[str, Any]
     epochs: int
+    recipe: str | None = None
     metric: float
     checkpoint: Path | None
 
@@ -63,23 +68,31 @@ class SearchInTrials:
             SearchFailedError: the search failed; candidates may, without stopping the others.
             ManagerLostError: NNI's manager ended.
         """
-        found = self.submission.search(lambda: SearchTrial(self.recipe))
+        found = self.strategy.found or self.submission.search(lambda: SearchTrial(self.recipe))
         self._adopt(found)
-        epochs = self.strategy.candidate_epochs
-        records = found.records[: self.strategy.candidate_trials]
-        report_fewer(len(records), self.strategy.candidate_trials, self.strategy.selection)
-        metrics = self.submission.candidates([CandidateTrial(record, self.recipe, epochs) for record in records])
+        epochs, training = self.strategy.options.training_epochs, self.strategy.options.candidate_training
+        records = found.records[: self.strategy.options.candidate_trials]
+        report_fewer(len(records), self.strategy.options.candidate_trials, self.strategy.selection)
+        trials = [CandidateTrial(record, self.recipe, epochs, training) for record in records]
+        metrics = self.submission.candidates(trials)
         if epochs > 0:
             self.strategy.trained = {
                 rank: TrainedCandidate(
                     choices=dict(records[rank - 1]["choices"]),
                     epochs=epochs,
+                    recipe=None if training is None else training.name,
                     metric=metric,
-                    checkpoint=None if self.recipe.folder is None else weights_file(self.recipe, rank),
+                    checkpoint=self._weights(rank),
                 )
                 for rank, metric in sorted(metrics.items())
             }
         self.submission.finish()
+
+    def _weights(self, rank: int) -> Path | None:
+        if self.recipe.folder is None:
+            return None
+        place = candidate_place(self.recipe, rank)
+        return place.with_suffix(".pt") if self.strategy.options.candidate_training is None else place / WEIGHTS
 
     def _adopt(self, found: Found) -> None:
         """Give the strategy what the search has found; its weights too, if the trial's files can be read here."""
@@ -98,6 +111,7 @@ class SearchInTrials:
 
 def _options(strategy: DistributionStrategy) -> dict[str, Any]:
     """Return the strategy's arguments."""
-    given = {"selection": strategy.selection, "cost": strategy.options.cost}
+    names = ("selection", "cost", "candidate_recipe")
+    given = {name: getattr(strategy.options, name) for name in names}
     plain = {name: None if options is None else asdict(options) for name, options in given.items()}
     return {**strategy.arguments(), **plain, "mutation_hooks": list(strategy.extra_mutation_hooks)}

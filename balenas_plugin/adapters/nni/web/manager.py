@@ -16,6 +16,8 @@ from typing import Any
 
 import requests
 from nni.experiment import Experiment, RunMode, launcher, rest
+from nni.experiment.config.training_services import RemoteConfig
+from nni.mutable import CategoricalMultiple
 from nni.nas.execution import training_service
 from nni.nas.experiment import NasExperiment
 from nni.runtime.tuner_command_channel import TunerCommandChannel
@@ -23,7 +25,8 @@ from nni.runtime.tuner_command_channel.command_type import Terminate
 from nni.tools.nnictl.constants import NNI_HOME_DIR
 
 from balenas_plugin.adapters.nni.run.processes import end, end_experiment, manager_processes
-from balenas_plugin.adapters.nni.web.guard import LOOPBACK, start_guarded
+from balenas_plugin.adapters.nni.web.guard import LOOPBACK, hosts, start_guarded
+from balenas_plugin.adapters.nni.web.machines import PYTHON
 from balenas_plugin.adapters.nni.web.submission import lost
 from balenas_plugin.doctor.checks import Surroundings, check_manager
 from balenas_plugin.errors import BalenasError, ManagerLostError, MissingDependencyError, OptionError, StorageError
@@ -62,7 +65,7 @@ class _Stopped:
         except Exception as error:
             if self._proc is None or self._proc.poll() is None:
                 raise
-            raise ManagerLostError(lost(self.id)) from error
+            raise ManagerLostError(lost(self)) from error
         return True
 
     def _start_nni_manager(self: Any, port: int, debug: bool, *args: Any, **kwargs: Any) -> None:
@@ -145,7 +148,18 @@ class _Channel(TunerCommandChannel):
 
 
 class SearchExperiment(_Stopped, NasExperiment):
-    """A `NasExperiment` whose page may have a prefix (NNI's own cannot) and that cleans up after itself."""
+    """A `NasExperiment` whose page may have a prefix (NNI's own cannot) and that cleans up after itself.
+
+    With NNI's `remote` service the manager listens on `nni_manager_ip` too, and trials run the machines' own Python.
+    """
+
+    def _start_nni_manager(self, port: int, debug: bool, *args: Any, **kwargs: Any) -> None:
+        service = self.config.canonical_copy().training_service
+        if isinstance(service, RemoteConfig):
+            self.config._trial_command_params = {"python": PYTHON, **(self.config._trial_command_params or {})}
+            if isinstance(service.nni_manager_ip, str):
+                self.hosts = list(dict.fromkeys([*self.hosts, *hosts(service.nni_manager_ip)]))
+        super()._start_nni_manager(port, debug, *args, **kwargs)
 
     def execution_engine_factory(self, config: Any) -> Any:
         """Return NNI's engine with a channel that a resume does not break."""
@@ -156,8 +170,26 @@ class SearchExperiment(_Stopped, NasExperiment):
         finally:
             training_service.TunerCommandChannel = original
 
+    def _send_space_to_nni_manager(self) -> None:
+        """Let the page show what architectures choose, also where a space says that it is not what its supernet mixes.
+
+        NNI's own leaves out inputs; here those are left out of which a node takes several.
+        """
+        choices = getattr(self.model_space, "architecture_choices", lambda: self.model_space.simplify().values())()
+        self.update_search_space({choice.label: values for choice in choices if (values := _as_shown(choice))})
+
     def load_checkpoint(self) -> None:
         """Load nothing: the trials' state is the manager's and the run folder's, and a kill may cut NNI's pickle."""
+
+
+def _as_shown(choice: Any) -> dict[str, Any] | None:
+    """Return a mutable as the page takes it; None if it cannot."""
+    if isinstance(choice, CategoricalMultiple):
+        return {"_type": "choice", "_value": list(choice.values)} if choice.n_chosen == 1 else None
+    try:
+        return dict(choice.as_legacy_dict())
+    except NotImplementedError:
+        return None
 
 
 class ViewedExperiment(_Stopped, Experiment):

@@ -33,17 +33,24 @@ from balenas_plugin.adapters.nni.web.description import Description, Rebuilding
 from balenas_plugin.adapters.nni.web.found import Found
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
+from balenas_plugin.data import DataConfig
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.files import write_atomically
 from balenas_plugin.restoring import random_states, set_random_states
 from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.training.architecture import Trainable, searched_architecture
 
 _INLINE = 1 << 20
 """Bytes of tensors that may travel inside a trial's parameters where no file system is shared."""
 
 
-class Recipe(Protocol):
+class SearchRecipe(Protocol):
     """What a trial needs to make a search, or a network from it."""
+
+    @property
+    def seed(self) -> int:
+        """Of everything random in a network's training."""
+        ...
 
     @property
     def folder(self) -> str | None:
@@ -62,8 +69,12 @@ class Recipe(Protocol):
         """Return the space and the evaluator, everything random seeded."""
         ...
 
+    def trainable(self, choices: Mapping[str, Any]) -> Trainable | None:
+        """Return an architecture as `balenas train` takes it; None where only the evaluator knows the data."""
+        ...
 
-def recipe_from_json(document: Mapping[str, Any]) -> Recipe:
+
+def recipe_from_json(document: Mapping[str, Any]) -> SearchRecipe:
     """Return the recipe that `to_json` gave."""
     kinds = {"config": ConfiguredSearch, "script": ScriptedSearch}
     return kinds[document["kind"]](**{key: value for key, value in document.items() if key != "kind"})
@@ -74,9 +85,18 @@ def trial_folder() -> Path:
     return Path(os.environ.get("NNI_OUTPUT_DIR", "."))
 
 
-def weights_file(recipe: Recipe, rank: int) -> Path:
-    """Return where the weights of a trained candidate go: beside the search, or into the trial's own folder."""
-    return Path(recipe.folder or trial_folder()) / "candidates" / f"architecture_{rank:03d}.pt"
+def candidate_place(recipe: SearchRecipe, rank: int) -> Path:
+    """Return where a trained candidate is written, without a suffix: beside the search, or where its trial writes."""
+    return Path(recipe.folder or trial_folder()) / "candidates" / f"architecture_{rank:03d}"
+
+
+def found_in(folder: RunFolder) -> Found:
+    """Return what the search of a folder has found."""
+    return Found(
+        posterior=Posterior.load(folder.posterior),
+        records=folder.read_architectures(),
+        checkpoint=str(SearchCheckpoint(folder.checkpoints).path.resolve()),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +112,11 @@ class ConfiguredSearch:
     config: Mapping[str, Any]
     folder: str | None = None
 
+    @property
+    def seed(self) -> int:
+        """That of the config."""
+        return SearchConfig.from_dict(self.config).seed
+
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as plain values."""
         return {"kind": "config", "config": dict(self.config), "folder": self.folder}
@@ -100,12 +125,8 @@ class ConfiguredSearch:
         """Run the search and write its folder."""
         config = SearchConfig.from_dict(self.config)
         folder = RunFolder(Path(self.folder) if self.folder else trial_folder() / "search")
-        records = run_search(config, folder, resume=folder.manifest.exists(), callbacks=[reports], show_progress=False)
-        return Found(
-            posterior=Posterior.load(folder.posterior),
-            records=records,
-            checkpoint=str(SearchCheckpoint(folder.checkpoints).path.resolve()),
-        )
+        run_search(config, folder, resume=folder.manifest.exists(), callbacks=[reports], show_progress=False)
+        return found_in(folder)
 
     def build(self) -> tuple[ModelSpace, Lightning]:
         """Return the space and the evaluator."""
@@ -116,6 +137,11 @@ class ConfiguredSearch:
         data = task_of(config).load(config.data)
         space = build_space(config.space, num_classes=data.num_classes)
         return space, build_evaluator(config, data, RunFolder(trial_folder()), [])
+
+    def trainable(self, choices: Mapping[str, Any]) -> Trainable | None:
+        """Return an architecture of a search on images, and all of them."""
+        config = SearchConfig.from_dict(self.config)
+        return searched_architecture(config, dict(choices)) if isinstance(config.data, DataConfig) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +245,7 @@ class ScriptedSearch:
             strategy.ranked = strategy.rank()
         return Found(
             posterior=strategy.posterior,
-            records=list(architecture_records(strategy, space, max(strategy.candidate_trials, 1))),
+            records=list(architecture_records(strategy, space, max(strategy.options.candidate_trials, 1))),
             ranking=strategy.ranked,
             checkpoint=str(checkpoint.path.resolve()),
         )
@@ -229,6 +255,10 @@ class ScriptedSearch:
         space, evaluator, _ = self._build()
         pl.seed_everything(self.seed, workers=True, verbose=False)
         return space, evaluator
+
+    def trainable(self, choices: Mapping[str, Any]) -> Trainable | None:
+        """Return None: the data are the evaluator's."""
+        return None
 
     def _build(self) -> tuple[ModelSpace, Lightning, dict[str, Any] | None]:
         torch.set_num_threads(self.threads)

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from typing import Any, TypeVar
@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import nni
 import torch
 from nni.nas.evaluator.pytorch import Lightning
-from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.space import ExecutableModelSpace, ModelStatus, RawFormatModelSpace
 from torch import Tensor
@@ -22,15 +21,17 @@ from torch import Tensor
 from balenas_plugin.adapters.nni.run.config_run import quiet
 from balenas_plugin.adapters.nni.run.processes import end_predecessor
 from balenas_plugin.adapters.nni.run.reports import EpochReports, Metric, TrialReport
-from balenas_plugin.adapters.nni.strategies.working_files import out_of_working_directory
 from balenas_plugin.adapters.nni.supernets.found_model import completed, exporter_space
+from balenas_plugin.adapters.nni.web.candidate_training import train_by_evaluator, train_by_recipe
 from balenas_plugin.adapters.nni.web.found import KEY
-from balenas_plugin.adapters.nni.web.recipes import Recipe, recipe_from_json, trial_folder, weights_file
+from balenas_plugin.adapters.nni.web.recipes import SearchRecipe, candidate_place, recipe_from_json, trial_folder
 from balenas_plugin.errors import BalenasError
 from balenas_plugin.files import write_atomically
 from balenas_plugin.ground_truth import headline
+from balenas_plugin.options import read_options
 from balenas_plugin.proxies import rank_value
 from balenas_plugin.selection import ProxySelection
+from balenas_plugin.training.recipe import Recipe
 
 SHOWN = "mutation_summary"
 """Key of a trial's parameters that NNI's page shows as its hyper-parameters, instead of all of them."""
@@ -45,7 +46,7 @@ class SearchTrial(ExecutableModelSpace):
 
     kind = "search"
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: SearchRecipe) -> None:
         super().__init__(ModelStatus.Frozen)
         self.recipe = recipe
         self.evaluator = None
@@ -84,15 +85,19 @@ class CandidateTrial(ExecutableModelSpace):
         record: as in architectures.json.
         recipe: of the search.
         epochs: how long to train it; 0 only reports what is known of it.
+        training: how to train it; None: with the search's own evaluator.
     """
 
     kind = "candidate"
 
-    def __init__(self, record: Mapping[str, Any], recipe: Recipe, epochs: int) -> None:
+    def __init__(
+        self, record: Mapping[str, Any], recipe: SearchRecipe, epochs: int, training: Recipe | None = None
+    ) -> None:
         super().__init__(ModelStatus.Frozen)
         self.record = record
         self.recipe = recipe
         self.epochs = epochs
+        self.training = training
         self.evaluator = None
         self.sample = dict(record["choices"])
 
@@ -108,12 +113,15 @@ class CandidateTrial(ExecutableModelSpace):
             "record": dict(self.record),
             "recipe": self.recipe.to_json(),
             "epochs": self.epochs,
+            "training": None if self.training is None else self.training.to_dict(),
         }
 
     @classmethod
     def _load(cls, **document: Any) -> CandidateTrial:
         """Return the trial that `_dump` described."""
-        return cls(document["record"], recipe_from_json(document["recipe"]), document["epochs"])
+        training = document.get("training")
+        training = None if training is None else read_options(Recipe, training)
+        return cls(document["record"], recipe_from_json(document["recipe"]), document["epochs"], training)
 
     def execute(self) -> None:
         """Report what is known of the architecture; train it first if that is asked for."""
@@ -130,14 +138,24 @@ class CandidateTrial(ExecutableModelSpace):
         if not self.record.get("scores"):
             known |= synflow(space, evaluator, self.sample)
         if self.epochs > 0:
-            points = count()
             model = RawFormatModelSpace(space, evaluator).freeze(completed(space, self.sample))
-            known["default"] = train(
-                model, self.epochs, lambda metric: report.intermediate(metric, sequence=next(points))
-            )
-            weights = {name: value.cpu() for name, value in model.evaluator.module.model.state_dict().items()}
-            write_atomically(weights_file(self.recipe, self.record["rank"]), lambda file: torch.save(weights, file))
+            known["default"] = self._train(model, report)
         return known
+
+    def _train(self, model: RawFormatModelSpace, report: TrialReport) -> float:
+        """Train the architecture, report every epoch, write the weights; return its accuracy at the end."""
+        place = candidate_place(self.recipe, self.record["rank"])
+        if self.training is not None:
+            of_images, seed = self.recipe.trainable(self.sample), self.recipe.seed
+            reports = EpochReports(report)
+            return train_by_recipe(self.training, of_images, model, folder=place, seed=seed, reports=reports)
+        points = count()
+        metric = train_by_evaluator(
+            model, self.epochs, lambda metric: report.intermediate(metric, sequence=next(points)), trial_folder()
+        )
+        weights = {name: value.cpu() for name, value in model.evaluator.module.model.state_dict().items()}
+        write_atomically(place.with_suffix(".pt"), lambda file: torch.save(weights, file))
+        return metric
 
 
 Trial = TypeVar("Trial", SearchTrial, CandidateTrial)
@@ -180,26 +198,6 @@ def synflow(space: ModelSpace, evaluator: Lightning, sample: Mapping[str, Any]) 
 def shown(choice: Any) -> Any:
     """Return a choice as NNI's page compares it with the search space; a single chosen input loses its list."""
     return choice[0] if isinstance(choice, list) and len(choice) == 1 else choice
-
-
-def train(model: RawFormatModelSpace, epochs: int, report: Callable[[Metric], None]) -> float:
-    """Train an architecture from scratch with the search's evaluator; return the metric it reports at the end.
-
-    Args:
-        model: frozen, with its evaluator.
-        epochs: instead of the evaluator's own.
-        report: called with each intermediate result.
-    """
-    model.evaluator.trainer.fit_loop.max_epochs = epochs
-    engine = SequentialExecutionEngine()
-
-    def forward(event: Any) -> None:
-        report(event.metric if isinstance(event.metric, Mapping) else {"default": event.metric})
-
-    engine.register_model_event_callback("intermediate_metric", forward)
-    with out_of_working_directory(model.evaluator.trainer, trial_folder()):
-        engine.submit_models(model)
-    return float(model.metric)
 
 
 @contextmanager
