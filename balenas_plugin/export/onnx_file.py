@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +95,7 @@ def onnx_to_time(model: nn.Module, *, example: Tensor) -> bytes:
         with quiet(), torch.no_grad(), random_numbers_restored():
             network = copy.deepcopy(model).cpu().eval()
             torch.onnx.export(
-                network, (example.cpu(),), buffer, input_names=[INPUT], output_names=[OUTPUT], dynamo=False
+                network, (example.cpu(),), cast(Any, buffer), input_names=[INPUT], output_names=[OUTPUT], dynamo=False
             )
     except Exception as error:  # the tracer and the user's code raise what they like
         raise SpaceError(f"{type(model).__name__} cannot be written as ONNX: {_reason(error)}") from error
