@@ -264,9 +264,6 @@ def _conclusion(folder: Any, records: list[dict[str, Any]]) -> str:
 
 
 def _next_commands(folder: Any) -> list[str]:
-    from balenas_plugin.data import DataConfig
-
     run = shlex.quote(str(folder.path))
-    train = [f"balenas train {run}"] if isinstance(folder.read_config().data, DataConfig) else []
     export = [f"balenas export {run} --format python"] if folder.posterior.exists() else []
-    return [f"balenas report {run}", *train, *export]
+    return [f"balenas report {run}", f"balenas train {run}", *export]
