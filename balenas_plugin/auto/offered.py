@@ -113,7 +113,7 @@ class Offer:
     @property
     def work(self) -> float:
         """About the multiply-adds of an image, if each stage has four times the parameters of the one before."""
-        return self.parameters * self.image_size**2 * 3 * self._stages / (4**self._stages - 1)
+        return float(self.parameters * self.image_size**2 * 3 * self._stages / (4**self._stages - 1))
 
     @cached_property
     def multiply_adds(self) -> int:

@@ -194,7 +194,8 @@ def _print_ranking(ranked: Sequence[Any], proxies: Sequence[str]) -> None:
 
 def _print_front(front: Any) -> None:
     (cost, merit, _), rows = front.table()
-    print(f"\nOf {len(front.candidates)} candidates, no other beats these in {merit} and {cost} both:")
+    count = len(front.candidates)
+    print(f"\nOf {count} candidate{'s' * (count != 1)}, no other beats these in {merit} and {cost} both:")
     for price, worth, name in [(cost, merit, "architecture"), *rows[:_LISTED]]:
         print(f"{price:>{max(12, len(cost))}}  {worth:>{max(12, len(merit))}}  {name}")
     if len(rows) > _LISTED:

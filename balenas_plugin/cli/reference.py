@@ -127,7 +127,7 @@ def _spaces(options: argparse.Namespace) -> int:
 
     for space in sorted(SPACES.all, key=lambda space: space.name):
         counts = Counter(len(values) for values in space.choices.values())
-        choices = " and ".join(f"{count} choices among {among}" for among, count in counts.items())
+        choices = ", ".join(f"{count} choice{'s' * (count > 1)} among {among}" for among, count in counts.items())
         size = "unknown size" if space.size is None else f"{space.size:,} architectures"
         table = open_table(space)
         truth = "none" if not space.ground_truth else "not at hand" if table is None else table.name

@@ -213,14 +213,15 @@ def print_architectures(folder: Any, compared: str = "") -> None:
         probability = f"{record['probability']:11.3g}" if "probability" in record else " " * 11
         mark = "  <- argmax" if record.get("chosen_by") == "argmax of the mean" else ""
         result = trained.get(record["rank"], {})
-        accuracy = "" if result.get("accuracy") is None else f"{result['accuracy']:8.2%}"
-        print(f"{record['rank']:>4}  {probability}{f'  {accuracy:>8}' if trained else ''}  {name}{mark}")
+        forms = {"accuracy": "{:8.2%}", "perplexity": "{:8.2f}"}
+        shown = next((form.format(value) for key, form in forms.items() if (value := result.get(key)) is not None), "")
+        print(f"{record['rank']:>4}  {probability}{f'  {shown:>8}' if trained else ''}  {name}{mark}")
     for result in list(trained.values())[:1]:
         recipe = f"recipe: {result['recipe']}; " if result.get("recipe") else ""
         weights = folder.path / "candidates" if result.get("checkpoint") else "on the machines that trained them"
         print(
-            f"\ntrained: validation accuracy of the architecture alone (not the supernet's), trained from scratch; "
-            f"{recipe}epochs: {result['epochs']}; weights: {weights}"
+            f"\ntrained: validation {'perplexity' if 'perplexity' in result else 'accuracy'} of the architecture alone "
+            f"(not the supernet's), trained from scratch; {recipe}epochs: {result['epochs']}; weights: {weights}"
         )
     for text in filter(None, (compared, _conclusion(folder, records))):
         print(f"\n{textwrap.fill(text, 110, break_on_hyphens=False)}")
@@ -263,9 +264,6 @@ def _conclusion(folder: Any, records: list[dict[str, Any]]) -> str:
 
 
 def _next_commands(folder: Any) -> list[str]:
-    from balenas_plugin.data import DataConfig
-
     run = shlex.quote(str(folder.path))
-    train = [f"balenas train {run}"] if isinstance(folder.read_config().data, DataConfig) else []
     export = [f"balenas export {run} --format python"] if folder.posterior.exists() else []
-    return [f"balenas report {run}", *train, *export]
+    return [f"balenas report {run}", f"balenas train {run}", *export]

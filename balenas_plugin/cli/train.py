@@ -20,6 +20,7 @@ examples:
       --recipe nas-bench-201 --data cifar10 --set data.root=~/data
   balenas train "Genotype(normal=[('sep_conv_3x3', 1), ...], ...)" --recipe darts-cifar --data cifar10
   balenas train export/architectures.json --data photos/  a folder of images by class
+  balenas train "Genotype(recurrent=[('relu', 0), ...], concat=range(1, 9))" --data ptb/ --recipe darts-ptb
   balenas train runs/quickstart --onnx --int8             and files that run without this package, each measured
   balenas train runs/quickstart --output trained --resume after a crash or Ctrl-C: ends as if it had not been
 
@@ -43,7 +44,11 @@ def add_train(commands: Any, formatter: Any) -> None:
         help="folder of a run, file of `balenas export` (.json, or a stand-alone .py, which is run), or a notation: "
         "NAS-Bench-201's string, a genotype, one of NAS-Bench-1Shot1, in quotes",
     )
-    train.add_argument("--recipe", metavar="NAME|FILE.yml", help="how to train (small; user-module with --module)")
+    train.add_argument(
+        "--recipe",
+        metavar="NAME|FILE.yml",
+        help="how to train (small; text-small for a text; user-module with --module)",
+    )
     train.add_argument(
         "--module",
         metavar="MODULE:NAME",
@@ -53,8 +58,8 @@ def add_train(commands: Any, formatter: Any) -> None:
     train.add_argument(
         "--data",
         metavar="NAME|FOLDER",
-        help="digits, cifar10, cifar100, cifar10_parquet or svhn, or a folder of images by class (that of the run; "
-        "else digits)",
+        help="digits, cifar10, cifar100, cifar10_parquet or svhn, or a folder of images by class; for a recurrent cell "
+        "python_docs, or a folder of texts (that of the run; else digits, or python_docs)",
     )
     train.add_argument("--seeds", default="0", help='e.g. "0-2" or "0,3": one network each (0)')
     train.add_argument("--output", type=Path, metavar="DIR", help="where to write (RUN_DIR/trained, else trained)")
@@ -144,21 +149,31 @@ def print_result(result: TrainResult) -> None:
     from balenas_plugin.training.fitting import METRICS, has_tensorboard
 
     low, high = result.interval
-    several = len(result.networks) > 1
+    several, example = len(result.networks) > 1, "example" if result.test_perplexity is None else "word"
     tested = sum(map(sum, result.confusion))
     how = f"mean of {len(result.networks)} seeds" if several else f"{tested:,} test images" if tested else "one seed"
     print(f"\n{result.architecture}\n")
-    print(f"  test accuracy  {result.test_accuracy:.2%}  (95 % interval {low:.2%} to {high:.2%}; {how})")
+    if result.test_perplexity is not None:
+        print(f"  perplexity     {result.test_perplexity:.2f}  (of the test text{'; ' + how if several else ''})")
+        print(f"  next word      {result.test_accuracy:.2%} are foretold")
+    else:
+        print(f"  test accuracy  {result.test_accuracy:.2%}  (95 % interval {low:.2%} to {high:.2%}; {how})")
     if several:
-        print(f"                 {', '.join(f'{n.test_accuracy:.2%} (seed {n.seed})' for n in result.networks)}")
+        shown = (
+            f"{n.test_accuracy:.2%}" if n.test_perplexity is None else f"{n.test_perplexity:.2f}"
+            for n in result.networks
+        )
+        print(
+            f"                 {', '.join(f'{value} (seed {n})' for value, n in zip(shown, result.seeds, strict=True))}"
+        )
     if result.top5_accuracy is not None:
         print(f"  top-5          {result.top5_accuracy:.2%}")
     for actual, taken, count in result.confused:
         print(f"  confused       {count:,} times {actual} is taken for {taken}")
     print(f"  parameters     {result.parameters:,}")
-    print(f"  multiply-adds  {result.multiply_adds:,} per example")
+    print(f"  multiply-adds  {result.multiply_adds:,} per {example}")
     if result.latency_ms is not None:
-        print(f"  latency        {result.latency_ms:.3g} ms per example on {result.first.machine}")
+        print(f"  latency        {result.latency_ms:.3g} ms per {example} on {result.first.machine}")
     print(f"  training       {result.seconds:,.0f} s, {result.first.epochs} epoch{'s' * (result.first.epochs > 1)}")
     if result.deployed is not None:
         print(f"\n{result.deployed.table()}")

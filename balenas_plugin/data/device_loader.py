@@ -49,6 +49,10 @@ class EpochOrder:
         self._passes += 1
         return f"{self.seed} {self._epoch} {self._passes}"
 
+    def next_generator(self) -> torch.Generator:
+        """Return a generator for the pass that begins, on the CPU."""
+        return torch.Generator().manual_seed(_seed(self.next_pass()))
+
 
 class DeviceLoader:
     """Iterate over batches (images, labels) of a set in memory, made on the device that the set is moved to.

@@ -56,6 +56,11 @@ class ImageTask:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def input_name(self) -> str:
+        """What the input of an ONNX file is called."""
+        return "images"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the task as plain values for JSON, with all that somebody needs to prepare an input by hand."""
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from balenas_plugin.data.image_set import ImageSet, collate
-from balenas_plugin.data.image_task import ImageTask
+from balenas_plugin.data.network_task import NetworkTask
 from balenas_plugin.deployment.inference_script import script_text
 from balenas_plugin.deployment.latency import Latency, measure_latency
 from balenas_plugin.deployment.quantisation import quantised
@@ -54,7 +54,7 @@ class Examples(Protocol):
         """Examples of classes, which accuracy is counted on."""
 
     @property
-    def task(self) -> ImageTask | None:
+    def task(self) -> NetworkTask | None:
         """The classes, and how an image becomes an input; None for other inputs than images."""
 
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from balenas_plugin.data.image_task import ImageTask
+from balenas_plugin.data.network_task import NetworkTask
 from balenas_plugin.errors import MissingDependencyError, SpaceError, first_line
 from balenas_plugin.files import write_atomically
 from balenas_plugin.restoring import random_numbers_restored
@@ -30,15 +30,16 @@ _BATCHES = (1, 3)
 Array = npt.NDArray[Any]
 
 INPUT, OUTPUT = "images", "logits"
-"""Names of the input and the output of a file."""
+"""Names of the input of a file, where its task says no other, and of the output."""
 
 
-def write_onnx(model: nn.Module, path: Path, *, example: Tensor, task: ImageTask | None = None) -> Path:
+def write_onnx(model: nn.Module, path: Path, *, example: Tensor, task: NetworkTask | None = None) -> Path:
     """Write `model`, in evaluation mode, as one ONNX file with a batch dimension of any size.
 
-    The file's input is called ``images``, its output ``logits``. It holds no paths or source lines of this machine.
-    Before it is written it is checked against the ONNX specification, and its outputs for batches of 1 and 3 are
-    compared with those of `model`: by onnxruntime where that is installed, else by onnx's own evaluator, which is slow.
+    The file's input is called ``images`` (``words`` for a text), its output ``logits``. It holds no paths or source
+    lines of this machine. Before it is written it is checked against the ONNX specification, and its outputs for
+    batches of 1 and 3 are compared with those of `model`: by onnxruntime where that is installed, else by onnx's own
+    evaluator, which is slow.
 
     Args:
         model: a network that maps one tensor to one tensor; it is not changed.
@@ -59,7 +60,7 @@ def write_onnx(model: nn.Module, path: Path, *, example: Tensor, task: ImageTask
     return path
 
 
-def onnx_contents(model: nn.Module, *, example: Tensor, task: ImageTask | None = None) -> bytes:
+def onnx_contents(model: nn.Module, *, example: Tensor, task: NetworkTask | None = None) -> bytes:
     """Return the contents of the file that `write_onnx` writes, checked and compared as there.
 
     Raises:
@@ -72,7 +73,7 @@ def onnx_contents(model: nn.Module, *, example: Tensor, task: ImageTask | None =
         with quiet(), torch.no_grad(), random_numbers_restored():
             network = copy.deepcopy(model).cpu().eval()
             expected = {size: _outputs(network, batch[:size]) for size in _BATCHES}
-            contents = _export(onnx, network, batch, {} if task is None else task.metadata())
+            contents = _export(onnx, network, batch, task)
             run = _evaluator(contents)
             for size, outputs in expected.items():
                 _compare(outputs, run(batch[:size].numpy()), size)
@@ -94,7 +95,7 @@ def onnx_to_time(model: nn.Module, *, example: Tensor) -> bytes:
         with quiet(), torch.no_grad(), random_numbers_restored():
             network = copy.deepcopy(model).cpu().eval()
             torch.onnx.export(
-                network, (example.cpu(),), buffer, input_names=[INPUT], output_names=[OUTPUT], dynamo=False
+                network, (example.cpu(),), cast(Any, buffer), input_names=[INPUT], output_names=[OUTPUT], dynamo=False
             )
     except Exception as error:  # the tracer and the user's code raise what they like
         raise SpaceError(f"{type(model).__name__} cannot be written as ONNX: {_reason(error)}") from error
@@ -176,12 +177,12 @@ def _outputs(network: nn.Module, batch: Tensor) -> Tensor:
     return outputs
 
 
-def _export(onnx: Any, network: nn.Module, batch: Tensor, metadata: dict[str, str]) -> bytes:
+def _export(onnx: Any, network: nn.Module, batch: Tensor, task: NetworkTask | None) -> bytes:
     """Return the contents of the file."""
     program = torch.onnx.export(
         network,
         (batch,),
-        input_names=[INPUT],
+        input_names=[INPUT if task is None else task.input_name],
         output_names=[OUTPUT],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         dynamo=True,
@@ -190,7 +191,7 @@ def _export(onnx: Any, network: nn.Module, batch: Tensor, metadata: dict[str, st
     assert program is not None
     proto = program.model_proto
     _strip(proto)
-    onnx.helper.set_model_props(proto, metadata)
+    onnx.helper.set_model_props(proto, {} if task is None else task.metadata())
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString(deterministic=True))
 
@@ -219,7 +220,8 @@ def onnx_runner(contents: bytes, *, threads: int | None = None) -> Callable[[Arr
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = options.inter_op_num_threads = threads
-    return _outputs_of(onnxruntime.InferenceSession(contents, options, providers=["CPUExecutionProvider"]))
+    session = onnxruntime.InferenceSession(contents, options, providers=["CPUExecutionProvider"])
+    return _outputs_of(session, session.get_inputs()[0].name)
 
 
 def _evaluator(contents: bytes) -> Callable[[Array], Array]:
@@ -227,11 +229,12 @@ def _evaluator(contents: bytes) -> Callable[[Array], Array]:
     try:
         return onnx_runner(contents)
     except MissingDependencyError:
-        return _outputs_of(importlib.import_module("onnx.reference").ReferenceEvaluator(contents))
+        evaluator = importlib.import_module("onnx.reference").ReferenceEvaluator(contents)
+        return _outputs_of(evaluator, evaluator.input_names[0])
 
 
-def _outputs_of(session: Any) -> Callable[[Array], Array]:
-    return lambda batch: np.asarray(session.run([OUTPUT], {INPUT: batch})[0])
+def _outputs_of(session: Any, name: str) -> Callable[[Array], Array]:
+    return lambda batch: np.asarray(session.run([OUTPUT], {name: batch})[0])
 
 
 def _compare(expected: Tensor, found: Array, size: int) -> None:

@@ -63,6 +63,7 @@ MEASURES = (
     Measure("CIFAR-100, test (unseen)", "%", 2, _truth("cifar100")),
     Measure("ImageNet16-120, test (unseen)", "%", 2, _truth("ImageNet16-120")),
     Measure("supernet, validation", "%", 2, _last(("val_acc",), 100)),
+    Measure("supernet, validation perplexity", "", 2, _last(("val_perplexity",))),
     Measure("openness of the choices", "%", 1, _last(("choice_entropy",), 100)),
     Measure("skip connections", "%", 1, _last(("skip_ratio",), 100)),
     Measure("largest eigenvalue", "1/logit²", 4, _last(("eigenvalue",))),
@@ -72,6 +73,7 @@ MEASURES = (
 _CURVES = (
     ("ground_truth", "Ground truth of the current architecture, CIFAR-10", "percent, test", 1.0),
     ("val_acc", "Validation accuracy of the supernet", "percent", 100.0),
+    ("val_perplexity", "Validation perplexity of the supernet", "perplexity", 1.0),
     ("choice_entropy", "How open the choices are", "percent of the maximum", 100.0),
     ("skip_ratio", "Skip connections", "percent of operations", 100.0),
     ("eigenvalue", "Largest eigenvalue", "1 / logit²", 1.0),
@@ -130,7 +132,7 @@ def _mean(values: Sequence[float], digits: int) -> str:
 
 def comparison_pictures(groups: Sequence[Group]) -> Iterator[Picture]:
     """Yield charts of all groups: a dot a seed for what they end with, mean curves with bands for the way there."""
-    for measure in MEASURES[:5]:
+    for measure in MEASURES[:6]:
         rows = [(g.label, [v for run in g.runs if (v := measure.of(run)) is not None]) for g in groups]
         rows = [(label, values) for label, values in rows if values]
         if rows:

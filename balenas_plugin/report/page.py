@@ -235,6 +235,9 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
     accuracy = run.series("val_acc")
     if accuracy:
         yield "validation accuracy", f"{100 * accuracy.values[-1]:.2f} %, of the supernet after the last epoch"
+    perplexity = run.series("val_perplexity")
+    if perplexity:
+        yield "validation perplexity", f"{perplexity.values[-1]:.2f}, of the supernet after the last epoch"
     found: Any = run.architectures[0] if run.architectures else (run.records[-1] if run.records else {})
     if found.get("notation") or found.get("choices") or found.get("architecture"):
         yield "architecture", notation_of(found)
@@ -291,7 +294,9 @@ def _ranking(run: RunData, top: int) -> tuple[list[str], list[list[str]]]:
     for proxy in sorted({str(key) for r in records if isinstance(r.get("scores"), dict) for key in r["scores"]}):
         columns.append((proxy, lambda r, proxy=proxy: in_text(at(r, ("scores", proxy)), "{:.4g}")))
     if any(at(record, ("trained", "accuracy")) is not None for record in records):
-        columns.append(("trained from scratch, %", _trained))
+        columns.append(("trained from scratch, %", _trained("accuracy", 100)))
+    if any(at(record, ("trained", "perplexity")) is not None for record in records):
+        columns.append(("trained from scratch, perplexity", _trained("perplexity", 1)))
     for dataset, name in _DATASETS.items():
         keys = ("ground_truth", "values", dataset, "test_accuracy")
         if any(number(at(record, keys)) is not None for record in records):
@@ -299,9 +304,12 @@ def _ranking(run: RunData, top: int) -> tuple[list[str], list[list[str]]]:
     return [head for head, _ in columns], [[cell(record) for _, cell in columns] for record in records]
 
 
-def _trained(record: Mapping[str, Any]) -> str:
-    accuracy, epochs = (number(at(record, ("trained", key))) for key in ("accuracy", "epochs"))
-    return NOT_KNOWN if accuracy is None else f"{100 * accuracy:.2f} after {epochs or 0:.0f} epochs"
+def _trained(name: str, factor: float) -> Callable[[Mapping[str, Any]], str]:
+    def cell(record: Mapping[str, Any]) -> str:
+        value, epochs = (number(at(record, ("trained", key))) for key in (name, "epochs"))
+        return NOT_KNOWN if value is None else f"{factor * value:.2f} after {epochs or 0:.0f} epochs"
+
+    return cell
 
 
 def in_text(value: object, form: str) -> str:

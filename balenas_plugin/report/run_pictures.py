@@ -1,4 +1,4 @@
-"""The pictures of one run: accuracy, ground truth, uncertainty, probabilities, logits, curvature, shape."""
+"""The pictures of one run: accuracy or perplexity, ground truth, uncertainty, probabilities, logits, shape."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from balenas_plugin.report.plots import Line, Picture, line_chart, strip_chart
 from balenas_plugin.report.reading import RunData, Series, at, numbers, shortened
+from balenas_plugin.search_spaces import PARAMETER_FREE, SKIP
 
 MAX_LABELS = 32
 """Choices whose probabilities and logits are drawn; a report of a space with more says so."""
@@ -19,7 +20,7 @@ _SMALL = (4.4, 2.6)
 
 def run_pictures(run: RunData) -> Iterator[Picture]:
     """Yield the pictures that there are data for, in the order of the page."""
-    makers = (_accuracy, _ground_truth, _uncertainty, _sigma, _eigenvalue, _trace, _operations, _cells)
+    makers = (_accuracy, _perplexity, _ground_truth, _uncertainty, _sigma, _eigenvalue, _trace, _operations, _cells)
     for make in makers:
         picture = make(run)
         if picture is not None:
@@ -129,6 +130,20 @@ def _accuracy(run: RunData) -> Picture | None:
     )
 
 
+def _perplexity(run: RunData) -> Picture | None:
+    lines = _lines(["validation", "training"], [run.series("val_perplexity"), run.series("train_perplexity")])
+    if not lines:
+        return None
+    return Picture(
+        name="perplexity",
+        title="Perplexity of the supernet",
+        caption="How many words it hesitates between, the fewer the better: all candidates together, by their mean "
+        "weights. It says how well the supernet is trained, not how good the architecture is.",
+        alt=_described(lines, "{:.1f}"),
+        draw=line_chart(lines, unit="perplexity"),
+    )
+
+
 def _ground_truth(run: RunData) -> Picture | None:
     argmax = run.series("ground_truth", "accuracy", "cifar10")
     quantiles: list[tuple[int, float, float, float]] = []
@@ -223,8 +238,10 @@ def _operations(run: RunData) -> Picture | None:
     names = ["skips", "without weights", "skips, draws"]
     keys = [("skip_ratio",), ("parameter_free_share",), ("draws", "skip_ratio")]
     lines = _lines(names, [_percent(run.series(*key)) for key in keys])
-    if not lines:
-        return None
+    known = _mapping(run.log.header.get("kinds")).values()
+    kinds = {str(kind) for each in known if isinstance(each, list) for kind in each}
+    if not lines or (kinds and not kinds & {SKIP, PARAMETER_FREE}):
+        return None  # a space without such operations, as the recurrent cells'
     return Picture(
         name="operations",
         title="Skip connections",

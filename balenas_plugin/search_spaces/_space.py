@@ -104,7 +104,7 @@ class SearchSpace:
         """The independent decisions of an architecture: how a draw is discretised."""
         return [OneOf(label, tuple(values)) for label, values in self.choices.items()]
 
-    def sized(self, **sizes: int) -> SearchSpace:
+    def sized(self, **sizes: Any) -> SearchSpace:
         """Return the space with other sizes of its networks, those of its constructor."""
         return type(self)(**sizes)
 

@@ -54,7 +54,10 @@ class CandidateCosts:
         self._known: dict[tuple[tuple[Outcome, ...], Measure], float] = {}
         likeliest = architectures.discretise(architectures.posterior.scores)
         for measure, table in tables.items():
-            found = _sum(table, architectures.decisions, architectures.key(likeliest))
+            try:
+                found = _sum(table, architectures.decisions, architectures.key(likeliest))
+            except SpaceError:
+                break  # there are decisions whose costs do not add up, so networks are counted and measured
             if measure == "latency" or found == self(likeliest, (measure,))[measure]:
                 self._tables[measure] = table
 

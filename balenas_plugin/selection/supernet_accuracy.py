@@ -90,7 +90,8 @@ class SupernetAccuracy:
             if labels.ndim != 1 or labels.is_floating_point():
                 raise OptionError(
                     f"{SUPERNET_ACCURACY} counts images that are classified rightly, so every label must be the number "
-                    f"of a class; the validation loader gives {labels.dtype} of shape {tuple(labels.shape)}"
+                    f"of a class; the validation loader gives {labels.dtype} of shape {tuple(labels.shape)}. Rank by "
+                    "a proxy that needs no labels, such as synflow, or by probability"
                 )
         several = [batch for batch in batches if len(batch[1]) > 1]  # a single image has no statistics
         return several if self._batch_statistics and several else batches

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import nn
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import DataConfig
+from balenas_plugin.data.text import TextConfig, TrainingTexts
 from balenas_plugin.errors import FileFormatError, OptionError, SpaceError, first_line, nearest
 from balenas_plugin.files import read_text
 from balenas_plugin.ground_truth import require_benchmark
@@ -26,7 +27,8 @@ from balenas_plugin.search_spaces import SearchSpace, find_space, read_architect
 from balenas_plugin.training.recipe import Recipe
 from balenas_plugin.training.training_data import TrainingData
 
-Build = Callable[[Recipe, TrainingData | None], nn.Module]
+Data = TrainingData | TrainingTexts
+Build = Callable[[Recipe, Data | None], nn.Module]
 """Makes the network, with weights from torch's global generator."""
 
 _SEARCHED = "balenas_plugin.training.searched"
@@ -42,12 +44,14 @@ class Trainable:
         build: makes the network.
         inherited: makes it with the weights of the supernet, or of an exported file; None where there are none.
         data: that it was searched on.
+        space: that it is of; None where that is not known.
     """
 
     title: str
     build: Build
     inherited: Build | None = None
-    data: DataConfig | None = None
+    data: DataConfig | TextConfig | None = None
+    space: SearchSpace | None = None
 
 
 def find_architecture(given: str | Path | Callable[[], nn.Module], *, rank: int = 1) -> Trainable:
@@ -86,7 +90,7 @@ def find_architecture(given: str | Path | Callable[[], nn.Module], *, rank: int 
 
 
 def _of_space(space: SearchSpace, architecture: Architecture) -> Trainable:
-    def build(recipe: Recipe, data: TrainingData | None) -> nn.Module:
+    def build(recipe: Recipe, data: Data | None) -> nn.Module:
         return sized_space(space, recipe, data).training_network(
             architecture,
             auxiliary=recipe.auxiliary > 0,
@@ -94,38 +98,34 @@ def _of_space(space: SearchSpace, architecture: Architecture) -> Trainable:
             drop_path=recipe.drop_path,
         )
 
-    return Trainable(title=space.notation(architecture) or json.dumps(architecture), build=build)
+    return Trainable(title=space.notation(architecture) or json.dumps(architecture), build=build, space=space)
 
 
-def sized_space(space: SearchSpace, recipe: Recipe, data: TrainingData | None) -> SearchSpace:
+def sized_space(space: SearchSpace, recipe: Recipe, data: Data | None) -> SearchSpace:
     """Return a space in the sizes of a recipe, of those that its networks have, for the classes and images of data."""
-    own = space.sizes()
-    given = {name: size for name, size in recipe.network.given.items() if name in own}
-    fixed = {} if data is None else {"num_classes": len(data.class_names), "image_size": data.image_shape[1]}
-    return space.sized(**given, **fixed)
+    of_text = {} if recipe.text is None else asdict(recipe.text)
+    fixed = {} if data is None else data.sizes
+    given = {name: size for name, size in {**recipe.network.given, **of_text}.items() if name in space.sizes()}
+    return space.sized(**{**given, **fixed})
 
 
 def _of_run(folder: RunFolder, rank: int) -> Trainable:
     config = folder.read_config()
     choices = _ranked(folder.read_architectures(), rank, folder.architectures)["choices"]
 
-    def inherited(recipe: Recipe, data: TrainingData | None) -> nn.Module:
-        network: nn.Module = import_module(_SEARCHED).inherited_network(folder, choices)
+    def inherited(recipe: Recipe, data: Data | None) -> nn.Module:
+        network: nn.Module = import_module(_SEARCHED).inherited_network(folder, choices, data)
         return network
 
     return replace(searched_architecture(config, choices), inherited=inherited)
 
 
 def searched_architecture(config: SearchConfig, choices: Architecture) -> Trainable:
-    """Return an architecture that a search on images has found, and those images, all of them.
-
-    Raises:
-        OptionError: the search was on a text.
-    """
-    data = replace(config.images("`balenas train`"), limit=None)
+    """Return an architecture that a search has found, and its data: all of the images, or the text."""
+    data = config.data if isinstance(config.data, TextConfig) else replace(config.data, limit=None)
     space = find_space(config.space["name"])
 
-    def frozen(recipe: Recipe, data: TrainingData | None) -> nn.Module:
+    def frozen(recipe: Recipe, data: Data | None) -> nn.Module:
         network: nn.Module = import_module(_SEARCHED).frozen_network(config, choices, data)
         return network
 

@@ -141,7 +141,7 @@ class TrainingBar(pl.Callback):
         if self._bar is None:
             return
         shown = {"epoch": f"{trainer.current_epoch + 1}/{trainer.max_epochs}"}
-        for name in ("train_acc", "val_acc", "entropy"):
+        for name in ("train_acc", "val_acc", "train_perplexity", "val_perplexity", "entropy"):
             if name in trainer.callback_metrics:
                 shown[name] = f"{float(trainer.callback_metrics[name]):.3f}"
         self._bar.set_postfix(shown, refresh=False)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
 from balenas_plugin.config import differences, read_yaml
+from balenas_plugin.data.text import TrainingTexts
 from balenas_plugin.errors import FileFormatError, OptionError, first_line
 from balenas_plugin.files import refused_writes_reported, write_atomically, write_text_atomically
 from balenas_plugin.run_folder.location import is_first_process
@@ -30,8 +33,9 @@ from balenas_plugin.run_folder.marker import RunMarker
 from balenas_plugin.training.checkpoints import BEST, LAST, RandomStates, StopEarly, WholeCheckpoints, read_checkpoint
 from balenas_plugin.training.epochs import History, TrainingBar
 from balenas_plugin.training.image_training import ImageTraining, TrainingLoaders
-from balenas_plugin.training.measuring import deployed, measured_images, measured_module, require_fit
-from balenas_plugin.training.recipe import Recipe, load_recipe
+from balenas_plugin.training.language_models.text_training import AveragedFromPlateau, TextTraining, text_loaders
+from balenas_plugin.training.measuring import deployed, measured_images, measured_module, measured_text, require_fit
+from balenas_plugin.training.recipe import Recipe, load_recipe, require_images, usual_recipe
 from balenas_plugin.training.trained_network import RESULT, TrainedNetwork
 from balenas_plugin.training.training_data import TrainingData
 
@@ -68,8 +72,8 @@ class Devices:
 
 def train_network(
     network: nn.Module,
-    data: TrainingData,
-    recipe: Recipe | str | Path = "small",
+    data: TrainingData | TrainingTexts,
+    recipe: Recipe | str | Path | None = None,
     *,
     folder: str | Path,
     seed: int = 0,
@@ -79,16 +83,17 @@ def train_network(
     described: Mapping[str, Any] | None = None,
     callbacks: Sequence[pl.Callback] = (),
 ) -> TrainedNetwork:
-    """Train a network on all training images, test it on the test images, and write both into a folder.
+    """Train a network on all training images, or a text, test it on others, and write both into a folder.
 
     The folder gets train.json (what is returned), weights.safetensors, metrics.csv (a row an epoch), last.ckpt and
     train.yml (the settings). A training that is killed at any moment and resumed ends as if it had not been, bit for
     bit on the CPU. The trained weights are left in `network`.
 
     Args:
-        network: maps images ``(N, 3, H, W)`` to logits; it begins with the weights that it has.
+        network: maps images ``(N, 3, H, W)`` to logits, or is as a `LanguageModel`; it begins with the weights that it
+            has.
         data: to train and to test on.
-        recipe: how; a name, a file, or a recipe.
+        recipe: how; a name, a file, or a recipe; None: "small", or "text-small".
         folder: to write to; it must be empty, unless the training in it is resumed.
         seed: of the order of the images, their augmentation and dropped paths.
         progress: whether a bar is shown.
@@ -103,19 +108,27 @@ def train_network(
         NonFiniteLossError: the loss became NaN or infinite.
         StorageError: the disk is full; what was written before is whole.
     """
-    recipe = load_recipe(recipe)
-    prepared = data.for_recipe(recipe, seed=seed)
-    require_fit(network, prepared, recipe)
-    module = ImageTraining(network, recipe, num_classes=len(data.class_names))
+    recipe = load_recipe(recipe or usual_recipe(texts=isinstance(data, TrainingTexts)))
+    module: pl.LightningModule
+    loaders: dict[str, Any]
+    if isinstance(data, TrainingTexts):
+        module = text = TextTraining(network, recipe, vocabulary=len(data.class_names))
+        loaders, measure = dict(text_loaders(data, recipe, seed=seed)), partial(measured_text, text)
+    else:
+        require_images(recipe)
+        prepared = data.for_recipe(recipe, seed=seed)
+        require_fit(network, prepared, recipe)
+        module = images = ImageTraining(network, recipe, num_classes=len(data.class_names))
+        share: dict[str, Any] = {"batch_size": recipe.batch_size, "seed": seed, "num_workers": devices.num_workers}
+        loaders, measure = (
+            {"datamodule": TrainingLoaders(prepared, **share)},
+            partial(measured_images, images, prepared),
+        )
     return train_module(
         module,
         recipe,
         folder=folder,
-        loaders={
-            "datamodule": TrainingLoaders(
-                prepared, batch_size=recipe.batch_size, seed=seed, num_workers=devices.num_workers
-            )
-        },
+        loaders=loaders,
         network=network,
         seed=seed,
         progress=progress,
@@ -123,7 +136,7 @@ def train_network(
         devices=devices,
         described={"data": data.identity, **(described or {})},
         callbacks=callbacks,
-        measure=lambda: measured_images(module, prepared),
+        measure=measure,
         metadata=data.task.to_dict(),
     )
 
@@ -248,8 +261,13 @@ def make_trainer(
     joined: list[pl.Callback] = [RandomStates(), timer, History(folder / METRICS), *callbacks]
     joined += [TrainingBar("train")] if progress else []
     joined += [EMAWeightAveraging(decay=recipe.ema)] if recipe.ema is not None else []
+    if recipe.text is not None and recipe.text.averaging is not None:
+        joined += [AveragedFromPlateau(recipe.text.averaging)]
     if recipe.early_stopping is not None:
-        better: dict[str, Any] = {"monitor": recipe.monitor, "mode": "min" if "loss" in recipe.monitor else "max"}
+        better: dict[str, Any] = {
+            "monitor": recipe.monitor,
+            "mode": "min" if re.search("loss|perplexity", recipe.monitor) else "max",
+        }
         joined += [
             StopEarly(**better, patience=recipe.early_stopping, check_on_train_epoch_end=True),
             ModelCheckpoint(**keeping, **better, filename=Path(BEST).stem, save_top_k=1),

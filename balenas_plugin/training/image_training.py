@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from balenas_plugin.data import DeviceLoader, ImageSet, collate
 from balenas_plugin.data.device_loader import unfit_for_device
 from balenas_plugin.errors import NonFiniteLossError
-from balenas_plugin.training.optimizers import optimizer_factory
+from balenas_plugin.training.optimizers import optimizer_factory, scheduled
 from balenas_plugin.training.recipe import Recipe
 from balenas_plugin.training.training_data import TrainingData
 
@@ -102,16 +102,7 @@ class ImageTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer, with the recipe's learning rate for every step."""
-        optimizer = self._make_optimizer(self.parameters())
-        lr = float(optimizer.param_groups[0]["lr"])
-        steps = int(self.trainer.estimated_stepping_batches) // self.recipe.epochs
-        schedule = self.recipe.schedule
-
-        def factor(step: int) -> float:
-            return schedule.at(step, lr=lr, epochs=self.recipe.epochs, steps_per_epoch=steps) / lr
-
-        rates = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return [optimizer], [{"scheduler": rates, "interval": "step"}]
+        return scheduled(self, self._make_optimizer, self.recipe)
 
 
 class TrainingLoaders(pl.LightningDataModule):

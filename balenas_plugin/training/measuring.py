@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.deployment import measure_latency
-from balenas_plugin.errors import DataError, EvaluatorError, OptionError, SpaceError, first_line
+from balenas_plugin.errors import DataError, EvaluatorError, NonFiniteLossError, OptionError, SpaceError, first_line
 from balenas_plugin.proxies.flops import flops
 from balenas_plugin.proxies.params import params
 from balenas_plugin.restoring import untouched
 from balenas_plugin.training.image_training import TOP, ImageTraining
+from balenas_plugin.training.language_models.text_training import TextTraining
 from balenas_plugin.training.recipe import Recipe
 from balenas_plugin.training.trained_network import wilson_interval
 from balenas_plugin.training.training_data import TrainingData
@@ -84,6 +86,27 @@ def measured_images(module: ImageTraining, data: TrainingData) -> dict[str, Any]
     }
 
 
+def measured_text(module: TextTraining) -> dict[str, Any]:
+    """Return what is known of a language model that was tested, by the names of `TrainedNetwork`.
+
+    Raises:
+        NonFiniteLossError: its loss on the test text is not finite.
+    """
+    perplexity = float(module.test_perplexity)
+    if not math.isfinite(perplexity):
+        raise NonFiniteLossError(
+            f"the test perplexity is {perplexity}, so the weights have grown too large: lower "
+            "optimizer.lr, or train longer"
+        )
+    right, words = float(module.right.compute()), int(module.right.weight)
+    return {
+        "test_accuracy": right,
+        "interval": wilson_interval(round(right * words), words),
+        "test_perplexity": perplexity,
+        **costs_of(module.network, torch.zeros(1, 1, dtype=torch.int64)),
+    }
+
+
 def measured_module(module: pl.LightningModule, network: nn.Module, trainer: pl.Trainer) -> dict[str, Any]:
     """Return what a module has logged in its test, and what its network costs, by the names of `TrainedNetwork`.
 
@@ -117,7 +140,9 @@ def costs_of(network: nn.Module, example: Tensor) -> dict[str, Any]:
         example: an input of one.
     """
     network = network.cpu().eval()
-    example = example.cpu().to(next(network.parameters()).dtype)
+    example = example.cpu()
+    if example.is_floating_point():  # words are numbers
+        example = example.to(next(network.parameters()).dtype)
     latency = measure_latency({"network": network}, example, repeats=_REPEATS)
     return {
         "parameters": round(params(network, example)),

@@ -11,6 +11,7 @@ import torch
 
 from balenas_plugin.errors import BalenasError, OptionError, first_line, nearest, quoted
 from balenas_plugin.options import given_options, signature_options
+from balenas_plugin.training.recipe import Recipe
 
 _UNFIT_OPTIMIZERS = ("LBFGS", "SparseAdam")
 """Optimizers that need a closure, or sparse gradients."""
@@ -59,6 +60,19 @@ def optimizer_factory(options: Mapping[str, Any], where: str) -> Callable[[Any],
 
     make([torch.zeros(1, requires_grad=True)])  # refuse bad options now, not when training starts
     return make
+
+
+def scheduled(module: pl.LightningModule, make: Callable[[Any], torch.optim.Optimizer], recipe: Recipe) -> Any:
+    """Return an optimizer of a module's parameters, with a recipe's learning rate for every step, as Lightning asks."""
+    optimizer = make(module.parameters())
+    lr = float(optimizer.param_groups[0]["lr"])
+    steps = int(module.trainer.estimated_stepping_batches) // recipe.epochs
+
+    def factor(step: int) -> float:
+        return recipe.schedule.at(step, lr=lr, epochs=recipe.epochs, steps_per_epoch=steps) / lr if lr else 0.0
+
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return [optimizer], [{"scheduler": rates, "interval": "step"}]
 
 
 def require_a_step(make: Callable[[Any], torch.optim.Optimizer], device: torch.device, where: str) -> None:

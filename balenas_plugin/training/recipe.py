@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from balenas_plugin.config import DEFAULT_OPTIMIZER, Part, apply_override, read_yaml
 from balenas_plugin.data.augment import AUGMENTATIONS
+from balenas_plugin.data.text import Lengths
 from balenas_plugin.errors import OptionError, nearest
 from balenas_plugin.files import CONFIGS
 from balenas_plugin.options import (
@@ -89,16 +90,50 @@ class NetworkSizes:
         channels: of the first cells; None: as the space's benchmark or paper has it, or as the run searched.
         cells: of a network of the DARTS space.
         cells_per_stage: of a network of NAS-Bench-201 or NAS-Bench-101.
+        size: of the embedding and the hidden state of a recurrent network.
     """
 
     channels: PositiveInt | None = None
     cells: PositiveInt | None = None
     cells_per_stage: PositiveInt | None = None
+    size: PositiveInt | None = None
 
     @property
     def given(self) -> dict[str, int]:
         """The sizes that are not None."""
         return {name: size for name, size in asdict(self).items() if size is not None}
+
+
+@declared_options("text")
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """What is said of a language model alone; the defaults are DARTS's.
+
+    Args:
+        bptt: words of a sequence, through which gradients go.
+        lengths: of the sequences: "fixed", "halved" (now and then half of that) or "normal" (around these, by five
+            words); where they are random, the learning rate of a sequence is multiplied by its length / bptt.
+        dropout: of what the cell returns.
+        hidden_dropout: of the hidden state, and of the states inside the cell.
+        input_dropout: of what enters the cell.
+        embedding_dropout: of embedded words.
+        word_dropout: of whole words of the vocabulary.
+        slowness: weight, in the loss, of the mean square by which outputs differ from those before them.
+        averaging: average the weights from the epoch on in which the validation perplexity is above its lowest before
+            the last so many epochs; None: never.
+
+    Source: Liu et al. 2019 (DARTS); Merity et al. 2018 (AWD-LSTM).
+    """
+
+    bptt: PositiveInt = 35
+    lengths: Lengths = "normal"
+    dropout: _Share = 0.75
+    hidden_dropout: _Share = 0.25
+    input_dropout: _Share = 0.75
+    embedding_dropout: _Share = 0.2
+    word_dropout: _Share = 0.1
+    slowness: NonNegative = 1e-3
+    averaging: PositiveInt | None = 5
 
 
 _Schedule = Annotated[
@@ -120,7 +155,7 @@ class Recipe:
         summary: one line.
         source: author, year.
         epochs: passes over the training images.
-        batch_size: images per batch and device.
+        batch_size: images per batch and device; of a text, rows that are read side by side.
         optimizer: name of a class in torch.optim, and its options.
         schedule: of the learning rate.
         gradient_clip_val: largest norm of the gradient; 0: any.
@@ -137,8 +172,10 @@ class Recipe:
         ema: decay of an exponential moving average of the weights, which is what is tested; None: the last weights are.
         validation: share of the training images that are left out and validate each epoch; 0: none, as in the papers.
         early_stopping: stop after so many epochs without a better validation accuracy, and take the best; None: never.
-        monitor: what else than val_acc tells which is the best, of a module of one's own; a loss is better if smaller.
+        monitor: what else than val_acc tells which is the best, such as val_perplexity; a loss or a perplexity is
+            better if smaller.
         max_seconds: end with the epoch in which so much time is up, resumed trainings counted together; None: never.
+        text: of a language model; None: the recipe is for images.
 
     Raises:
         OptionError: an option is refused, or two do not go together.
@@ -168,6 +205,7 @@ class Recipe:
     early_stopping: PositiveInt | None = None
     max_seconds: Positive | None = None
     monitor: str = "val_acc"
+    text: TextOptions | None = None
 
     def learning_rate(self, step: int, *, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, from 0."""
@@ -182,6 +220,8 @@ class Recipe:
         """Return plain values, with every default filled in."""
         plain = asdict(self)
         plain["transforms"] = list(self.transforms)
+        if self.text is None:
+            del plain["text"]  # what older trainings have written is as it was
         return plain
 
     def replace(self, **changes: Any) -> Recipe:
@@ -216,6 +256,24 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Iter
     return read_options(Recipe, document)
 
 
+def usual_recipe(*, texts: bool) -> str:
+    """Return the recipe for minutes on a CPU, of a text or of images."""
+    return "text-small" if texts else "small"
+
+
+def require_images(recipe: Recipe) -> None:
+    """Refuse a recipe for texts.
+
+    Raises:
+        OptionError: it is one.
+    """
+    if recipe.text is not None:
+        raise OptionError(
+            f"the recipe {recipe.name or 'given'} is for a text, and the data are images: take another one (balenas "
+            "recipes lists them), or leave out its section text"
+        )
+
+
 def _path(recipe: str | Path) -> Path:
     path = Path(recipe)
     shipped = RECIPES / f"{recipe}.yml"
@@ -242,7 +300,7 @@ def _based(given: Mapping[str, Any], where: str, depth: int) -> dict[str, Any]:
     if depth == _MOST_BASES:
         raise OptionError(f"{where}: recipes that are based on each other in a circle, or more than {_MOST_BASES} deep")
     below = _document(_path(base), depth + 1)
-    for section in ("optimizer", "schedule", "network"):
+    for section in ("optimizer", "schedule", "network", "text"):
         own, inherited = document.get(section), below.get(section)
         if (
             isinstance(own, Mapping)

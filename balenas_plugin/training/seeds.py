@@ -18,24 +18,28 @@ from torch import nn
 from balenas_plugin.config import apply_override
 from balenas_plugin.data import DataConfig
 from balenas_plugin.data.sources import SOURCES
+from balenas_plugin.data.text import TextConfig, TrainingTexts, load_training_texts
+from balenas_plugin.data.text.text_sources import TEXTS
 from balenas_plugin.deployment import deploy, require_deployable
 from balenas_plugin.errors import EvaluatorError, OptionError, SpaceError
 from balenas_plugin.export.standalone import write_standalone
 from balenas_plugin.files import replaced_together
 from balenas_plugin.options import read_options
 from balenas_plugin.restoring import random_numbers_restored
-from balenas_plugin.training.architecture import find_architecture
+from balenas_plugin.search_spaces import LANGUAGE_MODELLING, SearchSpace
+from balenas_plugin.training.architecture import Data, Trainable, find_architecture
 from balenas_plugin.training.fitting import Devices, quiet, train_module, train_network
+from balenas_plugin.training.language_models.text_training import text_options
 from balenas_plugin.training.measuring import deployed
-from balenas_plugin.training.recipe import Recipe, load_recipe
+from balenas_plugin.training.recipe import Recipe, load_recipe, require_images, usual_recipe
 from balenas_plugin.training.trained_network import TrainedNetwork, TrainResult
 from balenas_plugin.training.training_data import TrainingData, load_training_data
 
 EXPORTED = "network"
 """Name of the stand-alone module with the trained weights, network.py and network.pt."""
 
-Data = TrainingData | DataConfig | Mapping[str, Any] | str | os.PathLike[str]
-"""Images to train on: loaded, as a config's section `data`, the name of a data set, or a folder of images."""
+Given = Data | DataConfig | TextConfig | Mapping[str, Any] | str | os.PathLike[str]
+"""Images or a text to train on: loaded, as a config's section `data`, the name of a data set, or a folder."""
 
 MakeModule = Callable[[nn.Module], Any]
 """Makes a Lightning module of a network, or an evaluator of NNI (its `Lightning`), with their loaders."""
@@ -46,7 +50,7 @@ _logger = logging.getLogger(__name__)
 def train(
     architecture: str | Path | Callable[[], nn.Module],
     *,
-    data: Data | None = None,
+    data: Given | None = None,
     recipe: str | Path | Recipe | None = None,
     seeds: Sequence[int] = (0,),
     output: str | Path,
@@ -71,8 +75,10 @@ def train(
     Args:
         architecture: the folder of a run, a file of `balenas export`, a notation of any space (NAS-Bench-201's string,
             a genotype, one of NAS-Bench-1Shot1), or a function that makes a network.
-        data: to train and to test on; None: what the run searched on, or the digits.
-        recipe: how; a name (`list_recipes`), a YAML file, or a recipe; None: "small", or "user-module" with a `module`.
+        data: to train and to test on; None: what the run searched on, or the digits, or for a recurrent cell the
+            language reference of Python's help().
+        recipe: how; a name (`list_recipes`), a YAML file, or a recipe; None: "small", for a text "text-small", or
+            "user-module" with a `module`.
         seeds: each of the weights, the order of the images, their augmentation and dropped paths.
         output: folder to write to.
         overrides: "epochs=5", "optimizer.lr=0.1", "data.limit=100": of the recipe and the data, the later winning.
@@ -93,9 +99,11 @@ def train(
     quiet()
     folder, given = Path(output), list(overrides)
     of_data = [text.removeprefix("data.") for text in given if text.startswith("data.")]
-    recipe = recipe or ("small" if module is None else "user-module")
-    recipe = load_recipe(recipe, [text for text in given if not text.startswith("data.")])
     found = find_architecture(architecture, rank=rank)
+    data = found.data if data is None else data
+    texts = module is None and _is_text(data, found)
+    usual = usual_recipe(texts=texts) if module is None else "user-module"
+    recipe = load_recipe(recipe or usual, [text for text in given if not text.startswith("data.")])
     build = found.inherited if warm_start else found.build
     if build is None:
         raise OptionError(
@@ -107,13 +115,19 @@ def train(
     if onnx or int8:
         if module is not None:
             raise OptionError("onnx and int8 are for images, which a module of your own need not have: leave them out")
+        if texts:
+            raise OptionError(
+                "onnx and int8 are for classifiers of images, and this is a language model: leave them out; `balenas "
+                "export RUN_DIR --format onnx` writes one"
+            )
         require_deployable()
     make_module = _imported(module) if isinstance(module, str) else module
-    loaded: TrainingData | None = None
+    loaded: Data | None = None
     if make_module is None:
-        loaded = (
-            data if isinstance(data, TrainingData) else _load(data or found.data, of_data, recipe, progress=progress)
-        )
+        if isinstance(data, TrainingData | TrainingTexts):
+            loaded = data
+        else:
+            loaded = _load(data, of_data, recipe, texts=texts, progress=progress)
     networks: list[tuple[TrainedNetwork, nn.Module]] = []
     for seed in seeds:
         with random_numbers_restored(seed):
@@ -143,32 +157,53 @@ def train(
     )
     if options["devices"].helps:
         return result
-    _write(result)
-    if (onnx or int8) and result.data is not None:
+    _write(result, found.space)
+    if (onnx or int8) and isinstance(result.data, TrainingData):
         result = replace(result, deployed=deploy(result.network, result.data, folder, int8=int8, progress=progress))
         result.save()
     return result
 
 
-def _write(result: TrainResult) -> None:
+def _write(result: TrainResult, space: SearchSpace | None) -> None:
     """Write what is known, and the first network with its trained weights as `balenas export` writes networks."""
     result.save()
     if result.data is None:
         return
     images = torch.stack([result.data.test[k][0] for k in range(min(2, len(result.data.test)))])
     names = {f"{EXPORTED}.py", f"{EXPORTED}.pt"}
+    title = result.architecture
+    source = None if space is None else space.standalone_source(result.network, title)
     try:
         with replaced_together(Path(result.folder), names.__contains__) as staging:
-            write_standalone(
-                result.network, staging, name=EXPORTED, example=images, title=result.architecture, task=result.data.task
-            )
+            how: dict[str, Any] = {"example": images, "title": title, "task": result.data.task, "source": source}
+            write_standalone(result.network, staging, name=EXPORTED, **how)
     except SpaceError as error:
         _logger.warning("No stand-alone module was written: %s", error)
 
 
-def _load(data: Any, overrides: Sequence[str], recipe: Recipe, *, progress: bool) -> TrainingData:
+def _is_text(data: Any, found: Trainable) -> bool:
+    """Return whether a training is on a text, as its data say, or else what is trained.
+
+    Raises:
+        OptionError: the data are for another task than the space of what is trained.
+    """
+    name = data.get("name") if isinstance(data, Mapping) else data
+    named = name in (*SOURCES, *TEXTS) if isinstance(name, str) else False
+    of_text = name in TEXTS if named else isinstance(data, TextConfig | TrainingTexts)
+    told = named or isinstance(data, TextConfig | TrainingTexts | DataConfig | TrainingData)
+    if found.space is None or not told:
+        return of_text if found.space is None else found.space.task == LANGUAGE_MODELLING
+    if of_text != (found.space.task == LANGUAGE_MODELLING):
+        raise OptionError(
+            f"networks of the space {found.space.name} are for {found.space.task}, and these data are not: take one of "
+            f"{', '.join(SOURCES if of_text else TEXTS)}, or a folder"
+        )
+    return of_text
+
+
+def _load(data: Any, overrides: Sequence[str], recipe: Recipe, *, texts: bool, progress: bool) -> Data:
     match data:
-        case DataConfig():
+        case DataConfig() | TextConfig():
             document = asdict(data)
         case Mapping():
             document = dict(data)
@@ -176,9 +211,14 @@ def _load(data: Any, overrides: Sequence[str], recipe: Recipe, *, progress: bool
             document = {}
         case _:
             text = os.fspath(data)
-            document = {"name": text} if text in SOURCES else {"name": "folder", "root": text}
+            folder = "text" if texts else "folder"
+            document = {"name": text} if text in (*SOURCES, *TEXTS) else {"name": folder, "root": text}
     for override in overrides:
         apply_override(document, override)
+    if texts:
+        options, config = text_options(recipe), read_options(TextConfig, document)
+        return load_training_texts(config, batch_size=recipe.batch_size, bptt=options.bptt)
+    require_images(recipe)
     return load_training_data(read_options(DataConfig, document), recipe, progress=progress)
 
 

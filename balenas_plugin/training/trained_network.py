@@ -13,6 +13,7 @@ from typing import Any
 from scipy import stats
 from torch import nn
 
+from balenas_plugin.data.text import TrainingTexts
 from balenas_plugin.deployment import Deployed
 from balenas_plugin.errors import FileFormatError, OptionError
 from balenas_plugin.files import read_text, write_text_atomically
@@ -32,14 +33,15 @@ class TrainedNetwork:
     """A trained network, measured on the test images.
 
     Args:
-        test_accuracy: share of the test images that it is right about.
+        test_accuracy: share of the test images that it is right about; of a text, of the next words.
         interval: (low, high), where that lies with a confidence of 95 %: Wilson's for the number of test images.
+        test_perplexity: of the test text, which is what counts there; None for images.
         top5_accuracy: share whose class is among the five that it takes for likeliest; None below six classes.
         confusion: images of class i (row) that it takes for class j.
         class_names: of class 0, 1, ...
         parameters: without those of the auxiliary head.
-        multiply_adds: of one image.
-        latency_ms: median of a forward pass of one image, in milliseconds, on `machine`; None where inputs
+        multiply_adds: of one image, or one word.
+        latency_ms: median of a forward pass of one image or word, in milliseconds, on `machine`; None where inputs
             are no tensors.
         machine: that it was measured on.
         metrics: what a module of one's own has logged in its test.
@@ -51,6 +53,7 @@ class TrainedNetwork:
 
     test_accuracy: float
     interval: tuple[float, float]
+    test_perplexity: float | None = None
     top5_accuracy: float | None = None
     confusion: tuple[tuple[int, ...], ...] = ()
     class_names: tuple[str, ...] = ()
@@ -84,6 +87,8 @@ class TrainedNetwork:
         """Return plain values for JSON; the folder is where they are."""
         plain = asdict(self)
         del plain["folder"]
+        if self.test_perplexity is None:
+            del plain["test_perplexity"]
         return {**plain, "interval": list(self.interval), "confused": [list(pair) for pair in self.confused]}
 
     def save(self) -> Path:
@@ -127,7 +132,7 @@ class TrainResult:
     architecture: str = ""
     recipe: str = ""
     network: nn.Module = field(repr=False, compare=False)
-    data: TrainingData | None = field(default=None, repr=False, compare=False)
+    data: TrainingData | TrainingTexts | None = field(default=None, repr=False, compare=False)
     deployed: Deployed | None = None
 
     @property
@@ -155,7 +160,15 @@ class TrainResult:
     @property
     def top5_accuracy(self) -> float | None:
         """Mean over the seeds."""
-        known = [network.top5_accuracy for network in self.networks if network.top5_accuracy is not None]
+        return self._mean("top5_accuracy")
+
+    @property
+    def test_perplexity(self) -> float | None:
+        """Mean over the seeds; None for images."""
+        return self._mean("test_perplexity")
+
+    def _mean(self, name: str) -> float | None:
+        known = [value for network in self.networks if (value := getattr(network, name)) is not None]
         return statistics.fmean(known) if known else None
 
     @property
@@ -192,6 +205,7 @@ class TrainResult:
             "architecture": self.architecture,
             "recipe": self.recipe,
             "test_accuracy": self.test_accuracy,
+            **({} if self.test_perplexity is None else {"test_perplexity": self.test_perplexity}),
             "interval": list(self.interval),
             "standard_deviation": statistics.stdev(spread) if len(spread) > 1 else None,
             "seeds": self.seeds,

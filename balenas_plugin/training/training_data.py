@@ -51,6 +51,11 @@ class TrainingData:
         return self.test.store.image_shape
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What of the sizes of a space's networks these data say."""
+        return {"num_classes": len(self.class_names), "image_size": self.image_shape[1]}
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What a training that is resumed must find as it was: all but where the images are."""
         return {key: value for key, value in self.description.items() if key not in ("root", "folders")}

@@ -12,11 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from nni.nas.evaluator.pytorch import Classification, DataLoader
+from nni.nas.evaluator.pytorch import Classification, DataLoader, Lightning
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from nni.nas.space import RawFormatModelSpace
@@ -24,6 +25,9 @@ from torch import Tensor, nn
 from torch.utils.data import DistributedSampler, TensorDataset
 
 from balenas_plugin import BaLeNAS
+from balenas_plugin.adapters.nni.run.tasks.language_model import LanguageModelModule
+from balenas_plugin.data.text import ARCHITECTURE, WEIGHTS, TextLoader, TextStreams
+from balenas_plugin.search_spaces.darts_rnn.supernet import RecurrentSupernet
 from balenas_plugin.selection import ProxySelection
 
 from .searches import QUIET, random_data, search
@@ -142,6 +146,26 @@ def ranked(devices: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def language_model(devices: int, folder: Path) -> dict[str, Any]:
+    """Search a recurrent cell on a text whose lengths are random; each process carries the states of its own rows."""
+    space = RecurrentSupernet(3, num_labels=7, slowness=0.1, **dict.fromkeys(DROPOUTS, 0.0))
+    space.cell.norm = nn.Identity()  # batch-norm would see each process's own rows
+    words = [torch.randint(7, (4 * length,), generator=torch.Generator().manual_seed(length)) for length in (40, 9)]
+    weights, architecture = (TextStreams(text, rows=4, bptt=6) for text in words)
+    module = LanguageModelModule(
+        make_optimizer=partial(torch.optim.SGD, lr=0.5), schedule={"name": "constant"}, num_classes=7
+    )
+    trainer = evaluator(devices, folder).trainer
+    loaders = (TextLoader(weights, name=WEIGHTS, lengths="normal", seed=1), TextLoader(architecture, name=ARCHITECTURE))
+    text = Lightning(module, trainer, *loaders)
+    found = known(search(space, text, arc_learning_rate=0.1, num_mc_samples=2, gradient_clip_val=0.25))
+    states = module.states.by_text[WEIGHTS]
+    return {**found, "carried": states[max(states)].abs().sum(1).ne(0).nonzero().flatten().tolist()}
+
+
+DROPOUTS = ("dropout", "hidden_dropout", "input_dropout", "embedding_dropout")
+
+
 def _float_loaders(devices: int) -> dict[str, Any]:
     return {
         "train_dataloaders": loader(random_data(EXAMPLES, mark=1.0), devices),
@@ -246,6 +270,7 @@ CASES: dict[str, Callable[[int, Path], dict[str, Any]]] = {
     ),
     "layers that not every process uses": searched(Partly, num_mc_samples=2, marked=True),
     "layers that not every process uses, second order": searched(Partly, num_mc_samples=2, marked=True, order="second"),
+    "text, first order": language_model,
     "noisy": searched(Noisy, num_mc_samples=2),
     "merged": searched(Merged, num_mc_samples=1, mixed_op="merged-convolutions"),
     "ranked": ranked,

@@ -99,8 +99,12 @@ def without(record: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in names}
 
 
-OWN = ("rank", "next_random")
-EVERYONES = ("val_loss", "val_acc", "arch_loss_epoch", "mu_step_epoch")
+OWN = ("rank", "next_random", "carried")
+EVERYONES = ("val_loss", "val_acc", "val_perplexity", "arch_loss_epoch", "mu_step_epoch")
+
+
+def metrics_of(record: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: value.double() for name, value in record["metrics"].items() if name in EVERYONES}
 
 
 @pytest.mark.parametrize("case", EQUAL)
@@ -109,8 +113,7 @@ def test_two_processes_equal_one_with_the_combined_batch(case, pair, tmp_path):
     assert one["dataset_size"] == EXAMPLES
     mine, theirs = without(one, *OWN, "metrics"), without(first, *OWN, "metrics")
     assert_same(mine, theirs, rtol=1e-9, atol=1e-12)
-    metrics = [{name: record["metrics"][name].double() for name in EVERYONES} for record in (one, first)]
-    assert_same(*metrics, rtol=1e-6, atol=1e-7)
+    assert_same(metrics_of(one), metrics_of(first), rtol=1e-6, atol=1e-7)
 
 
 def test_the_comparison_would_notice_gradients_that_are_not_averaged(pair, tmp_path, monkeypatch):
@@ -125,8 +128,11 @@ def test_both_processes_end_with_the_same_posterior_weights_models_and_metrics(c
     first, second = pair[case]
     assert (first["rank"], second["rank"]) == (0, 1)
     assert_same(without(first, *OWN, "metrics"), without(second, *OWN, "metrics"))
-    for name in EVERYONES:
-        assert_same(first["metrics"][name], second["metrics"][name], name)
+    assert_same(metrics_of(first), metrics_of(second))
+
+
+def test_each_process_carries_the_hidden_states_of_its_own_rows(pair):
+    assert [record["carried"] for record in pair["text, first order"]] == [[0, 2], [1, 3]]
 
 
 def test_each_process_has_random_numbers_of_its_own(pair):

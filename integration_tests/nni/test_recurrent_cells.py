@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from nni.mutable.exception import SampleValidationError
+from nni.nas.space import RawFormatModelSpace
 
 from balenas_plugin import DARTS
 from balenas_plugin.adapters.nni.run.build import build_space
@@ -74,6 +77,15 @@ def test_a_network_inherits_what_its_supernet_computes() -> None:
     torch.testing.assert_close(found.eval()(words), network.eval()(words))
 
 
+def test_the_architectures_that_a_search_lists_are_networks() -> None:
+    network = supernet()
+    architecture = DARTS_RNN.read("Genotype(recurrent=" + str([("tanh", 0)] * 8) + ", concat=range(1, 9))").sample
+    found = RawFormatModelSpace(network, Mock()).freeze(architecture)
+    assert found.executable_model()(torch.zeros(2, 3, dtype=torch.int64)).shape == (2, WORDS, 3)
+    with pytest.raises(SampleValidationError, match="sine"):
+        RawFormatModelSpace(network, Mock()).freeze(architecture | {"recurrent/op_3_0": "sine"})
+
+
 def test_the_hidden_state_goes_on_for_each_text_apart() -> None:
     network = supernet(slowness=0.0).eval()
     module, text = module_of(network), TextStreams(torch.randint(WORDS, (43,)), rows=3, bptt=4)
@@ -93,7 +105,7 @@ def test_the_hidden_state_goes_on_for_each_text_apart() -> None:
     ]
     split = [module.training_step(part, 3) * len(part.words) for part in parts]
     torch.testing.assert_close(sum(split) / 3, expected)
-    assert not any(state.requires_grad for states in module.states.values() for state in states.values())
+    assert not any(state.requires_grad for states in module.states.by_text.values() for state in states.values())
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)
     again = module_of(network)

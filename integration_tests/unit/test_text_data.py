@@ -9,7 +9,7 @@ import torch
 
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import DataConfig
-from balenas_plugin.data.text import TextConfig, TextLoader, TextStreams, load_test_text, load_text_data
+from balenas_plugin.data.text import Lengths, TextConfig, TextLoader, TextStreams, load_test_text, load_text_data
 from balenas_plugin.data.text.text_data import build_vocabulary
 from balenas_plugin.errors import BalenasError, DataError, OptionError, SpaceError
 from balenas_plugin.search_spaces.darts_rnn import DARTS_RNN, genotype_of, make_recurrent_genotype
@@ -56,6 +56,34 @@ def test_a_loader_walks_through_the_whole_text() -> None:
     assert len(TextLoader(streams, name="weights").sampler) == streams.predicted == 20
 
 
+def test_lengths_are_random_and_the_same_for_one_seed() -> None:
+    streams = TextStreams(torch.arange(2 * 4001), rows=2, bptt=35)
+
+    def lengths(epoch: int, rule: Lengths = "normal", seed: int = 3) -> list[int]:
+        loader = TextLoader(streams, name="weights", lengths=rule, seed=seed)
+        loader.sampler.set_epoch(epoch)
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        assert torch.equal(torch.cat([batch.words for batch in batches], 1), streams.words[:, :-1])
+        found = [batch.words.shape[1] for batch in batches]
+        assert [batch.rate for batch in batches] == [length / 35 for length in found]
+        return found
+
+    first, second = lengths(0), lengths(1)
+    assert first == lengths(0)
+    assert first != second
+    assert sorted(first) == sorted(second)
+    assert first != lengths(0, seed=4)
+    drawn = torch.tensor(first[:-1]).float()
+    usual = drawn[drawn > 26]
+    assert abs(usual.mean() - 34.5) < 1.5  # whole numbers, rounded down
+    assert 3.5 < usual.std() < 6
+    assert 5 <= drawn.min() < 26 < drawn.max() <= 55
+    assert set(lengths(0, "halved")[:-1]) == {17, 35}
+    fixed = list(TextLoader(streams, name="weights"))
+    assert {batch.rate for batch in fixed} == {1.0}
+
+
 def test_python_docs_are_three_different_texts() -> None:
     data = load_text_data(TextConfig(vocabulary=500))
     assert data.num_classes == 500
@@ -75,7 +103,12 @@ def test_python_docs_are_three_different_texts() -> None:
         ("train.txt", b" \n\n", {}, r"train\.txt is empty"),
         ("train.txt", b"caf\xe9 au lait\n", {}, r"train\.txt is not in UTF-8 \(byte 3 does not belong there\)"),
         ("a.valid.txt", b"x", {}, ""),
-        ("valid.txt", b"too short\n", {}, r"3 words, fewer than one batch needs: data\.batch_size 2 x"),
+        (
+            "valid.txt",
+            b"too short\n",
+            {},
+            r"the text to learn the architecture on has 3 words, fewer than one batch needs: data\.batch_size 2 x",
+        ),
         ("train.txt", b"x" * 9, {"root": "nowhere"}, r"nowhere is no folder"),
     ],
 )

@@ -158,7 +158,8 @@ class LanguageModel(nn.Module):
             kept = kept * F.dropout(kept.new_ones(len(kept), 1), self.dropouts.word)
         embedded = F.embedding(words, kept)
         embedded = masked(embedded, locked_mask(embedded[:, :1], self.dropouts.embedding, training=self.training))
-        entering = embedded.new_zeros(len(words), self.size) if hidden is None else hidden
+        # words.shape[0], not len(words), which an export would take for a constant
+        entering = embedded.new_zeros(words.shape[0], self.size) if hidden is None else hidden
         outputs, last = self.cell(embedded, entering)
         mask = locked_mask(outputs[:, :1], self.dropouts.output, training=self.training)
         logits: Tensor = self.decoder(masked(outputs, mask)).transpose(1, 2)

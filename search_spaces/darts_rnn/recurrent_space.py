@@ -25,6 +25,7 @@ class RecurrentSpace(SearchSpace):
         size: of the embedding and the hidden state.
         vocabulary: number of different words.
         length: words of a sequence.
+        dropout, hidden_dropout, input_dropout, embedding_dropout, word_dropout: see `Dropouts`; those of the training.
     """
 
     name = "darts-rnn"
@@ -32,12 +33,24 @@ class RecurrentSpace(SearchSpace):
     source = "Liu et al. 2019"
     supernet = "balenas_plugin.search_spaces.darts_rnn.supernet:RecurrentSupernet"
     task = LANGUAGE_MODELLING
-    trained_as: Mapping[str, Mapping[str, int]] = {"Penn Treebank": {}}
+    trained_as: Mapping[str, Mapping[str, int]] = {"Penn Treebank, word": {"length": 1}}
     kinds = dict.fromkeys(OPERATIONS, PARAMETRIC) | {OPERATIONS[0]: NONE}  # each stands behind weights of its node
     size = math.factorial(NODES) * (len(OPERATIONS) - 1) ** NODES
 
-    def __init__(self, *, size: int = 850, vocabulary: int = 10_000, length: int = 35) -> None:
-        self._sizes, self._dropouts = (size, vocabulary), Dropouts(word=0.1)
+    def __init__(
+        self,
+        *,
+        size: int = 850,
+        vocabulary: int = 10_000,
+        length: int = 35,
+        dropout: float = 0.75,
+        hidden_dropout: float = 0.25,
+        input_dropout: float = 0.75,
+        embedding_dropout: float = 0.2,
+        word_dropout: float = 0.1,
+    ) -> None:
+        self._sizes = (size, vocabulary)
+        self._dropouts = Dropouts(dropout, hidden_dropout, input_dropout, embedding_dropout, word_dropout)
         self.image_shape = (length,)
         self.choices = {label: OPERATIONS for labels in LABELS.values() for label in labels}
 

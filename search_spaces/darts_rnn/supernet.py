@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any, cast
 
 import torch
-from nni.mutable import label_scope
+from nni.mutable import Categorical, CategoricalMultiple, label_scope
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from pydantic import Field
@@ -132,10 +132,20 @@ class RecurrentSupernet(ModelSpace, LanguageModel):  # type: ignore[misc]  # NNI
         super().__init__(cell=RecurrentSearchCell(size, dropouts), size=size, vocabulary=num_labels, dropouts=dropouts)
         self.slowness = slowness
 
+    def architecture_choices(self) -> list[Any]:
+        """Return what an architecture chooses, as NNI's mutables: a genotype names one edge of a node, not all."""
+        with label_scope(CELL):
+            operations = [Categorical(OPERATIONS[1:], label=f"op_{node}_0") for node in LABELS]
+            return operations + [CategoricalMultiple(range(k), n_chosen=1, label=f"input_{k}_0") for k in LABELS]
+
+    def check_contains(self, sample: dict[str, Any]) -> Any:
+        """Return NNI's exception if a sample is no architecture of the space, or None."""
+        return next(filter(None, (choice.check_contains(sample) for choice in self.architecture_choices())), None)
+
     def freeze(self, sample: dict[str, Any]) -> LanguageModel:
         """Return the language model of an architecture: with fresh weights, or of a trained supernet with its own."""
-        trained = any(isinstance(module, BaseSuperNetModule) for module in self.modules())
         edges = {label for labels in LABELS.values() for label in labels}  # NNI names all choices of layers
+        trained = any(isinstance(module, BaseSuperNetModule) for module in self.modules())
         network = build_language_model(
             genotype_of({label: choice for label, choice in sample.items() if label not in edges}),
             size=self.size,

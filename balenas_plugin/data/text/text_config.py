@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from balenas_plugin.data.text.text_sources import TEXTS
+from balenas_plugin.data.text.text_streams import Lengths
 from balenas_plugin.errors import OptionError
 from balenas_plugin.options import OneOf, PositiveInt, declared_options
 
@@ -26,6 +27,9 @@ class TextConfig:
         root: folder of the texts; "text" falls back on the environment variable BALENAS_DATA, "python_docs" ignores it.
         batch_size: rows that a text is cut into, which are read side by side; in each process its share of them.
         bptt: words of a sequence, through which gradients go; the hidden state goes on to the next.
+        lengths: how many words the sequences have that train the weights. "fixed": bptt each; "halved": every twentieth
+            has half of that, as in DARTS's search; "normal": normal around these by five words, as DARTS trains a
+            network. Where they are random, the learning rate of a sequence is multiplied by its length / bptt.
         vocabulary: most words that are distinguished, the most frequent ones of the training text; the others, and
             those of the other texts, are <unk>. None: all of the training text.
         limit: use only so many first words of each text, for quick trials; None uses all.
@@ -38,6 +42,7 @@ class TextConfig:
     root: _Place | None = None
     batch_size: Annotated[int, Field(ge=2)] = 64  # the supernet's batch-norm needs two
     bptt: PositiveInt = 35
+    lengths: Lengths = "fixed"
     vocabulary: Annotated[int, Field(ge=2)] | None = None
     limit: Annotated[int, Field(ge=2)] | None = None
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from balenas_plugin.data.text.text_config import TextConfig
-from balenas_plugin.data.text.text_sources import END, TEXTS, UNKNOWN
+from balenas_plugin.data.text.text_sources import END, TEXTS, UNKNOWN, USES
 from balenas_plugin.data.text.text_streams import TextStreams
+from balenas_plugin.data.text.text_task import TextTask
 from balenas_plugin.errors import DataError
 
 
@@ -32,8 +33,11 @@ class TextData:
     architecture_text: TextStreams
     vocabulary: tuple[str, ...]
     description: dict[str, Any]
-    task = None
-    """Files of networks say nothing of their words: the vocabulary is that of the training text."""
+
+    @property
+    def task(self) -> TextTask:
+        """What files of networks say of their words."""
+        return TextTask(vocabulary=self.vocabulary, split=self.description["name"])
 
     @property
     def num_classes(self) -> int:
@@ -66,9 +70,12 @@ def load_text_data(config: TextConfig) -> TextData:
     Raises:
         DataError: a text is missing, empty, not in UTF-8, or shorter than one batch.
     """
-    trains, learns = (_words(config, part) for part in ("train", "valid"))
+    texts = {part: read_words(config, part) for part in ("train", "valid")}
+    trains, learns = texts.values()
     vocabulary = build_vocabulary(trains, most=config.vocabulary)
-    weight_text, architecture_text = (_streams(config, words, vocabulary) for words in (trains, learns))
+    weight_text, architecture_text = (
+        text_streams(words, part, vocabulary, rows=config.batch_size, bptt=config.bptt) for part, words in texts.items()
+    )
     return TextData(
         weight_text=weight_text,
         architecture_text=architecture_text,
@@ -79,10 +86,10 @@ def load_text_data(config: TextConfig) -> TextData:
             "weight_words": weight_text.predicted,
             "architecture_words": architecture_text.predicted,
             "num_classes": len(vocabulary),
-            "weight_unknown": _share_of_unknown(trains, vocabulary),
-            "architecture_unknown": _share_of_unknown(learns, vocabulary),
-            "text_sha256": _fingerprint(trains, learns),
-            "vocabulary_sha256": _fingerprint(vocabulary),
+            "weight_unknown": share_of_unknown(trains, vocabulary),
+            "architecture_unknown": share_of_unknown(learns, vocabulary),
+            "text_sha256": fingerprint(trains, learns),
+            "vocabulary_sha256": fingerprint(vocabulary),
         },
     )
 
@@ -93,7 +100,7 @@ def load_test_text(config: TextConfig, vocabulary: Sequence[str]) -> TextStreams
     Raises:
         DataError: it is missing, empty, not in UTF-8, or shorter than one batch.
     """
-    return _streams(config, _words(config, "test"), vocabulary)
+    return text_streams(read_words(config, "test"), "test", vocabulary, rows=config.batch_size, bptt=config.bptt)
 
 
 def build_vocabulary(words: Iterable[str], *, most: int | None = None) -> tuple[str, ...]:
@@ -109,29 +116,50 @@ def build_vocabulary(words: Iterable[str], *, most: int | None = None) -> tuple[
     return (*always, *others[: None if most is None else most - len(always)])
 
 
-def _words(config: TextConfig, part: str) -> list[str]:
+def read_words(config: TextConfig, part: str) -> list[str]:
+    """Return the words of "train", "valid" or "test".
+
+    Raises:
+        DataError: the text is missing, empty or not in UTF-8.
+    """
     return TEXTS[config.name](part, config.root if isinstance(config.root, str) else None)[: config.limit]
 
 
-def _streams(config: TextConfig, words: Sequence[str], vocabulary: Sequence[str]) -> TextStreams:
-    least = config.batch_size * (config.bptt + 1)
+def text_streams(
+    words: Sequence[str], part: str, vocabulary: Sequence[str], *, rows: int, bptt: int, called: str = "data."
+) -> TextStreams:
+    """Return a text in rows, numbered by a vocabulary.
+
+    Args:
+        words: of the text.
+        part: which it is, "train", "valid" or "test".
+        vocabulary: word 0, 1, ...
+        rows: which are read side by side.
+        bptt: words of a sequence.
+        called: what stands before the names of these two in messages.
+
+    Raises:
+        DataError: it is shorter than one batch.
+    """
+    least = rows * (bptt + 1)
     if len(words) < least:
         raise DataError(
-            f"a text has {len(words):,} words, fewer than one batch needs: data.batch_size {config.batch_size} x "
-            f"(data.bptt {config.bptt} + 1) = {least:,}; lower them, or give more text"
+            f"the text to {USES[part]} has {len(words):,} words, fewer than one batch needs: {called}batch_size {rows} "
+            f"x ({called}bptt {bptt} + 1) = {least:,}; lower them, or give more text"
         )
     numbers = {word: number for number, word in enumerate(vocabulary)}
     unknown = numbers[UNKNOWN]
     numbered = torch.tensor([numbers.get(word, unknown) for word in words], dtype=torch.int64)
-    return TextStreams(numbered, rows=config.batch_size, bptt=config.bptt)
+    return TextStreams(numbered, rows=rows, bptt=bptt)
 
 
-def _share_of_unknown(words: Sequence[str], vocabulary: Sequence[str]) -> float:
+def share_of_unknown(words: Sequence[str], vocabulary: Sequence[str]) -> float:
+    """Return which share of the words is not in the vocabulary."""
     known = set(vocabulary) - {UNKNOWN}
     return sum(word not in known for word in words) / len(words)
 
 
-def _fingerprint(*texts: Iterable[str]) -> str:
+def fingerprint(*texts: Iterable[str]) -> str:
     """Return the SHA-256 of words: which they are, in which order, and where each text ends."""
     digest = hashlib.sha256()
     for words in texts:

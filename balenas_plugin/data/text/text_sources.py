@@ -5,7 +5,6 @@ A text is a list of words in which each line ends with `END`, as in the language
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,8 +20,19 @@ END, UNKNOWN = "<eos>", "<unk>"
 _LARGEST = 2**30
 """Bytes of a file: more would not fit in memory as words."""
 
-_WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]|_")
-_NUMBER = "N"
+
+def split_lines(text: str) -> list[str]:
+    """Return the words of a text: what white space separates, and END after each line."""
+    lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
+    return [word for line in lines for word in (*line.split(), END)]
+
+
+def split_paragraphs(text: str) -> list[str]:
+    """Return the words of a text: in lower case, each sign one, a number as N, and END after each paragraph."""
+    import re
+
+    found = (re.findall(r"[^\W\d_]+|\d+|[^\w\s]|_", paragraph.lower()) for paragraph in text.split("\n\n"))
+    return ["N" if word.isdigit() else word for words in found if words for word in (*words, END)]
 
 
 def read_folder(part: str, root: str | None) -> list[str]:
@@ -45,8 +55,7 @@ def read_folder(part: str, root: str | None) -> list[str]:
         raise DataError(f"the text {path} cannot be read: {error.strerror or error}") from error
     if not text.strip("\ufeff \t\r\n"):
         raise DataError(f"{path} is empty: a text of some thousand words is needed")
-    lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
-    return [word for line in lines for word in (*line.split(), END)]
+    return split_lines(text)
 
 
 def _find(folder: Path, part: str) -> Path:
@@ -61,11 +70,12 @@ def _find(folder: Path, part: str) -> Path:
             if found
             else ("has no such file" if folder.is_dir() else "is no folder")
         )
-        raise DataError(f"the text to {_USES[part]} is {part}.txt or NAME.{part}.txt, and {folder} {many}")
+        raise DataError(f"the text to {USES[part]} is {part}.txt or NAME.{part}.txt, and {folder} {many}")
     return found[0]
 
 
-_USES = {"train": "train on", "valid": "learn the architecture on", "test": "test on"}
+USES = {"train": "train on", "valid": "learn the architecture on", "test": "test on"}
+"""What each of the parts is for."""
 
 
 def read_python_docs(part: str, root: str | None) -> list[str]:
@@ -79,10 +89,11 @@ def read_python_docs(part: str, root: str | None) -> list[str]:
 
     wanted = {"train": range(8), "valid": (8,), "test": (9,)}[part]
     chosen = (topics[name] for k, name in enumerate(sorted(topics)) if k % 10 in wanted)
-    paragraphs = (paragraph for topic in chosen for paragraph in topic.split("\n\n"))
-    found = (_WORD.findall(paragraph.lower()) for paragraph in paragraphs)
-    return [_NUMBER if word.isdigit() else word for words in found if words for word in (*words, END)]
+    return [word for topic in chosen for word in split_paragraphs(topic)]
 
 
 TEXTS: Mapping[str, Callable[[str, str | None], list[str]]] = {"text": read_folder, "python_docs": read_python_docs}
 """Each is called with the part, one of `PARTS`, and the folder."""
+
+SPLITS: Mapping[str, Callable[[str], list[str]]] = {"text": split_lines, "python_docs": split_paragraphs}
+"""How a text becomes words there; exported modules hold the source of these functions."""

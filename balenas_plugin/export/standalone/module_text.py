@@ -7,7 +7,7 @@ import re
 import torch
 from torch import Tensor
 
-from balenas_plugin.data.image_task import ImageTask
+from balenas_plugin.data.network_task import NetworkTask
 from balenas_plugin.export.standalone.calls import RESERVED
 from balenas_plugin.export.standalone.classes import ClassWriter
 from balenas_plugin.export.standalone.expressions import Block, Expression, to_source
@@ -84,7 +84,7 @@ def module_text(
     ties: dict[str, str],
     frozen: list[str],
     tables: list[str],
-    task: ImageTask | None = None,
+    task: NetworkTask | None = None,
 ) -> str:
     """Return the source of the module.
 

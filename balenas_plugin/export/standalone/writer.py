@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from balenas_plugin.data.image_task import ImageTask
+from balenas_plugin.data.network_task import NetworkTask
 from balenas_plugin.errors import OptionError, SpaceError, first_line
 from balenas_plugin.export.standalone.blocks import BlockBuilder, find_tensor
 from balenas_plugin.export.standalone.expressions import NotExportableError
@@ -36,7 +36,7 @@ def write_standalone(
     name: str,
     example: Tensor,
     title: str,
-    task: ImageTask | None = None,
+    task: NetworkTask | None = None,
     source: str | None = None,
 ) -> list[Path]:
     """Write ``<name>.py``, which builds `model` with nothing but PyTorch, and ``<name>.pt``, its weights.
@@ -52,7 +52,8 @@ def write_standalone(
         name: of the two files; a Python identifier.
         example: an input, shape (N, ...).
         title: what the network is, for the head of the file.
-        task: that it was trained for: the module then has CLASS_NAMES and ``preprocess(image)``, which needs Pillow.
+        task: that it was trained for: the module then has CLASS_NAMES and ``preprocess(image)``, which needs Pillow, or
+            of a text VOCABULARY, ``encode(text)`` and ``decode(numbers)``.
         source: of the module, where somebody knows it; None: the model is traced.
 
     Returns:
@@ -71,6 +72,7 @@ def write_standalone(
                 source, weights = _write(model, example, name=name, title=title, task=task)
             else:
                 weights = _saved(model.state_dict())
+                source = source if task is None else f"{source}\n\n{task.source()}"
             verify(source, weights, _copy(model), example)
     except NotExportableError as error:
         raise SpaceError(
@@ -98,7 +100,7 @@ def _copy(model: nn.Module) -> nn.Module:
         raise NotExportableError(f"it cannot be copied: {first_line(error)}") from error
 
 
-def _write(model: nn.Module, example: Tensor, *, name: str, title: str, task: ImageTask | None) -> tuple[str, bytes]:
+def _write(model: nn.Module, example: Tensor, *, name: str, title: str, task: NetworkTask | None) -> tuple[str, bytes]:
     """Return the source of the module and the contents of the file of weights."""
     for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):

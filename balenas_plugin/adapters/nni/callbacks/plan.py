@@ -134,7 +134,8 @@ def _plan(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> str:
     if per_epoch is None:
         text = "until it is stopped"
     else:
-        text = f"{trainer.max_epochs} epochs of {per_epoch:,} iterations, {_epochs(trainer) * per_epoch:,} in all"
+        epochs = f"{trainer.max_epochs} epoch{'' if trainer.max_epochs == 1 else 's'}"
+        text = f"{epochs} of {per_epoch:,} iterations, {_epochs(trainer) * per_epoch:,} in all"
     if isinstance(module, DistributionModule):
         draws = module.distribution.num_mc_samples
         text += f"; M = {draws} {'draw' if draws == 1 else 'draws'} in each"

@@ -161,6 +161,11 @@ def build_evaluator(config: SearchConfig, data: Any, folder: RunFolder, callback
             f"evaluator.devices: strategy {config.strategy['name']} searches on one device, got {trainer.world_size} "
             "of them; strategies of this package keep one architecture over several"
         )
+    if is_nnis(config.strategy["name"]) and getattr(config.data, "lengths", "fixed") != "fixed":
+        raise OptionError(
+            f"data.lengths must be fixed for {config.strategy['name']}, whose steps know no learning rate for each "
+            "sequence; strategies of this package do"
+        )
     weight_loader, architecture_loader = task.loaders(
         config.data, data, seed=config.seed, device=trainer.strategy.root_device, verbose=trainer.is_global_zero
     )

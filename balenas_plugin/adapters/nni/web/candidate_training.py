@@ -18,6 +18,7 @@ from nni.runtime.trial_command_channel import (
 
 from balenas_plugin.adapters.nni.run.reports import EpochReports, Metric
 from balenas_plugin.adapters.nni.strategies.working_files import out_of_working_directory
+from balenas_plugin.data import DataConfig
 from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.training.architecture import Trainable
 from balenas_plugin.training.fitting import Devices, train_module, train_network
@@ -60,7 +61,7 @@ def train_by_recipe(
         with _reporting_nothing():
             return train_module(module, recipe, loaders=loaders, network=network, **options).test_accuracy
     recipe = recipe.replace(validation=recipe.validation or HELD_OUT)
-    assert trainable.data is not None
+    assert isinstance(trainable.data, DataConfig)  # others are trained by the evaluator
     data = load_training_data(trainable.data, recipe).validating(recipe.validation, seed=seed)
     assert data.validation is not None
     data = replace(data, test=data.validation)

@@ -28,7 +28,8 @@ class TrainedCandidate:
         choices: the architecture, label -> what was chosen.
         epochs: how long.
         recipe: name of the recipe; None: it was the search's own evaluator.
-        metric: what the evaluator reported last; for classification the validation accuracy, from 0 to 1.
+        metric: what the evaluator reported last; for classification the validation accuracy, from 0 to 1, for a text
+            the negative loss of a word in nats.
         checkpoint: file with the network's `state_dict`, of torch or, with a recipe, of safetensors; None where it
             stayed on another machine.
     """

@@ -17,6 +17,7 @@ from typing import Any
 import requests
 from nni.experiment import Experiment, RunMode, launcher, rest
 from nni.experiment.config.training_services import RemoteConfig
+from nni.mutable import CategoricalMultiple
 from nni.nas.execution import training_service
 from nni.nas.experiment import NasExperiment
 from nni.runtime.tuner_command_channel import TunerCommandChannel
@@ -169,8 +170,26 @@ class SearchExperiment(_Stopped, NasExperiment):
         finally:
             training_service.TunerCommandChannel = original
 
+    def _send_space_to_nni_manager(self) -> None:
+        """Let the page show what architectures choose, also where a space says that it is not what its supernet mixes.
+
+        NNI's own leaves out inputs; here those are left out of which a node takes several.
+        """
+        choices = getattr(self.model_space, "architecture_choices", lambda: self.model_space.simplify().values())()
+        self.update_search_space({choice.label: values for choice in choices if (values := _as_shown(choice))})
+
     def load_checkpoint(self) -> None:
         """Load nothing: the trials' state is the manager's and the run folder's, and a kill may cut NNI's pickle."""
+
+
+def _as_shown(choice: Any) -> dict[str, Any] | None:
+    """Return a mutable as the page takes it; None if it cannot."""
+    if isinstance(choice, CategoricalMultiple):
+        return {"_type": "choice", "_value": list(choice.values)} if choice.n_chosen == 1 else None
+    try:
+        return dict(choice.as_legacy_dict())
+    except NotImplementedError:
+        return None
 
 
 class ViewedExperiment(_Stopped, Experiment):

@@ -114,15 +114,17 @@ def search_in_ui(
                     print(f"balenas: {error}\n{_STAYS}", file=sys.stderr, flush=True)
                     _watch(experiment)
                 raise
-            _record_trained(folder, experiment.strategy.trained)
+            _record_trained(folder, experiment.strategy.trained, task_of(config).named)
             show()
             if not close:
                 print(_STAYS, flush=True)
                 _watch(experiment)
 
 
-def _record_trained(folder: RunFolder, trained: Mapping[int, TrainedCandidate]) -> None:
-    """Add to architectures.json what training the candidates gave."""
+def _record_trained(
+    folder: RunFolder, trained: Mapping[int, TrainedCandidate], named: Callable[[float], dict[str, float]]
+) -> None:
+    """Add to architectures.json what training the candidates gave, by the name of its task (`Task.named`)."""
     if not trained:
         return
     records = folder.read_architectures()
@@ -130,8 +132,8 @@ def _record_trained(folder: RunFolder, trained: Mapping[int, TrainedCandidate]) 
         if record["rank"] in trained:
             result = trained[record["rank"]]
             checkpoint = result.checkpoint and str(result.checkpoint.relative_to(folder.path.resolve()))
-            accuracy = result.metric if math.isfinite(result.metric) else None
-            record["trained"] = {"epochs": result.epochs, "accuracy": accuracy, "checkpoint": checkpoint}
+            found = {name: value if math.isfinite(value) else None for name, value in named(result.metric).items()}
+            record["trained"] = {"epochs": result.epochs, **found, "checkpoint": checkpoint}
             record["trained"] |= {} if result.recipe is None else {"recipe": result.recipe}
     folder.write_architectures(records)
 

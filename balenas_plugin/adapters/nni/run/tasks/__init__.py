@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ class Task:
         summary: returns title -> text of the data, for people.
         module: trains the supernet: ``module(make_optimizer=, schedule=, num_classes=)``.
         loaders: of the weights and of the architecture: ``loaders(options, data, seed=, device=, verbose=)``.
+        named: name -> value for people, of what `module` has reported to NNI: ``named(metric)``.
     """
 
     name: str
@@ -39,7 +41,11 @@ class Task:
     summary: Callable[[Any], Mapping[str, str]]
     module: type[SupernetModule]
     loaders: Callable[..., tuple[Any, Any]]
+    named: Callable[[float], dict[str, float]]
 
+
+_LARGEST_LOSS = 700.0
+"""In nats, of which the perplexity is a number."""
 
 TASKS = (
     Task(
@@ -50,6 +56,7 @@ TASKS = (
         summary=summary,
         module=ClassificationModule,
         loaders=search_loaders,
+        named=lambda accuracy: {"accuracy": accuracy},
     ),
     Task(
         name=LANGUAGE_MODELLING,
@@ -59,6 +66,7 @@ TASKS = (
         summary=TextData.summary,
         module=LanguageModelModule,
         loaders=text_loaders,
+        named=lambda gain: {"perplexity": math.exp(-gain) if gain > -_LARGEST_LOSS else math.inf},
     ),
 )
 
