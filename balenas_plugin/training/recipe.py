@@ -90,12 +90,14 @@ class NetworkSizes:
         channels: of the first cells; None: as the space's benchmark or paper has it, or as the run searched.
         cells: of a network of the DARTS space.
         cells_per_stage: of a network of NAS-Bench-201 or NAS-Bench-101.
+        stages: of a network of NAS-Bench-201, which has 3 in the benchmark.
         size: of the embedding and the hidden state of a recurrent network.
     """
 
     channels: PositiveInt | None = None
     cells: PositiveInt | None = None
     cells_per_stage: PositiveInt | None = None
+    stages: PositiveInt | None = None
     size: PositiveInt | None = None
 
     @property
