@@ -194,7 +194,7 @@ def test_weights_of_edges_are_learned_and_resumed_bit_for_bit(tmp_path):
     assert all(torch.equal(value, expected[key]) for key, value in resumed.supernet.state_dict().items())
     edges = edge_parameters(whole.supernet)
     assert [b.numel() for b in edges.values()] == [2, 3]  # once for both cells
-    assert all(b.abs().max() > 0.02 for b in edges.values())  # 0.001 at the start
+    assert all(b.abs().max() > 0.005 for b in edges.values())  # 0.001 at the start, and one epoch is warm-up
     trained = whole.oneshot_module.weight_optimizers().param_groups[0]["params"]
     assert not {id(p) for p in trained} & {id(b) for b in edges.values()}
     assert next(whole.iterate_samples()).sample == exported(whole.oneshot_module)
