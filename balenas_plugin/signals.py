@@ -15,7 +15,7 @@ from typing import Any
 PARENT_VARIABLE = "BALENAS_ENDS_WITH"
 """Environment variable: "stdin" says that standard input is a pipe whose other end closes when the parent ends."""
 
-_PATIENCE = 5.0
+_PATIENCE = 15.0
 """Seconds for a process to stop by itself."""
 
 

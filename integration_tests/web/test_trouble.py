@@ -125,7 +125,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Page]:
     """The pages that are opened, in the place of real ones."""
     pages: list[Page] = []
 
-    def page(config: SearchConfig, folder: RunFolder, concurrency: int, identifier: str | None) -> Page:
+    def page(config: SearchConfig, folder: RunFolder, service: Any, concurrency: int, identifier: str | None) -> Page:
         pages.append(Page(folder.path, identifier))
         return pages[-1]
 
@@ -137,7 +137,7 @@ CONFIG = SearchConfig(name="tiny")
 
 
 def open_page(folder: RunFolder, *, resume: bool = False) -> None:
-    options: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "url_prefix": None, "concurrency": 1}
+    options: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "url_prefix": None, "concurrency": 1, "machines": None}
     ui.search_in_ui(CONFIG, folder, resume=resume, show=lambda: None, close=True, **options)
 
 
@@ -148,7 +148,7 @@ def test_the_page_of_a_run_that_replaces_another_is_as_private_as_any(tmp_path: 
     for page in opened:
         assert page.asked == ["run", "stop"]
         assert page.private
-        assert page.noted == {"experiment": "new"}
+        assert page.noted == {"experiment": "new", "machines": None}
         assert page.left == [".balenas-run", "config.yml", "experiment.json", "nni"]
 
 
@@ -191,7 +191,7 @@ def test_what_nni_cannot_go_on_with_goes_on_in_a_new_experiment(
     monkeypatch.setattr(ui, "Experiments", lambda: SimpleNamespace(get_all_experiments=lambda: list_of_nni))
     open_page(RunFolder(folder.path), resume=True)
     assert opened[0].asked == (["run", "resume", "stop"] if known == "here" else ["run", "stop"])
-    assert opened[0].noted == {"experiment": "abc" if known == "here" else "new"}
+    assert opened[0].noted["experiment"] == ("abc" if known == "here" else "new")
     assert folder.read_manifest()["status"] == "running"
 
 
