@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from balenas_plugin.training.architecture import Data, Trainable, find_architect
 from balenas_plugin.training.fitting import Devices, quiet, train_module, train_network
 from balenas_plugin.training.language_models.text_training import text_options
 from balenas_plugin.training.measuring import deployed
-from balenas_plugin.training.recipe import Recipe, load_recipe, require_images, usual_recipe
+from balenas_plugin.training.recipe import NetworkSizes, Recipe, load_recipe, require_images, usual_recipe
 from balenas_plugin.training.trained_network import TrainedNetwork, TrainResult
 from balenas_plugin.training.training_data import TrainingData, load_training_data
 
@@ -104,6 +104,8 @@ def train(
     texts = module is None and _is_text(data, found)
     usual = usual_recipe(texts=texts) if module is None else "user-module"
     recipe = load_recipe(recipe or usual, [text for text in given if not text.startswith("data.")])
+    if found.space is not None:
+        _require_sizes(found.space, given)
     build = found.inherited if warm_start else found.build
     if build is None:
         raise OptionError(
@@ -199,6 +201,15 @@ def _is_text(data: Any, found: Trainable) -> bool:
             f"{', '.join(SOURCES if of_text else TEXTS)}, or a folder"
         )
     return of_text
+
+
+def _require_sizes(space: SearchSpace, overrides: Sequence[str]) -> None:
+    """Refuse a size that was asked for and that networks of the space do not have; those of a shipped recipe may be."""
+    taken = [size.name for size in fields(NetworkSizes) if size.name in space.sizes()]
+    for override in overrides:
+        name = override.partition("=")[0].strip()
+        if name.startswith("network.") and name.removeprefix("network.") not in taken:
+            raise OptionError(f"{name}: networks of {space.name} have no such size; theirs are {', '.join(taken)}")
 
 
 def _load(data: Any, overrides: Sequence[str], recipe: Recipe, *, texts: bool, progress: bool) -> Data:

@@ -43,6 +43,7 @@ def test_bad_input_is_one_sentence(folder: Path) -> None:
     for arguments, message in (
         (("runs/nothing",), "there is no folder or file runs/nothing"),
         (("DARTS_V2", "--recipe", "smal"), "did you mean 'small'"),
+        (("DARTS_V2", "--data", "digits", "--set", "network.stages=3"), "no such size; theirs are channels, cells"),
         (("|none~0|",), "none~0"),
     ):
         ended = balenas("train", *arguments, folder=folder)
