@@ -129,9 +129,8 @@ class Offer:
             operations is None or 2 * self.multiply_adds <= operations
         )
 
-    @property
     def latency(self) -> float:
-        """Milliseconds for an image, by onnxruntime with one thread of this machine's CPU."""
+        """Measure milliseconds for an image, by onnxruntime with one thread of this machine's CPU."""
         example = torch.zeros(1, 3, self.image_size, self.image_size)
         network = onnx_to_time(self.build(), example=example)
         return measure_latency({"network": network}, example).milliseconds["network"]
@@ -145,7 +144,7 @@ class Offer:
         sizes = {"image_size": self.image_size, "num_classes": self.num_classes}
         found = time_training(self.build(), batch_size=batch_size, enough=enough, **sizes)
         most = self.limits.max_latency
-        if most is not None and found.seconds <= enough and (took := self.latency) > most:
+        if most is not None and found.seconds <= enough and (took := self.latency()) > most:
             raise DoesNotFitError(
                 f"no network takes at most {most:g} ms for an image on this machine: the smallest there is takes "
                 f"{took:.3g} ms, by onnxruntime with one thread"

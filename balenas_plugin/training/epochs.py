@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from balenas_plugin.errors import NonFiniteLossError
 from balenas_plugin.files import append_text, write_text_atomically
 
 
@@ -25,6 +28,22 @@ def averaged_metrics(logged: Mapping[str, Any]) -> dict[str, float]:
         for name in sorted(metrics)
         if "/" not in name and not name.endswith("_step") and name not in averaged
     }
+
+
+def require_finite(loss: Tensor, epoch: int) -> None:
+    """Refuse to go on with weights that an epoch has broken.
+
+    Args:
+        loss: of all of its batches, or what follows from that.
+        epoch: its number.
+
+    Raises:
+        NonFiniteLossError: the loss is NaN or infinite.
+    """
+    if not torch.isfinite(loss):
+        raise NonFiniteLossError(
+            f"the loss became NaN or infinite in epoch {epoch}: lower optimizer.lr, or set gradient_clip_val"
+        )
 
 
 class History(pl.Callback):

@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from balenas_plugin.data import DeviceLoader, ImageSet, collate
 from balenas_plugin.data.device_loader import unfit_for_device
-from balenas_plugin.errors import NonFiniteLossError
+from balenas_plugin.training.epochs import require_finite
 from balenas_plugin.training.optimizers import optimizer_factory, scheduled
 from balenas_plugin.training.recipe import Recipe
 from balenas_plugin.training.training_data import TrainingData
@@ -74,11 +74,7 @@ class ImageTraining(pl.LightningModule):
     def _log_epoch(self) -> None:
         """Log the mean loss, the accuracy and the last learning rate of the epoch, once: each call takes its time."""
         total, right, images = self._sums
-        if not torch.isfinite(total):
-            raise NonFiniteLossError(
-                f"the loss became NaN or infinite in epoch {self.current_epoch}: lower optimizer.lr, or set "
-                "gradient_clip_val"
-            )
+        require_finite(total, self.current_epoch)
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         found = {"train_loss": total / images, "train_acc": right / images, "lr": optimizer.param_groups[0]["lr"]}
         self.log_dict(found, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from balenas_plugin.data.text import WEIGHTS, Excerpt, TextLoader, TrainingTexts
-from balenas_plugin.errors import NonFiniteLossError, OptionError
+from balenas_plugin.errors import OptionError
+from balenas_plugin.training.epochs import require_finite
 from balenas_plugin.training.language_models.carrying import HiddenStates, Perplexity, RateOfSequence, passed
 from balenas_plugin.training.optimizers import optimizer_factory, scheduled
 from balenas_plugin.training.recipe import Recipe, TextOptions
@@ -65,11 +65,7 @@ class TextTraining(RateOfSequence):
 
     def _log_epoch(self) -> None:
         found = self._found("train")
-        if not torch.isfinite(found):
-            raise NonFiniteLossError(
-                f"the loss became NaN or infinite in epoch {self.current_epoch}: lower optimizer.lr, or set "
-                "gradient_clip_val"
-            )
+        require_finite(found, self.current_epoch)
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         logged = {"train_perplexity": found, "lr": optimizer.param_groups[0]["lr"]}
         self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)

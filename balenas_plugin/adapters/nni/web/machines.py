@@ -20,8 +20,6 @@ PYTHON = "$(command -v python || command -v python3)"
 
 _LOST = re.compile(r"ERROR \([^)]*\) Failed to recover worker (\S+):")
 _NOT_STARTED = re.compile(r"ERROR \([^)]*\) Training srevice initialize failed: (?:Error: )?(.+)")  # NNI's spelling
-
-
 _NOT_COPIED = re.compile("too many files|too large|no files")
 
 
