@@ -98,6 +98,7 @@ def _train(options: argparse.Namespace) -> int:
     from balenas_plugin.training import train
 
     end_with_parent()
+    helps = options.devices != "1" and not is_first_process()
     overrides = list(options.overrides)
     if options.epochs is not None:
         overrides.append(f"epochs={options.epochs}")
@@ -126,13 +127,15 @@ def _train(options: argparse.Namespace) -> int:
             num_workers=options.num_workers,
         )
     except KeyboardInterrupt:
+        if helps:
+            raise
         again = [word for word in sys.argv[1:] if word != "--resume"]
         print(
             f"balenas: stopped. To continue exactly where it was: balenas {shlex.join([*again, '--resume'])}",
             file=sys.stderr,
         )
         return 130
-    if options.devices == "1" or is_first_process():
+    if not helps:
         print_result(result)
     return 0
 

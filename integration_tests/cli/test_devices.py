@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from balenas_plugin.cli import main
+
 from .commands import real_balenas
 from .comparison import assert_same_run
 
@@ -94,6 +96,17 @@ def test_a_training_goes_on_as_if_it_had_not_been_interrupted(folder: Path) -> N
     assert resumed.output.count("test accuracy") == 1
     for file in ("weights.safetensors", "metrics.csv"):
         assert (folder / "stopped/seed_0" / file).read_bytes() == (folder / "whole/seed_0" / file).read_bytes()
+
+
+@pytest.mark.parametrize(("rank", "says"), [("0", "balenas: stopped. To continue"), ("1", "balenas: stopped.\n")])
+def test_the_first_process_of_a_training_says_how_to_continue(rank, says, monkeypatch, capsys):
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("balenas_plugin.training.train", pressed)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    assert main(["train", "a genotype", "--devices", "2"]) == 130
+    assert capsys.readouterr().err.startswith(says)
 
 
 def test_a_loss_that_is_not_finite_is_reported_once(folder: Path) -> None:
