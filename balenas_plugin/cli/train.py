@@ -75,7 +75,9 @@ def add_train(commands: Any, formatter: Any) -> None:
     train.add_argument("--rank", type=int, default=1, metavar="K", help="which of a run's architectures (1)")
     train.add_argument("--warm-start", action="store_true", help="begin with the weights of the run's supernet")
     train.add_argument(
-        "--onnx", action="store_true", help="write the network as ONNX too, and a script that needs onnxruntime alone"
+        "--onnx",
+        action="store_true",
+        help="write the network as ONNX too, and for images a script that needs onnxruntime alone",
     )
     train.add_argument("--int8", action="store_true", help="and quantised to 8 bits, tested again")
     train.add_argument("--resume", action="store_true", help="continue an interrupted training, exactly")
@@ -91,6 +93,7 @@ def add_train(commands: Any, formatter: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from balenas_plugin.deployment import ONNX
     from balenas_plugin.options import PositiveInt, Workers, checked
     from balenas_plugin.reproduce.run import seeds_of
     from balenas_plugin.run_folder.location import is_first_process
@@ -137,6 +140,8 @@ def _train(options: argparse.Namespace) -> int:
         return 130
     if not helps:
         print_result(result)
+        if options.onnx and result.deployed is None:
+            print(f"As ONNX: {Path(result.folder, ONNX)}")
     return 0
 
 

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from balenas_plugin.config import apply_override
 from balenas_plugin.data import DataConfig
 from balenas_plugin.data.sources import SOURCES
 from balenas_plugin.data.text import TextConfig, TrainingTexts, load_training_texts
 from balenas_plugin.data.text.text_sources import TEXTS
-from balenas_plugin.deployment import deploy, require_deployable
+from balenas_plugin.deployment import ONNX, deploy, require_deployable
 from balenas_plugin.errors import EvaluatorError, OptionError, SpaceError
+from balenas_plugin.export.onnx_file import write_onnx
 from balenas_plugin.export.standalone import write_standalone
 from balenas_plugin.files import replaced_together
 from balenas_plugin.options import read_options
@@ -86,7 +87,8 @@ def train(
             NNI, with loaders; then `data` is not used.
         rank: which of the architectures of a run or of a .json file.
         warm_start: begin with the weights of the supernet of a run, or with those beside a .py file.
-        onnx: write the first network as ONNX too, with a script that classifies images by it (`deploy`).
+        onnx: write the first network as ONNX too, with a script that classifies images by it (`deploy`); a language
+            model alone, for sequences as long as those of the training.
         int8: write it quantised besides, tested again.
         resume: go on with what is in the folder.
         progress: whether bars are shown.
@@ -117,11 +119,8 @@ def train(
     if onnx or int8:
         if module is not None:
             raise OptionError("onnx and int8 are for images, which a module of your own need not have: leave them out")
-        if texts:
-            raise OptionError(
-                "onnx and int8 are for classifiers of images, and this is a language model: leave them out; `balenas "
-                "export RUN_DIR --format onnx` writes one"
-            )
+        if texts and int8:
+            raise OptionError("int8 is for classifiers of images, and this is a language model: leave it out")
         require_deployable()
     make_module = _imported(module) if isinstance(module, str) else module
     loaded: Data | None = None
@@ -163,7 +162,14 @@ def train(
     if (onnx or int8) and isinstance(result.data, TrainingData):
         result = replace(result, deployed=deploy(result.network, result.data, folder, int8=int8, progress=progress))
         result.save()
+    elif onnx and result.data is not None:
+        write_onnx(result.network, folder / ONNX, example=_examples(result.data), task=result.data.task)
     return result
+
+
+def _examples(data: Data) -> Tensor:
+    """Return one or two inputs of the test."""
+    return torch.stack([data.test[k][0] for k in range(min(2, len(data.test)))])
 
 
 def _write(result: TrainResult, space: SearchSpace | None) -> None:
@@ -171,13 +177,12 @@ def _write(result: TrainResult, space: SearchSpace | None) -> None:
     result.save()
     if result.data is None:
         return
-    images = torch.stack([result.data.test[k][0] for k in range(min(2, len(result.data.test)))])
     names = {f"{EXPORTED}.py", f"{EXPORTED}.pt"}
     title = result.architecture
     source = None if space is None else space.standalone_source(result.network, title)
     try:
         with replaced_together(Path(result.folder), names.__contains__) as staging:
-            how: dict[str, Any] = {"example": images, "title": title, "task": result.data.task, "source": source}
+            how: dict[str, Any] = {"example": _examples(result.data), "title": title, "task": result.data.task, "source": source}
             write_standalone(result.network, staging, name=EXPORTED, **how)
     except SpaceError as error:
         _logger.warning("No stand-alone module was written: %s", error)

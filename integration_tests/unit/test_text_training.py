@@ -13,6 +13,7 @@ from torch import nn
 
 from balenas_plugin.data.text import Excerpt, TextStreams, TextTask, TrainingTexts
 from balenas_plugin.errors import OptionError
+from balenas_plugin.export.onnx_file import onnx_runner
 from balenas_plugin.search_spaces.darts_rnn import (
     Dropouts,
     build_language_model,
@@ -130,7 +131,7 @@ def test_a_cell_is_trained_on_a_folder_of_texts(tmp_path: Path) -> None:
         (tmp_path / f"{part}.txt").write_text(text)
     tiny = [*(f"text.{name}=0" for name in NO_DROPOUT), "text.bptt=3", "network.size=4", "batch_size=2", "epochs=4"]
     options: dict[str, Any] = {"data": str(tmp_path), "overrides": tiny, "progress": False}
-    result = train(CELL, output=tmp_path / "out", **options)
+    result = train(CELL, output=tmp_path / "out", onnx=True, **options)
     assert result.recipe == "text-small"
     assert 1 < result.test_perplexity < 2, "each word follows from the one before it"
     assert json.loads((tmp_path / "out/train.json").read_text())["test_perplexity"] == result.test_perplexity
@@ -138,11 +139,14 @@ def test_a_cell_is_trained_on_a_folder_of_texts(tmp_path: Path) -> None:
     exec((tmp_path / "out/network.py").read_text(), namespace)  # written by us
     words = namespace["encode"]("the cat")
     assert namespace["decode"](namespace["load"]().eval()(words)[..., :2].argmax(1)) == ["cat", "sat"]
+    batch = torch.tensor([[0, 1, 2]] * 2)
+    logits = onnx_runner((tmp_path / "out/network.onnx").read_bytes())(batch.numpy())
+    torch.testing.assert_close(torch.from_numpy(logits), result.network(batch).detach())
     for given, message in (
         ({"recipe": "small", "overrides": []}, "recipe small is for images, and the data are a text"),
         ({"overrides": ["cutout=3"]}, "recipe's cutout is for images"),
         ({"data": "digits"}, "darts-rnn are for language modelling, and these data are not: take one of text"),
-        ({"onnx": True}, "and this is a language model"),
+        ({"int8": True}, "and this is a language model"),
     ):
         with pytest.raises(OptionError, match=message):
             train(CELL, output=tmp_path / "bad", **{**options, **given})
