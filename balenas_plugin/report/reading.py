@@ -20,6 +20,7 @@ from balenas_plugin.errors import FileFormatError
 from balenas_plugin.files import read_text
 from balenas_plugin.ground_truth import hidden
 from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.search_spaces import SearchSpace, find_space
 
 NOT_KNOWN = "\N{EN DASH}"
 """Stands in the place of what is not there."""
@@ -89,6 +90,11 @@ class RunData:
         """Name of the strategy."""
         name = at(self.settings, ("strategy", "name")) or self.manifest.get("strategy")
         return name if isinstance(name, str) else "unknown strategy"
+
+    @property
+    def space(self) -> SearchSpace:
+        """What was searched; one of the user's own is a `SearchSpace()`."""
+        return find_space(str(at(self.settings, ("space", "name")))) or SearchSpace()
 
 
 def read_run(path: Path) -> RunData:

@@ -242,13 +242,16 @@ def _operations(run: RunData) -> Picture | None:
     kinds = {str(kind) for each in known if isinstance(each, list) for kind in each}
     if not lines or (kinds and not kinds & {SKIP, PARAMETER_FREE}):
         return None  # a space without such operations, as the recurrent cells'
+    rule = run.space.skip_rule
     return Picture(
         name="operations",
         title="Skip connections",
         caption="Share of the chosen operations that are skip connections, and that have no weights (none, skip, "
-        "pooling); for the draws, the mean. The dashed rule marks 3 of 8: above it, networks are usually poor.",
+        f"pooling); for the draws, the mean. Skip connections above the dashed line are suspicious. {rule.reason}",
         alt=_described(lines, "{:.0f} %"),
-        draw=line_chart(lines, unit="percent of operations", limits=(-2, 102), rule=(37.5, "3 of 8")),
+        draw=line_chart(
+            lines, unit="percent of operations", limits=(-2, 102), rule=(100 * rule.most, f"{100 * rule.most:.3g} %")
+        ),
     )
 
 

@@ -32,7 +32,14 @@ def make_run(
     """Write the folder of a run whose numbers are simple functions of the epoch; return it."""
     folder.mkdir(parents=True)
     choices = labels or dict.fromkeys(LABELS, OPERATIONS)
-    config = {"name": folder.name, "seed": seed, "strategy": {"name": strategy, **settings}, "evaluator": {"epochs": 6}}
+    config: dict[str, Any] = {
+        "name": folder.name,
+        "seed": seed,
+        "strategy": {"name": strategy, **settings},
+        "evaluator": {"epochs": 6},
+    }
+    if labels is None:
+        config["space"] = {"name": "NasBench201"}
     (folder / "config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     manifest = {"status": "finished" if finished else "running", "seed": seed, "strategy": strategy, "sessions": []}
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

@@ -43,6 +43,7 @@ def test_a_page_shows_the_search(tmp_path):
         assert title in page.text, title
     assert len(page.all("img")) == 1 + 9 + 6 + 6  # the cell, the epochs, probabilities, logits
     assert "strategy.name" in page.text
+    assert "more than 3 of 6" in page.text  # the rule of NAS-Bench-201
 
 
 def test_a_page_needs_nothing_but_itself(tmp_path):
@@ -390,6 +391,7 @@ def test_cells_of_nni_are_written_and_drawn_with_the_probability_of_each_edge(dr
     (folder / "architectures.json").write_text(json.dumps(architectures))
     page, _ = page_of(folder)
     assert "normal |conv~0|skip~1|, depth=3" in page.text
+    assert "they win everywhere" in page.text  # of a space that is not known
     cell, choices = (image["alt"] for image in page.all("img")[:2])
     assert "0 to 2: conv, probability 0.50" in cell  # of the edge, not 0.12 of the node
     assert "depth: 3" in choices
