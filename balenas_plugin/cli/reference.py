@@ -8,6 +8,7 @@ import json
 import textwrap
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, get_args
 
 _EXAMPLES = """\
@@ -98,6 +99,9 @@ def _methods(options: argparse.Namespace) -> int:
     mixed_ops = {name: mixed_op_options(get_mixed_op(name)) for name in list_mixed_ops()}
     schedules = {name: schedule_options(get_schedule(name)) for name in list_schedules()}
     costs = dict.fromkeys(get_args(Measure), CostOptions)
+    found = [*map(get_distribution, parts), *map(get_perturbation, perturbations)]
+    found += [*map(get_mixed_op, mixed_ops), *map(get_schedule, schedules)]
+    sources = {part.name: part.source for part in found}
     kinds: dict[str, dict[str, Any]] = {
         "DISTRIBUTIONS": parts,
         "PERTURBATIONS": perturbations,
@@ -111,6 +115,8 @@ def _methods(options: argparse.Namespace) -> int:
             named = (field.name for field in dataclasses.fields(declared) if field.name != "name")
             shown = ("arc_learning_rate" if option == "lr" else option for option in named)
             print(f"  {name:<24}{', '.join(shown)}")
+            if name in sources:
+                print(f"  {'':<24}{sources[name]}")
     print("\nWHAT DOES NOT GO TOGETHER")
     for reason, names in refusals().items():
         print(
@@ -149,32 +155,42 @@ def refusals() -> dict[str, list[str]]:
     from balenas_plugin.mixed_ops.partial_channels import PartialChannels
     from balenas_plugin.perturbations import list_perturbations, perturbation_of
     from balenas_plugin.schedules import list_schedules, schedule_of
-    from balenas_plugin.search import Order, Search
+    from balenas_plugin.search import Order, Search, require_splittable
 
     found: dict[str, list[str]] = {}
 
-    def tried(subject: str, *parts: Any, **others: Any) -> None:
+    def tried(subject: str, *parts: Any, together: Callable[..., object] = Search, **others: Any) -> None:
         try:
-            Search(*parts, **others)
+            together(*parts, **others)
         except OptionError as error:
             names = found.setdefault(str(error).removeprefix(f"{subject} "), [])
             if subject not in names and str(error).startswith(subject):
                 names.append(subject)
 
-    def made(name: str) -> Any:
-        return ChosenDistribution(get_distribution(name), {})({"": torch.zeros(2)}, seed=0)
+    def made(name: str, **options: Any) -> Any:
+        return ChosenDistribution(get_distribution(name), options)({"": torch.zeros(2)}, seed=0)
 
+    def cost(loss: Any, expected: Any) -> Any:
+        return loss
+
+    tried("levels: 1", made("point", num_mc_samples=2), Order(levels=1))
+    tried("levels: 1", made("point"), Order(levels=1), together=require_splittable)
     for name in list_distributions():
         tried(name, made(name), Order(order="second"))
         tried(name, made(name), Order(levels=1))
         tried(name, made(name), Order(), mixed_op=PartialChannels(edge_normalization=True))
-        tried(name, made(name), Order(), cost=lambda loss, expected: loss)
+        tried(name, made(name), Order(), cost=cost)
+        tried(name, made(name), Order(), schedule=schedule_of("darts-plus"))
+        tried(name, made(name), Order(), together=require_splittable)
     for perturbation in list_perturbations():
         for name in list_distributions():
             tried(name, made(name), Order(), perturbation_of(perturbation, seed=0))
         tried("levels: 1", made("point"), Order(levels=1), perturbation_of(perturbation, seed=0))
+        uniform = Order(weight_step="uniform")
+        tried("a uniform weight step", made("point"), uniform, perturbation_of(perturbation, seed=0))
     mixed_ops: list[MixedOp | None] = [None, *map(mixed_op_of, list_mixed_ops())]
     for schedule in list_schedules():
+        tried(schedule, made("point"), Order(), cost=cost, schedule=schedule_of(schedule))
         for mixed_op in mixed_ops:
             tried(schedule, made("point"), Order(), mixed_op=mixed_op, schedule=schedule_of(schedule))
     return found

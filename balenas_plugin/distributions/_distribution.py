@@ -21,6 +21,7 @@ from balenas_plugin.bayes.noise import SeededNoise
 from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.distributions._draw import Draw, Evaluate
 from balenas_plugin.errors import OptionError
+from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt
 
 _COUNTED, _LOGGED_ONE_BY_ONE = 16_384, 64
@@ -64,6 +65,9 @@ class Distribution(ABC):
     needs_accuracy: ClassVar[bool] = False
     """Whether such an evaluation returns the accuracy of a draw, from 0 to 1, in the place of its loss."""
 
+    counts_epochs: bool = True
+    """Whether `new_epoch`, where a member defines it, asks how many epochs there are."""
+
     _counted_one_by_one = 1_024
 
     def __init__(
@@ -87,6 +91,17 @@ class Distribution(ABC):
         self.num_mc_samples = num_mc_samples
         self.noise = SeededNoise(seed)
         self.optimizer: torch.optim.Optimizer = (optimizer or adam)(list(self.parameters.values()))
+
+    @classmethod
+    def edges(cls, logits: Mapping[str, Tensor], options: Mapping[str, Any]) -> EdgeWeights:
+        """Return what learns the weights of a node's edges beside this distribution: Adam, as logits of operations are.
+
+        Args:
+            logits: node -> tensor whose softmax they are, shape (number of edges,).
+            options: of this distribution; those of Adam hold for the edges too.
+        """
+        adam = {name: options[name] for name in ("lr", "betas", "weight_decay") if name in options}
+        return EdgeWeights(logits, **adam)
 
     def start(self) -> None:  # noqa: B027  # most begin where the parameters are
         """Put the parameters where a new search begins."""

@@ -36,6 +36,7 @@ class Categorical(Distribution):
     name = "categorical"
     draws_one = True
     source = "Hu et al. 2020"
+    counts_epochs = False
 
     def __init__(self, parameters: Mapping[str, Tensor], *, fix_margin: Margin | None = None, **options: Any) -> None:
         super().__init__(parameters, **options)

@@ -48,6 +48,7 @@ class Controller(Distribution):
     needs_gradient = False
     needs_accuracy = True
     source = "Pham et al. 2018"
+    counts_epochs = False
 
     def __init__(
         self,

@@ -55,6 +55,8 @@ class Dirichlet(Distribution):
             weight_decay=anchor_scale if anchor == "l2" else 0.0,
             seed=seed,
         )
+        self._levels: dict[str, float] = {}
+        """Label -> what its scores are below eta, where that is fixed."""
         self.divergence_scale = anchor_scale if anchor == "kl" else 0.0
 
     def draw(self, parameters: Mapping[str, Tensor]) -> Draw:
@@ -93,16 +95,29 @@ class Dirichlet(Distribution):
         self.parameters[label].masked_fill_(~self.mask[label], 0.0)
 
     def lower(self, label: str, amount: float) -> None:
-        """Do nothing: the scores are log-probabilities already, and eta is no logit."""
+        """Lower all scores of a label; what `keep` drops later on does not raise the others any more."""
+        level = self._levels.get(label)
+        level = float(super().scores()[label].logsumexp(-1)) if level is None else level
+        self._levels[label] = level + amount
 
     def scores(self) -> dict[str, Tensor]:
         """Return the log softmax of eta, by which the reference ranks the edges of a node as well."""
-        return {label: eta.log_softmax(-1) for label, eta in super().scores().items()}
+        levels = self._levels
+        return {k: eta - levels[k] if k in levels else eta.log_softmax(-1) for k, eta in super().scores().items()}
 
     def laws(self) -> dict[str, Law]:
         """Return that of the log weights."""
         betas = {label: concentration(eta.detach()) for label, eta in self.parameters.items()}
         return {label: LogGammaLaw(beta.masked_fill(~self.mask[label], 0)) for label, beta in betas.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that changes but the parameters."""
+        return {**super().state_dict(), "levels": dict(self._levels)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state returned by `state_dict`; earlier versions had no levels."""
+        super().load_state_dict(state)
+        self._levels = dict(state.get("levels", {}))
 
 
 def concentration(eta: Tensor) -> Tensor:

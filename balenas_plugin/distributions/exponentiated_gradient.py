@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from balenas_plugin.distributions._draw import Draw
 from balenas_plugin.distributions.point import Point
+from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from balenas_plugin.options import NonNegative, Positive, PositiveInt
 
 
@@ -53,6 +55,11 @@ class ExponentiatedGradient(Point):
         )
         self.floor, self.entropic_weight = floor, entropic_weight
 
+    @classmethod
+    def edges(cls, logits: Mapping[str, Tensor], options: Mapping[str, Any]) -> EdgeWeights:
+        """Return what learns the weights of edges by the same update, at the same rate."""
+        return EdgesOnSimplex(logits, lr=options.get("lr", 0.1))
+
     @torch.no_grad()
     def start(self) -> None:
         """Make theta uniform."""
@@ -78,6 +85,10 @@ class ExponentiatedGradient(Point):
             p, mask = self.parameters[label], self.mask[label]
             p.copy_(torch.where(mask, p.masked_fill(~mask, -torch.inf).log_softmax(-1), p))
 
+    def clear_difference(self) -> float | None:
+        """Return None: a step is as long as the gradient, times the rate."""
+        return None
+
     def regulariser(self) -> tuple[float, dict[str, Tensor]]:
         """Return the weighted sum of theta log(K theta), and label -> its gradient in theta."""
         if not self.entropic_weight:
@@ -89,3 +100,44 @@ class ExponentiatedGradient(Point):
             total += self.entropic_weight * float((theta * log_ratio).sum())
             anchors[label] = self.entropic_weight * torch.where(mask, log_ratio + 1, 0)
         return total, anchors
+
+
+class EdgesOnSimplex(EdgeWeights):
+    """Learns the weights of the edges to every node by exponentiated gradient, without a floor.
+
+    Args:
+        parameters: node -> logarithms of the weights up to a constant, shape (number of edges,).
+        lr: of the exponent.
+
+    Source: Li et al. 2021 (GAEA), its search in the space of PC-DARTS.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], *, lr: float) -> None:
+        self._nodes, self.parameters = list(parameters), list(parameters.values())
+        self._learned = ExponentiatedGradient(parameters, lr=lr, floor=0.0)
+
+    def start(self) -> None:
+        """Weigh the edges to a node alike."""
+        self._learned.start()
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Sequence[Tensor | None]]) -> None:
+        """Follow the mean gradient of several draws; parameters without any stay.
+
+        Args:
+            gradients: of each draw, one for each of `parameters`, in these; divided by the weights, they are those in
+                the weights but for a constant, which the normalisation takes away.
+        """
+        shares = [p.softmax(-1).clamp_min(torch.finfo(p.dtype).tiny) for p in self.parameters]
+        found = [
+            {node: g / weights for node, g, weights in zip(self._nodes, of_draw, shares, strict=True) if g is not None}
+            for of_draw in gradients
+        ]
+        self._learned.step(found, {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: no step depends on those before it."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore nothing; earlier versions kept the state of Adam."""

@@ -51,6 +51,7 @@ class GumbelSoftmax(Distribution):
         self.temperatures = (float(first), float(last))
         self.temperature = self.temperatures[0]
         self._reaches_last = reaches_last
+        self.counts_epochs = first != last
 
     def new_epoch(self, epoch: int, epochs: int) -> None:
         """Set the temperature of the epoch.

@@ -17,7 +17,7 @@ from balenas_plugin.options import Betas, NonNegative, Positive, PositiveInt
 
 _logger = logging.getLogger(__name__)
 
-_WATCHED = 100
+_WATCHED = 20
 _TOO_FEW = 1.5
 
 
@@ -139,11 +139,13 @@ class ImportanceWeighted(Categorical):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that changes but the parameters."""
-        return {**super().state_dict(), "drawn": dict(self.drawn), "importance": self.importance}
+        drawn = {"drawn": dict(self.drawn), "importance": self.importance}
+        return {**super().state_dict(), **drawn, "sizes": list(self._sizes)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state returned by `state_dict`."""
         super().load_state_dict(state)
         device = next(iter(self.parameters.values())).device
         self.drawn = dict(state["drawn"])
+        self._sizes = [size.to(device) for size in state.get("sizes", [])]  # earlier versions counted anew
         self.importance = None if state["importance"] is None else state["importance"].to(device)

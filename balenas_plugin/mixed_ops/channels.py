@@ -133,6 +133,12 @@ def widen(
         before = _widen(layer, k, new_k, copies, before, list(optimizers))
 
 
+def require_widenable(operation: nn.Module, *, k: int, new_k: int) -> None:
+    """Raise SpaceError if an operation cannot be widened from C/k to C/new_k channels."""
+    for layer in _layers(operation):
+        _require_widenable(layer, k, new_k)
+
+
 # -- layers -----------------------------------------------------------------------------------------------------------
 
 _KINDS = (_ConvNd, nn.Linear, _NormBase)
@@ -203,14 +209,10 @@ def _widen(
     optimizers: list[torch.optim.Optimizer],
 ) -> Tensor:
     """Widen a layer; return of each of its output channels which it was."""
+    _require_widenable(layer, k, new_k)
     inputs, outputs = _widths(layer)
     depthwise = _depthwise(layer)
     groups = 1 if depthwise else getattr(layer, "groups", 1)
-    if inputs * k % new_k or outputs * k % new_k:
-        raise SpaceError(
-            f"a {type(layer).__name__} of {inputs * k} channels cannot be widened from k={k} to k={new_k}: these must "
-            "divide the number of channels"
-        )
     _set_widths(layer, inputs * k // new_k, outputs * k // new_k)
     fed = before if before is not None and len(before) == inputs * k // new_k else None
     within: Tensor | None = None
@@ -237,6 +239,16 @@ def _widen(
                         state[name] = wider(value)
             tensor.data, tensor.grad = wider(tensor.data), None
     return source
+
+
+def _require_widenable(layer: Any, k: int, new_k: int) -> None:
+    inputs, outputs = _widths(layer)
+    groups = 1 if _depthwise(layer) else getattr(layer, "groups", 1)
+    if inputs * k % (new_k * groups) or outputs * k % (new_k * groups):
+        raise SpaceError(
+            f"a {type(layer).__name__} of {inputs * k} channels cannot be widened from k={k} to k={new_k}: these must "
+            "divide the number of channels"
+        )
 
 
 def _sources(channels: int, wider: int, copies: Copies) -> Tensor:

@@ -30,6 +30,9 @@ class EdgeWeights:
         self.parameters = list(parameters.values())
         self._optimizer = torch.optim.Adam(self.parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
+    def start(self) -> None:
+        """Put the parameters where a new search begins: they are there."""
+
     def step(self, gradients: Sequence[Sequence[Tensor | None]]) -> None:
         """Follow the mean gradient of several draws; parameters without any stay.
 

@@ -15,7 +15,7 @@ class AdversarialPerturbation(RandomPerturbation):
 
     The loss is that of the weight step's own batch, with the network in evaluation mode. Of `steps` steps each has the
     length :math:`2 \epsilon / steps` in every entry; then the weights are put back into the box around the clean ones,
-    and onto the simplex, which may leave the box again. If the loss has not grown in the end, the weights stay clean.
+    and onto the simplex, which may leave the box again. If the loss has not grown in the end, or is not finite, the weights stay clean.
 
     Args:
         epsilon_max: what the radius grows towards, see `RandomPerturbation`.
@@ -48,4 +48,4 @@ class AdversarialPerturbation(RandomPerturbation):
             attacked = attacked + 2 * self.epsilon / self.steps * gradient.sign()
             attacked = onto_simplex(weights + (attacked - weights).clamp(-self.epsilon, self.epsilon), kept)
         after, _ = evaluate(attacked, False)
-        return torch.where(after >= before, attacked, weights)  # also clean if a loss is not finite
+        return torch.where((after >= before) & after.isfinite(), attacked, weights)

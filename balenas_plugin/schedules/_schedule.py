@@ -23,6 +23,7 @@ class Seen:
     Args:
         epoch: from 0.
         last: whether no epoch follows.
+        learned_since: the first epoch with architecture steps; one that is still to come in a warm-up.
         scores: label -> what discretisation ranks the choices by, shape (K,); dropped ones have -inf.
         decisions: that make an architecture of scores.
         kinds: label -> the kind of each choice, shape (K,), of labels that choose operations.
@@ -31,6 +32,7 @@ class Seen:
 
     epoch: int
     last: bool = False
+    learned_since: int = 0
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     decisions: Sequence[Decision] = ()
     kinds: Kinds = field(default_factory=dict)
@@ -38,6 +40,8 @@ class Seen:
 
     def skips(self, scores: Mapping[str, Tensor] | None = None) -> dict[str, list[tuple[str, int]]]:
         """Return cell -> its skip connections, as (label, index); of normal cells, not those that reduce.
+
+        The cell is what stands before the last "/" of a label; choices without one belong to none.
 
         Args:
             scores: by which the architecture is chosen, in the place of the search's own.
@@ -47,7 +51,7 @@ class Seen:
         found: dict[str, list[tuple[str, int]]] = {}
         for label, index in chosen_operations(self.decisions, outcomes):
             cell = label.rpartition("/")[0]
-            if "reduc" not in cell.lower() and label in self.kinds and self.kinds[label][index] == SKIP:
+            if cell and "reduc" not in cell.lower() and label in self.kinds and self.kinds[label][index] == SKIP:
                 found.setdefault(cell, []).append((label, index))
         return found
 
@@ -80,6 +84,9 @@ class Schedule(ABC):
 
     deepens: ClassVar[bool] = False
     """Whether it asks for networks of other depths."""
+
+    divisors: Sequence[int] = ()
+    """By which it divides the channels of operations later on (`Widen`)."""
 
     least_depth: int = 1
     """At which the space has all of its choices; of one that `deepens` it is set before `begin`."""
@@ -134,10 +141,9 @@ class Schedule(ABC):
         """Why it has ended the search, if it has."""
         return next((edit.reason for _, edit in self.log if isinstance(edit, Stop)), None)
 
-    @property
-    def network_edits(self) -> list[Edit]:
-        """The edits of the log that make the present network: from the last `Anew` on."""
-        edits = [edit for _, edit in self.log]
+    def network_edits(self, epoch: int) -> list[Edit]:
+        """Return the edits of the log that make the network of an epoch: those before it, from the last `Anew` on."""
+        edits = [edit for after, edit in self.log if after < epoch]
         last = max((k for k, edit in enumerate(edits) if isinstance(edit, Anew)), default=0)
         return edits[last:]
 

@@ -28,7 +28,8 @@ class Staged(Schedule):
         stages: how many.
         stage_epochs: of each; None divides the epochs of the search evenly.
         frozen_epochs: at the start of each stage without architecture steps; None: `FROZEN` of the stage.
-        kept: how many choices of operations every label begins each stage with, but the first; None: `KEPT`.
+        kept: how many choices of operations every label begins each stage with, but the first; None: `KEPT`, two at
+            least, between which there is something to learn.
     """
 
     drops = True
@@ -138,7 +139,7 @@ class Staged(Schedule):
         share = 0.0 if self.kept is not None else self.KEPT[stage]
         found = {}
         for label, kinds in seen.kinds.items():
-            number = max(1, round(share * len(kinds))) if self.kept is None else self.kept[stage]
+            number = max(2, round(share * len(kinds))) if self.kept is None else self.kept[stage]
             found[label] = strongest(seen.scores[label], number, kinds)
         return Keep(found)
 

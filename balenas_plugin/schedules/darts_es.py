@@ -27,7 +27,7 @@ class DartsES(Schedule):
             same epoch, theirs is taken.
         window: measurements in an average; of the first ones fewer are averaged.
         factor: the growth that stops it.
-        start: the first epoch to which the search may go back.
+        start: the first epoch to which the search may go back; never to one of the warm-up.
         delta: measurements over which growth is taken.
 
     Source: Zela et al. 2020, "Understanding and Robustifying Differentiable Architecture Search", Section 4.3.
@@ -57,6 +57,8 @@ class DartsES(Schedule):
         """Average, and stop if that has grown; what could not be measured is left out."""
         if not self.looks_at_eigenvalue(seen.epoch, seen.last) or seen.eigenvalue is None:
             return ()
+        if seen.epoch < seen.learned_since:
+            return ()
         measured, averages = self.memory["eigenvalues"], self.memory["averages"]
         measured.append(seen.eigenvalue)
         half = (self.window + 1) // 2
@@ -66,7 +68,7 @@ class DartsES(Schedule):
             recent = measured[-self.window + left_out :]
             averages.append(sum(recent) / len(recent))
         back = seen.epoch - self.looks_back
-        if seen.last or back < self.start or len(averages) <= self.delta or averages[-1 - self.delta] <= 0:
+        if seen.last or back < max(self.start, seen.learned_since) or len(averages) <= self.delta or averages[-1 - self.delta] <= 0:
             return ()
         growth = averages[-1] / averages[-1 - self.delta]
         if growth <= self.factor:

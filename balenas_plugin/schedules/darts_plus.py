@@ -36,7 +36,9 @@ class DartsPlus(Schedule):
         self.memory = {"ranking": None, "unchanged": 0}
 
     def after(self, seen: Seen) -> Sequence[Edit]:
-        """Look at what the criterion is about."""
+        """Look at what the criterion is about, once the architecture is learned."""
+        if seen.epoch < seen.learned_since:
+            return ()
         if self.criterion == "skips":
             return self.at_skips(max(map(len, seen.skips().values()), default=0))
         return self.at_ranking(

@@ -21,7 +21,8 @@ class DrNASProgressive(Staged):
 
     Args:
         channels: k of each stage: operations compute 1/k of the channels. The first is that of the mixed operation,
-            ``mixed_op: {name: partial-channels, k: 4}``; their number is that of the stages.
+            ``mixed_op: {name: partial-channels, k: 4}``; their number is that of the stages. Each divides the number of
+            channels of every edge.
         kept: how many operations a choice has left in each stage but the first; None: 3/5 of them.
         stage_epochs: of each stage; None divides the epochs of the search evenly.
         frozen_epochs: at the start of each stage that train the weights alone; None: 1/5 of it (10 of 50).
@@ -43,8 +44,9 @@ class DrNASProgressive(Staged):
     ) -> None:
         self.channels: list[int] = [int(k) for k in checked("channels", channels, Counts)]
         super().__init__(stages=len(self.channels), stage_epochs=stage_epochs, frozen_epochs=frozen_epochs, kept=kept)
-        if any(later >= k or k % later for k, later in zip(self.channels, self.channels[1:], strict=False)):
-            raise OptionError(f"channels must fall, each a divisor of the one before; got {self.channels}")
+        if any(later >= k for k, later in zip(self.channels, self.channels[1:], strict=False)):
+            raise OptionError(f"channels must fall from stage to stage; got {self.channels}")
+        self.divisors = self.channels[1:]
 
     def goes_with(self, mixed_op: MixedOp | None) -> None:
         """Ask for partial channels, the first stage's."""

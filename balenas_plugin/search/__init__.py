@@ -2,5 +2,6 @@
 
 from balenas_plugin.search.algorithm import Host, Search, SkippedStep, require_part
 from balenas_plugin.search.order import Order
+from balenas_plugin.search.together import require_splittable
 
-__all__ = ["Host", "Order", "Search", "SkippedStep", "require_part"]
+__all__ = ["Host", "Order", "Search", "SkippedStep", "require_part", "require_splittable"]

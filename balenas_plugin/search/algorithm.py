@@ -18,12 +18,13 @@ from torch import Tensor
 from balenas_plugin.bayes.architect import VirtualStep, frozen, second_order_gradient
 from balenas_plugin.distributions import Distribution, Draw, Weights
 from balenas_plugin.distributions.uniform import uniform_path
-from balenas_plugin.errors import FileFormatError, OptionError
+from balenas_plugin.errors import FileFormatError
 from balenas_plugin.mixed_ops import MixedOp
 from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from balenas_plugin.perturbations import Level, Perturbation
 from balenas_plugin.schedules import Schedule
 from balenas_plugin.search.order import Order
+from balenas_plugin.search.together import require_together
 
 Cost = Callable[[Tensor, Weights], Tensor]
 """Returns what is minimised in the place of a loss, of it and the weights under which costs are expected."""
@@ -121,31 +122,7 @@ class Search:
         cost: Cost | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        if distribution.draws_one and order.order == "second":
-            raise OptionError(f"{distribution.name} computes one candidate a draw, so it has no second order")
-        if order.levels == 1 and not distribution.needs_gradient:
-            raise OptionError(f"{distribution.name} compares the losses of several draws, so levels must be 2")
-        if order.levels == 1 and distribution.num_mc_samples > 1:
-            raise OptionError("levels: 1 has one draw for both levels, so num_mc_samples must be 1")
-        if perturbation is not None and (distribution.draws_one or order.weight_step == "uniform"):
-            drawn = "a uniform weight step" if order.weight_step == "uniform" else distribution.name
-            raise OptionError(
-                f"{drawn} computes one candidate a draw, so {perturbation.name} cannot perturb it: that takes the "
-                "mixing weights of all candidates"
-            )
-        if order.levels == 1 and perturbation is not None and perturbation.perturbs:
-            raise OptionError(f"levels: 1 has no weight step of its own, which {perturbation.name} perturbs")
-        if mixed_op is not None and mixed_op.edge_normalization and not distribution.needs_gradient:
-            raise OptionError(
-                f"{distribution.name} learns from losses alone, so edge_normalization has no gradient to learn from"
-            )
-        if cost is not None and (distribution.needs_accuracy or not distribution.learns):
-            learned = (
-                "from accuracies, which a cost cannot join" if distribution.learns else "nothing, of costs neither"
-            )
-            raise OptionError(f"{distribution.name} learns {learned}")
-        if schedule is not None and not schedule.log:  # later it has changed them itself
-            schedule.goes_with(mixed_op)
+        require_together(distribution, order, perturbation, mixed_op, costs=cost is not None, schedule=schedule)
         self.distribution, self.order, self.perturbation = distribution, order, perturbation
         self.mixed_op, self.cost, self.schedule = mixed_op, cost, schedule
 

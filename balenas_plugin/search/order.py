@@ -31,7 +31,8 @@ class Order:
         order: "first", or "second" for the gradient through one unrolled weight step.
         finite_difference: of the second order, see `second_order_gradient`.
         weight_step: train the weights at the "mean" of the distribution, at a "sample", or at a "uniform" path: one
-            candidate a label, each with the same probability, whatever is learned (RandomNAS, SETN).
+            candidate a label, each with the same probability, whatever is learned (RandomNAS, SETN). With one level,
+            that of the warm-up alone: behind it both levels share a draw.
         warmup_epochs: epochs at the start without architecture steps.
         levels: 2, a batch for each level; or 1, both levels from one draw on the training batch, as in SNAS.
         clip_with: what counts when the gradient of the network's weights is clipped by its norm: the "weights" alone,

@@ -17,6 +17,9 @@ from balenas_plugin.errors import OptionError
 SUPERNET_ACCURACY = "supernet_accuracy"
 """Its name among those of the proxies."""
 
+_SEEDS = 2**63 - 1
+"""Of the batches; of a supernet's two halves each has seeds of its own, 2 seed and the next one, below torch's 2^64."""
+
 Batch = tuple[Tensor, Tensor]
 """Images (B, ...) and labels (B,)."""
 
@@ -109,7 +112,8 @@ class SupernetAccuracy:
         """
         batches = self._batches
         if self._own_images:
-            batches = self._classified((self._seed << 32) + zlib.crc32(repr(sorted(architecture.items())).encode()))
+            own = zlib.crc32(repr(sorted(architecture.items())).encode())
+            batches = self._classified(((self._seed << 32) + own) % _SEEDS)
         return self.of(self._supernet.network(architecture), batches)
 
     def of(self, network: nn.Module, batches: Sequence[Batch] | None = None) -> float:

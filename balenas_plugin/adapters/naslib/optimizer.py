@@ -170,10 +170,8 @@ class DistributionOptimizer(Repairs, DARTSOptimizer):
     def _number_of_epochs(self, epoch: int) -> int:
         """Return the epochs of the search, which most methods do not ask for."""
         perturbation = type(self._search.perturbation or Perturbation())
-        if (
-            type(self.distribution).new_epoch is Distribution.new_epoch
-            and perturbation.new_epoch is Perturbation.new_epoch
-        ):
+        changes = self.distribution.counts_epochs and type(self.distribution).new_epoch is not Distribution.new_epoch
+        if not changes and perturbation.new_epoch is Perturbation.new_epoch:
             return max(self.options.epochs or 0, epoch + 1)
         if self.options.epochs is None or epoch >= self.options.epochs:
             raise OptionError(

@@ -153,7 +153,7 @@ def _reach(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> dict[str,
     unit = module.distribution.clear_difference() if isinstance(module, DistributionModule) else 1.0
     if per_epoch is None or rate is None or unit is None:
         return {}
-    steps = _learning_epochs(trainer, module) * per_epoch
+    steps = _learning_epochs(trainer, module) * round(per_epoch * _steps(module, per_epoch))
     measure = f"{unit:g} makes a clear difference"
     distance = f"{steps:,} architecture steps x rate {rate:g}: a logit can move by {steps * rate:.2g}"
     lines = {"reach": f"{distance}; {measure}"}
@@ -186,7 +186,8 @@ def _remaining(trainer: pl.Trainer, module: pl.LightningModule, seconds: float) 
     if per_epoch is None:
         return None
     warmup, epoch = _warmup(module), trainer.current_epoch
-    weight_step, whole = 1 + _perturbing(module), 1 + _perturbing(module) + _gradients(module)
+    weight_step = 1 + _perturbing(module)
+    whole = weight_step + _gradients(module) * _steps(module, per_epoch)
     gradient = seconds / (weight_step if epoch < warmup else whole)
     warmup_left = max(0, warmup - epoch) * per_epoch
     search_left = (_epochs(trainer) - max(epoch, warmup)) * per_epoch
@@ -201,13 +202,23 @@ def _perturbing(module: pl.LightningModule) -> float:
     return 0.0 if perturbation is None else perturbation.cost
 
 
-def _gradients(module: pl.LightningModule) -> int:
+def _steps(module: pl.LightningModule, per_epoch: int) -> float:
+    """Return how many architecture steps an iteration has on average, of so many an epoch."""
+    if not isinstance(module, DistributionModule):
+        return 1.0
+    wanted = module.options.architecture_steps
+    return (per_epoch // module.options.architecture_every if wanted is None else wanted) / per_epoch
+
+
+def _gradients(module: pl.LightningModule) -> float:
     """Return how many gradients an architecture step takes, each about as dear as a weight step."""
     if not isinstance(module, DistributionModule):
         return 1
     if module.options.levels == 1:
         return 0
     draws = 1 if module.options.mc_batches == "split" else module.distribution.num_mc_samples
+    if not module.distribution.needs_gradient:
+        return draws * _FORWARD
     return draws * (_SECOND_ORDER if module.options.order == "second" else 1)
 
 

@@ -17,7 +17,7 @@ import torch
 from nni.nas.nn.pytorch import LayerChoice
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell
-from torch import nn
+from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.callbacks.learned import search_state
 from balenas_plugin.adapters.nni.callbacks.probing import curvature_of
@@ -25,15 +25,17 @@ from balenas_plugin.adapters.nni.callbacks.search_callback import SearchCallback
 from balenas_plugin.adapters.nni.candidates.operations import operation_kinds
 from balenas_plugin.adapters.nni.one_shot.distributed import wrap_anew
 from balenas_plugin.adapters.nni.one_shot.memory_format import ChannelsLast
+from balenas_plugin.adapters.nni.supernets.edges import edge_parameters
 from balenas_plugin.adapters.nni.supernets.fusion_plan import Planned
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, labelled_alphas, supernet_modules
 from balenas_plugin.diagnostics import SearchState
-from balenas_plugin.errors import EvaluatorError, OptionError
+from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.mixed_ops import Alone
-from balenas_plugin.mixed_ops.channels import random_copies, widen
+from balenas_plugin.mixed_ops.channels import random_copies, require_widenable, widen
 from balenas_plugin.mixed_ops.dropped import Dropped, SkipDropout
 from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.schedules import Anew, Edit, Keep, Lower, Schedule, Seen, Stop, Widen
+from balenas_plugin.search.mixing import mixing_of
 from balenas_plugin.search_spaces import NONE, SKIP
 
 _logger = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Stages(SearchCallback):
 
         Raises:
             OptionError: the schedule does not fit.
+            SpaceError: it divides channels otherwise than they can be.
         """
         super().setup(trainer, pl_module, stage)
         if not self.searching:
@@ -77,10 +80,9 @@ class Stages(SearchCallback):
         if depths:
             self.schedule.least_depth = depths[0]
         edits = self.schedule.begin(epochs, self._kinds, depths[-1] if depths else None)
-        options = self._module.options
-        costs = options.penalty is not None or options.cost is not None
-        if costs and self.schedule.epochs_of_network(0) is not None:
-            raise OptionError(f"costs are those of the space that was given, and {self.schedule.name} searches others")
+        for divisor in self.schedule.divisors:
+            for operation in _operations(self._module.model):
+                require_widenable(operation, k=self._module.mixing.mixed_op.k, new_k=divisor)
         for edit in edits:
             self._make(edit)
         self._with_dropout()
@@ -96,7 +98,8 @@ class Stages(SearchCallback):
         self._next = epoch
         self.schedule.load_state_dict(state["schedule"])
         with random_numbers_restored():
-            for edit in self.schedule.network_edits:
+            ended = epoch == self._module.trainer.max_epochs or self.schedule.stopped is not None
+            for edit in self.schedule.network_edits(epoch - ended):
                 self._make(edit)
             self._with_dropout()
 
@@ -148,12 +151,14 @@ class Stages(SearchCallback):
         epoch = trainer.current_epoch
         if self._decided is None or self._decided[0] != epoch:
             last = stopping or trainer.should_stop or epoch + 1 == trainer.max_epochs
-            if eigenvalue is None and self.schedule.looks_at_eigenvalue(epoch, last):
+            since = next((e for e in range(epoch + 1) if self._module.search.learns(e)), epoch + 1)
+            if eigenvalue is None and since <= epoch and self.schedule.looks_at_eigenvalue(epoch, last):
                 eigenvalue = self._eigenvalue(trainer)
             scores = {label: values.double() for label, values in state.posterior.scores.items()}
             seen = Seen(
                 epoch=epoch,
                 last=last,
+                learned_since=since,
                 scores=scores,
                 decisions=state.decisions,
                 kinds=self._kinds,
@@ -174,8 +179,12 @@ class Stages(SearchCallback):
         """Ask the schedule, and make its edits; what follows the epoch in a search that goes on follows them."""
         module, epoch = self._module, trainer.current_epoch
         if self.schedule.looks_back:
-            parameters = {label: p.detach().clone() for label, p in module.distribution.parameters.items()}
-            self._past[epoch] = {"parameters": parameters, "state": copy.deepcopy(module.distribution.state_dict())}
+            edges = module.search.edges
+            self._past[epoch] = {
+                **{kind: {k: p.detach().clone() for k, p in of_kind.items()} for kind, of_kind in self._learned()},
+                "state": copy.deepcopy(module.distribution.state_dict()),
+                "edges": None if edges is None else copy.deepcopy(edges.state_dict()),
+            }
             self._past.pop(epoch - self.schedule.looks_back - 1, None)
         edits: Sequence[Edit] = ()
         if trainer.is_global_zero:
@@ -210,12 +219,20 @@ class Stages(SearchCallback):
         if isinstance(edit, Stop):
             trainer.should_stop = True
             if edit.epoch is not None:
-                past = self._past[edit.epoch]
+                past, edges = self._past[edit.epoch], self._module.search.edges
                 with torch.no_grad():
-                    for label, parameter in distribution.parameters.items():
-                        parameter.copy_(past["parameters"][label])
+                    for kind, of_kind in self._learned():
+                        for label, value in past.get(kind, {}).items():  # checkpoints of old have none of edges
+                            of_kind[label].copy_(value)
                 distribution.load_state_dict(past["state"])
+                if past.get("edges") is not None:
+                    edges.load_state_dict(past["edges"])
         self._module.follow_mask()
+
+    def _learned(self) -> list[tuple[str, Mapping[str, Tensor]]]:
+        """Return what is learned besides the weights of the network: label -> parameter, and node -> its edges'."""
+        edges = edge_parameters(self._module.model)
+        return [("parameters", self._module.distribution.parameters), ("edge_parameters", edges)]
 
     def _make(self, edit: Edit) -> None:
         """Make what an edit changes in the network, of a search that goes on or of one that is resumed."""
@@ -224,31 +241,8 @@ class Stages(SearchCallback):
             with random_numbers_restored(module.ranks.new_seed()):
                 module.set_model(self._anew(edit.depth))
             module.forget_network()
-        elif isinstance(edit, Widen):
-            self._widen(edit.divisor)
-        elif isinstance(edit, Keep):
-            for label, index, place, key in places(module.model):
-                operation = place[key]
-                nested = any(isinstance(part, BaseSuperNetModule) for part in operation.modules())
-                if label in edit.labels and index not in edit.labels[label] and not nested:
-                    place[key] = operation if isinstance(operation, Dropped) else Dropped(operation)
-
-    def _widen(self, divisor: int) -> None:
-        generator = torch.Generator().manual_seed(self._module.ranks.new_seed())
-        mixed_op: Any = self._module.mixing.mixed_op
-        operations = {id(place[key]): place[key] for *_, place, key in places(self._module.model)}
-        for found in operations.values():
-            operation = found.before if isinstance(found, Dropped) else found
-            widen(
-                operation,
-                k=mixed_op.k,
-                new_k=divisor,
-                copies=random_copies(generator),
-                optimizers=_of_weights(self._module.trainer),
-            )
-        mixed_op.k = divisor
-        for p in self._module.model.parameters():  # strides that a resumed search has, or its kernels round otherwise
-            p.data = p.data.clone(memory_format=torch.contiguous_format)
+        elif isinstance(edit, Keep | Widen):
+            make_in(module.model, edit, module.ranks.new_seed, _of_weights(module.trainer))
 
     def _begin_anew(self, trainer: pl.Trainer) -> None:
         """Give a new network its place on the device, optimizers, and a distribution."""
@@ -283,6 +277,47 @@ class Stages(SearchCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
         self._past = dict(state_dict["past"])
+
+
+def make_in(
+    model: nn.Module,
+    edit: Keep | Widen,
+    seed: Callable[[], int],
+    optimizers: Sequence[torch.optim.Optimizer] = (),
+) -> None:
+    """Make an edit in a supernet.
+
+    Args:
+        model: the supernet.
+        edit: that drops or widens candidates.
+        seed: returns that of what is drawn.
+        optimizers: whose state of what is widened is widened too.
+    """
+    if isinstance(edit, Widen):
+        _widen(model, edit.divisor, torch.Generator().manual_seed(seed()), optimizers)
+        return
+    for label, index, place, key in places(model):
+        operation = place[key]
+        nested = any(isinstance(part, BaseSuperNetModule) for part in operation.modules())
+        if label in edit.labels and index not in edit.labels[label] and not nested:
+            place[key] = operation if isinstance(operation, Dropped) else Dropped(operation)
+
+
+def _widen(
+    model: nn.Module, divisor: int, generator: torch.Generator, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
+    mixed_op: Any = mixing_of(model).mixed_op
+    for operation in _operations(model):
+        widen(operation, k=mixed_op.k, new_k=divisor, copies=random_copies(generator), optimizers=optimizers)
+    mixed_op.k = divisor
+    for p in model.parameters():  # strides that a resumed search has, or its kernels round otherwise
+        p.data = p.data.clone(memory_format=torch.contiguous_format)
+
+
+def _operations(model: nn.Module) -> list[nn.Module]:
+    """Return every candidate operation once; of a dropped one what it was."""
+    found = {id(place[key]): place[key] for *_, place, key in places(model)}
+    return [each.before if isinstance(each, Dropped) else each for each in found.values()]
 
 
 def places(model: nn.Module) -> Iterator[tuple[str, int, Any, str]]:

@@ -9,7 +9,7 @@ The composition is NNI's::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -80,6 +80,8 @@ class DistributionModule(SearchModule):
         self.network_weights: list[nn.Parameter] = []
         self.stages: Any = None
         """What makes the edits of a schedule (`callbacks.stages.Stages`), if there is one."""
+        self.as_given: Callable[[], nn.Module]
+        """Makes the supernet of the space as it is given, whatever is searched of it: what costs are counted of."""
         self._chosen = chosen
         self._restored: Mapping[str, Any] | None = None
         self._adopted: Posterior | None = None
@@ -152,11 +154,13 @@ class DistributionModule(SearchModule):
         self._cost, mixed_op = cost_of(self, self.options), self.mixing.mixed_op
         order = self.options.update_order(self.warmup_epochs)
         self._search = Search(distribution, order, perturbation, mixed_op, cost=self._cost, schedule=schedule)
-        self._search.edges = learned_edge_weights(self._space(), self._chosen.options)
+        self._search.edges = learned_edge_weights(self._space(), self._chosen)
         if self._restored is not None:
             self._search.load_state_dict(self._restored)
         else:
             distribution.start()
+            if self._search.edges is not None:
+                self._search.edges.start()
         self.follow_mask()
         return distribution.optimizer
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.candidates.sizes import counted, number_of_parameters
 from balenas_plugin.adapters.nni.one_shot.metrics import undisturbed
@@ -14,6 +14,7 @@ from balenas_plugin.adapters.nni.one_shot.search_options import SearchOptions
 from balenas_plugin.adapters.nni.supernets.parameters import choice_names
 from balenas_plugin.costs import CostOptions, CostTable
 from balenas_plugin.distributions import Weights
+from balenas_plugin.restoring import random_numbers_restored
 
 
 def cost_of(module: Any, options: SearchOptions) -> ExpectedCost | ProfilerPenalty | None:
@@ -24,7 +25,7 @@ def cost_of(module: Any, options: SearchOptions) -> ExpectedCost | ProfilerPenal
 
 
 class ExpectedCost:
-    """Joins the expected cost of a table to the loss.
+    """Joins the expected cost of a table to the loss: that of the space as it is given, and so of what is found in it.
 
     Args:
         module: of the search.
@@ -40,18 +41,24 @@ class ExpectedCost:
         self._columns: Tensor | None = None
         self._labels: Sequence[str] = ()
         if options.table is not None:
-            self._read(CostTable.load(options.table))
+            with random_numbers_restored():
+                self._read(CostTable.load(options.table), module.as_given())
 
     def prepare(self, batch: Any) -> None:
         """Count what is not measured, on the first batch."""
-        if self._table is None:
-            module = self._module
-            with undisturbed(module, seed=0), module.trainer.precision_plugin.forward_context():
-                table = counted(module.model, self._options.name, lambda: module.silent_loss(batch, 0))
-            self._read(table)
+        if self._table is not None:
+            return
+        module, evaluators = self._module, self._module.training_module
+        with undisturbed(module, seed=0), module.trainer.precision_plugin.forward_context():
+            searched, given = evaluators.model, module.as_given().to(module.device)
+            evaluators.set_model(given)
+            try:
+                self._read(counted(given, self._options.name, lambda: module.silent_loss(batch, 0)), given)
+            finally:
+                evaluators.set_model(searched)
 
-    def _read(self, table: CostTable) -> None:
-        space, path = self._module.model, str(self._options.table)
+    def _read(self, table: CostTable, space: nn.Module) -> None:
+        path = str(self._options.table)
         if table.machine and not self._options.other_machine:
             table.require_this_machine(path, torch.cuda.get_device_name() if torch.cuda.is_available() else None)
         rows = table.rows(type(space).__name__, number_of_parameters(space), choice_names(space), path=path)

@@ -21,13 +21,16 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
+from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.adapters.nni.run.build import build_space, require_importable_elsewhere
 from balenas_plugin.adapters.nni.run.config_run import quiet
 from balenas_plugin.adapters.nni.run.latency_run import cost_tables
 from balenas_plugin.adapters.nni.run.tasks import task_of
 from balenas_plugin.adapters.nni.strategies.nni_strategies import build_strategy, is_nnis
+from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
 from balenas_plugin.adapters.nni.supernets.dataflow import without_unused
 from balenas_plugin.adapters.nni.supernets.found_model import exporter_space
+from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_of
 from balenas_plugin.adapters.nni.supernets.trained_supernet import TrainedSupernet
 from balenas_plugin.bayes.decisions import Architecture
@@ -40,6 +43,7 @@ from balenas_plugin.files import replaced_together, write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.report.pareto import Front
 from balenas_plugin.run_folder import RunFolder, other_run
+from balenas_plugin.search import require_part
 from balenas_plugin.search.mixing import mixing_of
 from balenas_plugin.search_spaces import SearchSpace
 from balenas_plugin.selection import ProxySelection, RankedArchitecture, rank
@@ -68,7 +72,7 @@ class FinishedRun:
         folder: of the run.
         config: of the search.
         data: that it searched on.
-        model_space: as configured, with fresh weights.
+        model_space: as configured, or of the depth that a schedule has given it, with fresh weights.
         supernet: the same with the weights of the search.
         posterior: over its choices.
         epoch: after which the posterior was that; None for the last. The weights are always those of the last.
@@ -116,8 +120,16 @@ class FinishedRun:
         _require_same_classes(folder, data)
         torch.manual_seed(config.seed)
         model_space = build_space(config.space, num_classes=data.num_classes)
-        supernet = strategy.mutate_model(copy.deepcopy(model_space))
-        _load_weights(supernet, SearchCheckpoint(folder.checkpoints).path, config)
+        path = SearchCheckpoint(folder.checkpoints).path
+        checkpoint = _read(path, config)
+        searched = checkpoint.get(DistributionModule.STATE)
+        if isinstance(strategy, DistributionStrategy):
+            require_part("schedule", searched or {}, strategy.schedule)
+            model_space, supernet = strategy.as_edited(model_space, searched, checkpoint["epoch"])
+        else:
+            supernet = strategy.mutate_model(copy.deepcopy(model_space))
+        _load_weights(supernet, checkpoint, path)
+        _leave_dropped(supernet, (searched or {}).get("mask", {}))
         example = data.example(config.data.batch_size)
         return cls(folder, config, data, model_space, supernet, posterior, example, epoch)
 
@@ -305,10 +317,14 @@ def _require_same_classes(folder: RunFolder, data: Any) -> None:
         )
 
 
-def _load_weights(supernet: ModelSpace, path: Path, config: SearchConfig) -> None:
+def _read(path: Path, config: SearchConfig) -> dict[str, Any]:
     if not path.exists():
         raise FileFormatError(f"{path} is missing: the weights of the search are in it. Resume the run to write it.")
-    state = require_checkpoint(path, partial(other_run, config)).get("state_dict")
+    return require_checkpoint(path, partial(other_run, config))
+
+
+def _load_weights(supernet: ModelSpace, checkpoint: Mapping[str, Any], path: Path) -> None:
+    state = checkpoint.get("state_dict")
     state = state if isinstance(state, Mapping) else {}
     own = {key.removeprefix(_STATE_PREFIX): value for key, value in state.items() if key.startswith(_STATE_PREFIX)}
     expected = supernet.state_dict()
@@ -322,6 +338,13 @@ def _load_weights(supernet: ModelSpace, path: Path, config: SearchConfig) -> Non
     if broken:
         raise FileFormatError(f"{path} holds weights that are NaN or infinite: {broken[0]}. Put the right one back.")
     supernet.load_state_dict(own)
+
+
+def _leave_dropped(supernet: ModelSpace, masks: Mapping[str, Tensor]) -> None:
+    """Let choices that the search has dropped have no mean weight."""
+    alphas = architecture_parameters(supernet)
+    left = {alphas[label]: (mask, mask.nonzero().flatten().tolist()) for label, mask in masks.items()}
+    mixing_of(supernet).leave({alpha: each for alpha, each in left.items() if not each[0].all()})
 
 
 def _form(tensor: object) -> tuple[object, ...]:

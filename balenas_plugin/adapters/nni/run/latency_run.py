@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from balenas_plugin.adapters.nni.candidates.latency import Unit, measured
 from balenas_plugin.adapters.nni.candidates.sizes import counted, number_of_parameters
 from balenas_plugin.adapters.nni.run.build import build_space
-from balenas_plugin.adapters.nni.strategies.strategy import DistributionStrategy
+from balenas_plugin.adapters.nni.strategies.strategy import supernet_of
 from balenas_plugin.adapters.nni.supernets.parameters import architecture_parameters, choice_names
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.costs import CostTable
@@ -74,7 +74,7 @@ def cost_tables(
         StorageError: that file could not be written.
     """
     found: dict[Measure, CostTable] = {}
-    supernet = _supernet(space)
+    supernet = supernet_of(space)
     try:
         for measure in measures:
             if measure == "latency":
@@ -104,13 +104,9 @@ def _kept_latencies(space: ModelSpace, supernet: nn.Module, image: Tensor, folde
     return table
 
 
-def _supernet(space: ModelSpace) -> ModelSpace:
-    return DistributionStrategy(distribution="point", fused=False).mutate_model(copy.deepcopy(space))
-
-
 def _measured(space: ModelSpace, images: Tensor, *, repeats: int, unit: Unit, runtime: Runtime = "torch") -> CostTable:
     choices = space.simplify()
-    supernet = _supernet(space).to(images.device)
+    supernet = supernet_of(space).to(images.device)
     alike = choices.keys() == architecture_parameters(supernet).keys()
     plain = alike and all(type(domain) is Categorical for domain in choices.values())
 

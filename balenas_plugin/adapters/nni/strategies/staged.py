@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.nn.pytorch import ModelSpace
 
-from balenas_plugin.adapters.nni.callbacks.stages import Stages
+from balenas_plugin.adapters.nni.callbacks.stages import Stages, make_in
 from balenas_plugin.adapters.nni.strategies.kept_evaluator import SearchStrategy
 from balenas_plugin.adapters.nni.strategies.written_init import written_init
 from balenas_plugin.adapters.nni.supernets.fused import fusion_report
-from balenas_plugin.schedules import Schedule
+from balenas_plugin.schedules import Anew, Keep, Schedule, Widen
 from balenas_plugin.schedules.p_darts import DEPTH_ARGUMENTS
 
 
@@ -34,6 +35,26 @@ class StagedStrategy(SearchStrategy):
     def fusion_report(self) -> dict[str, str]:
         """Return name of each mixed module of the supernet -> how its candidates are computed."""
         return fusion_report(self.supernet)
+
+    def as_edited(self, space: ModelSpace, state: Any, epoch: int) -> tuple[ModelSpace, ModelSpace]:
+        """Return a space and its supernet as the schedule of a search had made them when an epoch began.
+
+        Args:
+            space: as configured; the returned one is of another depth if the search was.
+            state: of the search, in its checkpoint.
+            epoch: from 0.
+        """
+        edits = []
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+            edits = self.schedule.network_edits(epoch)
+        for anew in (edit for edit in edits if isinstance(edit, Anew)):
+            space = _built(space, anew.depth)
+        supernet = self.mutate_model(copy.deepcopy(space))
+        for edit in edits:
+            if isinstance(edit, Keep | Widen):
+                make_in(supernet, edit, int)  # any numbers: weights are loaded next
+        return space, supernet
 
     def _anew(self, depth: int | None) -> ModelSpace:
         """Make a new supernet, of this depth if one is given."""

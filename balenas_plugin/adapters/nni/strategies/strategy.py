@@ -44,7 +44,7 @@ from balenas_plugin.mixed_ops import mixed_op_of
 from balenas_plugin.options import given_options, joined_options, summary
 from balenas_plugin.presets import Preset
 from balenas_plugin.schedules import schedule_of
-from balenas_plugin.search import Search
+from balenas_plugin.search import Search, require_splittable
 from balenas_plugin.search_spaces import SearchSpace
 from balenas_plugin.selection import ProxySelection, RankedArchitecture, rank
 from balenas_plugin.selection.candidates import report_fewer
@@ -155,11 +155,8 @@ class DistributionStrategy(StagedStrategy):
         costs = self.options.cost is not None or self.options.penalty is not None
         cost = (lambda loss, expected: loss) if costs else None
         Search(distribution, order, perturbation, self.mixed_op, cost=cost, schedule=self.schedule)
-        if self.options.mc_batches == "split" and not self.distribution.needs_gradient:
-            raise OptionError(
-                f"{self.chosen.name} compares the losses of draws, so they must see the same examples: "
-                'mc_batches must be "full"'
-            )
+        if self.options.mc_batches == "split":
+            require_splittable(distribution, order)
 
     def arguments(self) -> dict[str, Any]:
         """Return all arguments that make an equal strategy."""
@@ -172,6 +169,7 @@ class DistributionStrategy(StagedStrategy):
     def configure_oneshot_module(self, training_module: LightningModule) -> DistributionModule:
         """Wrap the evaluator's module in the search module."""
         module = DistributionModule(training_module, self.options, self.chosen, method=type(self).__name__)
+        module.as_given = lambda: supernet_of(self._pristine)
         selection = self.selection
         if selection is not None:
             module.example.on_first = lambda: require_rankable(module, lambda: self._to_rank(selection))
@@ -211,7 +209,7 @@ class DistributionStrategy(StagedStrategy):
         Raises:
             SpaceError: the space has no choices.
         """
-        if self.selection is not None or self.mixed_op is not None:
+        if self.selection is not None or self.mixed_op is not None or self.options.cost is not None:
             self._pristine = copy.deepcopy(model)
         model = super().mutate_model(model)
         if not architecture_parameters(model):
@@ -392,3 +390,8 @@ class DistributionStrategy(StagedStrategy):
             require_checkpoint(path, None if self._checkpoint is None else self._checkpoint.other)
             super().load_state_dict(state_dict)
             self._mutated_model_space.evaluator.fit_kwargs["weights_only"] = True
+
+
+def supernet_of(space: Any) -> ModelSpace:
+    """Return the supernet of a space as it is given: all candidates in full, none of them fused."""
+    return DistributionStrategy(distribution="point", fused=False).mutate_model(copy.deepcopy(space))

@@ -9,6 +9,7 @@ import torch
 from nni.nas.nn.pytorch import Cell, LayerChoice, ParametrizedModule
 from torch import Tensor, nn
 
+from balenas_plugin.distributions import ChosenDistribution
 from balenas_plugin.errors import SpaceError
 from balenas_plugin.mixed_ops import Alone, MixedOp
 from balenas_plugin.mixed_ops._mixed_op import Source
@@ -87,13 +88,7 @@ def edge_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return dict(found.values())
 
 
-def learned_edge_weights(model: nn.Module, options: Mapping[str, Any]) -> EdgeWeights | None:
-    """Return what learns the weights of a supernet's edges; None if they have none.
-
-    Args:
-        model: the supernet.
-        options: of the distribution; Adam's hold for the edges too.
-    """
+def learned_edge_weights(model: nn.Module, chosen: ChosenDistribution) -> EdgeWeights | None:
+    """Return what learns the weights of a supernet's edges beside a distribution; None if they have none."""
     parameters = edge_parameters(model)
-    adam = {name: options[name] for name in ("lr", "betas", "weight_decay") if name in options}
-    return EdgeWeights(parameters, **adam) if parameters else None
+    return chosen.kind.edges(parameters, chosen.options) if parameters else None

@@ -18,6 +18,8 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import (
 )
 from torch import nn
 
+from balenas_plugin.mixed_ops.dropped import Dropped
+
 NOT_CHOSEN = "(edge not chosen)"
 """Name of the extra logit that NNI's supernet cells give to every edge."""
 
@@ -102,7 +104,8 @@ def parameterised_candidates(model: nn.Module) -> dict[str, tuple[bool, ...]]:
 
 
 def _has_weights(candidate: nn.Module) -> bool:
-    return next(candidate.parameters(), None) is not None
+    parts = (part.before if isinstance(part, Dropped) else part for part in candidate.modules())
+    return any(next(part.parameters(), None) is not None for part in parts)
 
 
 def choice_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
