@@ -88,6 +88,8 @@ class Distribution(ABC):
         self.mask = {label: torch.ones_like(p, dtype=torch.bool) for label, p in self.parameters.items()}
         self.kept: dict[str, list[int]] = {}
         """Label -> choices that are left, of labels with a dropped one; to ask `mask` on a GPU would wait for it."""
+        self.weighs_edges = False
+        """Whether the edges to a node have learned weights, so that scores compare by products with these."""
         self.num_mc_samples = num_mc_samples
         self.noise = SeededNoise(seed)
         self.optimizer: torch.optim.Optimizer = (optimizer or adam)(list(self.parameters.values()))

@@ -97,13 +97,21 @@ class Dirichlet(Distribution):
     def lower(self, label: str, amount: float) -> None:
         """Lower all scores of a label; what `keep` drops later on does not raise the others any more."""
         level = self._levels.get(label)
-        level = float(super().scores()[label].logsumexp(-1)) if level is None else level
+        level = float(self._ranked()[label].logsumexp(-1)) if level is None else level
         self._levels[label] = level + amount
 
     def scores(self) -> dict[str, Tensor]:
-        """Return the log softmax of eta, by which the reference ranks the edges of a node as well."""
-        levels = self._levels
-        return {k: eta - levels[k] if k in levels else eta.log_softmax(-1) for k, eta in super().scores().items()}
+        """Return the log softmax of eta, by which the reference ranks the edges of a node as well.
+
+        Where edges have learned weights, the logarithm of the mean weights: these are what the network multiplies.
+        """
+        ranked, levels = self._ranked(), self._levels
+        return {k: each - levels[k] if k in levels else each.log_softmax(-1) for k, each in ranked.items()}
+
+    def _ranked(self) -> dict[str, Tensor]:
+        """Return the scores up to a number of each label."""
+        etas = super().scores()
+        return {k: concentration(eta).log() for k, eta in etas.items()} if self.weighs_edges else etas
 
     def laws(self) -> dict[str, Law]:
         """Return that of the log weights."""

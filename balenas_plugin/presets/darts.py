@@ -2,6 +2,10 @@
 
 from balenas_plugin.presets._preset import Preset
 
+_NOTES = (
+    "The reference clips the norm of the weights' gradient at 5: gradient_clip_val: 5. It is left to the evaluator here, "
+    "so that a search is NNI's own DARTS, step by step."
+)
 _SOURCE = "Liu et al. 2019, DARTS: Differentiable Architecture Search"
 
 DARTS = Preset(
@@ -9,6 +13,7 @@ DARTS = Preset(
     distribution="point",
     summary="Learn the logits themselves: mixing weights are their softmax.",
     source=_SOURCE,
+    notes=_NOTES,
 )
 
 SECOND_ORDER_DARTS = Preset(
@@ -17,4 +22,5 @@ SECOND_ORDER_DARTS = Preset(
     options={"order": "second"},
     summary="DARTS with the gradient through one unrolled weight step.",
     source=_SOURCE,
+    notes=_NOTES,
 )

@@ -9,7 +9,9 @@ DRNAS = Preset(
     summary="Draw the mixing weights of every pass from a Dirichlet distribution, and learn its concentration.",
     source="Chen et al. 2021, DrNAS: Dirichlet Neural Architecture Search",
     notes="As the reference's search on NAS-Bench-201 with all channels; DrNASProgressive widens and prunes. "
-    "Validation is at the mean, where the reference validates at a draw a batch.",
+    "Validation is at the mean, where the reference validates at a draw a batch. "
+    "The reference clips the norm of the weights' gradient at 5, which is left to the evaluator here, as by DARTS: "
+    "gradient_clip_val: 5.",
 )
 
 DRNAS_PROGRESSIVE = Preset(

@@ -8,6 +8,7 @@ GAEA = Preset(
     options={"arc_learning_rate": 0.1},
     summary="Learn the mixing weights themselves by exponentiated gradient on the simplex.",
     source="Li et al. 2021, Geometry-Aware Gradient Algorithms for Neural Architecture Search",
-    notes="Of first order in two levels, with all channels and without learned edge weights (PC-DARTS's). The "
-    "reference's variant of GDAS, with a rate of 0.01, is not this one.",
+    notes="Of first order in two levels, with all channels. In the space of PC-DARTS the reference learns the weights "
+    "of edges by the same update: mixed_op: {name: partial-channels, edge_normalization: true}. Its variant of GDAS, "
+    "with a rate of 0.01, is not this one.",
 )

@@ -163,6 +163,15 @@ def test_methods_are_listed_with_their_parts_and_what_is_refused(capsys: pytest.
     assert re.search(r"or hard-gumbel or .* computes one candidate a draw, so sdarts-adv cannot perturb it", refused)
     assert "levels: 1 has no weight step of its own, which sdarts-rs perturbs" in refused
     assert "importance-weighted learns from losses alone, so edge_normalization has no gradient" in refused
+    for reason in (
+        "or uniform or a uniform weight step computes one candidate a draw, so operation-dropout cannot",
+        "p-darts searches networks of other depths than the space that was given, and costs are of that",
+        "levels: 1 has one draw for both levels, so num_mc_samples must be 1",
+        "controller or importance-weighted compares the losses of draws, so they must see the same examples",
+        "uniform learns nothing, which a schedule is for",
+    ):
+        assert reason in refused
+    assert re.search(r"p-darts  .*\n +Chen et al. 2019\n", listed)
     assert not re.search(r"(point|gaussian|dirichlet|[^-]gumbel) (or|computes|compares)", refused)
 
 

@@ -148,6 +148,8 @@ def test_temperature_follows_the_epochs_of_the_trainer():
         optimizer.new_epoch(3)
     with pytest.raises(OptionError, match="more than 0, got None"):
         adapted(preset="GDAS", epochs=None)
+    for preset in ("DSNAS", "ENAS"):  # which change with the epochs, but not with their number
+        adapted(preset=preset, epochs=None).new_epoch(0)
 
 
 def test_snas_learns_both_levels_from_the_training_batch():

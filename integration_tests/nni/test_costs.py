@@ -113,10 +113,17 @@ def test_zeros_are_what_returns_zeros() -> None:
     assert zeros_of(supernet_of(Layers())) == {"op": [], "act": []}  # where "none" is an identity
 
 
-def search(folder: Path, cost: dict[str, Any], name: str = "DARTS", space: Any = Layers, **options: Any) -> Any:
+def search(
+    folder: Path,
+    cost: dict[str, Any],
+    name: str = "DARTS",
+    space: Any = Layers,
+    shape: tuple[int, ...] = spaces.VECTOR,
+    **options: Any,
+) -> Any:
     torch.manual_seed(1)
     strategy = strategy_of(name)(cost=cost, **{**OPTIONS.get(name, {}), "validate_every_n_epochs": 0, **options})
-    evaluator = classification(folder, max_epochs=3, **loaders(train=48, val=48))
+    evaluator = classification(folder, max_epochs=3, **loaders(train=48, val=48, shape=shape))
     strategy.initialize(RawFormatModelSpace(space(), evaluator), SequentialExecutionEngine())
     strategy.run()
     return strategy
@@ -137,6 +144,27 @@ def test_a_heavy_cost_makes_the_smallest_candidate_the_most_probable(name: str, 
     assert float(log_p.exp()[2]) > 0.5
     metrics = strategy.oneshot_module.trainer.callback_metrics
     assert float(metrics["cost/expected"]) < 27 + (72 + 64) / 3  # of a blind guess
+
+
+@pytest.mark.parametrize(
+    ("mixed_op", "more"),
+    [
+        ("merged-convolutions", {}),
+        ({"name": "partial-channels", "k": 2}, {"schedule": {"name": "drnas-progressive", "channels": [2, 1]}}),
+    ],
+)
+def test_costs_are_those_of_the_space_as_given(mixed_op: Any, more: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """Whatever its operations are searched as; so a table that was measured of it is taken."""
+    space = spaces.Convolutions
+    cost = {"name": "flops", "reference": 1e4}
+    found = search(tmp_path, cost, space=space, shape=spaces.IMAGE, mixed_op=mixed_op, **more)
+    supernet = supernet_of(space())
+    expected = counted(supernet, "flops", lambda: supernet(torch.randn(2, *spaces.IMAGE)))
+    assert found.oneshot_module._cost._table == expected
+    monkeypatch.setattr(timing, "_now", lambda device, ticks=iter(range(10**6)): 1e-3 * next(ticks))
+    measured(supernet_of(space()), torch.randn(2, *spaces.IMAGE), repeats=3).save(tmp_path / "latency.json")
+    latency = {"name": "latency", "reference": 1.0, "table": str(tmp_path / "latency.json")}
+    search(tmp_path, latency, space=space, shape=spaces.IMAGE, mixed_op=mixed_op, **more)
 
 
 def test_what_is_logged_is_the_expected_cost(tmp_path: Path) -> None:

@@ -57,7 +57,14 @@ def test_a_search_that_cannot_decide_is_warned_of_the_warm_up_counted(capsys, tm
 
 
 def state(
-    *, epoch: int, warmup: int, draws: int = 3, batches: int = 9, perturbation: Any = None
+    *,
+    epoch: int,
+    warmup: int,
+    draws: int = 3,
+    batches: int = 9,
+    perturbation: Any = None,
+    every: int = 1,
+    needs_gradient: bool = True,
 ) -> tuple[object, object]:
     trainer = SimpleNamespace(
         num_training_batches=10,
@@ -67,8 +74,10 @@ def state(
         num_val_batches=[batches],
     )
     module = plan.DistributionModule.__new__(plan.DistributionModule)
-    object.__setattr__(module, "options", SimpleNamespace(levels=2, mc_batches="full", order="first"))
-    search = SimpleNamespace(distribution=SimpleNamespace(num_mc_samples=draws), perturbation=perturbation)
+    steps = {"architecture_every": every, "architecture_steps": None}
+    object.__setattr__(module, "options", SimpleNamespace(levels=2, mc_batches="full", order="first", **steps))
+    learned = SimpleNamespace(num_mc_samples=draws, needs_gradient=needs_gradient, clear_difference=lambda: 1.0)
+    search = SimpleNamespace(distribution=learned, perturbation=perturbation, schedule=None)
     object.__setattr__(module, "_search", search)
     object.__setattr__(module, "warmup_epochs", warmup)
     return trainer, module
@@ -79,6 +88,16 @@ def test_what_remains_counts_architecture_steps_and_validations():
     assert plan._remaining(*state(epoch=0, warmup=0, batches=0), 4.0) == 6 * 10 * 4.0
     assert plan._remaining(*state(epoch=4, warmup=2), 4.0) == pytest.approx(2 * (10 * 4.0 + 9 / 3))
     assert plan._remaining(*state(epoch=0, warmup=2), 1.0) == pytest.approx(2 * 10 + 4 * 10 * 4.0 + 6 * 9 / 3)
+
+
+def test_an_architecture_step_is_counted_as_often_and_as_dear_as_it_is():
+    """Every fifth iteration; of three draws that are looked at without a gradient, it costs one weight step."""
+    assert plan._remaining(*state(epoch=0, warmup=2, batches=0, every=5), 1.0) == pytest.approx(2 * 10 + 4 * 10 * 1.6)
+    forward = state(epoch=0, warmup=2, batches=0, needs_gradient=False)
+    assert plan._remaining(*forward, 1.0) == pytest.approx(2 * 10 + 4 * 10 * 2.0)
+    trainer, module = state(epoch=0, warmup=1, every=5)
+    object.__setattr__(module, "arc_learning_rate", 0.1)
+    assert plan._reach(trainer, module)["reach"].startswith("10 architecture steps x rate 0.1")
 
 
 def test_an_attack_is_in_every_weight_step_and_in_no_architecture_step():

@@ -32,6 +32,9 @@ from .test_presets import Killed
 SHAPE = (3, 6, 6)
 EPOCHS = 6
 
+DROPOUT = {"name": "operation-dropout", "rate": 0.2}
+CELL = {"space": CASES["cell_shared"].space, "shape": CASES["cell_shared"].shape}
+
 SCHEDULES: dict[str, Any] = {
     "p-darts": {"skip_dropout": (0.3, 0.3, 0.3)},
     "darts-es": {"every": 1, "window": 1, "delta": 1, "start": 0, "factor": 1.0001},
@@ -136,12 +139,13 @@ def test_a_search_killed_in_any_stage_resumes_bit_for_bit(tmp_path):
 @pytest.mark.parametrize(
     ("distribution", "schedule", "options"),
     [
-        *((name, "p-darts", {"epochs": 3}) for name in list_distributions() if name != "point"),
+        *((name, "p-darts", {"epochs": 3}) for name in list_distributions() if name not in ("point", "uniform")),
         ("point", "p-darts", {"epochs": 3, "perturbation": "sdarts-adv", "order": "second"}),
         ("gaussian", "p-darts", {"epochs": 3, "fused": False, "weight_step_alpha": "sample"}),
         ("categorical", "p-darts", {"epochs": 3, "fix_margin": 0.01, "levels": 1, "weight_step_alpha": "sample"}),
         ("dirichlet", "drnas-progressive", {"epochs": 4, "mixed_op": {"name": "partial-channels", "k": 4}}),
         ("gaussian", "p-darts", {"epochs": 3, "mixed_op": {"name": "partial-channels", "edge_normalization": True}}),
+        ("point", "p-darts", {"epochs": 3, **CELL, "perturbation": DROPOUT}),
         ("point", "darts-es", {"epochs": 4}),
         ("point", "darts-plus", {"epochs": 4}),
     ],

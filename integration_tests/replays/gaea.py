@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from balenas_plugin.distributions.exponentiated_gradient import ExponentiatedGradient
+from balenas_plugin.mixed_ops.edge_weights import EdgeWeights
 from replays import difference, largest, tensor
 from replays.hosts import by_row, rows
 
@@ -39,20 +40,21 @@ def _searched(case: dict[str, Any]) -> float:
         by_row(costs * 0), lr=case["arch_lr"], entropic_weight=case["entropic_weight"], floor=1e-5
     )
     inputs = by_row([torch.zeros(n) for _ in CELLS for n in sizes])
-    edges = ExponentiatedGradient(inputs, lr=case["edge_lr"] or 1.0, floor=0.0)
+    edges = ExponentiatedGradient.edges(inputs, {"lr": case["edge_lr"] or 1.0})  # as a search makes it
     off = []
-    for distribution in (theta, edges):
-        distribution.start()
+    theta.start()
+    edges.start()
     for batch, step in zip(case["batches"], case["steps"], strict=True):
-        found: dict[str, Tensor] = {}
+        found: dict[str, Any] = {}
 
         def evaluate(draw: Any, batch: Any = batch, found: Any = found) -> tuple[Tensor, Any]:
-            shares = list(edges.mean().weights.values())
+            logs = [p.detach().requires_grad_() for p in edges.parameters]
+            shares = [p.softmax(-1) for p in logs]
             e = torch.cat(shares) if case["learn_edges"] else torch.ones(len(costs), dtype=torch.float64)
             mixed = torch.stack([(w * c).sum() for w, c in zip(draw.weights.values(), costs, strict=True)])
             loss = 0.5 * (batch["x"] * (e * mixed).sum() - batch["y"]) ** 2
-            gradients = torch.autograd.grad(loss, [*draw.weights.values(), *(shares if case["learn_edges"] else [])])
-            found.update(zip(edges.parameters, gradients[len(costs) :], strict=False), loss=loss.detach())
+            gradients = torch.autograd.grad(loss, [*draw.weights.values(), *(logs if case["learn_edges"] else [])])
+            found.update(loss=loss.detach(), edges=gradients[len(costs) :])
             return loss.detach(), dict(zip(draw.weights, gradients, strict=False))
 
         expected = (step["before"], step["after"])
@@ -60,7 +62,7 @@ def _searched(case: dict[str, Any]) -> float:
         theta.update(evaluate)
         loss = found.pop("loss")
         if case["learn_edges"]:
-            edges.update(lambda draw, loss=loss, found=found: (loss, found))
+            edges.step([found["edges"]])
         off.append(difference((_edges(case, edges), _flat(expected[1]["edge"])), (_theta(theta), _rows(expected[1]))))
         off.append(difference((loss, step["loss_without_regulariser"])))
     return largest(off)
@@ -74,8 +76,8 @@ def _rows(record: dict[str, Any]) -> Tensor:
     return tensor([row for cell in CELLS for row in record["theta"][cell]])
 
 
-def _edges(case: dict[str, Any], distribution: ExponentiatedGradient) -> Tensor:
-    found = torch.cat(list(distribution.mean().weights.values()))
+def _edges(case: dict[str, Any], edges: EdgeWeights) -> Tensor:
+    found = torch.cat([logs.detach().softmax(-1) for logs in edges.parameters])
     return found if case["learn_edges"] else torch.ones_like(found)
 
 

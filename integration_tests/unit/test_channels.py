@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.errors import SpaceError
-from balenas_plugin.mixed_ops.channels import channel_shuffle, keeps_width, narrowed, random_copies, widen, width_of
+from balenas_plugin.mixed_ops.channels import (
+    channel_shuffle,
+    keeps_width,
+    narrowed,
+    random_copies,
+    require_widenable,
+    widen,
+    width_of,
+)
 from balenas_plugin.mixed_ops.passing import joined
 
 
@@ -73,6 +81,10 @@ def test_a_narrow_operation_and_a_widened_one_are_what_their_width_asks_for(make
     assert shapes(narrow) == shapes(make(8))
     assert narrow(torch.randn(2, 8, 6, 6)).shape[1] == 8
     assert keeps_width(narrow, 8)
+    sixth = narrowed(make(36), 6)  # of DrNAS's search on CIFAR-10
+    require_widenable(sixth, k=6, new_k=4)
+    widen(sixth, k=6, new_k=4, copies=random_copies(torch.Generator().manual_seed(1)))
+    assert shapes(sixth) == shapes(make(9)) if make is not OPERATIONS["grouped"] else None
 
 
 def test_a_depthwise_convolution_of_one_channel_is_widened_as_one():

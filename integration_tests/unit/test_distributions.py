@@ -364,3 +364,26 @@ def test_weights_are_trained_at_draws_in_the_share_of_their_importance():
     resumed = make("importance-weighted", num_mc_samples=3)
     resumed.load_state_dict(distribution.state_dict())
     assert resumed.training_draw().chosen == distribution.training_draw().chosen
+
+
+def test_weights_of_edges_are_learned_as_the_distribution_learns():
+    """GAEA's by their own gradient, whatever gradient in the logarithms it comes as; others' by Adam."""
+    start, slope = torch.tensor([0.3, -0.2, 0.1]).double(), torch.tensor([1.0, -2.0, 0.5]).double()
+    logits = {"cell/3": start.clone().requires_grad_(), "cell/2": torch.zeros(2).double()}
+    edges = get_distribution("exponentiated-gradient").edges(logits, {"lr": 0.1})
+    (gradient,) = torch.autograd.grad((logits["cell/3"].softmax(-1) * slope).sum(), logits["cell/3"])
+    edges.step([[gradient, None], [gradient, None]])
+    torch.testing.assert_close(logits["cell/3"].softmax(-1).detach(), (start - 0.1 * slope).softmax(-1))
+    assert logits["cell/2"].tolist() == [0, 0]
+    edges.load_state_dict(edges.state_dict())
+    edges.start()
+    assert logits["cell/3"].tolist() == [0, 0, 0]
+    adam = get_distribution("point").edges({"node": torch.zeros(2)}, {"lr": 0.1, "num_mc_samples": 1})
+    assert adam.state_dict()["param_groups"][0]["weight_decay"] == 1e-3
+
+
+def test_products_with_weights_of_edges_are_of_means():
+    distribution = make("dirichlet")
+    distribution.weighs_edges = True
+    for label, weights in distribution.mean().weights.items():
+        torch.testing.assert_close(distribution.scores()[label].exp(), weights.detach())

@@ -248,6 +248,14 @@ def test_an_attack_that_lowers_the_loss_is_dropped():
     assert next(losses, None) is None
 
 
+def test_an_attack_that_ends_at_infinity_is_dropped():
+    losses = iter([1.0, *[2.0] * 8, math.inf])
+    attack = perturbation_of("sdarts-adv", seed=0)
+    clean = torch.full((1, 4), 0.25)
+    found = attack.perturb(clean, clean > 0, lambda w, gradient: (torch.tensor(next(losses)), torch.zeros_like(w)))
+    assert torch.equal(found, clean)
+
+
 def test_a_row_without_a_positive_weight_becomes_one_hot_among_what_is_kept():
     weights = torch.tensor([[-0.2, -0.1, 0.0], [0.3, 0.9, 0.0]])
     kept = torch.tensor([[True, True, False], [True, True, True]])

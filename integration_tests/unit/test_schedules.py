@@ -64,12 +64,32 @@ def test_every_distribution_is_pruned_in_stages(name):
         assert int((weights > 0).sum()) <= 2
 
 
-def test_labels_compare_by_probability_after_the_last_epoch():
-    distribution = distribution_of()
-    before = distribution.mean().weights
+@pytest.mark.parametrize("name", ["point", "dirichlet"])
+def test_labels_compare_by_probability_after_the_last_epoch(name):
+    """Also when "none" is dropped then: the others are not raised."""
+    distribution = distribution_of(name)
+    before = {label: scores.softmax(-1) for label, scores in distribution.scores().items()}
     for label, scores in distribution.scores().items():
         distribution.lower(label, float(scores.logsumexp(-1)))
-        torch.testing.assert_close(distribution.scores()[label].exp(), before[label].detach())
+        distribution.keep(label, [1, 2, 3, 4])
+    again = distribution_of(name)
+    for label, parameter in distribution.parameters.items():
+        again.parameters[label].copy_(parameter)
+    again.load_state_dict(distribution.state_dict())
+    for label, scores in again.scores().items():
+        torch.testing.assert_close(scores.exp()[1:], before[label][1:])
+    state = {key: value for key, value in distribution.state_dict().items() if key != "levels"}
+    again.load_state_dict(state)  # of an earlier version
+
+
+def test_two_operations_are_searched_in_every_stage():
+    kinds = {"a": [SKIP, PARAMETRIC], "b": [SKIP, PARAMETRIC, PARAMETRIC]}
+    schedule = schedule_of("p-darts")
+    schedule.begin(3, kinds, None)
+    scores = {label: torch.arange(float(len(each))) for label, each in kinds.items()}
+    for stage in (0, 1):
+        _, kept = schedule.after(Seen(epoch=stage, scores=scores, kinds=kinds))
+        assert kept.labels == {"a": [0, 1], "b": [1, 2]}
 
 
 def test_drnas_prunes_and_widens():
@@ -118,6 +138,22 @@ def test_darts_plus_counts_skips_of_normal_cells():
     renamed = {d.label: s for d, s in zip(reducing, scores.values(), strict=True)}
     one = Seen(epoch=0, scores=renamed, decisions=reducing, kinds={d.label: KINDS["cell/0"] for d in reducing})
     assert schedule_of("darts-plus").after(one) == ()
+    loose = [OneOf(label.replace("/", ""), decision.values) for label, decision in zip(KINDS, DECISIONS, strict=True)]
+    kinds = {d.label: KINDS["cell/0"] for d in loose}
+    outside = Seen(epoch=0, scores=dict.fromkeys(kinds, scores["cell/0"]), decisions=loose, kinds=kinds)
+    assert schedule_of("darts-plus").after(outside) == ()
+
+
+@pytest.mark.parametrize("name", ["darts-es", "darts-plus"])
+def test_nothing_stops_in_the_warm_up_nor_goes_back_to_it(name):
+    options = {"darts-es": {"window": 2}, "darts-plus": {"window": 1}}[name]
+    schedule = schedule_of({"name": name, **OPTIONS[name], **options})
+    stops = {}
+    for epoch in range(9):
+        found = schedule.after(seen(epoch, distribution_of().scores(), learned_since=4, eigenvalue=2.0**epoch))
+        stops.update({epoch: edit.epoch for edit in found})
+    assert min(stops) == {"darts-es": 6, "darts-plus": 5}[name]
+    assert name == "darts-plus" or min(stops.values()) >= 4
 
 
 @pytest.mark.parametrize("name", list_schedules())
@@ -170,7 +206,7 @@ def test_networks_are_as_deep_as_all_choices_need():
         ({"name": "p-darts", "kept": [2, 3]}, 6, 6, "kept must not grow"),
         ({"name": "p-darts", "depths": [1, 2, 3]}, 6, None, "the space cannot be made deeper"),
         ({"name": "p-darts", "depths": [1, 2]}, 6, 6, "depths must have 3 numbers"),
-        ({"name": "drnas-progressive", "channels": [4, 3]}, 6, 6, "channels must fall, each a divisor"),
+        ({"name": "drnas-progressive", "channels": [4, 4]}, 6, 6, "channels must fall from stage to stage"),
         ({"name": "drnas-progressive", "channels": [4, 2, 1]}, 6, 6, "kept must be given for 3 stages"),
         ("darts-e", 6, 6, "did you mean 'darts-es'"),
         (3, 6, 6, "schedule must be one of darts-es, .* or a mapping of such a name and options, got 3"),
@@ -186,6 +222,7 @@ def test_what_does_not_fit_is_refused(given, epochs, depth, message):
     ("name", "mixed_op", "message"),
     [
         ("drnas-progressive", PartialChannels(k=2), "widens partial channels from k=4 on"),
+        ({"name": "drnas-progressive", "channels": (6, 4)}, PartialChannels(), "from k=6 on"),
         (
             "p-darts",
             MergedConvolutions(),

@@ -104,6 +104,9 @@ def test_images_of_its_own_depend_on_what_an_architecture_is() -> None:
     both = accuracies[0].keys() & accuracies[1].keys()
     assert len(both) > 3
     assert len({*asked[0]} & {*asked[1]}) == len(both)
+    supernet = Known()
+    rank(posterior(), SPACE, replace(named_selection("one-batch"), n=2, seed=2**31), supernet=supernet)
+    assert all(2 * seed + 1 < 2**64 for *_, seed in supernet.asked)  # what torch takes for the second half
 
 
 def test_the_most_probable_are_ranked_by_nothing_else() -> None:

@@ -155,6 +155,7 @@ class DistributionModule(SearchModule):
         order = self.options.update_order(self.warmup_epochs)
         self._search = Search(distribution, order, perturbation, mixed_op, cost=self._cost, schedule=schedule)
         self._search.edges = learned_edge_weights(self._space(), self._chosen)
+        distribution.weighs_edges = self._search.edges is not None
         if self._restored is not None:
             self._search.load_state_dict(self._restored)
         else:
