@@ -16,8 +16,11 @@ from pytorch_lightning import Callback
 from torch import Tensor, nn
 
 from balenas_plugin import Diagnostics, DistributionStrategy
-from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint
+from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.callbacks.stages import places
+from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
+from balenas_plugin.adapters.nni.run.finished_run import _load_weights
+from balenas_plugin.adapters.nni.supernets.edges import edge_parameters
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.distributions import list_distributions
@@ -246,7 +249,12 @@ def test_each_network_has_a_learning_rate_schedule_of_its_own(tmp_path):
 
 
 def test_darts_es_returns_the_architecture_of_an_earlier_epoch(tmp_path):
-    strategy = run(tmp_path, "darts-es", callbacks=[Diagnostics(tmp_path / "d.jsonl", {"draws": 0})])
+    """With the weights of edges that it had."""
+    edges, watch = [], Callback()
+    watch.on_train_epoch_end = lambda trainer, module: edges.append(copy.deepcopy(edge_parameters(module.model)))
+    weighed = {"name": "partial-channels", "edge_normalization": True}
+    callbacks = [Diagnostics(tmp_path / "d.jsonl", {"draws": 0}), watch]
+    strategy = run(tmp_path, "darts-es", callbacks=callbacks, mixed_op=weighed, **CELL)
     ((epoch, stop),) = strategy.schedule.log
     records = read_log(tmp_path / "d.jsonl").records
     assert len(records) == epoch + 1 < EPOCHS
@@ -255,6 +263,27 @@ def test_darts_es_returns_the_architecture_of_an_earlier_epoch(tmp_path):
     for label, scores in strategy.posterior.scores.items():
         torch.testing.assert_close(scores.double(), past[label].double(), rtol=1e-6, atol=1e-6)
     assert records[-1]["events"] == [f"stopped: {stop.reason}"]
+    found = edge_parameters(strategy.supernet)
+    assert found
+    assert all(torch.equal(logits, edges[stop.epoch][node]) for node, logits in found.items())
+    assert not any(torch.equal(logits, edges[epoch][node]) for node, logits in found.items())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options"), [("p-darts", {}), ("drnas-progressive", {"mixed_op": {"name": "partial-channels"}})]
+)
+def test_a_finished_search_is_read_again(schedule, options, tmp_path):
+    """Export and `balenas train` read it so: the network is made like that of the last epoch."""
+    whole = run(tmp_path, schedule, epochs=3, **options)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint = require_checkpoint(path)
+    again = DistributionStrategy(distribution="point", schedule=schedule, **options)
+    space, supernet = again.as_edited(Deep(), checkpoint[DistributionModule.STATE], checkpoint["epoch"])
+    _load_weights(supernet, checkpoint, path)
+    expected = whole.supernet.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in supernet.state_dict().items())
+    assert len(space.cells) == 3
+    assert {type(place[key]) for *_, place, key in places(supernet)} > {Dropped}
 
 
 @pytest.mark.parametrize("case", ["layer_choice", "nested_layer_choice", "shared_label", "cell_plain", "cell_factory"])
@@ -271,6 +300,7 @@ def test_spaces_that_nobody_can_deepen_are_pruned(case, tmp_path):
         ({"name": "p-darts", "kept": [6, 2]}, Deep, 6, OptionError, "kept must be at most 5"),
         ({"name": "p-darts", "stage_epochs": [9, 9, 9]}, Deep, 6, OptionError, "27 epochs in all, .* has 6"),
         ("p-darts", CASES["linear_values"].space, 6, OptionError, "chooses among none that have weights"),
+        ({"name": "drnas-progressive", "channels": (4, 3)}, Deep, 6, SpaceError, "4 channels cannot be widened .* k=3"),
     ],
 )
 def test_what_does_not_fit_the_space_is_refused_before_the_first_step(given, space, epochs, error, message, tmp_path):
@@ -278,8 +308,9 @@ def test_what_does_not_fit_the_space_is_refused_before_the_first_step(given, spa
     watch = Callback()
     watch.on_train_batch_start = lambda *_: steps.append(1)
     shape = SHAPE if space is Deep else (8,)
+    partial = {"mixed_op": "partial-channels"} if "drnas" in str(given) else {}
     with pytest.raises(error, match=message):
-        run(tmp_path, given, space=space, epochs=epochs, shape=shape, callbacks=[watch])
+        run(tmp_path, given, space=space, epochs=epochs, shape=shape, callbacks=[watch], **partial)
     assert not steps
 
 

@@ -53,9 +53,10 @@ class ExpectedCost:
             searched, given = evaluators.model, module.as_given().to(module.device)
             evaluators.set_model(given)
             try:
-                self._read(counted(given, self._options.name, lambda: module.silent_loss(batch, 0)), given)
+                table = counted(given, self._options.name, lambda: module.silent_loss(batch, 0))
             finally:
                 evaluators.set_model(searched)
+        self._read(table, given)
 
     def _read(self, table: CostTable, space: nn.Module) -> None:
         path = str(self._options.table)
