@@ -15,10 +15,30 @@ if TYPE_CHECKING:
 
 _NASBENCH101 = (".tfrecord", ".db", ".sqlite", ".csv", ".parquet")
 
+_EXAMPLES = """\
+examples:
+  balenas query "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+  balenas query 1462 --dataset cifar10                    by its number in NAS-Bench-201
+  balenas query DARTS_V2 --draw cells.svg                 a published genotype: its size and its cells
+"""
+
+_IMPORT = """\
+examples:
+  balenas benchmark import NAS-Bench-201-v1_1-096897.pth  writes nb201_full.parquet
+  balenas benchmark import nasbench_only108.tfrecord --output ~/data/nb1shot1.parquet
+
+A table in the folder that BALENAS_DATA names is found by itself; --table of other commands names one elsewhere.
+"""
+
 
 def add_benchmark(commands: Any, formatter: Any) -> None:
     """Add `balenas query` and `balenas benchmark import`."""
-    query = commands.add_parser("query", help="print all that a benchmark knows of an architecture, or its size")
+    query = commands.add_parser(
+        "query",
+        help="print all that a benchmark knows of an architecture, or its size",
+        epilog=_EXAMPLES,
+        formatter_class=formatter,
+    )
     query.add_argument(
         "architecture",
         metavar="ARCH",
@@ -40,7 +60,10 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
     benchmark = commands.add_parser("benchmark", help="work with ground-truth tables")
     actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
     importing = actions.add_parser(
-        "import", help="turn an official file into a table with every seed, in little memory"
+        "import",
+        help="turn an official file into a table with every seed, in little memory",
+        epilog=_IMPORT,
+        formatter_class=formatter,
     )
     importing.add_argument(
         "file", type=Path, metavar="FILE", help="NAS-Bench-201's .pth, or NAS-Bench-101's .tfrecord or NNI's .db of it"

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,13 +46,26 @@ def examples(page: str) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.fixture(scope="session")
+def searched(shared: Callable[..., Path]) -> Path:
+    """configs/quickstart.yml in its own space but else made small, and a run of it; not to be changed."""
+
+    def make(folder: Path) -> None:
+        space = yaml.safe_load((ROOT / "configs" / "quickstart.yml").read_text(encoding="utf-8"))["space"]
+        small = {**TINY, "name": "quickstart", "space": space, "diagnostics": {"curvature_every_n_epochs": 9}}
+        (folder / "configs").mkdir()
+        (folder / "configs" / "quickstart.yml").write_text(yaml.safe_dump(small), encoding="utf-8")
+        ended = balenas("search", "configs/quickstart.yml", folder=folder)
+        assert ended.code == 0, ended.errors
+
+    return shared("searched", make)
+
+
 @pytest.fixture
-def place(folder: Path, finished: Path) -> Path:
-    """A working directory with configs/quickstart.yml, made small, and a run of it in runs/quickstart."""
-    (folder / "configs").mkdir()
-    small = {**TINY, "name": "quickstart", "diagnostics": {"curvature_every_n_epochs": 9}}
-    (folder / "configs" / "quickstart.yml").write_text(yaml.safe_dump(small), encoding="utf-8")
-    shutil.copytree(finished, folder / "runs" / "quickstart")
+def place(folder: Path, searched: Path) -> Path:
+    """A working directory with these."""
+    for name in ("configs", "runs"):
+        shutil.copytree(searched / name, folder / name)
     return folder
 
 
