@@ -260,10 +260,10 @@ def _write(
                 written.append(write_onnx(network, output / f"{name}.onnx", example=example, task=run.data.task))
             except SpaceError as error:
                 unwritable[name] = error
-    for name, error in unwritable.items():
+    for name, why in unwritable.items():
         if len(unwritable) == len(ranked):
-            raise SpaceError(f"no file is written, as none can be as ONNX: {error}, or choose --format python")
-        _logger.warning("%s.onnx is left out: %s, or choose --format python", name, error)
+            raise SpaceError(f"no file is written, as none can be as ONNX: {why}, or choose --format python")
+        _logger.warning("%s.onnx is left out: %s, or choose --format python", name, why)
     return written
 
 
