@@ -48,25 +48,27 @@ def examples(page: str) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def searched(shared: Callable[..., Path]) -> Path:
-    """configs/quickstart.yml in its own space but else made small, and a run of it; not to be changed."""
+    """A run in the space of configs/quickstart.yml, so that examples fit it; of one epoch, and not to be changed."""
 
     def make(folder: Path) -> None:
         space = yaml.safe_load((ROOT / "configs" / "quickstart.yml").read_text(encoding="utf-8"))["space"]
-        small = {**TINY, "name": "quickstart", "space": space, "diagnostics": {"curvature_every_n_epochs": 9}}
-        small |= {"data": {"name": "digits", "limit": 64, "batch_size": 16}, "evaluator": {"epochs": 2}}
-        (folder / "configs").mkdir()
-        (folder / "configs" / "quickstart.yml").write_text(yaml.safe_dump(small), encoding="utf-8")
-        ended = balenas("search", "configs/quickstart.yml", folder=folder)
+        data, diagnostics = {"name": "digits", "limit": 64, "batch_size": 16}, {"curvature": "off"}
+        made = {"name": "quickstart", "space": space, "data": data, "diagnostics": diagnostics}
+        small = {**TINY, **made, "evaluator": {"epochs": 1}}
+        (folder / "small.yml").write_text(yaml.safe_dump(small), encoding="utf-8")
+        ended = balenas("search", "small.yml", folder=folder)
         assert ended.code == 0, ended.errors
 
-    return shared("searched", make)
+    return shared("searched", make) / "runs" / "quickstart"
 
 
 @pytest.fixture
 def place(folder: Path, searched: Path) -> Path:
-    """A working directory with these."""
-    for name in ("configs", "runs"):
-        shutil.copytree(searched / name, folder / name)
+    """A working directory with that run, and a configs/quickstart.yml whose space is the cheapest."""
+    (folder / "configs").mkdir()
+    small = {**TINY, "name": "quickstart", "diagnostics": {"curvature_every_n_epochs": 9}}
+    (folder / "configs" / "quickstart.yml").write_text(yaml.safe_dump(small), encoding="utf-8")
+    shutil.copytree(searched, folder / "runs" / "quickstart")
     return folder
 
 
