@@ -182,7 +182,12 @@ def _write(result: TrainResult, space: SearchSpace | None) -> None:
     source = None if space is None else space.standalone_source(result.network, title)
     try:
         with replaced_together(Path(result.folder), names.__contains__) as staging:
-            how: dict[str, Any] = {"example": _examples(result.data), "title": title, "task": result.data.task, "source": source}
+            how: dict[str, Any] = {
+                "example": _examples(result.data),
+                "title": title,
+                "task": result.data.task,
+                "source": source,
+            }
             write_standalone(result.network, staging, name=EXPORTED, **how)
     except SpaceError as error:
         _logger.warning("No stand-alone module was written: %s", error)
