@@ -79,6 +79,10 @@ def test_what_a_table_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "conv3x3~0" not in benchmark.positions
     with pytest.raises(DataError, match=rf"holds {HELD} of the 2,685 different networks of NAS-Bench-1Shot1, space 1"):
         benchmark.query(lacking, "cifar10", "test_accuracy")
+    third = Reader(3).open_benchmark(tmp_path)
+    name = next(iter(third.positions))
+    assert SPACES[3].spec(SPACES[3].read(third.describe(name).architecture).sample or {}).hash() == name
+    assert "by_hash" not in vars(BLOCKS[3])  # the list of all networks, which takes a minute
     monkeypatch.setenv("BALENAS_DATA", str(tmp_path / "nowhere"))
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_table() is None

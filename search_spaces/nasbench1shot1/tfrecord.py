@@ -97,9 +97,9 @@ def masked_crc32c(data: bytes) -> int:
 @cache
 def _added_by_place() -> npt.NDArray[np.uint32]:
     """Return what each value of a byte adds to a checksum, ``(places, 256)``, the last byte's place the last."""
-    byte = np.arange(256, dtype=np.uint32)
+    byte: npt.NDArray[np.uint32] = np.arange(256, dtype=np.uint32)
     for _ in range(8):
-        byte = byte >> 1 ^ np.where(byte & 1, np.uint32(0x82F63B78), np.uint32(0))
+        byte = np.where(byte & 1, byte >> 1 ^ 0x82F63B78, byte >> 1).astype(np.uint32)
     found = [byte]
     while len(found) < _LONGEST:
         found.append(byte[found[-1] & 255] ^ (found[-1] >> 8))
