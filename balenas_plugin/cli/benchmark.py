@@ -75,10 +75,11 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
 def _query(options: argparse.Namespace) -> int:
     require_table(options.table)
     from balenas_plugin.errors import DataError, MissingDependencyError
-    from balenas_plugin.ground_truth import require_benchmark
+    from balenas_plugin.ground_truth import find_table, require_benchmark
     from balenas_plugin.search_spaces import read_architecture
 
     space, reading = read_architecture(options.architecture, name=options.space, notation=options.notation)
+    find_table(space, options.table)  # if it is not there, only that is said
     if reading.read_as:
         print(f"balenas: read as {reading.read_as}. {reading.remark}".rstrip(), file=sys.stderr)
     architecture: Any = reading.sample
@@ -114,8 +115,8 @@ def _query(options: argparse.Namespace) -> int:
             for metric, value in metrics.items():
                 print(f"  {metric:24}{value:12.4f}")
             if dataset in truth["rank"]:
-                ranked_by = truth["ranked_by"][dataset]
-                print(f"  {'rank by ' + ranked_by:24}{truth['rank'][dataset]:12} of {truth['num_architectures']}")
+                ranked_by, among = truth["ranked_by"][dataset], truth["num_ranked"][dataset]
+                print(f"  {'rank by ' + ranked_by:24}{truth['rank'][dataset]:12} of {among}")
                 print(f"  {'regret':24}{truth['regret'][dataset]:12.4f}")
     return 0
 
@@ -142,7 +143,7 @@ def _benchmark_import(options: argparse.Namespace) -> int:
 
     from balenas_plugin.benchmarks import import_official
 
-    if options.file.suffix in _NASBENCH101:
+    if options.file.suffix.lower() in _NASBENCH101:
         from balenas_plugin.search_spaces.nasbench1shot1.ground_truth import TABLE_FILE, import_table
 
         output = options.output or Path(TABLE_FILE)
