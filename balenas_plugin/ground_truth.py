@@ -39,10 +39,20 @@ def open_table(space: SearchSpace, table: Path | None = None) -> Benchmark | Non
     """
     if not space.ground_truth or (table is None and hidden()):
         return None
-    path = _reader(space.ground_truth).find_table(table)
+    path = find_table(space, table)
     if path is None:
         return None
     return _table_at_hand(space.ground_truth, path) if table is None else _benchmark(space.ground_truth, path)
+
+
+def find_table(space: SearchSpace, table: Path | None = None) -> Path | None:
+    """Return where a space's benchmark has its table; None where none is at hand, or the space has no benchmark.
+
+    Raises:
+        BalenasError: the `table` that is given is not there; the message says where the space's comes from.
+    """
+    path: Path | None = _reader(space.ground_truth).find_table(table) if space.ground_truth else None
+    return path
 
 
 def require_benchmark(space: SearchSpace, table: Path | None = None) -> Benchmark:
@@ -93,24 +103,30 @@ def ground_truth_of(notation: Mapping[str, str], table: Path | None = None) -> d
     return benchmark.describe(notation[space.name]).to_dict()
 
 
+def metric_in_words(metric: str) -> str:
+    """Return of which images an accuracy is, by its metric: "test", "validation" or "predicted validation"."""
+    return metric.removesuffix("_accuracy").replace("_", " ").replace("valid", "validation")
+
+
 def headline(record: Mapping[str, Any] | None) -> dict[str, float]:
     """Return the one accuracy of a benchmark's record to show beside others, in percent, under a name that says so."""
-    accuracies = {} if record is None else {k: v.get("test_accuracy") for k, v in record["values"].items()}
-    found = [(dataset, value) for dataset, value in accuracies.items() if value is not None]
-    dataset, value = next((pair for pair in found if pair[0] == "cifar10"), found[0] if found else ("", None))
-    return {} if value is None else {f"ground truth: {dataset} test": value}
+    values = {} if record is None else record["values"]
+    ranked_by = dict.fromkeys(values, "test_accuracy") | dict((record or {}).get("ranked_by", {}))
+    found = [dataset for dataset, metric in ranked_by.items() if metric in values.get(dataset, {})]
+    chosen = ["cifar10"] if "cifar10" in found else found[:1]
+    return {f"ground truth: {d} {metric_in_words(ranked_by[d])}": values[d][ranked_by[d]] for d in chosen}
 
 
 def accuracies_of(notations: Sequence[Mapping[str, str]], table: Path | None = None) -> dict[str, Any] | None:
-    """Return the test accuracies of many architectures, or None where no table is at hand.
+    """Return the accuracies of many architectures that their benchmark ranks by; None where no table is at hand.
 
     Args:
         notations: architectures of one space, in its own notations.
         table: as in `open_table`.
 
     Returns:
-        {"unseen_by_search": True, "table": its name, "accuracy": data set -> one percent an architecture, None where
-        the table does not know it}; a data set that the table lacks is left out.
+        {"unseen_by_search": True, "table": its name, "ranked_by": data set -> the metric, "accuracy": data set -> one
+        percent an architecture, None where the table does not know it}; a data set that the table lacks is left out.
     """
     space = space_of_notation(notations[0]) if notations else SearchSpace()
     benchmark = open_table(space, table)
@@ -119,9 +135,10 @@ def accuracies_of(notations: Sequence[Mapping[str, str]], table: Path | None = N
     accuracy: dict[str, list[float | None]] = {}
     for dataset, metric in benchmark.ranked_by.items():
         values = [_known(benchmark, notation[space.name], dataset, metric) for notation in notations]
-        if metric == "test_accuracy" and any(value is not None for value in values):
+        if any(value is not None for value in values):
             accuracy[dataset] = values
-    return {"unseen_by_search": True, "table": benchmark.name, "accuracy": accuracy}
+    ranked_by = {dataset: benchmark.ranked_by[dataset] for dataset in accuracy}
+    return {"unseen_by_search": True, "table": benchmark.name, "ranked_by": ranked_by, "accuracy": accuracy}
 
 
 def _known(benchmark: Benchmark, architecture: str, dataset: str, metric: str) -> float | None:

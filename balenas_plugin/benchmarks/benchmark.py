@@ -28,8 +28,9 @@ class GroundTruth:
         values: data set -> metric -> value (accuracies in percent).
         rank: data set -> 1 + the number of better architectures by `ranked_by`.
         regret: data set -> the best architecture's accuracy minus this one's, in percentage points.
-        ranked_by: data set -> the metric of `rank` and `regret`.
-        num_architectures: how many architectures the ranks are among.
+        ranked_by: data set -> the metric that architectures are ranked by, where it is known of this one.
+        num_ranked: data set -> how many architectures the rank is among: those of which the metric is known.
+        num_architectures: how many architectures are held.
         unseen_by_search: always true; written into every file beside the numbers.
     """
 
@@ -41,6 +42,7 @@ class GroundTruth:
     rank: Mapping[str, int]
     regret: Mapping[str, float]
     ranked_by: Mapping[str, str]
+    num_ranked: Mapping[str, int]
     num_architectures: int
     unseen_by_search: bool = True
 
@@ -147,7 +149,8 @@ class Benchmark(ABC):
             values=values,
             rank=rank,
             regret=regret,
-            ranked_by={dataset: self.ranked_by[dataset] for dataset in rank},
+            ranked_by={name: metric for name, metric in self.ranked_by.items() if metric in values.get(name, {})},
+            num_ranked={dataset: len(self._worst_first[dataset]) for dataset in rank},
             num_architectures=len(self.positions),
         )
 

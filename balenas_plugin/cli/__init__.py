@@ -44,6 +44,13 @@ exit codes: 0 done, 2 bad input (one message says what and how to cure it), 130 
 141 whoever read the output has gone
 """
 
+_DOCTOR = """\
+example:
+  balenas doctor
+
+exit codes: 0 searches can run (a warning is of something that they can do without), 2 something is broken
+"""
+
 
 def build_parser() -> Parser:
     """Return the parser of the whole command line."""
@@ -60,7 +67,12 @@ def build_parser() -> Parser:
     for add in (*of_runs, add_benchmark, add_reproduce, add_naslib, add_reference, add_completion):
         add(commands, formatter)
     parser.set_defaults(parser=parser)
-    doctor = commands.add_parser("doctor", help="check the installation and name what is broken, with its cure")
+    doctor = commands.add_parser(
+        "doctor",
+        help="check the installation and name what is broken, with its cure",
+        epilog=_DOCTOR,
+        formatter_class=formatter,
+    )
     doctor.set_defaults(run_command=_doctor)
     return parser
 

@@ -15,10 +15,30 @@ if TYPE_CHECKING:
 
 _NASBENCH101 = (".tfrecord", ".db", ".sqlite", ".csv", ".parquet")
 
+_EXAMPLES = """\
+examples:
+  balenas query "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+  balenas query 1462 --dataset cifar10                    by its number in NAS-Bench-201
+  balenas query DARTS_V2 --draw cells.svg                 a published genotype: its size and its cells
+"""
+
+_IMPORT = """\
+examples:
+  balenas benchmark import NAS-Bench-201-v1_1-096897.pth  writes nb201_full.parquet
+  balenas benchmark import nasbench_only108.tfrecord --output ~/data/nb1shot1.parquet
+
+A table in the folder that BALENAS_DATA names is found by itself; --table of other commands names one elsewhere.
+"""
+
 
 def add_benchmark(commands: Any, formatter: Any) -> None:
     """Add `balenas query` and `balenas benchmark import`."""
-    query = commands.add_parser("query", help="print all that a benchmark knows of an architecture, or its size")
+    query = commands.add_parser(
+        "query",
+        help="print all that a benchmark knows of an architecture, or its size",
+        epilog=_EXAMPLES,
+        formatter_class=formatter,
+    )
     query.add_argument(
         "architecture",
         metavar="ARCH",
@@ -40,7 +60,10 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
     benchmark = commands.add_parser("benchmark", help="work with ground-truth tables")
     actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
     importing = actions.add_parser(
-        "import", help="turn an official file into a table with every seed, in little memory"
+        "import",
+        help="turn an official file into a table with every seed, in little memory",
+        epilog=_IMPORT,
+        formatter_class=formatter,
     )
     importing.add_argument(
         "file", type=Path, metavar="FILE", help="NAS-Bench-201's .pth, or NAS-Bench-101's .tfrecord or NNI's .db of it"
@@ -52,10 +75,11 @@ def add_benchmark(commands: Any, formatter: Any) -> None:
 def _query(options: argparse.Namespace) -> int:
     require_table(options.table)
     from balenas_plugin.errors import DataError, MissingDependencyError
-    from balenas_plugin.ground_truth import require_benchmark
+    from balenas_plugin.ground_truth import find_table, require_benchmark
     from balenas_plugin.search_spaces import read_architecture
 
     space, reading = read_architecture(options.architecture, name=options.space, notation=options.notation)
+    find_table(space, options.table)  # if it is not there, only that is said
     if reading.read_as:
         print(f"balenas: read as {reading.read_as}. {reading.remark}".rstrip(), file=sys.stderr)
     architecture: Any = reading.sample
@@ -91,8 +115,8 @@ def _query(options: argparse.Namespace) -> int:
             for metric, value in metrics.items():
                 print(f"  {metric:24}{value:12.4f}")
             if dataset in truth["rank"]:
-                ranked_by = truth["ranked_by"][dataset]
-                print(f"  {'rank by ' + ranked_by:24}{truth['rank'][dataset]:12} of {truth['num_architectures']}")
+                ranked_by, among = truth["ranked_by"][dataset], truth["num_ranked"][dataset]
+                print(f"  {'rank by ' + ranked_by:24}{truth['rank'][dataset]:12} of {among}")
                 print(f"  {'regret':24}{truth['regret'][dataset]:12.4f}")
     return 0
 
@@ -119,7 +143,7 @@ def _benchmark_import(options: argparse.Namespace) -> int:
 
     from balenas_plugin.benchmarks import import_official
 
-    if options.file.suffix in _NASBENCH101:
+    if options.file.suffix.lower() in _NASBENCH101:
         from balenas_plugin.search_spaces.nasbench1shot1.ground_truth import TABLE_FILE, import_table
 
         output = options.output or Path(TABLE_FILE)

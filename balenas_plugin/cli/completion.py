@@ -43,7 +43,7 @@ NAMES: dict[str, Callable[[], Sequence[str]]] = {
     "candidates": lambda: ("sample", "enumerate", "darts-pt"),
     "dataset": lambda: ("cifar10-valid", "cifar10", "cifar100", "ImageNet16-120"),
     "recipe": lambda: sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yml")),
-    "scale": lambda: ("small", "paper"),
+    "scale": lambda: sorted(path.stem for path in (CONFIGS / "reproduce").glob("*.yml")),
 }
 """What an option that takes any text is mostly given."""
 

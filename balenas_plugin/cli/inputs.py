@@ -24,14 +24,14 @@ def require_file(path: Path, what: str) -> None:
 
 
 def require_table(path: Path | None) -> None:
-    """Raise unless `path` can be a table of ground truth, or the folder of one; None is another matter.
+    """Raise if a table of ground truth is only mistyped; of one that is nowhere, its space says where it comes from.
 
     Raises:
-        OptionError: there is nothing.
+        OptionError: there is nothing at `path`, and one beside it is nearly called so.
     """
     problem = "" if path is None else _problem(expanded(path))
-    if problem:
-        raise OptionError(f"there is no table {path} ({problem}). Make one with `balenas benchmark import FILE`.")
+    if path is not None and problem and _nearly_called(expanded(path)):
+        raise OptionError(f"there is no table {path}: {problem}")
 
 
 def require_config(path: Path) -> Path:
@@ -78,8 +78,13 @@ def _problem(path: Path) -> str:
     try:
         path.stat()
     except OSError as error:
-        hint = "."
-        with contextlib.suppress(OSError):
-            hint = nearest(str(path), [str(path.with_name(other.name)) for other in path.parent.iterdir()])
-        return str(error.strerror) + ("" if hint == "." else hint)
+        return f"{error.strerror}{_nearly_called(path)}"
+    return ""
+
+
+def _nearly_called(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return nearest(str(path), [str(path.with_name(other.name)) for other in path.parent.iterdir()]).removesuffix(
+            "."
+        )
     return ""

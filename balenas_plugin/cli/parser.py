@@ -28,11 +28,24 @@ _COMMANDS = {
 _INVALID_CHOICE = re.compile(r"argument [^:]*: invalid choice: (['\"])(?P<given>.*?)\1 \(choose from (?P<allowed>.*)\)")
 
 
+class _Commands(argparse._SubParsersAction):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Commands whose own help begins with what the list of commands says of each."""
+
+    def add_parser(self, name: str, **options: Any) -> Any:
+        """Return the parser of a command."""
+        text = str(options["help"])
+        return super().add_parser(name, **{"description": f"{text[0].upper()}{text[1:]}.", **options})
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that says how what was meant is written. Parsers of commands are of this class too."""
 
     commands: Any = None
     """What `add_subparsers` has returned, in the parser that has commands."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("action", "parsers", _Commands)
 
     def parse_args(  # type: ignore[override]  # three overloads: one signature serves them all
         self, args: Sequence[str] | None = None, namespace: Any = None

@@ -98,7 +98,6 @@ def _methods(options: argparse.Namespace) -> int:
     perturbations = {name: perturbation_options(get_perturbation(name)) for name in list_perturbations()}
     mixed_ops = {name: mixed_op_options(get_mixed_op(name)) for name in list_mixed_ops()}
     schedules = {name: schedule_options(get_schedule(name)) for name in list_schedules()}
-    costs = dict.fromkeys(get_args(Measure), CostOptions)
     found = [*map(get_distribution, parts), *map(get_perturbation, perturbations)]
     found += [*map(get_mixed_op, mixed_ops), *map(get_schedule, schedules)]
     sources = {part.name: part.source for part in found}
@@ -107,14 +106,12 @@ def _methods(options: argparse.Namespace) -> int:
         "PERTURBATIONS": perturbations,
         "MIXED OPERATIONS": mixed_ops,
         "SCHEDULES": schedules,
-        "COSTS": costs,
+        "COSTS": dict.fromkeys(get_args(Measure), CostOptions),
     }
     for title, of_kind in kinds.items():
-        print(f"\n{title} and their options")
+        print(f"\n{title}, with their options and defaults")
         for name, declared in of_kind.items():
-            named = (field.name for field in dataclasses.fields(declared) if field.name != "name")
-            shown = ("arc_learning_rate" if option == "lr" else option for option in named)
-            print(f"  {name:<24}{', '.join(shown)}")
+            print(textwrap.fill(_defaults(name, declared), 118, subsequent_indent=" " * 26, break_long_words=False))
             if name in sources:
                 print(f"  {'':<24}{sources[name]}")
     print("\nWHAT DOES NOT GO TOGETHER")
@@ -125,6 +122,18 @@ def _methods(options: argparse.Namespace) -> int:
             )
         )
     return 0
+
+
+def _defaults(name: str, declared: Any) -> str:
+    """Return a part's name, and its options with their defaults; those of a latency's table are no other cost's."""
+    unused = {"name"} if name == "latency" else {"name", "table", "other_machine"}
+    shown = []
+    for field in dataclasses.fields(declared):
+        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        value = "" if made is dataclasses.MISSING else f": {json.dumps(made)}"
+        if field.name not in unused:
+            shown.append(f"{'arc_learning_rate' if field.name == 'lr' else field.name}{value}")
+    return f"  {name:<24}{', '.join(shown) or 'no options'}"
 
 
 def _spaces(options: argparse.Namespace) -> int:
@@ -138,7 +147,8 @@ def _spaces(options: argparse.Namespace) -> int:
         table = open_table(space)
         truth = "none" if not space.ground_truth else "not at hand" if table is None else table.name
         print(f"{space.name:<17}{space.title} ({space.source or 'no source'})")
-        print(f"{'':<17}{size}; {choices}: {', '.join(map(str, space.kinds))}")
+        among = " of" if max(counts, default=0) < len(space.kinds) else ":"
+        print(f"{'':<17}{size}; {choices}{among} {', '.join(map(str, space.kinds))}")
         print(f"{'':<17}ground truth: {truth}")
         if space.published:
             print(f"{'':<17}architectures by name: {', '.join(space.published)}")

@@ -18,7 +18,8 @@ _TABLES = ("table1", "table2", "table3", "table4", "table5", "selection", "famil
 
 _EXAMPLES = """\
 examples:
-  balenas reproduce table1 --seeds 0-3
+  balenas reproduce table1 --seeds 0-3                      with CIFAR-10 as JPEG in BALENAS_DATA, see below
+  balenas reproduce table1 --scale small-lossless           the same on CIFAR-10 as torchvision downloads it
   balenas reproduce table1 --methods darts balenas zero-cost --seeds 0,1 --jobs 2    two searches at a time
   balenas reproduce table1 --seeds 4-7 --resume --name others    others.md, others.csv, ...: table1.md stays
   balenas reproduce table5 --resume                         go on after Ctrl-C; searches that tables share run once
@@ -39,7 +40,8 @@ table3 trains what is found on the data sets of the scale's section retraining; 
 A figure is written as Markdown, CSV, JSON, SVG and PNG.
 
 NAS-Bench-201's accuracies ship with the package (--table, or a table in the folder that BALENAS_DATA names, comes
-first). At small scale, the CIFAR-10 parquet files are needed there.
+first). CIFAR-10 is needed in that folder: small reads cifar10_train_jpeg.parquet; small-lossless and paper read what
+torchvision stores, and download it where it is not there.
 """
 
 
@@ -57,7 +59,10 @@ def add_reproduce(commands: Any, formatter: Any) -> None:
         help="which table or figure",
     )
     reproduce.add_argument(
-        "--scale", default="small", metavar="small|paper|FILE.yml", help="how large (small; see configs/reproduce/)"
+        "--scale",
+        default="small",
+        metavar="NAME|FILE.yml",
+        help="small, small-lossless, paper, or a file like those of configs/reproduce/ (small)",
     )
     reproduce.add_argument("--seeds", default="0-3", help='e.g. "0-3" or "0,2" (0-3)')
     reproduce.add_argument(

@@ -19,7 +19,7 @@ _EXAMPLES = """\
 examples:
   balenas search configs/quickstart.yml
   balenas search configs/quickstart.yml --set strategy.num_mc_samples=1 --set data.name=cifar10 --set data.root=~/data
-  balenas search configs/quickstart.yml --set strategy=DARTS      one of NNI's own strategies, for comparison
+  balenas search configs/quickstart.yml --set strategy.name=DARTS     another method with the same settings
   balenas search configs/quickstart.yml --output runs/trial --overwrite
 
 Before the first iteration its plan is printed: images, classes, halves, epochs, time. The run's folder then holds
@@ -72,10 +72,16 @@ def add_search(commands: Any, formatter: Any) -> None:
         "--set", action="append", default=[], metavar="A.B=VALUE", dest="overrides", help="override one option"
     )
     latency.add_argument("--output", type=Path, default=Path("latency.json"), metavar="FILE", help="(latency.json)")
-    latency.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="that is measured (cpu)")
-    latency.add_argument("--threads", type=_count, metavar="N", help="of the CPU (the config's)")
+    latency.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device to measure (cpu)")
+    latency.add_argument("--threads", type=_count, metavar="N", help="threads of the CPU (the config's)")
     latency.add_argument("--batch-size", type=_count, default=1, metavar="N", help="images at a time (1)")
-    latency.add_argument("--repeats", type=_count, default=50, metavar="N", help="of which each is the median (50)")
+    latency.add_argument(
+        "--repeats",
+        type=_count,
+        default=50,
+        metavar="N",
+        help="measurements of each operation; the median is kept (50)",
+    )
     latency.add_argument("--unit", choices=("ms", "us"), default="ms", help="milliseconds or microseconds (ms)")
     latency.set_defaults(run_command=_latency)
 
@@ -96,7 +102,7 @@ def add_run_options(command: Any) -> None:
         dest="overrides",
         help="override one option; repeatable",
     )
-    command.add_argument("--seed", type=int, help="seed of everything random, instead of the config's")
+    command.add_argument("--seed", type=int, help="random seed, instead of the config's")
     command.add_argument(
         "--output", type=Path, metavar="DIR", help="folder of the run (default: runs/<name>, numbered when it exists)"
     )

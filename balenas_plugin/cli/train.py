@@ -29,6 +29,13 @@ metrics.csv, and last.ckpt, from which --resume goes on. A recipe is a YAML file
 come with the package, and yours can begin with `base: darts-cifar`.
 """
 
+_RECIPES = """\
+examples:
+  balenas recipes
+  balenas train runs/quickstart --recipe small            one of them by its name
+  balenas train runs/quickstart --recipe mine.yml         one of your own, which may begin with `base: small`
+"""
+
 
 def add_train(commands: Any, formatter: Any) -> None:
     """Add `balenas train` and `balenas recipes`."""
@@ -79,7 +86,7 @@ def add_train(commands: Any, formatter: Any) -> None:
         action="store_true",
         help="write the network as ONNX too, and for images a script that needs onnxruntime alone",
     )
-    train.add_argument("--int8", action="store_true", help="and quantised to 8 bits, tested again")
+    train.add_argument("--int8", action="store_true", help="also write an 8-bit ONNX file, and test it")
     train.add_argument("--resume", action="store_true", help="continue an interrupted training, exactly")
     train.add_argument("--accelerator", default="auto", metavar="NAME", help="cpu, gpu, ... (the best there is)")
     train.add_argument("--devices", default="1", metavar="N", help="that train together, or auto (1)")
@@ -88,7 +95,9 @@ def add_train(commands: Any, formatter: Any) -> None:
     )
     train.add_argument("--num-workers", type=int, default=0, metavar="N", help="processes that load images (0)")
     train.set_defaults(run_command=_train)
-    recipes = commands.add_parser("recipes", help="list the recipes of `balenas train`", formatter_class=formatter)
+    recipes = commands.add_parser(
+        "recipes", help="list the recipes of `balenas train`", epilog=_RECIPES, formatter_class=formatter
+    )
     recipes.set_defaults(run_command=_recipes)
 
 
@@ -163,7 +172,7 @@ def print_result(result: TrainResult) -> None:
     print(f"\n{result.architecture}\n")
     if result.test_perplexity is not None:
         print(f"  perplexity     {result.test_perplexity:.2f}  (of the test text{'; ' + how if several else ''})")
-        print(f"  next word      {result.test_accuracy:.2%} are foretold")
+        print(f"  next word      {result.test_accuracy:.2%} are predicted correctly")
     else:
         print(f"  test accuracy  {result.test_accuracy:.2%}  (95 % interval {low:.2%} to {high:.2%}; {how})")
     if several:

@@ -39,8 +39,12 @@ def add_ui(commands: Any, formatter: Any) -> None:
     ui.add_argument("--host", default="127.0.0.1", metavar="A", help="served address; 0.0.0.0: all (127.0.0.1)")
     ui.add_argument("--port", type=int, default=8080, metavar="P", help="of the page; 0 takes any free one (8080)")
     ui.add_argument("--url-prefix", metavar="PATH", help="start of the page's path (default: one that nobody guesses)")
-    ui.add_argument("--concurrency", type=int, metavar="N", help="trials at a time (1; of --machines, their number)")
-    ui.add_argument("--machines", type=Path, metavar="FILE", help="train what is found on these, reached by ssh")
+    ui.add_argument(
+        "--concurrency", type=int, metavar="N", help="trials at a time (1; with --machines, one per machine)"
+    )
+    ui.add_argument(
+        "--machines", type=Path, metavar="FILE", help="train what is found on these machines, reached by ssh"
+    )
     ui.add_argument("--close", action="store_true", help="end with the search instead of keeping the page open")
     add_run_options(ui)
     ui.set_defaults(run_command=_ui)

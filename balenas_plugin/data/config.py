@@ -28,8 +28,8 @@ class DataConfig:
         root: folder of the data. "folder" needs it; "packed", torchvision's sets and "cifar10_parquet" fall back on the
             environment variable BALENAS_DATA; "digits" ignores it.
         image_size: side of the square images in pixels, at least 4. None: 8 for digits, 32 for all others. Smaller
-            images make trials cheaper: 16 costs a quarter of 32. Both built-in networks halve the side twice, so the
-            digits' 8 still works (it ends at 2x2).
+            images make trials cheaper: 16 costs a quarter of 32. The networks of the image spaces halve the
+            side twice, so the digits' 8 still works (it ends at 2x2).
         batch_size: images per batch and device, for the loaders that the adapter builds.
         train_fraction: share of the training images that trains the weights w, between 0 and 1; the rest, the
             architecture half, trains alpha. A folder with a val folder has its own two parts: leave it at 0.5.

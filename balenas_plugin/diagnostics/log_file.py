@@ -29,7 +29,8 @@ Every other line (a key is left out where there is nothing to say)::
     skip_ratio, parameter_free_share    of its operations
     cells               cell -> {"depth", "width"} of it
     eigenvalue, trace   of d2 L_val / d alpha2, in 1/logit^2;  curvature: {"method", "products"}
-    ground_truth        {"unseen_by_search": true, "table", "accuracy": data set -> percent} of the architecture
+    ground_truth        {"unseen_by_search": true, "table", "ranked_by": data set -> which accuracy,
+                        "accuracy": data set -> percent} of the architecture
     draws               {"count", "distinct", "skip_ratio", "parameter_free_share", "depth", "width": means over draws,
                         "ground_truth": as above, with one percent a draw}
     not_finite          what is NaN or infinite

@@ -103,8 +103,8 @@ def onnx_to_time(model: nn.Module, *, example: Tensor) -> bytes:
 
 
 _CURE = (
-    "The network must map a tensor of shape (N, ...) to one of shape (N, ...), for any N and without a condition on "
-    "the data; change the part that does not"
+    "The network must map a tensor of shape (N, ...) to one of shape (N, ...), for any N, always the same and without "
+    "a condition on the data; change the part that does not"
 )
 
 
@@ -173,7 +173,7 @@ def _outputs(network: nn.Module, batch: Tensor) -> Tensor:
     if len(batch) != len(outputs):
         raise _UnfitError(f"for a batch of {len(batch)} its output has shape {tuple(outputs.shape)}")
     if not torch.allclose(outputs, network(batch), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
-        raise _UnfitError("its outputs are random, so those of a file could not be compared with them")
+        raise _UnfitError("its outputs are random (as of noise), so those of a file could not be compared with them")
     return outputs
 
 

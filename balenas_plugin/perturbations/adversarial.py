@@ -15,7 +15,8 @@ class AdversarialPerturbation(RandomPerturbation):
 
     The loss is that of the weight step's own batch, with the network in evaluation mode. Of `steps` steps each has the
     length :math:`2 \epsilon / steps` in every entry; then the weights are put back into the box around the clean ones,
-    and onto the simplex, which may leave the box again. If the loss has not grown in the end, or is not finite, the weights stay clean.
+    and onto the simplex, which may leave the box again. If the loss has not grown in the end, or is not finite, the
+    weights stay clean.
 
     Args:
         epsilon_max: what the radius grows towards, see `RandomPerturbation`.

@@ -3,8 +3,8 @@
 from balenas_plugin.presets._preset import Preset
 
 _NOTES = (
-    "The reference clips the norm of the weights' gradient at 5: gradient_clip_val: 5. It is left to the evaluator here, "
-    "so that a search is NNI's own DARTS, step by step."
+    "The reference clips the norm of the weights' gradient at 5: gradient_clip_val: 5. It is left to the evaluator "
+    "here, so that a search is NNI's own DARTS, step by step."
 )
 _SOURCE = "Liu et al. 2019, DARTS: Differentiable Architecture Search"
 

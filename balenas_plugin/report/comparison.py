@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from balenas_plugin.report.plots import Line, Picture, dot_chart, line_chart, mean_and_deviation
-from balenas_plugin.report.reading import NOT_KNOWN, RunData, Series, at, flattened, number, shortened
+from balenas_plugin.report.reading import (
+    DATASETS,
+    NOT_KNOWN,
+    RunData,
+    Series,
+    flattened,
+    metric_of,
+    shortened,
+    truth_of,
+)
 
 _NOT_SETTINGS = ("name", "seed", "top_k", "evaluator.logger", "evaluator.enable_progress_bar")
 """What two runs of one search may differ in."""
@@ -41,11 +50,12 @@ class Measure:
     of: Callable[[RunData], float | None]
 
 
-def _truth(dataset: str) -> Callable[[RunData], float | None]:
+def _truth(dataset: str, metric: str) -> Callable[[RunData], float | None]:
     def of(run: RunData) -> float | None:
-        if run.architectures:
-            return number(at(run.architectures[0], ("ground_truth", "values", dataset, "test_accuracy")))
-        return _last(("ground_truth", "accuracy", dataset))(run)
+        record = (run.architectures or run.records or [{}])[0 if run.architectures else -1]
+        if metric_of(record, dataset) != metric:
+            return None
+        return truth_of(record, dataset) if run.architectures else _last(("ground_truth", "accuracy", dataset))(run)
 
     return of
 
@@ -58,10 +68,14 @@ def _last(keys: Sequence[str], factor: float = 1.0) -> Callable[[RunData], float
     return of
 
 
+TRUTHS = tuple(
+    Measure(f"{name}, {metric} (unseen)", "%", 2, _truth(dataset, metric))
+    for dataset, name in DATASETS.items()
+    for metric in ("test", "validation", "predicted validation")
+)
+
 MEASURES = (
-    Measure("CIFAR-10, test (unseen)", "%", 2, _truth("cifar10")),
-    Measure("CIFAR-100, test (unseen)", "%", 2, _truth("cifar100")),
-    Measure("ImageNet16-120, test (unseen)", "%", 2, _truth("ImageNet16-120")),
+    *TRUTHS,
     Measure("supernet, validation", "%", 2, _last(("val_acc",), 100)),
     Measure("supernet, validation perplexity", "", 2, _last(("val_perplexity",))),
     Measure("openness of the choices", "%", 1, _last(("choice_entropy",), 100)),
@@ -71,7 +85,7 @@ MEASURES = (
 )
 
 _CURVES = (
-    ("ground_truth", "Ground truth of the current architecture, CIFAR-10", "percent, test", 1.0),
+    ("ground_truth", "Ground truth of the current architecture, CIFAR-10", "percent", 1.0),
     ("val_acc", "Validation accuracy of the supernet", "percent", 100.0),
     ("val_perplexity", "Validation perplexity of the supernet", "perplexity", 1.0),
     ("choice_entropy", "How open the choices are", "percent of the maximum", 100.0),
@@ -132,7 +146,7 @@ def _mean(values: Sequence[float], digits: int) -> str:
 
 def comparison_pictures(groups: Sequence[Group]) -> Iterator[Picture]:
     """Yield charts of all groups: a dot a seed for what they end with, mean curves with bands for the way there."""
-    for measure in MEASURES[:6]:
+    for measure in MEASURES[: len(TRUTHS) + 3]:
         rows = [(g.label, [v for run in g.runs if (v := measure.of(run)) is not None]) for g in groups]
         rows = [(label, values) for label, values in rows if values]
         if rows:

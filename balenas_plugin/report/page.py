@@ -29,7 +29,18 @@ from balenas_plugin.report.comparison import (
 from balenas_plugin.report.drawings import drawings_of, notation_of
 from balenas_plugin.report.pareto import front_of
 from balenas_plugin.report.plots import Picture
-from balenas_plugin.report.reading import NOT_KNOWN, RunData, at, flattened, number, read_run, shortened
+from balenas_plugin.report.reading import (
+    DATASETS,
+    NOT_KNOWN,
+    RunData,
+    at,
+    flattened,
+    metric_of,
+    number,
+    read_run,
+    shortened,
+    truth_of,
+)
 from balenas_plugin.report.run_pictures import MAX_LABELS, logit_pictures, probability_pictures, run_pictures
 
 _TOP, _TOP_OF_MANY = 20, 3
@@ -38,8 +49,6 @@ _TOP, _TOP_OF_MANY = 20, 3
 MAX_DETAILED = 8
 """Runs up to which a page draws each; of more it shows what they have together, or it would take minutes and tens of
 megabytes."""
-
-_DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "ImageNet16-120": "ImageNet16-120"}
 
 
 @dataclass(frozen=True)
@@ -244,12 +253,14 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
     probability = number(found.get("probability"))
     if probability is not None:
         yield "its probability", f"{probability:.3g}, by what the search has learned"
-    for dataset, name in _DATASETS.items():
-        truth = number(at(found, ("ground_truth", "values", dataset, "test_accuracy")))
+    for dataset, name in DATASETS.items():
+        truth = truth_of(found, dataset)
         rank = number(at(found, ("ground_truth", "rank", dataset)))
         if truth is not None:
-            place = f", rank {rank:.0f} of {at(found, ('ground_truth', 'num_architectures'))}" if rank else ""
-            yield f"{name}, test", f"{truth:.2f} %{place} (unseen by the search)"
+            places = (("num_ranked", dataset), ("num_architectures",))  # the latter of older files
+            among = next(filter(None, (at(found, ("ground_truth", *place)) for place in places)), NOT_KNOWN)
+            place = f", rank {rank:.0f} of {among}" if rank else ""
+            yield f"{name}, {metric_of(found, dataset)}", f"{truth:.2f} %{place} (unseen by the search)"
 
 
 def _events(run: RunData) -> Iterator[str]:
@@ -297,10 +308,11 @@ def _ranking(run: RunData, top: int) -> tuple[list[str], list[list[str]]]:
         columns.append(("trained from scratch, %", _trained("accuracy", 100)))
     if any(at(record, ("trained", "perplexity")) is not None for record in records):
         columns.append(("trained from scratch, perplexity", _trained("perplexity", 1)))
-    for dataset, name in _DATASETS.items():
-        keys = ("ground_truth", "values", dataset, "test_accuracy")
-        if any(number(at(record, keys)) is not None for record in records):
-            columns.append((f"{name}, % (unseen)", lambda r, keys=keys: in_text(at(r, keys), "{:.2f}")))
+    for dataset, name in DATASETS.items():
+        known = [record for record in records if truth_of(record, dataset) is not None]
+        if known:
+            head = f"{name}, {metric_of(known[0], dataset)}, % (unseen)"
+            columns.append((head, lambda r, dataset=dataset: in_text(truth_of(r, dataset), "{:.2f}")))
     return [head for head, _ in columns], [[cell(record) for _, cell in columns] for record in records]
 
 

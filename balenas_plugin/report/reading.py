@@ -18,7 +18,7 @@ from balenas_plugin.bounded_yaml import MAX_BYTES, NOT_YAML, BoundedLoader, yaml
 from balenas_plugin.diagnostics import DiagnosticsLog, read_log
 from balenas_plugin.errors import FileFormatError
 from balenas_plugin.files import read_text
-from balenas_plugin.ground_truth import hidden
+from balenas_plugin.ground_truth import hidden, metric_in_words
 from balenas_plugin.run_folder import RunFolder
 from balenas_plugin.search_spaces import SearchSpace, find_space
 
@@ -36,6 +36,10 @@ _LARGEST = 1e100
 _BOUNDED = reprlib.Repr()
 _BOUNDED.maxlevel, _BOUNDED.maxlist, _BOUNDED.maxdict, _BOUNDED.maxother = 3, 20, 20, 80
 """Aliases make a YAML file of a kilobyte a list of a billion entries."""
+
+
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "ImageNet16-120": "ImageNet16-120"}
+"""Those of ground truth, and what they are called."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,18 @@ def at(value: object, keys: Sequence[str]) -> object:
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
+
+
+def metric_of(record: object, dataset: str) -> str:
+    """Return which accuracy of a data set a record's ground truth ranks by, in words; older files have the test's."""
+    metric = at(record, ("ground_truth", "ranked_by", dataset))
+    return shortened(metric_in_words(metric if isinstance(metric, str) else "test_accuracy"), 40)
+
+
+def truth_of(record: object, dataset: str) -> float | None:
+    """Return the accuracy, see `metric_of`, that a record of architectures.json has of a data set."""
+    metric = at(record, ("ground_truth", "ranked_by", dataset))
+    return number(at(record, ("ground_truth", "values", dataset, str(metric or "test_accuracy"))))
 
 
 def flattened(settings: object, where: str = "") -> dict[str, str]:

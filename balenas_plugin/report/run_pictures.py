@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from balenas_plugin.report.plots import Line, Picture, line_chart, strip_chart
-from balenas_plugin.report.reading import RunData, Series, at, numbers, shortened
+from balenas_plugin.report.reading import RunData, Series, at, metric_of, numbers, shortened
 from balenas_plugin.search_spaces import PARAMETER_FREE, SKIP
 
 MAX_LABELS = 32
@@ -146,6 +146,7 @@ def _perplexity(run: RunData) -> Picture | None:
 
 def _ground_truth(run: RunData) -> Picture | None:
     argmax = run.series("ground_truth", "accuracy", "cifar10")
+    metric = metric_of(run.records[-1] if run.records else {}, "cifar10")
     quantiles: list[tuple[int, float, float, float]] = []
     for record in run.records:
         found = sorted(
@@ -162,10 +163,10 @@ def _ground_truth(run: RunData) -> Picture | None:
     return Picture(
         name="ground_truth",
         title="Ground truth, which the search never sees",
-        caption="Test accuracy on CIFAR-10 in the benchmark's table. Current: the architecture of this epoch. Draws: "
-        "the median of the architectures drawn from what is learned, and the band from 10 to 90 percent.",
+        caption=f"The {metric} accuracy on CIFAR-10 in the benchmark's table. Current: the architecture of this epoch. "
+        "Draws: the median of the architectures drawn from what is learned, and the band from 10 to 90 percent.",
         alt=_described(lines, "{:.2f} %"),
-        draw=line_chart(lines, unit="percent, test"),
+        draw=line_chart(lines, unit=f"percent, {metric}"),
     )
 
 

@@ -16,7 +16,7 @@ from balenas_plugin.machine import room_for_searches
 from balenas_plugin.options import PositiveInt, declared_options, read_options
 from balenas_plugin.reproduce.retraining.stages import Retraining
 
-SCALES = ("small", "paper")
+SCALES = ("small", "small-lossless", "paper")
 
 
 @declared_options("proxy_networks")
@@ -116,7 +116,9 @@ def load_scale(name: str) -> Scale:
         raise OptionError(
             f"--scale must be {' or '.join(SCALES)}, or a .yml file like theirs, got {name!r}{nearest(name, SCALES)}"
         )
-    document = read_yaml(path, [field.name for field in fields(Scale)])
+    document = read_yaml(path, [*(field.name for field in fields(Scale)), "base"])
+    if "base" in document:
+        document = merged(read_yaml(CONFIGS / "reproduce" / f"{document.pop('base')}.yml"), document)
     if not document.get("searches", True):
         raise OptionError(f"{path} has no searches: name at least one, e.g. `searches: {{darts: {{strategy: DARTS}}}}`")
     return read_options(Scale, {"name": path.stem, **document}, called=str(path))

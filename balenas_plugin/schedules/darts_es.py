@@ -68,7 +68,12 @@ class DartsES(Schedule):
             recent = measured[-self.window + left_out :]
             averages.append(sum(recent) / len(recent))
         back = seen.epoch - self.looks_back
-        if seen.last or back < max(self.start, seen.learned_since) or len(averages) <= self.delta or averages[-1 - self.delta] <= 0:
+        if (
+            seen.last
+            or back < max(self.start, seen.learned_since)
+            or len(averages) <= self.delta
+            or averages[-1 - self.delta] <= 0
+        ):
             return ()
         growth = averages[-1] / averages[-1 - self.delta]
         if growth <= self.factor:

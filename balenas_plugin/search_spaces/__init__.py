@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from balenas_plugin.errors import OptionError, SpaceError, UnreadableError
 from balenas_plugin.files import SEARCH_SPACES
 from balenas_plugin.parts import Parts
-from balenas_plugin.search_spaces._graph import JOINED, CellEdge, cells_of
+from balenas_plugin.search_spaces._graph import JOINED, CellEdge, cells_of, cells_with_outputs
+from balenas_plugin.search_spaces._literal import read_literal
 from balenas_plugin.search_spaces._space import (
     IMAGE_CLASSIFICATION,
     LANGUAGE_MODELLING,
@@ -47,11 +48,13 @@ __all__ = [
     "SeededNetworks",
     "SkipRule",
     "cells_of",
+    "cells_with_outputs",
     "find_space",
     "get_space",
     "initialised_anew",
     "list_spaces",
     "read_architecture",
+    "read_literal",
     "space_of",
     "space_of_notation",
 ]

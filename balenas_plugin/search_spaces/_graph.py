@@ -16,7 +16,7 @@ _EDGE = re.compile(r"(?P<cell>.+)/(?P<source>\d{1,6})_(?P<target>\d{1,6})")
 
 
 JOINED = "concat"
-"""Stands in the place of an operation where a cell's output is the concatenation of nodes: nothing is computed."""
+"""Stands in the place of an operation where a cell's output joins nodes (their concatenation, or mean)."""
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,14 @@ def cells_of(architecture: Mapping[str, Any]) -> dict[str, list[CellEdge]]:
             edge = CellEdge(int(found["source"]), int(found["target"]), chosen, label)
             cells.setdefault(found["cell"], []).append(edge)
     return {name: sorted(edges, key=lambda e: (e.target, e.source, e.label)) for name, edges in cells.items() if edges}
+
+
+def cells_with_outputs(architecture: Mapping[str, Any]) -> dict[str, list[CellEdge]]:
+    """Return the cells, each with an output that joins nodes: all of them, or those that its ``<cell>/concat`` says."""
+    cells = cells_of(architecture)
+    for cell, edges in cells.items():
+        nodes = sorted({edge.target for edge in edges})
+        said = architecture.get(label := f"{cell}/concat")
+        joined = [node for node in nodes if node in said] if isinstance(said, list | tuple) else nodes
+        edges += [CellEdge(node, nodes[-1] + 1, JOINED, label) for node in joined or nodes]
+    return cells

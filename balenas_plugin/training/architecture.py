@@ -78,10 +78,16 @@ def find_architecture(given: str | Path | Callable[[], nn.Module], *, rank: int 
         if path.suffix == ".py":
             return _of_module(path)
         return _of_records(path, rank)
-    if re.fullmatch(r"[^|()\[\]{},;]*(/[^|()\[\]{},;]*|\.(json|py|yml))", text):
+    missing = ""
+    if re.fullmatch(r"[^|()\[\]{},;:~]{1,200}", text) and not text.isdecimal():
         beside = [str(each) for each in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise OptionError(f"there is no folder or file {text}{nearest(text, beside)}")
-    space, reading = read_architecture(text)
+        missing = f"there is no folder or file {text}{nearest(text, beside)}"
+        if re.search(r"/|\.(json|py|yml)$", text):
+            raise OptionError(missing)
+    try:
+        space, reading = read_architecture(text)
+    except SpaceError as error:
+        raise SpaceError(f"{missing} As an architecture: {error}" if missing else str(error)) from error
     sample = reading.sample
     if sample is None:
         sample = space.read(str(require_benchmark(space).architecture(reading.index or 0))).sample

@@ -1,4 +1,4 @@
-"""Print every table of docs/speed.md: each benchmark of this folder in turn, in a process of its own.
+"""Run the main benchmarks behind docs/speed.md in turn, each in a process of its own.
 
     python integration_tests/benchmarks/everything.py > speed.txt
     python integration_tests/benchmarks/everything.py --only growth depthwise_cost

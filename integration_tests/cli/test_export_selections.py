@@ -51,3 +51,36 @@ def test_limits_hold_and_the_latencies_are_kept(copy_of_finished, folder):
     assert json.loads((copy_of_finished / "export" / "pareto.json").read_text())["cost"] == "latency"
     message = refused("export", copy_of_finished, "--samples", 2, "--max-latency", 6.5, folder=folder)
     assert "meets max_latency=6.5: the smallest there is has 7 ms; raise the limit" in message
+
+
+UNWRITABLE = """
+import sys
+from balenas_plugin.cli import main
+from balenas_plugin.errors import SpaceError
+from balenas_plugin.export import onnx_file
+
+def write_onnx(network, path, **_):
+    if path.stem in sys.argv[-1].split(","):
+        raise SpaceError(f"{path.stem} is random")
+    path.write_bytes(b"onnx")
+    return path
+
+onnx_file.write_onnx = write_onnx
+sys.exit(main(sys.argv[1:-1]))
+"""
+
+
+def test_what_cannot_be_written_as_onnx_is_left_out_alone(copy_of_finished, folder):
+    script, names = folder / "export.py", [f"architecture_{k:03d}" for k in (1, 2, 3)]
+    script.write_text(UNWRITABLE)
+    arguments = ("export", copy_of_finished, "--samples", 9, "--top", 3, "--format", "onnx")
+    ended = balenas(*arguments, names[1], folder=folder, script=script)
+    assert ended.code == 0, ended.errors
+    assert f"{names[1]}.onnx is left out: {names[1]} is random, or choose --format python" in ended.errors
+    assert "write: 100%" in ended.errors
+    written = sorted(path.stem for path in (copy_of_finished / "export").iterdir())
+    assert written == [names[0], names[2]]
+    ended = balenas(*arguments, ",".join(names), folder=folder, script=script)
+    assert ended.code == 2
+    assert f"balenas: no file is written, as none can be as ONNX: {names[0]} is random" in ended.errors
+    assert sorted(path.stem for path in (copy_of_finished / "export").iterdir()) == written

@@ -78,6 +78,21 @@ def test_query_takes_other_notations_and_says_how_it_read_them(given, how, capsy
     assert how in printed.err
 
 
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("9930", "Make one with `balenas benchmark import FILE`"),
+        ("conv3x3~0|conv3x3~0,1|conv3x3~1,2|-|output~0,3", "github.com/google-research/nasbench"),
+        ("DARTS_V2", "holds no models of NAS-Bench-301"),
+    ],
+)
+def test_a_table_that_is_not_there_is_that_of_the_space(architecture, message, tmp_path, capsys) -> None:
+    assert main(["query", architecture, "--table", str(tmp_path / "x" / "nowhere")]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.out == ""
+
+
 def test_query_by_a_number_that_is_none(capsys) -> None:
     assert main(["query", "99999"]) == 2
     assert "a number from 0 to 15624, got '99999'" in capsys.readouterr().err

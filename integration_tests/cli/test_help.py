@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from balenas_plugin import __version__
-from balenas_plugin.cli import main
+from balenas_plugin.cli import build_parser, main
 from balenas_plugin.cli.completion import NAMES, SHELLS
 
 HEAVY = ("torch", "numpy", "nni", "pytorch_lightning", "naslib", "matplotlib")
@@ -127,11 +127,19 @@ def test_help_lists_the_commands_with_examples(capsys: pytest.CaptureFixture[str
     assert "exit codes" in text
 
 
+def test_each_command_says_what_it_does_with_an_example() -> None:
+    parser = build_parser()
+    (importing,) = (action for action in parser.commands.choices["benchmark"]._actions if action.choices)
+    for command in (*parser.commands.choices.values(), importing.choices["import"]):
+        assert command.prog.endswith("benchmark") or f"{command.prog} " in f"{command.epilog} ".replace("\n", " ")
+        assert re.match(r"[A-Z].*\.$", command.description), command.prog
+
+
 def test_help_of_search_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of("search", capsys=capsys)
     for option in ("CONFIG.yml", "--set A.B=VALUE", "--seed", "--output DIR", "--resume", "--overwrite"):
         assert option in text
-    assert "balenas search configs/quickstart.yml --set strategy=DARTS" in text
+    assert "balenas search configs/quickstart.yml --set strategy.name=DARTS" in text
 
 
 def test_help_of_naslib_shows_how_to_run_its_script(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +167,9 @@ def test_methods_are_listed_with_their_parts_and_what_is_refused(capsys: pytest.
     listed = capsys.readouterr().out
     for name in (*list_presets(), *list_distributions(), *list_perturbations(), *list_mixed_ops(), *list_schedules()):
         assert re.search(rf"^  {name} ", listed, re.MULTILINE), name
+    assert re.search(r"^  importance-weighted .*num_mc_samples: 8", listed, re.MULTILINE)
+    of_costs = re.findall(r"^  (latency|flops|params) .*table: null", listed, re.MULTILINE)
+    assert of_costs == ["latency"]  # the others are counted, and refuse a table
     refused = re.sub(r"\s+", " ", listed.partition("WHAT DOES NOT GO TOGETHER")[2])
     assert re.search(r"or hard-gumbel or .* computes one candidate a draw, so sdarts-adv cannot perturb it", refused)
     assert "levels: 1 has no weight step of its own, which sdarts-rs perturbs" in refused
@@ -171,7 +182,7 @@ def test_methods_are_listed_with_their_parts_and_what_is_refused(capsys: pytest.
         "uniform learns nothing, which a schedule is for",
     ):
         assert reason in refused
-    assert re.search(r"p-darts  .*\n +Chen et al. 2019\n", listed)
+    assert "Chen et al. 2019\n" in listed  # the source of p-darts; those of methods have titles
     assert not re.search(r"(point|gaussian|dirichlet|[^-]gumbel) (or|computes|compares)", refused)
 
 
@@ -185,6 +196,7 @@ def test_spaces_are_listed_with_their_sizes_and_ground_truth(capsys: pytest.Capt
     assert "15,625 architectures; 6 choices among 5: none, skip_connect" in listed
     assert "ground truth: nasbench201.parquet" in listed
     assert "2,123,366,400 architectures; 28 choices among 2: noise, sep_conv_3x3" in listed
+    assert "2,123,366,400 architectures; 28 choices among 2 of skip_connect, dil_conv_3x3" in listed
 
 
 def test_query_counts_and_draws_a_genotype(

@@ -117,7 +117,6 @@ CHEAP = {
     "ui runs/quickstart": "balenas search runs/quickstart/config.yml",
     "export runs/quikstart": "there is no folder runs/quikstart: No such file or directory; did you mean 'runs",
     "export runs": "Is runs the folder of a run? There are runs in it: runs/quickstart",
-    "export runs/quickstart --table nowhere": "there is no table nowhere",
     "export quickstart.yml": "it is a file",
     "report runs/quickstart runs/quikstart": "did you mean 'runs/quickstart'?",
     "query 7 --table nb201_ful.parquet": "did you mean 'nb201_full.parquet'?",

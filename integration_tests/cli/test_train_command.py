@@ -42,6 +42,7 @@ def test_the_weights_of_the_supernet(copy_of_finished: Path, folder: Path) -> No
 def test_bad_input_is_one_sentence(folder: Path) -> None:
     for arguments, message in (
         (("runs/nothing",), "there is no folder or file runs/nothing"),
+        (("quickstrat",), "there is no folder or file quickstrat. As an architecture: "),
         (("DARTS_V2", "--recipe", "smal"), "did you mean 'small'"),
         (("DARTS_V2", "--data", "digits", "--set", "network.stages=3"), "no such size; theirs are channels, cells"),
         (("|none~0|",), "none~0"),

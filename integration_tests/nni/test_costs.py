@@ -161,7 +161,8 @@ def test_costs_are_those_of_the_space_as_given(mixed_op: Any, more: Any, tmp_pat
     supernet = supernet_of(space())
     expected = counted(supernet, "flops", lambda: supernet(torch.randn(2, *spaces.IMAGE)))
     assert found.oneshot_module._cost._table == expected
-    monkeypatch.setattr(timing, "_now", lambda device, ticks=iter(range(10**6)): 1e-3 * next(ticks))
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(timing, "_now", lambda device: 1e-3 * next(ticks))
     measured(supernet_of(space()), torch.randn(2, *spaces.IMAGE), repeats=3).save(tmp_path / "latency.json")
     latency = {"name": "latency", "reference": 1.0, "table": str(tmp_path / "latency.json")}
     search(tmp_path, latency, space=space, shape=spaces.IMAGE, mixed_op=mixed_op, **more)

@@ -17,16 +17,17 @@ from torch import Tensor, nn
 
 from balenas_plugin import Diagnostics, DistributionStrategy
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
-from balenas_plugin.adapters.nni.callbacks.stages import places
+from balenas_plugin.adapters.nni.callbacks.stages import make_in, places
 from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
 from balenas_plugin.adapters.nni.run.finished_run import _load_weights
 from balenas_plugin.adapters.nni.supernets.edges import edge_parameters
+from balenas_plugin.adapters.nni.supernets.parameters import parameterised_candidates
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.distributions import list_distributions
 from balenas_plugin.errors import FileFormatError, OptionError, SpaceError
 from balenas_plugin.mixed_ops.dropped import Dropped, SkipDropout
-from balenas_plugin.schedules import Anew
+from balenas_plugin.schedules import Anew, Keep
 
 from .searches import classification, loaders
 from .spaces import CASES, CLASSES, Layers
@@ -35,7 +36,6 @@ from .test_presets import Killed
 SHAPE = (3, 6, 6)
 EPOCHS = 6
 
-DROPOUT = {"name": "operation-dropout", "rate": 0.2}
 CELL = {"space": CASES["cell_shared"].space, "shape": CASES["cell_shared"].shape}
 
 SCHEDULES: dict[str, Any] = {
@@ -148,7 +148,6 @@ def test_a_search_killed_in_any_stage_resumes_bit_for_bit(tmp_path):
         ("categorical", "p-darts", {"epochs": 3, "fix_margin": 0.01, "levels": 1, "weight_step_alpha": "sample"}),
         ("dirichlet", "drnas-progressive", {"epochs": 4, "mixed_op": {"name": "partial-channels", "k": 4}}),
         ("gaussian", "p-darts", {"epochs": 3, "mixed_op": {"name": "partial-channels", "edge_normalization": True}}),
-        ("point", "p-darts", {"epochs": 3, **CELL, "perturbation": DROPOUT}),
         ("point", "darts-es", {"epochs": 4}),
         ("point", "darts-plus", {"epochs": 4}),
     ],
@@ -312,6 +311,17 @@ def test_what_does_not_fit_the_space_is_refused_before_the_first_step(given, spa
     with pytest.raises(error, match=message):
         run(tmp_path, given, space=space, epochs=epochs, shape=shape, callbacks=[watch], **partial)
     assert not steps
+
+
+def test_operations_that_were_dropped_are_grouped_as_before():
+    """So operation dropout draws the same in a search that is resumed."""
+    model = DistributionStrategy(distribution="point").mutate_model(CELL["space"]())
+    before = parameterised_candidates(model)
+    kept = {label: [k % 2] for k, label in enumerate(before)}
+    make_in(model, Keep(kept), int)
+    assert any(isinstance(module, Dropped) for module in model.modules())
+    assert parameterised_candidates(model) == before
+    assert any(map(any, before.values()))
 
 
 def test_a_checkpoint_of_another_schedule_is_refused(tmp_path):

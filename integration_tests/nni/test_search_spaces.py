@@ -82,6 +82,9 @@ def test_a_space_says_of_its_supernet_what_is_true(name: str) -> None:
     assert decisions_of(supernet) == list(space.decisions)
     if type(space).decisions is SearchSpace.decisions:  # no rule of its own
         assert decisions_of_modules(supernet) == list(space.decisions)
+    for option in BATTERY[name] if name not in ("nasbench201", "chain") else ():  # whose supernets are not ours
+        with pytest.raises(OptionError, match=f"{option} must be a whole number of at least 1"):
+            build_space({"name": name, **BATTERY[name], option: 0}, num_classes=5)
     names = choice_names(supernet)
     assert {label: tuple(map(str, values)) for label, values in space.choices.items()} == names
     inputs = {d.label for d in single_decisions(space.decisions) if isinstance(d, TopSet)}

@@ -46,7 +46,7 @@ def metrics(trial: Trial) -> bytes:
 def record(trial: Trial) -> bytes:
     """Return a record of the official files."""
     matrix = "".join(str(entry) for row in trial.spec.matrix for entry in row)
-    encoded = base64.b64encode(metrics(trial)).decode()
+    encoded = base64.encodebytes(metrics(trial)).decode()  # with line breaks
     fields = [trial.spec.hash(), trial.epochs, matrix, ",".join(trial.spec.operations), encoded]
     data = json.dumps(fields).encode()
     length = struct.pack("<Q", len(data))

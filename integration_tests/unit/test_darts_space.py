@@ -14,8 +14,9 @@ import torch
 from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.bayes.laws.log_gamma import LogGammaLaw
 from balenas_plugin.bayes.posterior import Posterior
-from balenas_plugin.errors import DataError, MissingDependencyError, SpaceError
-from balenas_plugin.ground_truth import require_benchmark
+from balenas_plugin.errors import DataError, MissingDependencyError, OptionError, SpaceError
+from balenas_plugin.ground_truth import accuracies_of, headline, require_benchmark
+from balenas_plugin.search_spaces import get_space
 from balenas_plugin.search_spaces.darts import (
     DARTS,
     S1,
@@ -41,7 +42,7 @@ def test_every_notation_is_read_as_what_was_written():
     texts = {
         "genotype": (str(DARTS_LIKE), f"DARTS_V9 = {published}", json.dumps(DARTS_LIKE._asdict())),
         "compact": (str(to_compact(DARTS_LIKE)),),
-        "nni": (json.dumps(to_nni(DARTS_LIKE)), str({"choices": to_nni(DARTS_LIKE)})),
+        "nni": (json.dumps(to_nni(DARTS_LIKE)).replace("}", ",}"), str({"choices": to_nni(DARTS_LIKE)})),
     }
     for notation, given in texts.items():
         for text in given:
@@ -51,6 +52,45 @@ def test_every_notation_is_read_as_what_was_written():
     config = read_genotype(json.dumps(to_config(DARTS_LIKE)))  # which does not keep the order within a node
     assert to_config(from_nni(config.sample)) == to_config(DARTS_LIKE)
     assert config.notation == "config"
+    for unsaid in (
+        LOOSE,
+        from_nni(DARTS.read("NASNet").sample),
+        DARTS_LIKE._replace(normal=((("skip_connect", 0),) * 8)),
+    ):
+        with pytest.raises(SpaceError, match="a configuration of NAS-Bench-301 can"):
+            to_config(unsaid)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"edge_normal_4": "skip_connect"},
+            "normal cell, node 3: it needs two edges, and has those of the states 0_1_2",
+        ),
+        ({"edge_normal_2": None}, "normal cell, node 3: it needs two edges, and has those of the states 1,"),
+        ({"inputs_node_normal_3": "0_2"}, "states 0_1, although inputs_node_normal_3 is '0_2'"),
+        ({"edge_normal_99": "skip_connect"}, "edge_normal_99' is no part of an architecture of NAS-Bench-301"),
+    ],
+)
+def test_configurations_that_are_none_are_refused(change, message):
+    changed = {f"NetworkSelectorDatasetInfo:darts:{key}": value for key, value in change.items()}
+    with pytest.raises(SpaceError, match=message):
+        read_genotype(json.dumps(to_config(DARTS_LIKE) | changed))
+
+
+def test_the_smaller_spaces_take_their_own_genotypes():
+    for name in (name for name in DARTS.published if name.endswith("_c10")):
+        space = get_space(f"darts-{name.split('_')[-2].lower()}")
+        assert space.read(name).sample == DARTS.read(name).sample
+    with pytest.raises(
+        SpaceError, match="node 5: RobustDARTS S1 has no skip_connect on state 3; allowed: dil_conv_3x3"
+    ):
+        S1.read(
+            str(DARTS_LIKE)
+            .replace("sep_conv_3x3", "skip_connect")
+            .replace("'skip_connect', 1)], n", "'skip_connect', 3)], n")
+        )
 
 
 def test_published_genotypes_have_names():
@@ -64,6 +104,8 @@ def test_published_genotypes_have_names():
         networks = {name: build_network(named[name]) for name in ("DARTS_V2", "DrNAS_imagenet", "SDARTS_RS")}
     millions = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     assert millions == {"DARTS_V2": 3_349_342, "DrNAS_imagenet": 4_048_750, "SDARTS_RS": 3_606_166}
+    with pytest.raises(OptionError, match="channels must be even"):
+        build_network(named["DARTS_V2"], channels=7, cells=3, stem="imagenet")
     with pytest.raises(SpaceError, match="no published genotype is called 'DARTS_V3'; did you mean 'DARTS_V2'"):
         DARTS.read("DARTS_V3")
 
@@ -77,6 +119,14 @@ def test_published_genotypes_have_names():
         (str(DARTS_LIKE).replace("('skip_connect', 2)", "('skip_connect', 3)"), "node 3: its inputs are states 0 to 2"),
         (str(DARTS_LIKE).replace("[2, 3, 4, 5]", "range(2, 10**9)"), "no architecture"),
         (str(DARTS_LIKE).replace("[2, 3, 4, 5]", "range(2, 9)"), "can join the states 2, 3, 4, 5"),
+        (str(DARTS_LIKE).replace("[2, 3, 4, 5]", "range(-30000000, 4)"), r"can join the states 2, .*not \[-30000000"),
+        (str(DARTS_LIKE).replace("[2, 3, 4, 5]", "[[2], [3]]"), r"can join the states 2, .*not \[\[2\]"),
+        (str(DARTS_LIKE).replace("[2, 3, 4, 5]", "[3.0]"), r"can join the states 2, .*not \[3\.0\]"),
+        (str(DARTS_LIKE)[:-1] + ", foo=3)", "and no 'foo'"),
+        (
+            json.dumps(to_nni(DARTS_LIKE) | {"normal/input_3_0": [0, 1]}),
+            r"node 3: its inputs are states 0 to 2, not \[0, 1",
+        ),
         ("Genotype(normal=[], reduce=[])", "the normal cell needs two pairs"),
         ("[" * 9000, "no architecture"),
         ('{"normal/op_2_0": "skip_connect", "depth": 3}', "needs two pairs|depth"),
@@ -168,6 +218,9 @@ def test_nas_bench_301_predicts_where_it_is_and_says_what_is_missing(tmp_path, m
     benchmark = require_benchmark(DARTS)
     truth = benchmark.describe(str(DARTS_LIKE))
     assert truth.values == {"cifar10": {"predicted_valid_accuracy": 94.5}}
-    assert (asked, truth.rank) == ([(("sep_conv_3x3", 1), "genotype", False)], {})
+    assert headline(truth.to_dict()) == {"ground truth: cifar10 predicted validation": 94.5}
+    (tmp_path / "nb_models_1.0" / "xgb_v1.0" / "surrogate_model.model").touch()
+    assert accuracies_of([{"darts-reference": str(DARTS_LIKE)}])["accuracy"] == {"cifar10": [94.5]}
+    assert (asked[:1], truth.rank) == ([(("sep_conv_3x3", 1), "genotype", False)], {})
     with pytest.raises(DataError, match="not Genotype"):
         benchmark.describe(str(LOOSE))

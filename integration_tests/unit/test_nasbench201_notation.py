@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balenas_plugin import search_spaces
 from balenas_plugin.errors import OptionError, SpaceError
 from balenas_plugin.search_spaces.nasbench201 import (
     EDGES,
@@ -253,6 +254,7 @@ def test_a_number_is_the_benchmarks():
         ("-1,0,1,0,2,4", "edge 1<-0 is -1"),
         ("9" * 3000, "a number from 0 to 15624"),
         ("9," * 1500, "1500 numbers were given"),
+        ("[3, 0, 1, 0, 2, 4, 0]", "7 numbers were given"),
         ("x" * 5000, "none is that long"),
         ("{'cell/0_1': 'conv_3x3'}", "no choice given for cell/0_2"),
         ("{'cell/0_1': 'conv_3x3'", "is no architecture of NAS-Bench-201. Give its string"),
@@ -275,3 +277,32 @@ def test_a_notation_that_is_none_is_refused():
         read_architecture("1", notation="nas-lib")
     with pytest.raises(SpaceError, match="a number from 0 to 15624, got '15625'"):
         read_architecture("15625", notation="index")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "conv5x5~0|maxpool3x3~0,1|conv1x1~1,2|-|output~0,3",
+            "block 1 has the operation 'conv5x5'; allowed: maxpool3x3",
+        ),
+        ("conv3x3~0|conv3x3~2|conv3x3~2|conv3x3~2,3|conv3x3~2,3|output~0,5", r"block 2 has the parents \(2,\)"),
+        ("conv3x3~0|conv3x3~0|output~0,1", "space 1. Give its 4 blocks and its output"),
+        (
+            '{"op_1": "conv9", "op_2": "maxpool3x3", "op_3": "maxpool3x3", "op_4": "maxpool3x3", "input_2": [0], '
+            '"input_3": [0, 1], "input_4": [0, 1], "output": [0, 1, 4]}',
+            "block 1 has the operation 'conv9'",
+        ),
+        (
+            str(
+                {"normal/op_2_0": "sep_conv_9x9", "normal/op_2_1": "none"}
+                | dict.fromkeys(("normal/input_2_0", "normal/input_2_1"), 0)
+            ),
+            "unknown operation 'sep_conv_9x9'",
+        ),
+        ("(((0, 9), (1, 0)), ((0, 0), (1, 0)))", "normal cell, node 2: unknown operation '9'"),
+    ],
+)
+def test_what_is_malformed_is_answered_by_its_own_space(text, message):
+    with pytest.raises(SpaceError, match=message):
+        search_spaces.read_architecture(text)

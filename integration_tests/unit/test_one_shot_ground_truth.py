@@ -79,6 +79,10 @@ def test_what_a_table_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "conv3x3~0" not in benchmark.positions
     with pytest.raises(DataError, match=rf"holds {HELD} of the 2,685 different networks of NAS-Bench-1Shot1, space 1"):
         benchmark.query(lacking, "cifar10", "test_accuracy")
+    third = Reader(3).open_benchmark(tmp_path)
+    name = next(iter(third.positions))
+    assert SPACES[3].spec(SPACES[3].read(third.describe(name).architecture).sample or {}).hash() == name
+    assert "by_hash" not in vars(BLOCKS[3])  # the list of all networks, which takes a minute
     monkeypatch.setenv("BALENAS_DATA", str(tmp_path / "nowhere"))
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_table() is None
@@ -88,21 +92,44 @@ def test_what_a_table_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_damaged_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
     whole = record(TRIALS[3])
-    damages = {"cut short": whole + whole[:40], "other": b"\x80\x02" * 40, "length": whole[:8] + b"    " + whole[12:]}
-    damages["metrics"] = record(TRIALS[3])[:12].replace(b"x", b"y") + b"{" + whole[13:]
+    damages = {"cut short": whole + whole[:40], "other": b"\x80\x02" * 40, "length": b"\x09" + whole[1:]}
+    damages |= {"empty": b"", "one bit": whole[:-12] + bytes([whole[-12] ^ 1]) + whole[-11:]}
     for name, content in damages.items():
         path = tmp_path / f"{name}.tfrecord"
         path.write_bytes(content)
-        with pytest.raises(FileFormatError, match=r"record|damaged"):
+        with pytest.raises(FileFormatError, match=r"record|has no accuracy"):
             Reader(1).open_benchmark(path)
-    (tmp_path / "x.csv").write_text("architecture,accuracy\n1,2\n")
-    with pytest.raises(FileFormatError, match="needs a column `hash`"):
-        Reader(1).open_benchmark(tmp_path / "x.csv")
+    structured = "hash,edges,ops,test_accuracy\n"
+    for content, message in {
+        "": r"needs a column `hash`.*it has none",
+        "architecture,accuracy\n1,2\n": "needs a column `hash`",
+        f"{structured}a,1,3,0.9\n": "no module: `edges` needs",
+        f"{structured}a,1111,3,0.9\n": "no module: `edges` needs",
+        f"{structured}a,111,z,0.9\n": "`ops` one of 3, 1, m",
+    }.items():
+        (tmp_path / "x.csv").write_text(content)
+        with pytest.raises(FileFormatError, match=message):
+            Reader(1).open_benchmark(tmp_path / "x.csv")
     assert masked_crc32c(b"123456789") == ((0xE3069283 >> 15 | 0xE3069283 << 17) + 0xA282EAD8) & 0xFFFFFFFF
     with pytest.raises(ValueError, match="cut short"):
         list(fields(b"\x09\x00"))
     with pytest.raises(SpaceError, match="2 different ones below 5"):
         SPACES[1].read("conv3x3~0|conv3x3~0,1|conv3x3~0,1|conv3x3~1,2|output~1,1")
+
+
+def test_rows_are_trainings_and_those_without_a_number_do_not_count(tmp_path: Path) -> None:
+    known, other = (wiring.spec().hash() for wiring in (WIRINGS[0], WIRINGS[-1]))
+    rows = [f"{known},0.{9 + k},1234567.0" for k in range(-1, 1)] + [f"{other},,", f"{other},nan,1"]
+    (tmp_path / "x.CSV").write_text("\n".join(["hash,test_accuracy,trainable_parameters", *rows]), encoding="utf-8-sig")
+    truth = Reader(1).open_benchmark(tmp_path / "x.CSV").describe(known)
+    assert (truth.num_architectures, truth.num_ranked, truth.ranked_by) == (
+        1,
+        {"cifar10": 1},
+        {"cifar10": "test_accuracy"},
+    )
+    assert truth.values["cifar10"] == pytest.approx(
+        {"test_accuracy": 85, "test_accuracy_s0": 80, "test_accuracy_s1": 90, "params_m": 1.234567}
+    )
 
 
 def test_real_rows_are_in_the_spaces_that_the_reference_lists(data_dir: Path) -> None:
@@ -115,5 +142,7 @@ def test_real_rows_are_in_the_spaces_that_the_reference_lists(data_dir: Path) ->
     assert {name: held.get(name) for name in known} == pytest.approx(known)
     for name in itertools.islice(known, 5):
         wiring = BLOCKS[1].by_hash[name]
-        assert wiring.spec().hash() == name
+        assert wiring.spec().hash() == BLOCKS[1].wiring_of(wiring.spec()).spec().hash() == name
+    everything = Reader(1).open_benchmark(data_dir / "nb1shot1_architectures.parquet")
+    assert everything.held.startswith(f"nb1shot1_architectures.parquet holds {len(known)} of the 2,685 different")
     assert len(BLOCKS[1].by_hash) == SPACES[1].num_networks

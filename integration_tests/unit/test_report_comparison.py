@@ -9,7 +9,7 @@ import pytest
 
 from balenas_plugin.errors import OptionError
 from balenas_plugin.report import write_report
-from balenas_plugin.report.comparison import comparison_table, groups_of
+from balenas_plugin.report.comparison import TRUTHS, comparison_table, groups_of
 from balenas_plugin.report.page import MAX_DETAILED
 from balenas_plugin.report.pareto import Front, undominated
 from balenas_plugin.report.reading import read_run
@@ -41,6 +41,18 @@ def test_seeds_are_averaged_and_settings_reported_apart(tmp_path):
     page, _ = page_of(*runs)
     assert expected in page.text
     assert any("93.00, 94.00, 92.50" in image["alt"] for image in page.all("img"))
+
+
+def test_ground_truth_is_what_a_benchmark_ranks_by(tmp_path):
+    folder = make_run(tmp_path / "a")
+    known = {"values": {"cifar10": {"valid_accuracy": 91.25}}, "ranked_by": {"cifar10": "valid_accuracy"}}
+    known |= {"rank": {"cifar10": 3}, "num_ranked": {"cifar10": 153}, "num_architectures": 2127}
+    found = json.loads((folder / "architectures.json").read_text())
+    (folder / "architectures.json").write_text(json.dumps([record | {"ground_truth": known} for record in found]))
+    page, _ = page_of(folder)
+    assert "91.25 %, rank 3 of 153 (unseen by the search)" in page.text
+    assert "CIFAR-10, validation, % (unseen)" in page.text
+    assert [measure.of(read_run(folder)) for measure in TRUTHS[:3]] == [None, 91.25, None]
 
 
 def test_what_does_not_change_a_search_does_not_split_a_group(tmp_path):

@@ -63,6 +63,7 @@ def test_methods_get_equal_budgets(scale: str) -> None:
     assert configs["darts-1shot1"].space["name"] == "nasbench1shot1-3"
     assert long.evaluator.epochs >= 2 * first.evaluator.epochs
     assert long.strategy == first.strategy
+    assert (first.data.name == "cifar10_parquet", first.data.download) == (scale == "small", scale != "small")
     draws = [configs[name].strategy["num_mc_samples"] for name in ("balenas-m1", "balenas-m2", "balenas", "balenas-m4")]
     assert draws == [1, 2, 3, 4]
     assert configs["balenas-2nd"].strategy["order"] == "second"

@@ -11,7 +11,9 @@ from balenas_plugin.config import SearchConfig
 from balenas_plugin.data import DataConfig
 from balenas_plugin.data.text import Lengths, TextConfig, TextLoader, TextStreams, load_test_text, load_text_data
 from balenas_plugin.data.text.text_data import build_vocabulary
+from balenas_plugin.data.text.text_sources import split_lines
 from balenas_plugin.errors import BalenasError, DataError, OptionError, SpaceError
+from balenas_plugin.search_spaces import read_architecture
 from balenas_plugin.search_spaces.darts_rnn import DARTS_RNN, genotype_of, make_recurrent_genotype
 
 TEXTS = {"train": "the cat sat\non the mat\n" * 4, "valid": "the dog sat\n" * 6, "test": "a cat\n" * 8}
@@ -40,6 +42,9 @@ def test_words_are_numbered_by_the_training_text_and_read_row_by_row(folder: Pat
     assert load_test_text(config(folder), data.vocabulary).words.shape == (2, 12)
     assert build_vocabulary(["b", "a", "b", "c", "a"], most=4) == ("<eos>", "<unk>", "b", "a")
     assert load_text_data(config(folder, limit=10)).weight_text.words.shape == (2, 5)
+    assert {tuple(split_lines(f"a b{end}{end}c{end}")) for end in ("\n", "\r\n", "\r")} == {
+        ("a", "b", "<eos>", "<eos>", "c", "<eos>")
+    }
 
 
 def test_a_loader_walks_through_the_whole_text() -> None:
@@ -160,8 +165,15 @@ def test_genotypes_are_written_as_they_are_read() -> None:
     assert DARTS_RNN.size == 2_642_411_520
     some = make_recurrent_genotype([("relu", 0), ("tanh", 1), ("relu", 1)], [3, 1])
     assert genotype_of(DARTS_RNN.read(str(some)).sample) == some
-    edges = DARTS_RNN.cells(reading.sample)["recurrent"]
-    assert [(edge.source, edge.target, edge.operation) for edge in edges[:2]] == [(0, 1, "sigmoid"), (1, 2, "relu")]
+    edges = [(edge.source, edge.target, edge.operation) for edge in DARTS_RNN.cells(reading.sample)["recurrent"]]
+    assert edges[:2] + edges[8:] == [(0, 1, "sigmoid"), (1, 2, "relu"), *((node, 9, "concat") for node in range(1, 9))]
+    assert DARTS_RNN.read("darts-v2").sample == reading.sample
+    assert {read_architecture(name)[0].name for name in DARTS_RNN.published} == {"darts-reference", "darts-rnn"}
+    named = [genotype_of(DARTS_RNN.read(name).sample) for name in DARTS_RNN.published]
+    assert [len(genotype.recurrent) for genotype in named] == [11, 8, 8]
+    assert named[0].concat == (2, 5, 6, 9, 10, 11)
+    long = make_recurrent_genotype([("relu", 0)] * 60)
+    assert genotype_of(DARTS_RNN.read(str(long)).sample) == long
 
 
 @pytest.mark.parametrize(

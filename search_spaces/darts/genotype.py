@@ -19,7 +19,6 @@ Sources: Liu et al. 2019 (DARTS, `cnn/genotypes.py`); NASLib, `search_spaces/nas
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -27,9 +26,9 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from balenas_plugin.bayes.decisions import Architecture
 from balenas_plugin.errors import SpaceError, UnreadableError, nearest
 from balenas_plugin.options import OneOf, checked
-from balenas_plugin.search_spaces import Reading
+from balenas_plugin.search_spaces import Reading, read_literal
 
-from .edges import OPERATIONS
+from .edges import NODES, OPERATIONS
 from .operations import NAMES
 from .published import published_cells
 
@@ -51,7 +50,7 @@ COMPACT_OPERATIONS = tuple(name for name in OPERATIONS if name not in ("none", "
 """NASLib's numbers of the operations."""
 
 _CONFIG = "NetworkSelectorDatasetInfo:darts:"
-_LONGEST, _MOST_NODES = 10_000, 16
+_LONGEST, _LONGEST_RANGE, _MOST_NODES = 10_000, 100, 16
 _EXAMPLE = (
     "Genotype(normal=[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ...], normal_concat=[2, 3, 4, 5], reduce=[...], "
     "reduce_concat=[2, 3, 4, 5])"
@@ -122,7 +121,7 @@ def from_nni(architecture: Mapping[str, Any]) -> Genotype:
         pairs: list[tuple[Any, Any]] = []
         while (label := f"{cell}/op_{2 + len(pairs) // 2}_{len(pairs) % 2}") in left:
             source = left.pop(label.replace("/op_", "/input_"), None)
-            pairs.append((left.pop(label), source[0] if isinstance(source, list | tuple) and source else source))
+            pairs.append((left.pop(label), only_state(source)))
         cells |= {cell: pairs, f"{cell}_concat": left.pop(f"{cell}/concat", None)}
     if left:
         raise SpaceError(
@@ -132,30 +131,49 @@ def from_nni(architecture: Mapping[str, Any]) -> Genotype:
     return make_genotype(**cells)
 
 
+def only_state(given: Any) -> Any:
+    """Return the state of a list of one, as NNI names the input of an edge; anything else as it is."""
+    return given[0] if isinstance(given, list | tuple) and len(given) == 1 else given
+
+
 def to_compact(genotype: Genotype) -> tuple[tuple[tuple[int, int], ...], ...]:
     """Return NASLib's compact form.
 
     Raises:
         SpaceError: NASLib has no number for an operation, or the cells do not join all nodes.
     """
-    for cell, (pairs, concat) in genotype.cells.items():
-        unknown = [operation for operation, _ in pairs if operation not in COMPACT_OPERATIONS]
-        if unknown or concat != _all_nodes(len(pairs) // 2):
-            what = f"the operation {unknown[0]}" if unknown else "a cell that joins some of its nodes only"
-            raise SpaceError(f"the compact form cannot say {what} ({cell} cell)")
+    _check_plain(genotype, "the compact form")
     return tuple(tuple((s, COMPACT_OPERATIONS.index(op)) for op, s in pairs) for pairs, _ in genotype.cells.values())
 
 
 def to_config(genotype: Genotype) -> dict[str, str]:
-    """Return the configuration that NAS-Bench-301 and NASLib take."""
+    """Return the configuration that NAS-Bench-301 and NASLib take.
+
+    Raises:
+        SpaceError: it has none of these operations, numbers of nodes, joined states or pairs of inputs.
+    """
+    _check_plain(genotype, "a configuration of NAS-Bench-301")
     config = {}
     for cell, (pairs, _) in genotype.cells.items():
+        if len(pairs) != 2 * len(NODES) or any(pairs[k][1] == pairs[k + 1][1] for k in range(0, len(pairs), 2)):
+            raise SpaceError(
+                f"a configuration of NAS-Bench-301 can only say cells of {len(NODES)} nodes with two different inputs "
+                f"each ({cell} cell)"
+            )
         for k, (operation, source) in enumerate(pairs):
             config[f"{_CONFIG}edge_{cell}_{_first_edge(k // 2) + source}"] = operation
         for node in range(1, len(pairs) // 2):
             inputs = sorted(source for _, source in pairs[2 * node : 2 * node + 2])
             config[f"{_CONFIG}inputs_node_{cell}_{node + 2}"] = "_".join(map(str, inputs))
     return config
+
+
+def _check_plain(genotype: Genotype, form: str) -> None:
+    for cell, (pairs, concat) in genotype.cells.items():
+        unknown = [operation for operation, _ in pairs if operation not in COMPACT_OPERATIONS]
+        if unknown or concat != _all_nodes(len(pairs) // 2):
+            what = f"the operation {unknown[0]}" if unknown else "a cell that joins some of its nodes only"
+            raise SpaceError(f"{form} cannot say {what} ({cell} cell)")
 
 
 def read_genotype(text: str, *, notation: str | None = None) -> Reading:
@@ -210,10 +228,10 @@ def _written(text: str) -> tuple[str, Genotype]:
     if isinstance(value, Mapping):
         inner = value.get("choices", value)  # a record of architectures.json, too
         if isinstance(inner, Mapping) and set(inner) & set(Genotype._fields):
-            return "genotype", make_genotype(*(inner.get(name) for name in Genotype._fields))
+            return "genotype", make_genotype(*parts_of(inner, Genotype._fields))
         if isinstance(inner, Mapping) and any(str(key).startswith(_CONFIG) for key in inner):
             return "config", _from_config(inner)
-        if isinstance(inner, Mapping) and "recurrent" not in inner:  # of darts_rnn's genotypes
+        if isinstance(inner, Mapping) and any(str(key).startswith(("normal/", "reduce/")) for key in inner):
             return "nni", from_nni({str(key): choice for key, choice in inner.items()})
     if isinstance(value, list | tuple) and len(value) == 2:
         return "compact", make_genotype(_from_compact(value[0]), None, _from_compact(value[1]))
@@ -229,22 +247,33 @@ def literal_of(text: str, fields: Sequence[str], unreadable: Callable[[str], Unr
     if len(text) > _LONGEST:
         raise SpaceError(f"a genotype of {len(text)} characters was given; none is that long")
     try:
-        if text.startswith("{") and '"' in text:
-            return json.loads(text)
+        if text.startswith("{"):
+            return read_literal(text)
         node = ast.parse(text, mode="eval").body
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and "genotype" in node.func.id.lower():
-            by_place = dict(zip(fields, map(_literal, node.args), strict=False))
+            by_place = dict(zip(fields[: len(node.args)], map(_literal, node.args), strict=True))
             return by_place | {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
         return ast.literal_eval(node)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise unreadable(text) from error
 
 
+def parts_of(given: Mapping[Any, Any], fields: Sequence[str]) -> list[Any]:
+    """Return the parts of a genotype in the order of its fields, None for one that is not given.
+
+    Raises:
+        SpaceError: others are given.
+    """
+    unknown = [str(key) for key in given if key not in fields]
+    if unknown:
+        raise SpaceError(f"a genotype of these cells has {', '.join(fields)}, and no {unknown[0][:40]!r}")
+    return [given.get(name) for name in fields]
+
+
 def _literal(node: ast.expr) -> Any:
     """Return a literal's value; ``range(2, 6)`` is one."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        bounds = [ast.literal_eval(argument) for argument in node.args]
-        return list(range(*bounds))[: 2 * _MOST_NODES] if max(bounds) <= 2 * _MOST_NODES else bounds
+        return list(range(*map(ast.literal_eval, node.args))[:_LONGEST_RANGE])  # longer than any cell
     return ast.literal_eval(node)
 
 
@@ -256,16 +285,26 @@ def _from_compact(pairs: Any) -> Any:
 
 
 def _from_config(config: Mapping[Any, Any]) -> Genotype:
+    left = dict(config)
     cells = []
     for cell in CELLS:
-        edges = [config.get(f"{_CONFIG}edge_{cell}_{edge}") for edge in range(_first_edge(4))]
-        cells.append(
-            [
-                (edges[_first_edge(node) + source], source)
-                for node in range(4)
-                for source in range(node + 2)
-                if edges[_first_edge(node) + source] is not None
-            ]
+        pairs: list[tuple[Any, int]] = []
+        for place, node in enumerate(NODES):
+            edges = {k: left.pop(f"{_CONFIG}edge_{cell}_{_first_edge(place) + k}", None) for k in range(node)}
+            chosen = [(operation, source) for source, operation in edges.items() if operation is not None]
+            inputs = "_".join(str(source) for _, source in chosen)
+            said = left.pop(f"{_CONFIG}inputs_node_{cell}_{node}", inputs)
+            if len(chosen) != 2 or said != inputs:
+                raise SpaceError(
+                    f"{cell} cell, node {node}: it needs two edges, and has those of the states {inputs or 'none'}"
+                    + ("" if said == inputs else f", although inputs_node_{cell}_{node} is {str(said)[:40]!r}")
+                )
+            pairs += chosen
+        cells.append(pairs)
+    if left:
+        raise SpaceError(
+            f"{str(next(iter(left)))[:80]!r} is no part of an architecture of NAS-Bench-301: those are "
+            f"{_CONFIG}edge_normal_0 to 13 and inputs_node_normal_3 to 5, and of reduce likewise"
         )
     return make_genotype(cells[0], None, cells[1])
 
@@ -300,12 +339,18 @@ def _pairs(cell: str, given: Any) -> tuple[Pair, ...]:
 
 
 def _concat(cell: str, given: Any, states: int) -> tuple[int, ...]:
-    if given is None:
-        return _all_nodes(states - 2)
     allowed = range(2, states)
-    if not isinstance(given, list | tuple) or not given or len(set(given)) < len(given) or not set(given) <= {*allowed}:
+    joined = joined_states(given, allowed)
+    if joined is None:
         raise SpaceError(f"{cell} cell: it can join the states {', '.join(map(str, allowed))}, not {str(given)[:40]}")
-    return tuple(given)
+    return joined
+
+
+def joined_states(given: Any, allowed: range) -> tuple[int, ...] | None:
+    """Return the states that a cell joins, all where None is given; None if those given are none of a cell."""
+    states = allowed if given is None else given
+    fits = isinstance(states, list | tuple | range) and all(type(state) is int and state in allowed for state in states)
+    return tuple(states) if fits and 0 < len(states) == len(set(states)) else None
 
 
 def _unreadable(text: str) -> UnreadableError:

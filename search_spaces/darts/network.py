@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from balenas_plugin.errors import OptionError
 from balenas_plugin.options import PositiveInt, checked
 
 from .genotype import Genotype, Pair
@@ -234,10 +235,13 @@ def build_network(
         form: "supernet" for the network that takes its weights from the reference's supernet.
 
     Raises:
-        OptionError: a size is not a positive integer, or the probability not from 0 to below 1.
+        OptionError: a size is not a positive integer, or the probability not from 0 to below 1; or the channels are
+            odd, which the stem for ImageNet halves.
     """
     for name, value in {"channels": channels, "cells": cells, "num_classes": num_classes}.items():
         checked(name, value, PositiveInt)
+    if stem == "imagenet" and channels % 2:
+        raise OptionError(f"channels must be even, because the stem for large images halves them, got {channels}")
     checked("drop_path", drop_path, Annotated[float, Field(ge=0, lt=1)])
     return GenotypeNetwork(
         genotype,

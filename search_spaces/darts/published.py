@@ -7,6 +7,7 @@ in its `genotypes.py`. Names with S1 to S4 are of searches in these spaces on CI
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from balenas_plugin.errors import SpaceError, nearest, same_word
@@ -119,22 +120,40 @@ PUBLISHED = tuple(_CELLS)
 """Names of the genotypes."""
 
 
+def published_name(text: str, called: Mapping[str, str]) -> str | None:
+    """Return the name of the genotype that a text names; None if it names none.
+
+    Args:
+        text: of whatever somebody has typed.
+        called: what genotypes are called -> their names.
+
+    Raises:
+        SpaceError: it is a name, nearly one of these.
+    """
+    name = next((own for known, own in called.items() if same_word(known, text)), None)
+    if name is None and re.fullmatch(r"[A-Za-z][\w-]{3,23}", text) and nearest(text, called) != ".":
+        raise SpaceError(f"no published genotype is called {text!r}{nearest(text, called)}")
+    return name
+
+
+def pairs_and_joined(written: str) -> tuple[list[tuple[str, int]], list[int] | None]:
+    """Return the pairs of a cell in a table of genotypes, and the states that it joins: None for all."""
+    pairs, _, joined = written.partition(" -> ")
+    words = [pair.split() for pair in pairs.split(", ")]
+    return [(operation, int(state)) for operation, state in words], [int(state) for state in joined.split()] or None
+
+
 def published_cells(text: str) -> tuple[str, dict[str, Any]] | None:
     """Return the name and the parts (see `make_genotype`) of the genotype that a text names; None if it names none.
 
     Raises:
         SpaceError: it is a name, nearly one of these.
     """
-    called = {**dict(zip(PUBLISHED, PUBLISHED, strict=True)), **_ALIASES}
-    name = next((own for known, own in called.items() if same_word(known, text)), None)
+    name = published_name(text, {**dict(zip(PUBLISHED, PUBLISHED, strict=True)), **_ALIASES})
     if name is None:
-        if re.fullmatch(r"[A-Za-z][\w-]{3,23}", text) and nearest(text, called) != ".":
-            raise SpaceError(f"no published genotype is called {text!r}{nearest(text, called)}")
         return None
     parts: dict[str, Any] = {}
     for cell, written in zip(("normal", "reduce"), _CELLS[name], strict=True):
-        pairs, _, joined = written.partition(" -> ")
-        words = [pair.split() for pair in pairs.split(", ")]
-        parts[cell] = [(SHORT[operation], int(state)) for operation, state in words]
-        parts[f"{cell}_concat"] = [int(state) for state in joined.split()] or None
+        pairs, parts[f"{cell}_concat"] = pairs_and_joined(written)
+        parts[cell] = [(SHORT[operation], state) for operation, state in pairs]
     return name, parts

@@ -11,7 +11,7 @@ from torch import nn
 
 from balenas_plugin.bayes.decisions import NO_CONNECTION, Architecture, Decision, SoftmaxNode
 from balenas_plugin.errors import SpaceError
-from balenas_plugin.search_spaces import JOINED, CellEdge, Reading, SearchSpace, SkipRule, cells_of
+from balenas_plugin.search_spaces import CellEdge, Reading, SearchSpace, SkipRule, cells_with_outputs
 
 from .edges import CELL_EDGES, EDGES, NODES
 from .genotype import CELLS, from_nni, read_genotype
@@ -85,13 +85,7 @@ class DartsSpace(SearchSpace):
 
     def cells(self, architecture: Mapping[str, Any]) -> dict[str, list[CellEdge]]:
         """Return the two cells, each with an output that joins nodes: all of them, or those that a genotype says."""
-        cells = cells_of(architecture)
-        for cell, edges in cells.items():
-            nodes = sorted({edge.target for edge in edges})
-            said = architecture.get(label := f"{cell}/concat")
-            joined = [node for node in nodes if node in said] if isinstance(said, list | tuple) else nodes
-            edges += [CellEdge(node, nodes[-1] + 1, JOINED, label) for node in joined or nodes]
-        return cells
+        return cells_with_outputs(architecture)
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the freshly initialised network that the architecture is evaluated by, without auxiliary head."""
@@ -144,6 +138,25 @@ class S1Space(DartsSpace):
     ground_truth = ""
     published = ()
     trained_as: Mapping[str, Mapping[str, int]] = {**_CIFAR, **_SMALL}
+
+    def read(self, text: str, *, notation: str | None = None) -> Reading:
+        """Return the architecture that a text names, which has the operations of this space on its edges.
+
+        Raises:
+            SpaceError: it is none, or has others.
+        """
+        reading = super().read(text, notation=notation)
+        for cell, (pairs, _) in from_nni(reading.sample or {}).cells.items():
+            if len(pairs) != 2 * len(NODES):
+                raise SpaceError(f"{cell} cell: {self.title} has {len(NODES)} nodes, not {len(pairs) // 2}")
+            for node, (operation, state) in zip(sorted([*NODES, *NODES]), pairs, strict=True):
+                allowed = [name for name in self.choices[f"{cell}/{node}_{state}"] if name != NO_CONNECTION]
+                if operation not in allowed:
+                    raise SpaceError(
+                        f"{cell} cell, node {node}: {self.title} has no {operation} on state {state}; allowed: "
+                        f"{', '.join(allowed)}"
+                    )
+        return reading
 
 
 class S2Space(S1Space):

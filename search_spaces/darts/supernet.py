@@ -11,6 +11,8 @@ from nni.nas.nn.pytorch import Cell, ModelSpace
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
+from balenas_plugin.options import PositiveInt
+
 from .edges import EDGES, NODES, OPERATIONS
 from .genotype import CELLS, from_nni
 from .network import GenotypeNetwork, Preprocess, build_network, reductions
@@ -41,7 +43,11 @@ class DartsSupernet(ModelSpace):  # type: ignore[misc]  # NNI has no types
     edges = EDGES["darts-reference"]
 
     def __init__(
-        self, width: int = 16, num_cells: int = 8, num_labels: int = 10, form: Literal["reference", "nni"] = "reference"
+        self,
+        width: PositiveInt = 16,
+        num_cells: PositiveInt = 8,
+        num_labels: PositiveInt = 10,
+        form: Literal["reference", "nni"] = "reference",
     ) -> None:
         super().__init__()
         self.width, self.num_cells, self.num_labels, self.form = width, num_cells, num_labels, form

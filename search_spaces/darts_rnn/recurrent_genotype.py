@@ -3,6 +3,7 @@
 ========  ==============================================================================
 notation  example
 ========  ==============================================================================
+name      ``DARTS_V2``: that of a published genotype
 genotype  ``Genotype(recurrent=[('relu', 0), ('tanh', 1), ...], concat=range(1, 9))``
 nni       ``{"recurrent/op_1_0": "relu", "recurrent/input_1_0": [0], ...}`` in JSON or Python
 ========  ==============================================================================
@@ -10,7 +11,7 @@ nni       ``{"recurrent/op_1_0": "relu", "recurrent/input_1_0": [0], ...}`` in J
 State 0 is made of the input and the hidden state; node i makes state i of one state before it. Text is parsed, never
 run.
 
-Source: Liu et al. 2019 (DARTS, `rnn/genotypes.py`).
+Source: Liu et al. 2019 (DARTS, `rnn/genotypes.py` of quark0/darts).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Any, NamedTuple
 from balenas_plugin.bayes.decisions import NO_CONNECTION, Architecture
 from balenas_plugin.errors import SpaceError, UnreadableError, nearest
 from balenas_plugin.search_spaces import Reading
-from balenas_plugin.search_spaces.darts.genotype import Pair, literal_of, read_in
+from balenas_plugin.search_spaces.darts.genotype import Pair, joined_states, literal_of, only_state, parts_of, read_in
+from balenas_plugin.search_spaces.darts.published import pairs_and_joined, published_name
 
 CELL = "recurrent"
 
@@ -34,7 +36,17 @@ NODES = 8
 LABELS = {node: tuple(f"{CELL}/{node}_{source}" for source in range(node)) for node in range(1, NODES + 1)}
 """Node -> labels of its edges in a search."""
 
-NOTATIONS = {"genotype": "", "nni": "a mapping as in NNI"}
+NOTATIONS = {"genotype": "", "nni": "a mapping as in NNI", "name": "the published genotype"}
+
+_CELLS = {  # activation and state, a pair a node; behind an arrow, the states that are joined where not all are
+    "ENAS": "tanh 0, tanh 1, relu 1, tanh 3, tanh 3, relu 3, relu 4, relu 7, relu 8, relu 8, relu 8 -> 2 5 6 9 10 11",
+    "DARTS_V1": "relu 0, relu 1, tanh 2, relu 3, relu 4, identity 1, relu 5, relu 1",
+    "DARTS_V2": "sigmoid 0, relu 1, relu 1, identity 1, tanh 2, sigmoid 5, tanh 3, relu 5",
+}
+"""Name -> cell: of Pham et al. 2018 (ENAS) as the reference writes it, and of Liu et al. 2019."""
+
+PUBLISHED = tuple(_CELLS)
+"""Names of the genotypes."""
 
 _MOST_NODES = 64
 _CONCAT = f"{CELL}/concat"
@@ -69,12 +81,10 @@ def make_recurrent_genotype(recurrent: Any, concat: Any = None) -> RecurrentGeno
     if not isinstance(recurrent, list | tuple) or not 1 <= len(recurrent) <= _MOST_NODES:
         raise SpaceError(f"a recurrent cell needs a pair (activation, state) a node, got {str(recurrent)[:80]}")
     pairs = tuple(_pair(node, pair) for node, pair in enumerate(recurrent, start=1))
-    allowed = range(1, len(pairs) + 1)
-    joined = tuple(allowed) if concat is None else concat
-    fits = isinstance(joined, list | tuple) and joined and all(type(state) is int for state in joined)
-    if not fits or len(set(joined)) < len(joined) or not set(joined) <= set(allowed):
+    joined = joined_states(concat, range(1, len(pairs) + 1))
+    if joined is None:
         raise SpaceError(f"a cell of {len(pairs)} nodes can join the states 1 to {len(pairs)}, not {str(concat)[:40]}")
-    return RecurrentGenotype(pairs, tuple(joined))
+    return RecurrentGenotype(pairs, joined)
 
 
 def _pair(node: int, pair: Any) -> Pair:
@@ -113,7 +123,7 @@ def genotype_of(architecture: Mapping[str, Any]) -> RecurrentGenotype:
     left, pairs = dict(architecture), list[tuple[Any, Any]]()
     while (label := f"{CELL}/op_{len(pairs) + 1}_0") in left:
         source = left.pop(label.replace("/op_", "/input_"), None)
-        pairs.append((left.pop(label), source[0] if isinstance(source, list | tuple) and len(source) == 1 else source))
+        pairs.append((left.pop(label), only_state(source)))
     concat = left.pop(_CONCAT, None)
     if left:
         raise SpaceError(
@@ -134,23 +144,32 @@ def read_recurrent_genotype(text: str, *, notation: str | None = None) -> Readin
         SpaceError: it is none of them, or malformed.
         OptionError: there is no such notation.
     """
-    found, genotype = read_in(text, notation, NOTATIONS, _read)
-    return Reading(found, sample=architecture_of(genotype), read_as=NOTATIONS[found])
+    found, (name, genotype) = read_in(text, notation, NOTATIONS, _read)
+    return Reading(found, sample=architecture_of(genotype), read_as=f"{NOTATIONS[found]} {name}".rstrip(), name=name)
 
 
-def _read(text: str) -> tuple[str, RecurrentGenotype]:
+def _read(text: str) -> tuple[str, tuple[str, RecurrentGenotype]]:
+    """Return the notation, the published name or "", and the genotype."""
+    name = published_name(text, {**dict(zip(PUBLISHED, PUBLISHED, strict=True)), "DARTS": "DARTS_V2"})
+    if name is not None:
+        return "name", (name, make_recurrent_genotype(*pairs_and_joined(_CELLS[name])))
+    found, genotype = _written(text)
+    return found, ("", genotype)
+
+
+def _written(text: str) -> tuple[str, RecurrentGenotype]:
     value = literal_of(text, RecurrentGenotype._fields, _unreadable)
     if isinstance(value, Mapping):
         inner = value.get("choices", value)  # a record of architectures.json, too
         if isinstance(inner, Mapping) and "recurrent" in inner:
-            unknown = [str(key) for key in inner if key not in RecurrentGenotype._fields]
-            if unknown:
-                raise SpaceError(f"a recurrent genotype has recurrent and concat, and no {unknown[0][:40]!r}")
-            return "genotype", make_recurrent_genotype(inner["recurrent"], inner.get("concat"))
+            return "genotype", make_recurrent_genotype(*parts_of(inner, RecurrentGenotype._fields))
         if isinstance(inner, Mapping) and any(str(key).startswith(f"{CELL}/") for key in inner):
             return "nni", genotype_of(inner)
     raise _unreadable(text)
 
 
 def _unreadable(text: str) -> UnreadableError:
-    return UnreadableError(f"{text[:200]!r} is no recurrent cell. Give a genotype, {_EXAMPLE}; or NNI's dict")
+    return UnreadableError(
+        f"{text[:200]!r} is no recurrent cell. Give a genotype, {_EXAMPLE}; or NNI's dict, or the name "
+        f"of a published one ({', '.join(PUBLISHED)})"
+    )

@@ -11,9 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from balenas_plugin.bayes.decisions import Architecture, Decision, SoftmaxNode
-from balenas_plugin.search_spaces import LANGUAGE_MODELLING, NONE, PARAMETRIC, Reading, SearchSpace
+from balenas_plugin.search_spaces import (
+    LANGUAGE_MODELLING,
+    NONE,
+    PARAMETRIC,
+    CellEdge,
+    Reading,
+    SearchSpace,
+    cells_with_outputs,
+)
 
-from .recurrent_genotype import CELL, LABELS, NODES, OPERATIONS, genotype_of, read_recurrent_genotype
+from .recurrent_genotype import CELL, LABELS, NODES, OPERATIONS, PUBLISHED, genotype_of, read_recurrent_genotype
 from .recurrent_network import Dropouts, LanguageModel, build_language_model
 from .recurrent_source import recurrent_source
 
@@ -34,6 +42,7 @@ class RecurrentSpace(SearchSpace):
     supernet = "balenas_plugin.search_spaces.darts_rnn.supernet:RecurrentSupernet"
     task = LANGUAGE_MODELLING
     trained_as: Mapping[str, Mapping[str, int]] = {"Penn Treebank, word": {"length": 1}}
+    published = PUBLISHED
     kinds = dict.fromkeys(OPERATIONS, PARAMETRIC) | {OPERATIONS[0]: NONE}  # each stands behind weights of its node
     size = math.factorial(NODES) * (len(OPERATIONS) - 1) ** NODES
 
@@ -80,6 +89,10 @@ class RecurrentSpace(SearchSpace):
     def read(self, text: str, *, notation: str | None = None) -> Reading:
         """Return the architecture that a text names (see `read_recurrent_genotype`)."""
         return read_recurrent_genotype(text, notation=notation)
+
+    def cells(self, architecture: Mapping[str, Any]) -> dict[str, list[CellEdge]]:
+        """Return the cell with its output, the mean of nodes: of all of them, or of those that a genotype says."""
+        return cells_with_outputs(architecture)
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the freshly initialised language model that the architecture is evaluated by."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from balenas_plugin.bayes.conditional import Conditional, Includes, Use
 from balenas_plugin.bayes.decisions import Architecture, OneOf, TopSet
-from balenas_plugin.errors import SpaceError
+from balenas_plugin.errors import SpaceError, nearest
 
 from .module_spec import CONV1X1, CONV3X3, INPUT, MAXPOOL, OUTPUT, Key, Matrix, ModuleSpec, canonical_orders
 
@@ -148,12 +148,15 @@ class Blocks:
         """
         for block, operation in enumerate(operations, start=1):
             if operation not in OPERATIONS:
-                raise SpaceError(f"block {block} has {operation!r}; allowed: {', '.join(OPERATIONS)}")
+                name = str(operation)[:40]
+                allowed = f"{', '.join(OPERATIONS)}{nearest(name, OPERATIONS)}"
+                raise SpaceError(f"block {block} has the operation {name!r}; allowed: {allowed}")
         ordered = []
         for node, (given, number) in enumerate(zip(parents, self.parents, strict=True), start=1):
             try:
                 different = set(given)
                 whole = len(given) == len(different) == number and different.issubset(range(node))
+                whole = whole and set(map(type, different)) == {int}  # neither 1.0 nor True
             except TypeError:  # no list, or not of numbers
                 whole = False
             if not whole:
@@ -172,6 +175,24 @@ class Blocks:
             parents = wiring.parents[node - 1]
             architecture[self.input_label(node)] = list(range(len(parents)) if node in wiring.loose else parents)
         return architecture
+
+    def wiring_of(self, spec: ModuleSpec) -> Wiring:
+        """Return a wiring that is isomorphic to a module which the space `includes`."""
+        spec = spec.pruned()
+        vertices = range(1, len(spec.operations) - 1)
+        free: dict[int, list[int]] = {}
+        for node, number in enumerate(self.parents[:-1], start=1):
+            free.setdefault(number, []).append(node)
+        nodes = {0: 0, len(vertices) + 1: self.count + 1}
+        for vertex in sorted(vertices, key=lambda v: len(spec.parents(v))):
+            nodes[vertex] = free[len(spec.parents(vertex))].pop(0)
+        parents = [tuple(range(number)) for number in self.parents]  # of loose blocks, too
+        operations = [OPERATIONS[0]] * self.count
+        for vertex in (*vertices, len(vertices) + 1):
+            parents[nodes[vertex] - 1] = tuple(sorted(nodes[u] for u in spec.parents(vertex)))
+        for vertex in vertices:
+            operations[nodes[vertex] - 1] = spec.operations[vertex]
+        return Wiring(tuple(parents), tuple(operations))
 
     def wirings(self) -> Iterator[Wiring]:
         """Yield every wiring whose loose blocks choose what decides nothing."""

@@ -15,7 +15,7 @@ from balenas_plugin.benchmarks import Benchmark
 from balenas_plugin.errors import DataError, OptionError, SpaceError
 from balenas_plugin.files import expanded
 
-from . import SPACES, NasBench1Shot1Space
+from . import SPACES, ModuleSpec, NasBench1Shot1Space
 from .nasbench101_files import RUNS, Trained, read_modules, write_modules
 
 TABLE_FILE = "nb1shot1.parquet"
@@ -46,6 +46,7 @@ class OneShotBenchmark(Benchmark):
         blocks = space.blocks
         self._rows: dict[Any, int] = {}
         self._trained: list[Trained] = []
+        self._specs: list[ModuleSpec] = []
         self._hashes: list[str] = []
         for module, trained in found.items():
             spec = trained.spec
@@ -55,6 +56,7 @@ class OneShotBenchmark(Benchmark):
             if spec is not None and blocks.includes(spec.pruned()):
                 self._rows[spec.key()] = len(self._trained)
                 self._trained.append(trained)
+                self._specs.append(spec)
                 self._hashes.append(module)
         self._by_hash = {module: row for row, module in enumerate(self._hashes)}
         self._means = {_VALID: _means(t.valid for t in self._trained), _TEST: _means(t.test for t in self._trained)}
@@ -119,7 +121,8 @@ class OneShotBenchmark(Benchmark):
 
     def _canonical(self, architecture: Any) -> str:
         if isinstance(architecture, str) and architecture in self._by_hash:
-            architecture = self._space.read(architecture).sample
+            blocks = self._space.blocks
+            architecture = blocks.architecture(blocks.wiring_of(self._specs[self._by_hash[architecture]]))
         return self.canonical(architecture)
 
     def _held(self, architecture: Any) -> int:

@@ -89,14 +89,18 @@ def read_modules(path: Path, progress: Callable[[int], object] = lambda done: No
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     try:
         if start.startswith(b"PAR1"):
-            return _of_table(_parquet(path), path)
-        if start.startswith(b"SQLite format 3"):
-            return _of_trainings(_database(path), progress)
-        if path.suffix == ".csv":
-            return _of_table(_csv(path), path)
-        return _of_trainings(_tfrecord(path), progress)
+            found = _of_table(_parquet(path), path)
+        elif start.startswith(b"SQLite format 3"):
+            found = _of_trainings(_database(path), progress)
+        elif path.suffix.lower() == ".csv":
+            found = _of_table(_csv(path), path)
+        else:
+            found = _of_trainings(_tfrecord(path), progress)
     except (ValueError, TypeError, LookupError, sqlite3.Error, pa.ArrowException) as error:
         raise FileFormatError(f"{path} is no file of NAS-Bench-101, or is damaged: {error}") from error
+    if not found:
+        raise FileFormatError(f"{path} has no accuracy, after {EPOCHS} epochs, of a network of NAS-Bench-1Shot1")
+    return found
 
 
 def write_modules(path: Path, found: Mapping[str, Trained]) -> None:
@@ -142,7 +146,7 @@ def _tfrecord(path: Path) -> Iterator[Training]:
             if epochs == EPOCHS and _is_wanted(matrix):  # five sixths are of no space
                 spec = _spec(matrix, operations.split(","))
                 evaluations, parameters = [], None
-                for number, value in fields(base64.b64decode(metrics, validate=True)):
+                for number, value in fields(base64.b64decode("".join(metrics.split()), validate=True)):
                     if number == _EVALUATIONS and isinstance(value, bytes):
                         evaluations.append(dict(fields(value)))
                     elif number == _PARAMETERS:
@@ -168,8 +172,8 @@ def _parquet(path: Path) -> Mapping[str, Sequence[Any]]:
 
 
 def _csv(path: Path) -> Mapping[str, Sequence[Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        names, *rows = list(csv.reader(file))
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names, *rows = list(csv.reader(file)) or [[]]
     if any(len(row) != len(names) for row in rows):
         raise ValueError("its rows are of different lengths")
     return dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {name: [] for name in names}
@@ -181,25 +185,33 @@ def _of_table(columns: Mapping[str, Sequence[Any]], path: Path) -> dict[str, Tra
     if hashes is None or not accuracies:
         raise FileFormatError(
             f"{path} is no table of NAS-Bench-101: it needs a column `hash`, and accuracies such as `valid_accuracy` "
-            f"and `test_accuracy`; it has {', '.join(columns)}"
+            f"and `test_accuracy`; it has {', '.join(columns) or 'none'}"
         )
-    values = {name: [None if v in (None, "") else float(v) for v in columns[name]] for name in accuracies}
+    values = {name: [_number(v) for v in columns[name]] for name in accuracies}
     percent = 1 if any(v is not None and v > 1 for of in values.values() for v in of) else 100
     single = {match[1] == "test" for match in accuracies.values() if match[2]}  # means are left out beside these
     structured = "edges" in columns and "ops" in columns
     found: dict[str, Trained] = {}
     for row, name in enumerate(hashes):
+        if all(of[row] is None for of in values.values()):
+            continue
         spec = _from_text(columns["edges"][row], columns["ops"][row]) if structured else None
         if spec is not None and not in_any_space(spec):
             continue
-        known = found[str(name)] = Trained(spec)
+        known = found.setdefault(str(name), Trained(spec))
         if columns.get("trainable_parameters"):
-            known.parameters = int(columns["trainable_parameters"][row] or 0) or None
+            known.parameters = round(_number(columns["trainable_parameters"][row]) or 0) or None
         for column, match in accuracies.items():
             value, is_test = values[column][row], match[1] == "test"
             if value is not None and (match[2] or is_test not in single):
                 (known.test if is_test else known.valid).append(percent * value)
     return found
+
+
+def _number(given: Any) -> float | None:
+    """Return a number; None where a table has nothing, or nothing finite."""
+    number = math.nan if given in (None, "") else float(given)
+    return number if math.isfinite(number) else None
 
 
 def _spec(digits: str | Sequence[int], operations: Sequence[str]) -> ModuleSpec:
@@ -218,7 +230,13 @@ def _is_wanted(matrix: str) -> bool:
 
 def _from_text(edges: str, ops: str) -> ModuleSpec:
     """Return a module of its upper triangle, row by row, and one letter an inner vertex."""
-    size, digits = len(ops) + 2, iter(edges)
+    size = len(ops) + 2
+    if not set(ops) <= _LETTERS.keys() or not set(edges) <= {*"01"} or len(edges) != size * (size - 1) // 2:
+        raise ValueError(
+            f"{edges[:40]!r} and {ops[:40]!r} are no module: `edges` needs a 0 or 1 for each pair of its vertices, and "
+            f"`ops` one of {', '.join(_LETTERS)} for each but the first and the last"
+        )
+    digits = iter(edges)
     entries = [int(next(digits)) if v > u else 0 for u in range(size) for v in range(size)]
     return ModuleSpec(_rows(entries, size), (INPUT, *(_LETTERS[letter] for letter in ops), OUTPUT))
 

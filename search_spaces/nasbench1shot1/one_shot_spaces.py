@@ -8,7 +8,6 @@ Sources: Zela, Siems and Hutter 2020 (NAS-Bench-1Shot1); Ying et al. 2019 (NAS-B
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache, partial
@@ -19,7 +18,7 @@ from torch import nn
 from balenas_plugin.bayes.decisions import Architecture, Decision
 from balenas_plugin.errors import SpaceError, UnreadableError
 from balenas_plugin.options import OneOf, checked
-from balenas_plugin.search_spaces import PARAMETER_FREE, PARAMETRIC, CellEdge, Reading, SearchSpace
+from balenas_plugin.search_spaces import PARAMETER_FREE, PARAMETRIC, CellEdge, Reading, SearchSpace, read_literal
 
 from .choice_blocks import BLOCKS, OPERATIONS, Blocks, Wiring
 from .module_spec import CONV1X1, CONV3X3, MAXPOOL, ModuleSpec
@@ -108,7 +107,8 @@ class NasBench1Shot1Space(SearchSpace):
         """Return the architecture that a text names: node by node, by its hash, or as a mapping as in NNI.
 
         Raises:
-            SpaceError: it is none of them, or of another space.
+            UnreadableError: it is none of them, or of another space.
+            SpaceError: it is malformed.
             OptionError: there is no such notation.
         """
         if notation is not None:
@@ -119,7 +119,7 @@ class NasBench1Shot1Space(SearchSpace):
                 raise SpaceError(f"{self.title} has no network with the hash {text[:40]!r}")
             return self._reading("hash", self.blocks.architecture(self.blocks.by_hash[text]))
         is_mapping = notation == "nni" or (notation is None and text.startswith("{"))
-        wiring = self.wiring(_mapping(text) if is_mapping else text)
+        wiring = self.wiring(self._mapping(text) if is_mapping else text)
         return self._reading("nni" if is_mapping else "string", self.blocks.architecture(wiring))
 
     def wiring(self, architecture: str | Mapping[str, Any]) -> Wiring:
@@ -160,19 +160,33 @@ class NasBench1Shot1Space(SearchSpace):
     def _parsed(self, text: str) -> Wiring:
         *blocks, output = [_entry(entry) for entry in text[:_LONGEST].split("|")]
         if len(blocks) != self.blocks.count or (None, None) in blocks or output[0] != "output":
-            unlike = SpaceError if "output~" in text else UnreadableError
-            raise unlike(
+            others = {other.count for other in BLOCKS.values()} - {self.blocks.count}
+            is_own = "output~" in text and len(blocks) not in others
+            raise (SpaceError if is_own else UnreadableError)(
                 f"{text[:200]!r} is no architecture of {self.title}. Give its {self.blocks.count} blocks and its "
                 f"output, e.g. {self.notation(self._example)!r}, or NAS-Bench-101's hash"
             )
         parents = [range(self.blocks.parents[k]) if p == () else p for k, (_, p) in enumerate([*blocks, output])]
         wiring = self.blocks.checked(
-            parents, [OPERATIONS[0] if p == () else _LONG.get(name or "") for name, p in blocks]
+            parents, [OPERATIONS[0] if p == () else _LONG.get(name or "", name) for name, p in blocks]
         )
         wrong = [block for block, (_, p) in enumerate(blocks, start=1) if p == () and block not in wiring.loose]
         if wrong:
             raise SpaceError(f"{text[:200]!r}: block {wrong[0]} is used by another node, so it needs an operation")
         return wiring
+
+    def _mapping(self, text: str) -> Mapping[str, Any]:
+        try:
+            found = read_literal(text[:_LONGEST])
+        except ValueError as error:
+            raise UnreadableError(f"{text[:200]!r} is no mapping in JSON or Python") from error
+        inner = found.get("choices", found) if isinstance(found, Mapping) else None  # or of architectures.json
+        others = [other.choices.keys() for other in BLOCKS.values() if other is not self.blocks]
+        if not isinstance(inner, Mapping) or not inner.keys() & self.choices.keys() or inner.keys() in others:
+            raise UnreadableError(
+                f"{text[:200]!r} is no mapping of {self.title}, whose choices are {', '.join(self.choices)}"
+            )
+        return inner
 
     @property
     def _example(self) -> Architecture:
@@ -223,14 +237,3 @@ def _entry(text: str) -> tuple[str, tuple[int, ...]] | tuple[None, None]:
     if match is not None:
         return match["name"], tuple(map(int, match["parents"].split(",")))
     return ("-", ()) if text.strip() == "-" else (None, None)
-
-
-def _mapping(text: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(text[:_LONGEST])
-    except ValueError as error:
-        raise SpaceError(f"{text[:200]!r} is no mapping in JSON: {error}") from error
-    inner = found.get("choices", found) if isinstance(found, Mapping) else None  # a record of architectures.json, too
-    if not isinstance(inner, Mapping):
-        raise SpaceError(f"{text[:200]!r} is no mapping in JSON")
-    return inner

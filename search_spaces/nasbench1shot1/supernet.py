@@ -8,6 +8,8 @@ from typing import cast
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace
 from torch import Tensor, nn
 
+from balenas_plugin.options import PositiveInt
+
 from .choice_blocks import BLOCKS, OPERATIONS, Blocks
 from .one_shot_network import OneShotNetwork, block_operation, conv_bn_relu, placed
 
@@ -54,7 +56,7 @@ class OneShotSupernet(ModelSpace, OneShotNetwork):  # type: ignore[misc]  # NNI 
 
     blocks: Blocks
 
-    def __init__(self, channels: int = 16, num_cells: int = 9, num_labels: int = 10) -> None:
+    def __init__(self, channels: PositiveInt = 16, num_cells: PositiveInt = 9, num_labels: PositiveInt = 10) -> None:
         super().__init__(
             cell=partial(OneShotCell, self.blocks),
             blocks=self.blocks.count,

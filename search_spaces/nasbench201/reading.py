@@ -15,15 +15,13 @@ Sources: Dong and Yang 2020; NASLib, `search_spaces/nasbench201/conversions.py`.
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from balenas_plugin.errors import SpaceError, UnreadableError
 from balenas_plugin.options import OneOf, checked
-from balenas_plugin.search_spaces import Reading
+from balenas_plugin.search_spaces import Reading, read_literal
 
 from .notation import (
     EDGES,
@@ -74,7 +72,8 @@ def read_architecture(text: str, *, notation: str | None = None) -> Reading:
         notation: which; None finds out. Six numbers are taken for the benchmark's own indices then, not NASLib's.
 
     Raises:
-        SpaceError: it is none of them, or malformed.
+        UnreadableError: it is none of them.
+        SpaceError: it is malformed.
         OptionError: there is no such notation.
     """
     if notation is not None:
@@ -83,7 +82,7 @@ def read_architecture(text: str, *, notation: str | None = None) -> Reading:
     if len(text) > _LONGEST:
         raise SpaceError(f"an architecture of {len(text)} characters was given; none is that long")
     numbers = _numbers(text)
-    if notation == "string" or (notation is None and ("~" in text or (numbers is None and text.startswith("|")))):
+    if notation == "string" or (notation is None and numbers is None and _is_string(text)):
         return _reading("string", parse(_written_properly(text)))
     digits = text.isdecimal() and len(text) == len(EDGES) and int(text) >= NUM_ARCHITECTURES
     if notation == "index" or (notation is None and text.isdecimal() and not digits):
@@ -107,6 +106,11 @@ def _reading(notation: str, indices: Indices, remark: str = "") -> Reading:
     return Reading(notation, sample=to_nni(indices), read_as=NOTATIONS[notation], remark=remark)
 
 
+def _is_string(text: str) -> bool:
+    """Return whether a text has a node of the benchmark's string; those of NAS-Bench-1Shot1's have no such bars."""
+    return text.startswith("|") or ("~" in text and "+" in text)
+
+
 def _numbers(text: str) -> list[int] | None:
     """Return the six or so numbers that a text consists of: "3,0,1", "[3 0 1]", "301004"; None if it is other text."""
     if not re.fullmatch(r"[\s\[\](),;|0-9-]+", text) or not any(character.isdecimal() for character in text):
@@ -126,8 +130,8 @@ def _by_number(text: str, digits: list[int] | None) -> Reading:
 
 
 def _by_numbers(numbers: Sequence[int], *, naslib: bool, asked: bool) -> Reading:
-    if len(numbers) > len(EDGES) and len(str(numbers)) > 60:
-        raise SpaceError(f"{len(numbers)} numbers were given; a cell has {len(EDGES)} edges")
+    if len(numbers) > len(EDGES):  # as in the compact form of the DARTS space
+        raise UnreadableError(f"{len(numbers)} numbers were given; a cell has {len(EDGES)} edges")
     own, other = check_indices(numbers), from_naslib(numbers)
     if naslib:
         return _reading("naslib", other)
@@ -139,12 +143,10 @@ def _literal(text: str) -> Any:
     words = [word for word in re.split(r"[\s,]+", text) if word]
     if all(word.lower() in _NAMES for word in words):
         return words
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-            continue
-    raise _unreadable(text)
+    try:
+        return read_literal(text)
+    except ValueError as error:
+        raise _unreadable(text) from error
 
 
 def _by_containers(found: Any, text: str, *, naslib: bool) -> Reading:
@@ -152,8 +154,10 @@ def _by_containers(found: Any, text: str, *, naslib: bool) -> Reading:
         inner = found.get("choices", found)  # a record of architectures.json, too
         labels = {edge: f"cell/{edge.source}_{edge.target}" for edge in EDGES}
         allowed = {label.removeprefix("cell/"): label for label in labels.values()}
-        architecture = {allowed.get(str(key), str(key)): _nni_name(value) for key, value in dict(inner).items()}
-        return _reading("nni", from_nni(architecture))
+        if isinstance(inner, Mapping) and any(re.fullmatch(r"(cell/)?\d_\d", str(key)) for key in inner):
+            return _reading(
+                "nni", from_nni({allowed.get(str(key), str(key)): _nni_name(value) for key, value in inner.items()})
+            )
     names = [name for name in _flattened(found) if isinstance(name, str)] if isinstance(found, list | tuple) else []
     if len(names) == len(EDGES) and all(name.lower() in _NAMES for name in names):
         edges = NASLIB_EDGES if naslib else EDGES

@@ -56,7 +56,8 @@ def _read_table(path: Path) -> pa.Table:
     if not path.is_file():
         raise DataError(
             f"there is no file {path}: set data.root, or the environment variable {ENVIRONMENT_VARIABLE}, "
-            "to the folder that holds it"
+            "to the folder that holds it. What torchvision stores is the data set cifar10 (`download: true` fetches "
+            "it); `balenas reproduce` searches on that with --scale small-lossless"
         )
     try:
         with pq.ParquetFile(path) as file:

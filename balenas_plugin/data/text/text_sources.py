@@ -22,8 +22,9 @@ _LARGEST = 2**30
 
 
 def split_lines(text: str) -> list[str]:
-    """Return the words of a text: what white space separates, and END after each line."""
-    lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
+    """Return the words of a text: what white space separates, and END after each line, however lines end."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.removesuffix("\n").split("\n")
     return [word for line in lines for word in (*line.split(), END)]
 
 

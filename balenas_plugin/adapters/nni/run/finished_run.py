@@ -19,6 +19,7 @@ import torch
 from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.one_shot.distribution_module import DistributionModule
@@ -38,7 +39,7 @@ from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import SearchConfig
 from balenas_plugin.costs.table import Measure
 from balenas_plugin.diagnostics import past_posterior
-from balenas_plugin.errors import DataError, FileFormatError, OptionError
+from balenas_plugin.errors import DataError, FileFormatError, OptionError, SpaceError
 from balenas_plugin.files import replaced_together, write_text_atomically
 from balenas_plugin.ground_truth import ground_truth_of
 from balenas_plugin.report.pareto import Front
@@ -191,7 +192,7 @@ def write_exports(
     """Write the ranked architectures in each format, and which candidates none beats; return the files written.
 
     Networks have the weights of the search, and batch-norm's statistics of their own: the supernet's are of its
-    mixture of operations.
+    mixture of operations. One that cannot be written as ONNX is left out there, and a line says why.
 
     Args:
         run: that they are of.
@@ -201,7 +202,8 @@ def write_exports(
         front: of all candidates.
 
     Raises:
-        SpaceError: a network cannot be written in a format, or has parameters that the supernet does not have.
+        SpaceError: a network cannot be written in Python, none can as ONNX, or one has parameters that the supernet
+            does not have.
         StorageError: a file could not be written.
     """
     supernet = run.trained_supernet() if {"python", "onnx"} & set(formats) else None
@@ -238,7 +240,8 @@ def _write(
         written.append(output / "architectures.csv")
         write_text_atomically(written[-1], _csv(ranked))
     example = run.batch[0][:2]
-    for found in ranked:
+    unwritable: dict[str, SpaceError] = {}
+    for found in tqdm(ranked, desc="write", disable=supernet is None):
         name, title = f"architecture_{found.rank:03d}", next(iter(found.notation.values()), f"rank {found.rank}")
         if "svg" in formats:
             from balenas_plugin.report.drawings import draw_found
@@ -265,8 +268,14 @@ def _write(
         if "onnx" in formats:
             from balenas_plugin.export.onnx_file import write_onnx
 
-            written.append(output / f"{name}.onnx")
-            write_onnx(network, written[-1], example=example, task=run.data.task)
+            try:
+                written.append(write_onnx(network, output / f"{name}.onnx", example=example, task=run.data.task))
+            except SpaceError as error:
+                unwritable[name] = error
+    for name, why in unwritable.items():
+        if len(unwritable) == len(ranked):
+            raise SpaceError(f"no file is written, as none can be as ONNX: {why}, or choose --format python")
+        _logger.warning("%s.onnx is left out: %s, or choose --format python", name, why)
     return written
 
 
@@ -312,8 +321,8 @@ def _require_same_classes(folder: RunFolder, data: Any) -> None:
         )
     if recorded is not None and list(recorded) != list(data.class_names):
         raise DataError(
-            f"the data have other classes than when {folder.path} was searched: {', '.join(data.class_names)} in the "
-            f"place of {', '.join(recorded)}. Put the folders of the images back as they were."
+            f"the data have other classes than when {folder.path} was searched: {', '.join(data.class_names)} "
+            f"instead of {', '.join(recorded)}. Put the folders of the images back as they were."
         )
 
 
