@@ -98,7 +98,7 @@ def _methods(options: argparse.Namespace) -> int:
     perturbations = {name: perturbation_options(get_perturbation(name)) for name in list_perturbations()}
     mixed_ops = {name: mixed_op_options(get_mixed_op(name)) for name in list_mixed_ops()}
     schedules = {name: schedule_options(get_schedule(name)) for name in list_schedules()}
-    found = [*map(get_distribution, parts), *map(get_perturbation, perturbations)]
+    found: list[Any] = [*map(get_distribution, parts), *map(get_perturbation, perturbations)]
     found += [*map(get_mixed_op, mixed_ops), *map(get_schedule, schedules)]
     sources = {part.name: part.source for part in found}
     kinds: dict[str, dict[str, Any]] = {
