@@ -17,7 +17,7 @@ from balenas_plugin.errors import DataError
 _SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 """What images are for -> names of their folder, in small letters."""
 
-_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # of torchvision's ImageFolder
+_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 _NOT_DATA = ("thumbs.db", "desktop.ini", "__macosx")  # what operating systems leave; and all hidden names
 _EXPECTED = (
     "Images are expected at <root>/<class>/<image>, or at <root>/<split>/<class>/<image> with the splits "
@@ -51,7 +51,7 @@ def find_parts(root: Path) -> dict[str, Part]:
         DataError: the layout is none of these, or could be two of them.
     """
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}: set data.root to a folder with one folder per class")
+        raise DataError(f"there is no folder {root}: images are read from a folder that has one folder per class")
     top = _Listing.of(root)
     split_of = {name: split for split, names in _SPLITS.items() for name in top.folders if name.lower() in names}
     if not split_of:
