@@ -175,7 +175,7 @@ class SearchConfig:
         diagnostics: what is watched, and when to stop early.
         train: what is trained when the search has ended; None: nothing.
         top_k: how many architectures architectures.json lists.
-        threads: CPU threads of torch; None leaves torch's own choice. Small networks run best with one, and the last
+        threads: CPU threads of torch; None: one, or one a core, whichever makes the first iterations faster. The last
             digits of a result depend on it.
     """
 

@@ -73,10 +73,10 @@ class Parts(Generic[T]):
         return found
 
     def _is_part(self, candidate: Any, module: str | None = None) -> bool:
-        """Return whether it is a part; of classes, one that is defined in `module`, if that is given."""
+        """Return whether it is a part; of classes, one with a name that is defined in `module`, if that is given."""
         if not self._classes:
             return isinstance(candidate, self.of)
-        is_class = inspect.isclass(candidate) and issubclass(candidate, self.of)
+        is_class = inspect.isclass(candidate) and issubclass(candidate, self.of) and hasattr(candidate, "name")
         return is_class and module in (None, candidate.__module__)
 
     @functools.cache  # noqa: B019  # the instances are module constants
@@ -95,7 +95,8 @@ class Parts(Generic[T]):
             ) from error
         if not self._is_part(part):
             raise OptionError(
-                f"{self.kind} {name!r}: {entries[0].value!r} is a {type(part).__name__}; it must be a {self.contract}"
+                f"{self.kind} {name!r}: {entries[0].value!r} is a {type(part).__name__}; it must be a {self.contract} "
+                "with a name"
             )
         return part  # type: ignore[no-any-return]  # `_is_part` has said so
 

@@ -21,8 +21,8 @@ HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-6
 
 
-def lines(path: Path) -> Iterator[tuple[str, float | None]]:
-    """Yield each section of a file with its largest difference; None where nothing replays it."""
+def lines(path: Path) -> Iterator[tuple[str, float | Exception | None]]:
+    """Yield each section of a file with its largest difference, or why it has none; None where nothing replays it."""
     if str(HERE) not in sys.path:
         sys.path.insert(0, str(HERE))
     method = path.name.split("_heldout")[0].split(".")[0]
@@ -34,9 +34,14 @@ def lines(path: Path) -> Iterator[tuple[str, float | None]]:
     replays = importlib.import_module(f"replays.{method}")
     for name in document:
         if name in replays.SECTIONS:
-            yield name, replays.SECTIONS[name](document)
+            try:
+                yield name, replays.SECTIONS[name](document)
+            except Exception as error:  # whatever a damaged section leads to
+                yield name, error
         elif name not in {*descriptions, *replays.INPUTS, "path"}:
             yield name, None
+    for name in getattr(replays, "unknown", lambda document: ())(document):
+        yield name, None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,9 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(path.name)
         try:
             for name, off in lines(path):
-                failed |= off is not None and not off <= TOLERANCE
-                print(f"  unknown: {name}" if off is None else f"  {name} {off:.1e}", flush=True)
-        except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
+                if off is None:
+                    print(f"  unknown: {name}", flush=True)
+                elif isinstance(off, Exception):
+                    failed = True
+                    print(f"  {name} cannot be replayed: {type(off).__name__}: {off}", flush=True)
+                else:
+                    failed |= not off <= TOLERANCE
+                    print(f"  {name} {off:.1e}", flush=True)
+        except (OSError, ValueError, TypeError) as error:
             failed = True
             print(f"  cannot be replayed: {type(error).__name__}: {error}")
     return int(failed)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -34,6 +37,17 @@ class SeededNoise:
         """Return one sample of Dir(concentration), shape (K,)."""
         sample: Tensor = torch._sample_dirichlet(concentration.detach().cpu(), generator=self._generator)
         return sample.to(concentration.device)
+
+    @contextmanager
+    def as_torchs(self) -> Iterator[None]:
+        """Let torch's own generator draw these numbers inside the block, on the CPU: for `torch.distributions`."""
+        before = torch.get_rng_state()
+        torch.set_rng_state(self._generator.get_state())
+        try:
+            yield
+        finally:
+            self._generator.set_state(torch.get_rng_state())
+            torch.set_rng_state(before)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the generator's state."""

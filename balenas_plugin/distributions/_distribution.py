@@ -36,7 +36,8 @@ class Distribution(ABC):
         optimizer: makes another optimizer of them.
         seed: of the noise.
 
-    A member defines `draw`, and overrides what it knows better. `mask` holds what `keep` has left.
+    A member defines `draw`, and overrides what it knows better. It draws from `noise` alone, so that a search resumes
+    exactly, and all its processes draw the same. `mask` holds what `keep` has left.
     """
 
     name: ClassVar[str]
@@ -182,16 +183,13 @@ class Distribution(ABC):
         """Drop all other choices of a label for good: their weights are 0, and what is left adds up to 1.
 
         Raises:
-            OptionError: nothing would be left, or a choice was dropped before.
+            OptionError: nothing would be left, or a choice is not there, or was dropped before.
         """
-        kept = torch.zeros_like(self.mask[label])
-        kept[list(indices)] = True
-        if not kept.any() or bool((kept & ~self.mask[label]).any()):
-            raise OptionError(
-                f"label {label!r}: cannot keep choices {list(indices)}; "
-                f"there are {self.mask[label].nonzero().flatten().tolist()}"
-            )
-        self.mask[label] = kept
+        there = self.mask[label].nonzero().flatten().tolist() if label in self.mask else []
+        if not indices or not set(indices) <= set(there):
+            raise OptionError(f"label {label!r}: cannot keep choices {list(indices)}; there are {there}")
+        self.mask[label] = torch.zeros_like(self.mask[label])
+        self.mask[label][list(indices)] = True
         self._find_kept()
 
     def _find_kept(self) -> None:
@@ -287,7 +285,7 @@ class Distribution(ABC):
         many = {label: p.detach().expand(_COUNTED, -1) for label, p in self.parameters.items()}
         with suppress(Exception):  # a draw that is not made for this can fail in any way
             weights = self.draw(many).weights
-            if all(w.shape == many[label].shape and _on_simplex(w) for label, w in weights.items()):
+            if all(w.shape == many[label].shape and _on_simplex(w) and _drawn_apart(w) for label, w in weights.items()):
                 return {label: w.argmax(-1) for label, w in weights.items()}
         draws = [self.sample().weights for _ in range(self._counted_one_by_one)]
         return {label: torch.stack([draw[label].argmax() for draw in draws]) for label in self.parameters}
@@ -324,3 +322,8 @@ class Distribution(ABC):
 
 def _on_simplex(weights: Tensor) -> bool:
     return bool(((weights.sum(-1) - 1).abs() < 1e-3).all())
+
+
+def _drawn_apart(weights: Tensor) -> bool:
+    """Return whether not all draws are one: noise of the shape of a single draw is added to all of them alike."""
+    return bool((weights != weights[0]).any())

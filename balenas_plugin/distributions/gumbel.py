@@ -53,8 +53,17 @@ class GumbelSoftmax(Distribution):
         self._reaches_last = reaches_last
 
     def new_epoch(self, epoch: int, epochs: int) -> None:
-        """Set the temperature of the epoch."""
+        """Set the temperature of the epoch.
+
+        Raises:
+            OptionError: it changes with the epochs, and the search has no last one.
+        """
         first, last = self.temperatures
+        if first != last and epochs < 1:
+            raise OptionError(
+                f"the temperature goes from {first:g} to {last:g} over the epochs, and this search has no last one: "
+                "set max_epochs, or one temperature for all of them"
+            )
         self.temperature = first - (first - last) * epoch / max(epochs - self._reaches_last, 1)
 
     def draw(self, parameters: Mapping[str, Tensor]) -> Draw:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import cycle
 from typing import Any, Protocol
 
 import torch
@@ -81,8 +82,13 @@ class Host(Protocol):
     def virtual_step(self) -> VirtualStep:
         """Return what the weight optimizer's next step would be; second order only."""
 
-    def average(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Return means over the processes that search together; what no process has stays None."""
+    def average(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return means over the processes that search together; what no process has stays None.
+
+        Args:
+            tensors: None where there is none.
+            like: tensors of the same shapes.
+        """
 
 
 class Search:
@@ -188,14 +194,14 @@ class Search:
 
     def _learn(self, host: Host) -> Tensor:
         host.begin()
-        draws, edges = iter(range(self.distribution.num_mc_samples)), self._edges
+        draws, edges = cycle(range(self.distribution.num_mc_samples)), self._edges
         of_edges: list[Sequence[Tensor | None]] = []
 
         def evaluate(draw: Draw) -> tuple[Tensor, Weights]:
             k, parameters = next(draws), list(self.distribution.parameters.values())
             if not self.distribution.needs_gradient:
                 loss = self._without_gradient(draw, host, k)
-                self._with_cost(draw, loss, {}, host)  # alone: what weighs the draws is their likelihood
+                self._with_cost(draw, loss, {})  # alone: what weighs the draws is their likelihood
                 return loss, {}
             inputs = [*draw.weights.values(), *parameters, *edges]  # a loss may read the parameters besides
             found: Sequence[Tensor | None]
@@ -208,7 +214,7 @@ class Search:
                         left_out = draw.chosen or self.distribution.kept
                         if loss.requires_grad or not left_out:  # zeros alone may have been drawn
                             loss.backward()  # not `grad`, which forbids reentrant checkpoints
-                        found = host.average([x.grad for x in inputs])
+                        *found, mean = host.average([*(x.grad for x in inputs), loss.detach()], [*inputs, loss])
                 else:
                     found, loss = second_order_gradient(
                         train_loss=lambda: host.training_loss(k),
@@ -217,12 +223,14 @@ class Search:
                         weights=host.network_weights,
                         step=host.virtual_step(),
                         finite_difference=self.order.finite_difference,
-                        average=lambda tensors: [g for g in host.average(tensors) if g is not None],
+                        average=lambda tensors: [g for g in host.average(tensors, tensors) if g is not None],
                     )
+                    (mean,) = host.average([loss], [loss])
+            assert mean is not None
             labels = list(draw.weights)
             draw.direct = _present(labels, found[len(labels) : 2 * len(labels)])
             of_edges.append(found[2 * len(labels) :])
-            return self._with_cost(draw, loss.detach(), _in_the_weights(draw, found), host)
+            return self._with_cost(draw, mean, _in_the_weights(draw, found))
 
         loss = self.distribution.update(evaluate)
         if self.edges is not None:
@@ -237,18 +245,16 @@ class Search:
             else:
                 draw.examples = host.examples()
                 found = host.validation_loss(k)
-        (mean,) = host.average([found])
+        (mean,) = host.average([found], [found])
         assert mean is not None
         return mean
 
-    def _with_cost(self, draw: Draw, loss: Tensor, gradients: Weights, host: Host) -> tuple[Tensor, Weights]:
+    def _with_cost(self, draw: Draw, loss: Tensor, gradients: Weights) -> tuple[Tensor, Weights]:
         """Return the loss with the cost, and its gradient in the weights; the cost's own goes to the draw."""
         if self.cost is None:
             return loss, gradients
-        (mean,) = host.average([loss.detach()])
-        assert mean is not None
         with torch.enable_grad():
-            mean = mean.detach().requires_grad_()
+            mean = loss.detach().requires_grad_()
             total = self.cost(mean, draw.expected)
             slope, *found = torch.autograd.grad(total, [mean, *draw.expected.values()], allow_unused=True)
         draw.of_costs = _present(list(draw.expected), found)
@@ -291,10 +297,12 @@ class Search:
                 loss = host.step_weights(list)
             if loss is None:
                 raise SkippedStep
-            found = host.average([x.grad for x in (*draw.weights.values(), *self._edges)])
+            inputs = [*draw.weights.values(), *self._edges]
+            *found, mean = host.average([*(x.grad for x in inputs), loss.detach()], [*inputs, loss])
+            assert mean is not None
             if self.edges is not None:
                 self.edges.step([found[len(draw.weights) :]])
-            return self._with_cost(draw, loss, _in_the_weights(draw, found), host)
+            return self._with_cost(draw, mean, _in_the_weights(draw, found))
 
         try:
             with self._around(host, "architecture", "weights"):
@@ -322,7 +330,7 @@ class Search:
                 loss = host.training_loss(None)
                 if gradient and loss.requires_grad:
                     loss.backward()
-            *found, mean = host.average([*(w.grad for w in inputs), loss.detach()])
+            *found, mean = host.average([*(w.grad for w in inputs), loss.detach()], [*inputs, loss])
             assert mean is not None
             return mean, {label: torch.zeros_like(w) for label, w in weights.items()} | _present(list(weights), found)
 
@@ -336,7 +344,8 @@ class Search:
 
     def _architecture_gradients(self, draw: Draw, host: Host) -> list[Tensor]:
         """Return the gradients of the distribution's parameters that a weight step's backward pass left."""
-        found = draw.pull_back(_in_the_weights(draw, host.average([w.grad for w in draw.weights.values()])))
+        inputs = list(draw.weights.values())
+        found = draw.pull_back(_in_the_weights(draw, host.average([w.grad for w in inputs], inputs)))
         if self.order.clip_with == "architecture":
             return list(found.values())
         before = {label: p.grad for label, p in self.distribution.parameters.items() if p.grad is not None}

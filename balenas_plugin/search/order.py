@@ -56,3 +56,8 @@ class Order:
         of_two = (self.order, self.first, self.architecture_every, self.architecture_steps)
         if self.levels == 1 and of_two != ("first", "architecture", 1, None):
             raise OptionError("levels: 1 has one step for both, so order, first and architecture_... say nothing")
+        if self.levels == 1 and (self.clip_with != "weights" or self.weight_step == "uniform"):
+            what = f"clip_with: {self.clip_with}" if self.clip_with != "weights" else "a uniform weight step"
+            raise OptionError(f"levels: 1 has no weight step of its own, which {what} is for")
+        if self.order == "first" and self.finite_difference != "central":
+            raise OptionError('finite_difference is of order "second": set that, or leave it out')

@@ -11,7 +11,8 @@ import pytorch_lightning as pl
 import torch
 
 from balenas_plugin import SearchPlan
-from balenas_plugin.adapters.nni.callbacks import plan
+from balenas_plugin.adapters.nni.callbacks import plan, thread_choice
+from balenas_plugin.adapters.nni.callbacks.thread_choice import ThreadChoice
 from balenas_plugin.errors import EvaluatorError
 from balenas_plugin.perturbations.adversarial import AdversarialPerturbation
 
@@ -93,3 +94,33 @@ def test_an_attack_is_in_every_weight_step_and_in_no_architecture_step():
 def test_a_training_that_is_no_search_is_refused():
     with pytest.raises(EvaluatorError, match="SearchPlan is for one-shot searches, and LightningModule is not one"):
         SearchPlan().setup(pl.Trainer(logger=False), pl.LightningModule(), "fit")
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [({1: 1.0, 4: 0.5}, 4), ({1: 1.0, 4: 0.97}, 1), ({1: 0.5, 4: 1.0}, 1)])
+def test_the_first_iterations_choose_the_threads(seconds, chosen, monkeypatch, tmp_path):
+    """All of them are timed by a clock of the number of threads."""
+    taken, clock = [1], [0.0]
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(thread_choice, "cores", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    monkeypatch.setattr(thread_choice.time, "perf_counter", lambda: clock[0])
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")), world_size=1)
+    choice = ThreadChoice()
+    for _ in range(10):
+        choice.on_train_batch_start(trainer)
+        clock[0] += seconds[taken[-1]]
+        choice.on_train_batch_end(trainer)
+    assert taken[1:] == [1, 4] * 4 + [chosen]
+    resumed = ThreadChoice()
+    resumed.load_state_dict(choice.state_dict())
+    resumed.on_train_batch_start(trainer)
+    assert taken[-2:] == [chosen, chosen]
+
+
+def test_threads_that_the_user_has_set_are_left_alone(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    taken: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")), world_size=1)
+    ThreadChoice().on_train_batch_start(trainer)
+    assert taken == []

@@ -24,6 +24,7 @@ from balenas_plugin.adapters.nni.one_shot.nni_host import NniHost
 from balenas_plugin.adapters.nni.supernets.supernet_decisions import exported
 from balenas_plugin.diagnostics import read_log
 from balenas_plugin.distributions import Distribution, Draw
+from balenas_plugin.distributions.uniform import Uniform
 from balenas_plugin.errors import FileFormatError, OptionError, SpaceError
 from balenas_plugin.presets import list_presets
 from balenas_plugin.selection.proxy_selection import NAMED_SELECTIONS, named_selection
@@ -195,6 +196,15 @@ def test_an_attack_leaves_statistics_and_modes_alone(tmp_path, monkeypatch):
     assert min(seen) > 0
 
 
+class Shadowing(Uniform):
+    """Has an option that a search would take for its own."""
+
+    name = "shadowing"
+
+    def __init__(self, parameters, *, penalty: float = 1.0, seed: int = 0) -> None:
+        super().__init__(parameters, seed=seed)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -211,6 +221,9 @@ def test_an_attack_leaves_statistics_and_modes_alone(tmp_path, monkeypatch):
         (lambda: strategy_of("GDAS")(perturbation="sdarts-rs"), "one candidate a draw, so sdarts-rs cannot perturb it"),
         (lambda: strategy_of("SETN")(perturbation="sdarts-rs"), "a uniform weight step computes one candidate a draw"),
         (lambda: strategy_of("ENAS")(levels=1), "levels: 1 has one step for both"),
+        (lambda: strategy_of("SNAS")(clip_with="architecture"), "which clip_with: architecture is for"),
+        (lambda: strategy_of("DARTS")(finite_difference="one-sided"), 'finite_difference is of order "second"'),
+        (lambda: DistributionStrategy(distribution=Shadowing), "has an option penalty, as every search has"),
         (lambda: strategy_of("RSPS")(num_mc_samples=2), "no option 'num_mc_samples'"),
         (
             lambda: strategy_of("SNAS")(perturbation="sdarts-adv"),

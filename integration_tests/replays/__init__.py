@@ -1,7 +1,8 @@
 """Replays of reference vectors, one module a method: each runs the package's own code on a file's inputs.
 
 A module is called like the file (up to the first ``_heldout`` or ``.``). It has `SECTIONS`, section -> a function of
-the document that returns the largest difference, and `INPUTS`, the sections that hold no results.
+the document that returns the largest difference, and `INPUTS`, the sections that hold no results. A function `unknown`
+of the document names what it does not replay inside of sections.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -55,18 +56,26 @@ class Toy:
     def flat(self, tensors: Any) -> Tensor:
         return torch.cat([t.detach().flatten() for t in tensors])
 
-    def noise(self, document: dict[str, Any]) -> Recorded:
-        """Return the recorded noise of every step, a row a label."""
-        sizes = [len(a) for a in self.alphas.values()]
-        return Recorded([piece for draws in document["eps"] for row in draws[:1] for piece in tensor(row).split(sizes)])
+    def noise(self, document: dict[str, Any], count: int = 1) -> Recorded:
+        """Return the recorded noise of so many draws of every step, a row a label."""
+        sizes, steps = [len(a) for a in self.alphas.values()], document["eps"]
+        return Recorded([piece for draws in steps for row in draws[:count] for piece in tensor(row).split(sizes)])
 
 
 def runs(document: dict[str, Any]) -> float:
     """Replay every run."""
-    return largest(
-        _hessian(document) if name == "hessian" else _RUNS[name](document, run)
-        for name, run in document["runs"].items()
-    )
+    known = {name: run for name, run in document["runs"].items() if _replay_of(name) is not None}
+    return largest(_replay_of(name)(document, run) for name, run in known.items())
+
+
+def unknown(document: dict[str, Any]) -> list[str]:
+    """Return runs that nothing replays."""
+    return [f"runs/{name}" for name in document.get("runs", {}) if _replay_of(name) is None]
+
+
+def _replay_of(name: str) -> Any:
+    vadam = re.fullmatch(r"vadam_(first|second)_M(\d+)", name)
+    return _RUNS.get(name) if vadam is None else _vadam(vadam[1], int(vadam[2]))
 
 
 def _darts(order: str) -> Any:
@@ -93,11 +102,49 @@ def _vadam_of(toy: Toy, document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _vadam(document: dict[str, Any], run: list[dict[str, Any]]) -> float:
-    toy = Toy(document)
-    distribution = Gaussian(toy.alphas, **_vadam_of(toy, document))
-    distribution.noise = toy.noise(document)
-    return _searched(document, run, toy, distribution, Order())
+def _vadam(order: str, count: int) -> Any:
+    def replay(document: dict[str, Any], run: list[dict[str, Any]]) -> float:
+        toy = Toy(document)
+        distribution = Gaussian(toy.alphas, num_mc_samples=count, **_vadam_of(toy, document))
+        distribution.noise = toy.noise(document, count)
+        return _searched(document, run, toy, distribution, Order(order=order))
+
+    return replay
+
+
+def _second_order(
+    toy: Toy, hyper: dict[str, Any], expected: dict[str, Any], batch: dict[str, Any], mean: list[Tensor]
+) -> tuple[list[Tensor], float]:
+    """Return the gradient of an architecture step, put together of the package's pieces, and their difference.
+
+    Args:
+        mean: alphas where w' and the direct gradient are taken; the implicit one is taken where the alphas are.
+    """
+    alphas, ((call,), count) = list(toy.alphas.values()), (expected["hvp_calls"], len(toy.alphas))
+    train, val = (batch["xt"], batch["yt"]), (batch["xv"], batch["yv"])
+    start, drawn = ([t.detach().clone() for t in tensors] for tensors in (toy.weights, alphas))
+
+    def loss(data: Any) -> Tensor:
+        return toy.loss_at([a.softmax(-1) for a in alphas], *data)
+
+    put(alphas, mean)
+    step = toy.host.virtual_step()
+    put(toy.weights, unrolled_weights(toy.weights, gradients(loss(train), toy.weights), step))
+    pairs = [(toy.flat(toy.weights), expected["unrolled_theta"])]
+    both = gradients(loss(val), [*alphas, *toy.weights])
+    put(toy.weights, start)
+    put(alphas, drawn)
+    scale = hyper["hvp_r"]
+    implicit = finite_difference_hvp(lambda: loss(train), alphas, toy.weights, both[count:], scale=scale)
+    norm = toy.flat(both[count:]).norm()
+    pairs += [
+        (toy.flat(both[count:]), call["vector"]),
+        (norm, call["vector_norm"]),
+        (scale / norm, call["R"]),
+        (toy.flat(implicit), call["implicit_grads"]),
+        (toy.flat(alphas), call["alpha_used"]),
+    ]
+    return [d - step.lr * i for d, i in zip(both, implicit, strict=False)], difference(*pairs)
 
 
 def _searched(
@@ -106,12 +153,17 @@ def _searched(
     search, off = Search(distribution, order), []
     for expected, batch in zip(run, document["batches"], strict=True):
         toy.host.train, toy.host.val = (batch["xt"], batch["yt"]), (batch["xv"], batch["yv"])
+        if isinstance(distribution, Point) and "hvp_calls" in expected:
+            mean = [a.detach().clone() for a in toy.alphas.values()]
+            off.append(_second_order(toy, document["hyper"], expected, batch, mean)[1])
         search.iteration(toy.host, epoch=0, index=0)
         found = [
             (toy.flat([a.grad for a in toy.alphas.values()]), expected["alpha_grad_final"]),
             (toy.flat(toy.alphas.values()), expected["alpha_after"]),
             (toy.flat(toy.weights), expected["theta_after_weight_step"]),
         ]
+        if isinstance(distribution, Point) and "unrolled_theta" in expected:
+            found.append((toy.flat(toy.host.validated_at), expected["unrolled_theta"]))
         if "s" in expected:
             state = distribution.optimizer.state
             found.append((toy.flat([state[a]["s"] for a in toy.alphas.values()]), expected["s"]))
@@ -128,24 +180,13 @@ def _vadam_gradient_at_mean(document: dict[str, Any], run: list[dict[str, Any]])
     alphas = list(toy.alphas.values())
     optimizer = VAdam(alphas, noise=toy.noise(document), **_vadam_of(toy, document))
     for expected, batch in zip(run, document["batches"], strict=True):
-        train, val = (batch["xt"], batch["yt"]), (batch["xv"], batch["yv"])
         mean = [a.detach().clone() for a in alphas]
 
-        def loss(data: Any) -> Tensor:
-            return toy.loss_at([a.softmax(-1) for a in alphas], *data)
-
-        def closure(train: Any = train, val: Any = val, mean: Any = mean) -> None:
-            drawn = [a.detach().clone() for a in alphas]
-            put(alphas, mean)
-            step = toy.host.virtual_step()
-            start = [w.detach().clone() for w in toy.weights]
-            put(toy.weights, unrolled_weights(toy.weights, gradients(loss(train), toy.weights), step))
-            both = gradients(loss(val), [*alphas, *toy.weights])
-            put(toy.weights, start)
-            put(alphas, drawn)
-            implicit = finite_difference_hvp(lambda: loss(train), alphas, toy.weights, both[len(alphas) :])
-            for a, direct, i in zip(alphas, both, implicit, strict=False):
-                a.grad = direct - step.lr * i
+        def closure(expected: Any = expected, batch: Any = batch, mean: Any = mean) -> None:
+            found, difference_of_pieces = _second_order(toy, document["hyper"], expected, batch, mean)
+            off.append(difference_of_pieces)
+            for a, gradient in zip(alphas, found, strict=True):
+                a.grad = gradient
 
         optimizer.step(closure)
         off.append(
@@ -155,7 +196,7 @@ def _vadam_gradient_at_mean(document: dict[str, Any], run: list[dict[str, Any]])
                 (toy.flat([optimizer.state[a]["s"] for a in alphas]), expected["s"]),
             )
         )
-        toy.host.train = train
+        toy.host.train = (batch["xt"], batch["yt"])
         mean_draw = Draw({}, {label: a.softmax(-1) for label, a in toy.alphas.items()})
         with toy.host.mixing(mean_draw):
             toy.host.step_weights(list)
@@ -184,7 +225,7 @@ def _hessian(document: dict[str, Any]) -> float:
 _RUNS = {
     "darts_first": _darts("first"),
     "darts_second": _darts("second"),
-    "vadam_first_M1": _vadam,
     "vadam_second_M1_gradient_at_mean": _vadam_gradient_at_mean,
+    "hessian": lambda document, run: _hessian(document),
 }
 SECTIONS = {"runs": runs}

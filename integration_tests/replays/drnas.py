@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from balenas_plugin.bayes.decisions import strongest_edges
 from balenas_plugin.distributions import Draw
-from balenas_plugin.distributions.dirichlet import Dirichlet
+from balenas_plugin.distributions.dirichlet import Dirichlet, concentration
 from balenas_plugin.mixed_ops.channels import Copies, widen
 from balenas_plugin.mixed_ops.partial_channels import PartialChannels
 from balenas_plugin.schedules import Keep, Seen
@@ -48,7 +48,11 @@ def _pathwise(case: dict[str, Any]) -> float:
     distribution.noise = Recorded([tensor(case["sample"])])
     draw = distribution.sample()
     gradient = draw.pull_back({"000": tensor(case["cotangent"])})
-    return difference((draw.weights["000"], case["mixing_weights"]), (gradient["000"], case["eta_grad"]))
+    return difference(
+        (concentration(tensor(case["eta"])), case["concentration"]),
+        (draw.weights["000"], case["mixing_weights"]),
+        (gradient["000"], case["eta_grad"]),
+    )
 
 
 def kl_regulariser(document: dict[str, Any]) -> float:
@@ -156,7 +160,11 @@ def _step(
         return float("inf")
     if val_loss is not None:
         gradients = {label: p.grad for label, p in distribution.parameters.items()}
-        pairs += [(val_loss, row["arch_loss_val_with_regulariser"]), (rows(gradients), row["eta_grad"])]
+        pairs += [
+            (val_loss, row["arch_loss_val_with_regulariser"]),
+            (rows(gradients), row["eta_grad"]),
+            (rows(host.draws["validation"].weights), row["mixing_weights_arch_step"]),
+        ]
     if "pruned" in row:
         assert run.schedule is not None
         kinds = {label: KINDS[label] for label in distribution.parameters}
@@ -199,6 +207,8 @@ def genotype_darts(document: dict[str, Any]) -> float:
                     cell += [[case["ops"][operation], source] for source, operation in pairs]
                     start += node + 2
                 off.append(float(cell != case[kind + suffix]))
+        alike = all(case[kind] == case[f"{kind}_if_ranked_by_dirichlet_mean"] for kind in ("normal", "reduce"))
+        off.append(float(alike != case["same"] or case["concat"] != [2, 3, 4, 5]))
     return largest(off)
 
 

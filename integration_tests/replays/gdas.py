@@ -114,6 +114,10 @@ def genotype_nasnet(document: dict[str, Any]) -> float:
                 pairs = best_pairs(edges, 2, without=case["ops"].index("none"))
                 cell.append([[case["ops"][operation], source] for source, operation in pairs])
             off.append(float(cell != case[kind]))
+        cells = [*case["normal"], *case["reduce"]]
+        twice = any(len({source for _, source in node}) < len(node) for node in cells)
+        off.append(float(twice != case["a_node_uses_one_edge_twice"]))
+        off.append(float(case["concat"] != [node + 2 for node in range(len(case["normal"]))]))
     return largest(off)
 
 
@@ -152,6 +156,8 @@ def search(document: dict[str, Any]) -> float:
                 (train_loss, row["train_loss"]),
                 (val_loss, row["arch_loss_val"]),
                 (host.norm, row["grad_norm_weight_step_all_params"]),
+                (list(host.draws["training"].chosen.values()), row["index_weight_step"]),
+                (list(host.draws["validation"].chosen.values()), row["index_arch_step"]),
                 (rows(gradients), row["alpha_grad"]),
                 (rows(distribution.parameters), row["alpha"]),
                 (torch.stack([w for cell in toy.W for edge in cell for w in edge]), _flat(row["W"])),
@@ -195,7 +201,8 @@ def nni_gumbel_darts(document: dict[str, Any]) -> float:
 
 
 def _relaxed(case: dict[str, Any]) -> float:
-    distribution = GumbelSoftmax(by_row([case["alpha"]]), temperature=case["tau"])
+    kind = HardGumbelSoftmax if case["hard"] else GumbelSoftmax
+    distribution = kind(by_row([case["alpha"]]), temperature=case["tau"])
     distribution.noise = Recorded([tensor(e) for e in case["exponentials"]])
     draw = distribution.sample()
     gradient = draw.pull_back({"000": tensor(case["cotangent"])})

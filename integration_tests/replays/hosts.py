@@ -41,6 +41,10 @@ class ToyHost:
         self.loss, self.network_weights, self.clip = loss, network_weights, clip
         self.sgd = torch.optim.SGD(network_weights, **sgd)
         self.draw = Draw({}, {})
+        self.draws: dict[str, Draw] = {}
+        """Of the last step of each level: "training", "validation"."""
+        self.validated_at: list[Tensor] = []
+        """The network's weights then: w' in a search of second order."""
         self.train: Any = None
         self.val: Any = None
         self.norm = 0.0
@@ -54,6 +58,8 @@ class ToyHost:
         yield
 
     def validation_loss(self, k: int) -> Tensor:
+        self.draws["validation"] = self.draw
+        self.validated_at = [w.detach().clone() for w in self.network_weights]
         return self.loss(self.draw, *self.val)
 
     def training_loss(self, k: int | None) -> Tensor:
@@ -64,6 +70,7 @@ class ToyHost:
 
     def step_weights(self, clipped_with: Callable[[], list[Tensor]]) -> Tensor:
         self.sgd.zero_grad()
+        self.draws["training"] = self.draw
         loss = self.loss(self.draw, *self.train)
         loss.backward()
         self.norm = clip([w.grad for w in self.network_weights if w.grad is not None], clipped_with(), self.clip)
@@ -79,8 +86,8 @@ class ToyHost:
             momentum_buffers=[self.sgd.state[w].get("momentum_buffer") for w in self.network_weights],
         )
 
-    def average(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-        return list(gradients)
+    def average(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
+        return list(tensors)
 
 
 def clip(gradients: list[Tensor], others: list[Tensor], largest: float) -> float:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from balenas_plugin.proxies import score
+from balenas_plugin.restoring import untouched
 from balenas_plugin.search_spaces.nasbench201 import build_network
 from replays import difference, largest
 
 INPUTS: set[str] = set()
+_OF_FLOAT32 = 1e-4  # the reference's logits
 
 
 def archs(document: dict[str, Any]) -> float:
@@ -29,6 +31,10 @@ def _network(record: dict[str, Any], weights: dict[str, Any], images: Any, label
         for parameter, weight in zip(network.parameters(), weights.values(), strict=True):
             parameter.copy_(weight)
     expected = {**record["float64"], "params": record["n_params_total"]}
+    with untouched(network), torch.no_grad():
+        logits = network.train()(images)[0]
+    if difference((logits, record["logits_row0"])) > _OF_FLOAT32:
+        return math.inf
     return largest(
         difference((score(proxy, network, images, labels), math.nan if value is None else value))
         for proxy, value in expected.items()
@@ -37,8 +43,9 @@ def _network(record: dict[str, Any], weights: dict[str, Any], images: Any, label
 
 def _beside(path: Path, name: str) -> Any:
     """Return a file of tensors: of this file's own stem if there is one, else the shared one."""
-    own = path.with_name(f"{path.stem}_{name}.pt")
-    return torch.load(own if own.exists() else path.with_name(f"proxies_{name}.pt"), weights_only=True)
+    names = f"{path.stem}_{name}.pt", f"proxies_{name}{path.stem.removeprefix('proxies')}.pt", f"proxies_{name}.pt"
+    found = next(each for each in map(path.with_name, names) if each.exists())
+    return torch.load(found, weights_only=True)
 
 
 SECTIONS = {"archs": archs}

@@ -22,17 +22,7 @@ MEMBERS = {
 }
 """name -> options; every distribution of the package has an entry."""
 
-SAMPLED = (
-    "binary-gates",
-    "categorical",
-    "controller",
-    "dirichlet",
-    "gaussian",
-    "gumbel",
-    "hard-gumbel",
-    "importance-weighted",
-    "uniform",
-)
+SAMPLED = [name for name in MEMBERS if get_distribution(name).is_random]
 """Those whose choices are drawn, so that probabilities can be counted."""
 
 

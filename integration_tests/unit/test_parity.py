@@ -78,6 +78,9 @@ def test_the_spaces_are_replayed(parity, parity_dir, tmp_path, name):
         ("vadam", ("newton_form_eq17_18", "M1_noise", "steps", 3, "s", 0)),
         ("architect", ("runs", "darts_second", 1, "alpha_grad_final", 3)),
         ("architect", ("runs", "hessian", "H", 0, 0)),
+        ("architect", ("runs", "darts_second", 2, "hvp_calls", 0, "R")),
+        ("family/gdas", ("search", "steps", 1, "index_arch_step", 0)),
+        ("family/drnas", ("search_l2", "steps", 1, "mixing_weights_arch_step", 0, 0)),
         ("family/gdas", ("search", "steps", 2, "alpha", 0, 1)),
         ("family/gdas", ("sampling", 0, "grad_hardwts", 0, 0)),
         ("family/drnas", ("search_kl", "steps", 0, "eta_grad", 0, 0)),
@@ -124,4 +127,13 @@ def test_unknown_sections_and_damaged_files_are_said(parity, tmp_path, capsys):
     assert capsys.readouterr().out.count("  unknown: novelty") == 2
     (tmp_path / "gdas.json").write_text('{"tau_schedule": [{"tau": [1.0]}]}')
     assert parity.main([str(tmp_path / "gdas.json")]) == 1
-    assert "cannot be replayed: KeyError" in capsys.readouterr().out
+    assert "tau_schedule cannot be replayed: KeyError" in capsys.readouterr().out
+
+
+def test_runs_of_more_draws_are_replayed_and_those_of_other_methods_named(parity, parity_dir, tmp_path, capsys):
+    document = json.loads((parity_dir / "architect.json").read_text())
+    (first,) = (document["runs"][name] for name in ("vadam_first_M1",))
+    document["runs"] = {"vadam_first_M3": first, "something_else": []}
+    (tmp_path / "architect_heldout_3.json").write_text(json.dumps(document))
+    assert parity.main([str(tmp_path / "architect_heldout_3.json")]) == 1  # three draws are not one
+    assert "unknown: runs/something_else" in capsys.readouterr().out

@@ -152,6 +152,6 @@ class NaslibHost:
             momentum_buffers=[weights.state[w].get("momentum_buffer") for w in self.network_weights],
         )
 
-    def average(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Return the gradients: NASLib searches in one process."""
-        return list(gradients)
+    def average(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return the tensors: NASLib searches in one process."""
+        return list(tensors)

@@ -135,7 +135,10 @@ def law_named(name: object) -> type[Law]:
     Raises:
         ValueError: there is none.
     """
-    known: Mapping[object, type[Law]] = {law.name: law for law in Law.__subclasses__()}
+    found = Law.__subclasses__()
+    for law in found:
+        found += law.__subclasses__()
+    known: Mapping[object, type[Law]] = {law.name: law for law in found}
     if name not in known:
         raise ValueError(f"its scores have the law {str(name)[:40]!r}; known are {', '.join(map(str, known))}")
     return known[name]

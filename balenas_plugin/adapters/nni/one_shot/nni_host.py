@@ -157,12 +157,9 @@ class NniHost:
         own = [o for o in self.module.trainer.optimizers if o is not self.module.distribution.optimizer]
         return virtual_step(own, self.network_weights)
 
-    def average(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def average(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
         """Return means over the processes."""
-        parameters, edges = self.module.distribution.parameters.values(), self.module.search.edges
-        of_edges = () if edges is None else edges.parameters
-        like = [*parameters, *parameters, *of_edges, *self.network_weights][: len(gradients)]
-        return self.module.ranks.present_averages(gradients, like)
+        return self.module.ranks.present_averages(tensors, like)
 
 
 def virtual_step(optimizers: Sequence[torch.optim.Optimizer], weights: Sequence[Tensor]) -> VirtualStep:

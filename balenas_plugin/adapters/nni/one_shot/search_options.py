@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from balenas_plugin.adapters.nni.supernets.parameters import parameterised_candidates
 from balenas_plugin.costs import CostOptions
+from balenas_plugin.distributions import Distribution, distribution_options
 from balenas_plugin.errors import EvaluatorError, OptionError
 from balenas_plugin.mixed_ops import MixedOpOption
 from balenas_plugin.options import NonNegativeInt, Positive, PositiveInt, Share, declared_options
@@ -225,6 +226,18 @@ def validation_interval(options: SearchOptions, trainer: Any) -> int | None:
 
 
 OPTION_NAMES = tuple(field.name for field in fields(SearchOptions))
+
+
+def own_options(kind: type[Distribution]) -> type[Any]:
+    """Return the options of a distribution.
+
+    Raises:
+        OptionError: one of them has the name of an option of every search, which would be taken for it.
+    """
+    own = distribution_options(kind)
+    for name in (field.name for field in fields(own) if field.name in OPTION_NAMES):
+        raise OptionError(f"the distribution {kind.name} has an option {name}, as every search has: call it otherwise")
+    return own
 
 
 def _penalty(given: Any) -> ExpectationProfilerPenalty | None:

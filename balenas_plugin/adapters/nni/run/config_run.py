@@ -27,6 +27,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from balenas_plugin.adapters.nni.callbacks.checkpoint import SearchCheckpoint, require_checkpoint
 from balenas_plugin.adapters.nni.callbacks.diagnostics_callback import Diagnostics
 from balenas_plugin.adapters.nni.callbacks.plan import SearchPlan
+from balenas_plugin.adapters.nni.callbacks.thread_choice import ThreadChoice
 from balenas_plugin.adapters.nni.one_shot.search_options import warmup_of
 from balenas_plugin.adapters.nni.run.build import build_evaluator, build_space
 from balenas_plugin.adapters.nni.run.tasks import task_of
@@ -109,7 +110,8 @@ def run_search(
     watch = (
         [Diagnostics(folder.diagnostics, config.diagnostics, seed=config.seed)] if config.diagnostics.enabled else []
     )
-    evaluator = build_evaluator(config, data, folder, [history, *watch, *progress, *callbacks, checkpoint])
+    chosen = [ThreadChoice()] if config.threads is None else []
+    evaluator = build_evaluator(config, data, folder, [history, *chosen, *watch, *progress, *callbacks, checkpoint])
     if resume and checkpoint.path.exists():
         if config.strategy["name"] == "nni.ENAS":
             raise OptionError("NNI's ENAS keeps its controller's state in memory only, so its runs cannot be resumed")
@@ -129,7 +131,7 @@ def run_search(
                 strategy.posterior.save(folder.posterior)
                 entries["log_probability_of_a_guess"] = _log_probability_of_a_guess(strategy, records[0]["choices"])
                 entries["mixed_modules"] = strategy.fusion_report()
-            entries["epochs"] = len(history.rows)
+            entries.update(epochs=len(history.rows), threads=torch.get_num_threads())
     return records
 
 

@@ -105,6 +105,7 @@ class FinishedRun:
                 f"{folder.path} was searched with {config.strategy['name']}, which leaves no posterior to export from. "
                 f"The one architecture that it found is in {folder.architectures}."
             )
+        strategy = build_strategy(config.strategy)  # imports a distribution of another package, and its law
         folder.require_unchanged(folder.posterior)
         posterior = Posterior.load(folder.posterior)
         if epoch is not None:
@@ -115,7 +116,6 @@ class FinishedRun:
         _require_same_classes(folder, data)
         torch.manual_seed(config.seed)
         model_space = build_space(config.space, num_classes=data.num_classes)
-        strategy = build_strategy(config.strategy)
         supernet = strategy.mutate_model(copy.deepcopy(model_space))
         _load_weights(supernet, SearchCheckpoint(folder.checkpoints).path, config)
         example = data.example(config.data.batch_size)

@@ -22,6 +22,7 @@ from balenas_plugin.adapters.nni.one_shot.loaders import number_of_examples, req
 from balenas_plugin.adapters.nni.one_shot.search_options import (
     OPTION_NAMES,
     SearchOptions,
+    own_options,
     validation_interval,
     warmup_of,
 )
@@ -37,13 +38,7 @@ from balenas_plugin.adapters.nni.supernets.supernet_decisions import decisions_o
 from balenas_plugin.adapters.nni.supernets.trained_supernet import TrainedSupernet
 from balenas_plugin.bayes.architectures import Architectures, DescribedArchitecture
 from balenas_plugin.bayes.posterior import Posterior
-from balenas_plugin.distributions import (
-    ChosenDistribution,
-    Distribution,
-    distribution_options,
-    get_distribution,
-    list_distributions,
-)
+from balenas_plugin.distributions import ChosenDistribution, Distribution, get_distribution, list_distributions
 from balenas_plugin.errors import OptionError, SpaceError, quoted
 from balenas_plugin.mixed_ops import mixed_op_of
 from balenas_plugin.options import given_options, joined_options, summary
@@ -93,8 +88,7 @@ class DistributionStrategy(StagedStrategy):
         }
         self.options = SearchOptions(**{key: value for key, value in options.items() if key in OPTION_NAMES})
         chosen = {key: value for key, value in options.items() if key not in OPTION_NAMES}
-        rate = {"lr": self.options.arc_learning_rate} if self.distribution.learns else {}
-        self.chosen = ChosenDistribution(self.distribution, chosen | rate)
+        self.chosen = ChosenDistribution(self.distribution, chosen, lr=self.options.arc_learning_rate)
         self.mixed_op, self.schedule = mixed_op_of(self.options.mixed_op), schedule_of(self.options.schedule)
         self._require_sound()
         super().__init__(
@@ -126,9 +120,9 @@ class DistributionStrategy(StagedStrategy):
         """Return all options but the distribution: those of a search, and those of what it learns.
 
         Raises:
-            OptionError: there is no such distribution.
+            OptionError: there is no such distribution, or an option of it has the name of one of every search.
         """
-        own = distribution_options(cls._distribution_class(distribution))
+        own = own_options(cls._distribution_class(distribution))
         return joined_options(
             cls.__name__,
             SearchOptions,
