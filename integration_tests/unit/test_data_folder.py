@@ -14,6 +14,7 @@ from PIL import Image
 from balenas_plugin.data import DataConfig, SearchData, load_search_data, load_test_data
 from balenas_plugin.data.checking import check_files
 from balenas_plugin.data.sources.folder import ImageFiles
+from balenas_plugin.data.sources.folder_layout import find_parts
 from balenas_plugin.data.summary import summary
 from balenas_plugin.errors import DataError, OptionError
 
@@ -193,6 +194,14 @@ def test_the_source_of_the_task_gives_the_pipelines_tensors(kind, tmp_path):
     assert torch.equal(found[0], data.architecture_set[number][0])
     with Image.open(tmp_path / "val" / "cat" / kind) as opened:
         assert torch.equal(defined["preprocess"](opened), found)
+
+
+def test_names_of_classes_are_texts(tmp_path):
+    for name in (b"caf\xe9", b"th\xc3\xa9"):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path / "x")[:-1] + name))
+        folder.mkdir()
+        (folder / "0.png").touch()
+    assert find_parts(tmp_path)["all"].class_names == (r"caf\xe9", "thé")
 
 
 @pytest.mark.parametrize("transform", [None, lambda pixels: pixels])

@@ -31,7 +31,7 @@ class Part:
 
     Attributes:
         folder: that holds the class folders.
-        class_names: sorted.
+        class_names: sorted; what of a folder's name is not in UTF-8 is written with backslashes.
         paths: of the images, class by class, sorted within each.
         labels: class number of each.
         left_out: ending -> number of other files in the class folders.
@@ -113,7 +113,7 @@ def _part(folder: Path) -> Part:
         )
     return Part(
         folder=folder,
-        class_names=tuple(classes),
+        class_names=tuple(os.fsencode(name).decode(errors="backslashreplace") for name in classes),
         paths=tuple(str(folder / name / image) for name, inside in classes.items() for image in inside.images),
         labels=tuple(label for label, inside in enumerate(classes.values()) for _ in inside.images),
         left_out=sum((inside.others for inside in classes.values()), Counter()),
