@@ -118,8 +118,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all (see `write_atomically`)."""
-    write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+    """Write `text` as UTF-8 to `path`, whole or not at all (see `write_atomically`).
+
+    What UTF-8 cannot hold, as the name of a file in another encoding, is written with backslashes.
+    """
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", errors="backslashreplace")))
 
 
 def append_text(path: Path, text: str) -> None:

@@ -59,7 +59,8 @@ def write_page(plan: AutoPlan, delivered: Delivered) -> None:
             explanation=(
                 "The network is chosen by the validation images; the images held out have had no part in anything but "
                 "this table. The ResNet was trained for as long as the search, the selection and the training of the "
-                "found network took together, with the same recipe, images and limits."
+                "found network took together, with the same recipe and images, and within the same limits if any size "
+                "of it is."
             ),
             pictures=[shown(picture) for picture in _pictures(output)],
             command=f"python {shlex.quote(str(Path(DELIVERED, SCRIPT)))} IMAGE ...",
@@ -85,7 +86,9 @@ def verdict(delivered: Delivered) -> str:
     ours, other = delivered.tested[winner], delivered.tested[loser]
     low, high = ours.interval
     chosen = f"on the validation images ({ours.validation_accuracy:.2%} against {other.validation_accuracy:.2%})"
-    if ours.validation_accuracy == other.validation_accuracy:
+    if not other.keeps_limits:
+        why = f"No size of the plain ResNet keeps the limits, so that it is a yardstick alone, {chosen}."
+    elif ours.validation_accuracy == other.validation_accuracy:
         why = f"The {CALLED[loser]} is right as often {chosen}, but less sure of the classes."
     elif winner == "baseline":
         why = f"The plain ResNet beats what the search has found {chosen}, so it is delivered."
@@ -114,6 +117,8 @@ def comparison(delivered: Delivered) -> Iterator[tuple[str, ...]]:
         "epochs": epochs,
         "training": lambda network: in_words(network.seconds),
     }
+    if not all(network.keeps_limits for network in delivered.tested.values()):
+        rows["keeps the limits"] = lambda network: "yes" if network.keeps_limits else "no"
     for title, text in rows.items():
         yield title, *(text(network) for network in delivered.tested.values())
 

@@ -51,18 +51,6 @@ def read_budget(text: str) -> float:
     return seconds
 
 
-def read_count(text: str) -> float:
-    """Return the number of "1M", "300k", "1.5G" or "250000".
-
-    Raises:
-        OptionError: it is none of these.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)", text.replace(",", "").strip().lower())
-    if found is None or not float(found[1]):
-        raise OptionError(f"a number such as 300k, 1M or 250000 is expected, got {text!r}")
-    return float(found[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[found[2]]
-
-
 @declared_options("limits")
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -115,12 +103,14 @@ class PlannedTraining:
         epochs: of its training.
         seconds: that it will take.
         parameters: at most.
+        keeps_limits: false of a baseline that breaks them in every size: it is a yardstick, and never delivered.
     """
 
     sizes: Mapping[str, PositiveInt]
     epochs: PositiveInt
     seconds: NonNegative
     parameters: PositiveInt
+    keeps_limits: bool = True
 
 
 @declared_options("the plan")

@@ -41,6 +41,7 @@ class Tested:
         epochs: of its training.
         planned_epochs: the same, had time not been up.
         seconds: of its training.
+        keeps_limits: whether it may be delivered.
     """
 
     validation_accuracy: float
@@ -52,6 +53,7 @@ class Tested:
     epochs: int
     planned_epochs: int
     seconds: float
+    keeps_limits: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,8 @@ def deliver(
 ) -> Delivered:
     """Choose by the validation images, test on those held out, and write the files of the better network.
 
-    Where both are right about as many validation images, the one with the smaller loss is chosen.
+    Where both are right about as many validation images, the one with the smaller loss is chosen. A baseline that does
+    not keep the limits is tested and not chosen.
 
     Args:
         plan: of the run.
@@ -121,10 +124,12 @@ def deliver(
     """
     held_out = load_test_data(DataConfig(name="packed", root=str(output / HELD_OUT)))
     losses = {name: _loss(network, data.test) for name, (network, _) in networks.items()}
-    winner = max(networks, key=lambda name: (networks[name][1].test_accuracy, -losses[name]))
+    keeps = {"network": True, "baseline": plan.baseline.keeps_limits}
+    winner = max(filter(keeps.__getitem__, networks), key=lambda name: (networks[name][1].test_accuracy, -losses[name]))
     confusions = {name: _confusion(network, held_out, len(data.class_names)) for name, (network, _) in networks.items()}
     tested = {
-        name: _tested(trained, losses[name], confusions[name], epochs[name]) for name, (_, trained) in networks.items()
+        name: replace(_tested(trained, losses[name], confusions[name], epochs[name]), keeps_limits=keeps[name])
+        for name, (_, trained) in networks.items()
     }
     deployed = deploy(
         networks[winner][0], replace(data, test=held_out), output / DELIVERED, int8=int8, threads=plan.threads

@@ -66,7 +66,7 @@ class Looked:
         return sum(map(len, self.paths.values()))
 
     def left_out(self) -> Iterator[str]:
-        """Yield a line for each image that is left out."""
+        """Yield a line for each image that is left out, and for each ending of other files."""
         reasons = (
             (self.unreadable, "cannot be decoded"),
             (self.repeated, "is a copy of"),
@@ -75,6 +75,8 @@ class Looked:
         for paths, reason in reasons:
             for path, what in paths.items():
                 yield f"{path}\t{reason}{'' if reason.startswith('is') else ':'} {what}"
+        for ending, count in self.other_files.items():
+            yield f"{ending}\t{count:,} file{'s' * (count != 1)}, not read as images"
 
     def require_usable(self, *, skip_unreadable: bool) -> None:
         """Raise unless a network can be made of this.
@@ -97,7 +99,7 @@ class Looked:
                 raise DataError(
                     f"the class {self.class_names[rare]!r} has {counts[rare]} usable "
                     f"image{'' if counts[rare] == 1 else 's'}{where}, and needs at least {least}, to train with, to "
-                    "choose by and to test with: add images, or take the class away"
+                    "choose by and to test with: add images, or take the class away."
                 )
 
     def summary(self) -> dict[str, str]:

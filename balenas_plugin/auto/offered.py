@@ -146,8 +146,8 @@ class Offer:
         most = self.limits.max_latency
         if most is not None and found.seconds <= enough and (took := self.latency()) > most:
             raise DoesNotFitError(
-                f"no network takes at most {most:g} ms for an image on this machine: the smallest there is takes "
-                f"{took:.3g} ms, by onnxruntime with one thread"
+                f"even the smallest network takes {took:.3g} ms for an image on this machine, by onnxruntime with one "
+                f"thread, and at most {most:g} ms are allowed"
             )
         return found
 

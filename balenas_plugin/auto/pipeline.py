@@ -19,7 +19,7 @@ from tqdm import tqdm
 from balenas_plugin.auto.auto_page import write_page
 from balenas_plugin.auto.auto_plan import PLAN, AutoPlan, Limits
 from balenas_plugin.auto.delivery import Delivered, deliver
-from balenas_plugin.auto.looking import look
+from balenas_plugin.auto.looking import Looked, look
 from balenas_plugin.auto.offered import BASELINE, Offer
 from balenas_plugin.auto.planning import Known, announced, fitting_networks, in_words, make_plan
 from balenas_plugin.auto.session import Session
@@ -29,11 +29,11 @@ from balenas_plugin.bayes.posterior import Posterior
 from balenas_plugin.config import differences
 from balenas_plugin.data import DataConfig
 from balenas_plugin.data.sources.packed import is_packed
-from balenas_plugin.deployment import require_deployable
 from balenas_plugin.errors import DataError, OptionError
 from balenas_plugin.files import expanded, write_text_atomically
 from balenas_plugin.restoring import random_numbers_restored
 from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.run_folder.marker import RunMarker
 from balenas_plugin.selection import RankedArchitecture, rank
 from balenas_plugin.training import TrainedNetwork, TrainingData, load_recipe, load_training_data, train_network
 
@@ -66,56 +66,65 @@ class Wanted:
     skip_unreadable: bool = False
 
 
-def plan_only(wanted: Wanted, *, started: float) -> None:
-    """Print what would be done.
-
-    Args:
-        wanted: by the user.
-        started: by `time.monotonic`, when the command began.
-    """
-    _planned(wanted, started=started)
-
-
-def run_auto(wanted: Wanted, output: Path, *, resume: bool, started: float, int8: bool = False) -> Delivered:
+def run_auto(
+    wanted: Wanted, output: Path, planned: tuple[Known, AutoPlan] | None, *, started: float, int8: bool = False
+) -> Delivered:
     """Do all of it, or what is left of it, and write the files.
 
     Args:
         wanted: by the user.
         output: folder to write to.
-        resume: go on where an earlier run in it was stopped.
+        planned: by `plan_run`; None: go on by the plan that is in the folder.
         started: by `time.monotonic`, when the command began.
         int8: deliver a quantised network as well.
 
     Raises:
-        DataError: the images cannot be used, or are others than when the run was started.
-        OptionError: the budget is too small, a limit cannot be met, or what is resumed was started otherwise.
+        DataError: the images are others than when the run was started.
+        OptionError: what is resumed was started otherwise.
         StorageError: the disk is full; resume when there is room.
         KeyboardInterrupt: the user stopped it.
     """
-    require_deployable()
     known: Known | None = None
-    if resume and (output / PLAN).exists():
+    if planned is None:
         plan = AutoPlan.load(output)
         _require_same(wanted, plan)
         session = Session(output, budget=plan.budget)
     else:
-        known, plan = _planned(wanted, started=started)
-        output.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(output / LEFT_OUT, "".join(f"{line}\n" for line in known.looked.left_out()))
+        known, plan = planned
+        _write_left_out(known.looked, output)
         write_text_atomically(output / PLAN, plan.to_yaml())
         session = Session(output, budget=plan.budget, spent=time.monotonic() - started)
     torch.set_num_threads(plan.threads)
     return _Run(plan, output, session).all_of_it(known, int8=int8)
 
 
-def _planned(wanted: Wanted, *, started: float) -> tuple[Known, AutoPlan]:
-    """Look at the images, make a plan and say what it is."""
+def plan_run(wanted: Wanted, output: Path | None, *, started: float) -> tuple[Known, AutoPlan]:
+    """Look at the images, make a plan and say what it is.
+
+    Args:
+        wanted: by the user.
+        output: folder that gets the list of what is left out where the images cannot be used; None: it is not written.
+        started: by `time.monotonic`, when the command began.
+
+    Raises:
+        DataError: the images cannot be used.
+        OptionError: the budget is too small, or a limit cannot be met.
+    """
     before = time.monotonic()
     looked = look(wanted.images, progress=True)
-    for number, line in enumerate(looked.left_out()):
-        if number < _SHOWN:
-            _say("left out", line.replace("\t", " "))
-    looked.require_usable(skip_unreadable=wanted.skip_unreadable)
+    left_out = list(looked.left_out())
+    for line in left_out[:_SHOWN]:
+        _say("left out", line.replace("\t", " "))
+    if len(left_out) > _SHOWN:
+        _say("left out", f"and {len(left_out) - _SHOWN:,} more" + ("" if output is None else f", see {LEFT_OUT}"))
+    try:
+        looked.require_usable(skip_unreadable=wanted.skip_unreadable)
+    except DataError as error:
+        if output is None or not left_out:
+            raise
+        _write_left_out(looked, output)
+        RunMarker(output).write(replacing=False)
+        raise DataError(f"{error} All that is left out is listed in {output / LEFT_OUT}.") from error
     parts = split(looked, seed=wanted.seed)
     known = Known(looked=looked, parts=parts, started=started, looking=time.monotonic() - before)
     mirrored = known.mirroring(wanted.seed)
@@ -131,6 +140,10 @@ def _planned(wanted: Wanted, *, started: float) -> tuple[Known, AutoPlan]:
     for title, text in announced(known, plan, mirrored):
         _say(title, text)
     return known, plan
+
+
+def _write_left_out(looked: Looked, output: Path) -> None:
+    write_text_atomically(output / LEFT_OUT, "".join(f"{line}\n" for line in looked.left_out()))
 
 
 def _say(title: str, text: str) -> None:
@@ -291,8 +304,7 @@ class _Run:
                 )
             except DoesNotFitError as error:
                 refusal = error
-        assert refusal is not None
-        raise refusal
+        raise OptionError(f"none of the best {_TRIED} architectures can be delivered: of the last, {refusal}")
 
     def _length_of_baseline(self, offer: Offer, data: TrainingData) -> Mapping[str, Any]:
         """Return the epochs for which the baseline takes as long as all that found the other network."""

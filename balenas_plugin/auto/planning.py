@@ -120,7 +120,7 @@ def make_plan(
     searched = _timed_search(space, known, image_size, trained.timed.threads, batch_size, seed)
     ours = _left(known, budget, 0) / 2
     residual = Offer(kind=BASELINE, sizes=BASELINE_SIZES[0], image_size=image_size, **fixed)  # type: ignore[arg-type]
-    baseline = fitting_networks(residual, [image_size], ours, known.num_training, batch_size)
+    baseline = fitting_baseline(residual, ours, known.num_training, batch_size)
 
     ours = _left(known, budget, 0) / 2
     search = _planned_search(space, searched, (ours - _SELECTING) * _SHARE_OF_SEARCH, known, batch_size)
@@ -139,7 +139,10 @@ def make_plan(
         batch_size=batch_size,
         search=search,
         network=network,
-        baseline=_planned_training(baseline, search.seconds + _SELECTING + network.seconds, steps),
+        baseline=replace(
+            _planned_training(baseline, search.seconds + _SELECTING + network.seconds, steps),
+            keeps_limits=baseline.size.limits == limits,
+        ),
         preparing=round(time.monotonic() - known.started + known.looking, 1),
         selecting=_SELECTING,
         delivering=_DELIVERING,
@@ -217,6 +220,23 @@ def fitting_networks(
         f"no network has {smallest.limits}: the smallest there is has {parameters:,} parameters, and the one with the "
         f"least work needs {2 * work:,} floating-point operations an image"
     )
+
+
+def fitting_baseline(smallest: Offer, seconds: float, num_training: int, batch_size: int) -> Fitting[Offer]:
+    """Return the baseline with the most work, as `fitting_networks`; where none keeps within the limits, the smallest.
+
+    That one is offered without limits: it is a yardstick alone.
+
+    Raises:
+        DoesNotFitError: there is too little memory for it.
+    """
+    try:
+        return fitting_networks(smallest, [smallest.image_size], seconds, num_training, batch_size)
+    except OptionError:
+        free = replace(smallest, limits=Limits())
+        timed = free.timed(batch_size=batch_size, enough=math.inf)
+        epochs = seconds / (timed.seconds * math.ceil(num_training / batch_size))
+        return Fitting(size=free, epochs=epochs, timed=timed)
 
 
 def _timed_search(
@@ -352,7 +372,8 @@ def announced(known: Known, plan: AutoPlan, mirrored: Mirroring) -> Iterator[tup
     )
     yield "selection", f"the best of 100 draws by SynFlow{_limited(plan)}: about {in_words(plan.selecting)}"
     yield "training", f"{_training(plan.network)}; wider if lighter"
-    yield "baseline", f"ResNet-18, as long as the three above together: {_training(plan.baseline)}"
+    yardstick = "" if plan.baseline.keeps_limits else "; no size of it keeps the limits: a yardstick, never delivered"
+    yield "baseline", f"ResNet-18, as long as the three above together: {_training(plan.baseline)}{yardstick}"
     yield "delivery", f"test on the images held out, ONNX file, page: about {in_words(plan.delivering)}"
     yield "memory", f"{plan.memory / 1e9:.1f} GB so far"
     yield "time", f"about {in_words(plan.seconds)} in all, of a budget of {in_words(plan.budget)}"

@@ -74,7 +74,8 @@ class Session:
     def save(self, stage: str, **result: Any) -> Mapping[str, Any]:
         """Note what a stage has found; return it."""
         self._note()
-        self._state["results"][stage] = result
+        with self._lock:
+            self._state["results"][stage] = result
         self._write()
         return result
 
@@ -110,4 +111,5 @@ class Session:
             self._noted = now
 
     def _write(self) -> None:
-        write_text_atomically(self._path, json.dumps(self._state, indent=1) + "\n")
+        with self._lock:  # the beat writes too, by the same temporary file
+            write_text_atomically(self._path, json.dumps(self._state, indent=1) + "\n")

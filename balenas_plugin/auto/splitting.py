@@ -43,7 +43,7 @@ def split(looked: Looked, *, seed: int) -> dict[str, LabelledPaths]:
         if name not in found:
             images = found["train"]
             labels = torch.tensor([label for _, label in images], dtype=torch.int64)
-            kept, taken = split_by_class(labels, share=share, seed=seed)
+            kept, taken = split_by_class(labels, looked.class_names, share=share, seed=seed)
             found["train"], found[name] = ([images[row] for row in rows.tolist()] for rows in (kept, taken))
     return found
 

@@ -114,7 +114,9 @@ def time_training(
     memory = max(0, _held(place) - held)
     free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free_memory()
     if free and memory > _SHARE_OF_MEMORY * (free + memory):
-        raise DoesNotFitError(f"a step of training the smallest network takes {memory / 1e9:.1f} GB of memory")
+        raise DoesNotFitError(
+            f"a step of training takes {memory / 1e9:.1f} GB of memory, more than half of what is free"
+        )
     return Timed(seconds=seconds, threads=best, memory=memory)
 
 

@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from balenas_plugin.cli.inputs import read_limit
+from balenas_plugin.files import expanded, temporary_of
+
 if TYPE_CHECKING:
     from balenas_plugin.auto.delivery import Delivered
 
@@ -42,7 +45,9 @@ def add_auto(commands: Any, formatter: Any) -> None:
     auto.add_argument("--seed", type=int, default=0, help="random seed (0)")
     auto.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be decoded")
     auto.add_argument("--int8", action="store_true", help="deliver a network of 8-bit numbers as well")
-    auto.add_argument("--output", type=Path, metavar="DIR", help="where to write (runs/auto-FOLDER)")
+    auto.add_argument(
+        "--output", type=Path, metavar="DIR", help="where to write (runs/auto-FOLDER), outside of --images"
+    )
     auto.add_argument(
         "--dry-run", action="store_true", help="say what would be done and how long it would take, and end"
     )
@@ -54,8 +59,9 @@ def add_auto(commands: Any, formatter: Any) -> None:
 
 def _auto(options: argparse.Namespace) -> int:
     started = time.monotonic()
-    from balenas_plugin.auto.auto_plan import Limits, read_budget, read_count
-    from balenas_plugin.auto.pipeline import Wanted, plan_only, run_auto
+    from balenas_plugin.auto.auto_plan import PLAN, Limits, read_budget
+    from balenas_plugin.auto.pipeline import Wanted, plan_run, run_auto
+    from balenas_plugin.deployment import require_deployable
     from balenas_plugin.options import Seed, checked
     from balenas_plugin.run_folder.marker import RunMarker
     from balenas_plugin.signals import stopped_by_signals
@@ -64,20 +70,28 @@ def _auto(options: argparse.Namespace) -> int:
     wanted = Wanted(
         images=options.images,
         budget=read_budget(options.budget),
-        limits=Limits(**{name: None if text is None else read_count(text) for name, text in limits.items()}),
+        limits=Limits(**{name: read_limit(name, text) for name, text in limits.items()}),
         seed=checked("--seed", options.seed, Seed),
         skip_unreadable=options.skip_unreadable,
     )
+    output = _output(options.output, options.images)
     if options.dry_run:
-        plan_only(wanted, started=started)
+        plan_run(wanted, None, started=started)
         return 0
-    output = options.output or Path("runs") / f"auto-{options.images.resolve().name}"
-    _prepare(output, resume=options.resume, overwrite=options.overwrite)
+    require_deployable()
+    existing = {"resume": options.resume, "overwrite": options.overwrite}
     try:
-        with RunMarker(output).locked(0, folder=True), stopped_by_signals():
-            RunMarker(output).write(replacing=False)
-            delivered = run_auto(wanted, output, resume=options.resume, started=started, int8=options.int8)
+        with stopped_by_signals():
+            planned = None if _prepared(output, **existing) else plan_run(wanted, output, started=started)
+            with RunMarker(output).locked(0, folder=True):
+                _prepared(output, **existing)  # again, as looking takes its time
+                RunMarker(output).write(replacing=False)
+                if options.overwrite:
+                    _empty(output)
+                delivered = run_auto(wanted, output, planned, started=started, int8=options.int8)
     except KeyboardInterrupt:
+        if not (output / PLAN).exists():
+            raise
         words = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
         again = shlex.join([*words, *([] if options.output else ["--output", str(output)]), "--resume"])
         print(f"balenas: stopped. To go on by the same plan: balenas {again}", file=sys.stderr)
@@ -86,30 +100,47 @@ def _auto(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that holds something else; empty one that is to be overwritten."""
+def _output(given: Path | None, images: Path) -> Path:
+    """Return the folder to write to, which is never inside the images."""
+    from balenas_plugin.errors import OptionError
+
+    folder = expanded(images).resolve()
+    output = given or Path("runs", f"auto-{folder.name}")
+    if not output.resolve().is_relative_to(folder):
+        return output
+    if given is not None:
+        raise OptionError(f"--output {given} lies inside the images: choose a folder outside of {folder}")
+    return folder.parent / output
+
+
+def _prepared(output: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Refuse a folder that holds something else, or a run that is not to be touched; return whether one is resumed."""
     from balenas_plugin.auto.auto_plan import PLAN
+    from balenas_plugin.auto.pipeline import LEFT_OUT
     from balenas_plugin.errors import OptionError, StorageError
-    from balenas_plugin.run_folder.marker import RunMarker
+    from balenas_plugin.run_folder.marker import MARKER
 
     try:
-        occupied = output.exists() and (not output.is_dir() or any(output.iterdir()))
+        names = {path.name for path in output.iterdir() if not temporary_of(path.name)} if output.exists() else set()
     except OSError as error:
         raise StorageError(f"cannot look into {output}: {error.strerror}. Choose another --output.") from error
-    if not occupied or resume:
-        return
-    own = RunMarker(output).present and ((output / PLAN).exists() or len(list(output.iterdir())) == 1)
-    if not own:
+    own = MARKER in names and names <= {MARKER, LEFT_OUT}  # it ended before it began
+    own |= PLAN in names and (resume or MARKER in names)
+    if names and not own:
         raise OptionError(f"{output} holds something else than a run of `balenas auto`: choose another --output")
-    if not (output / PLAN).exists():
-        return  # killed before it began
-    if not overwrite:
+    if PLAN in names and not (resume or overwrite):
         raise OptionError(
             f"there is a run in {output}: --resume continues it, --overwrite replaces it, another --output leaves it "
             "alone"
         )
+    return resume and PLAN in names
+
+
+def _empty(output: Path) -> None:
+    from balenas_plugin.run_folder.marker import MARKER
+
     for path in output.iterdir():
-        if path != RunMarker(output).path:
+        if path.name != MARKER:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 

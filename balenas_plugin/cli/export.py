@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from balenas_plugin.cli.inputs import require_run, require_table
+from balenas_plugin.cli.inputs import read_limit, require_run, require_table
 
 _EXAMPLES = """\
 examples:
@@ -107,10 +107,10 @@ def add_export(commands: Any, formatter: Any) -> None:
     export.add_argument(
         "--fine-tuning", type=int, metavar="B", help="training batches between two decisions of DARTS-PT (0)"
     )
-    export.add_argument("--max-params", type=float, metavar="P", help="leave out larger networks, and look for others")
-    export.add_argument("--max-flops", type=float, metavar="F", help="the same for operations per image")
+    export.add_argument("--max-params", metavar="P", help="leave out larger networks, and look for others; 300k, 1M")
+    export.add_argument("--max-flops", metavar="F", help="the same for operations per image")
     export.add_argument(
-        "--max-latency", type=float, metavar="MS", help="the same for milliseconds per image, on one thread of this CPU"
+        "--max-latency", metavar="MS", help="the same for milliseconds per image, on one thread of this CPU"
     )
     export.add_argument(
         "--pareto",
@@ -140,6 +140,7 @@ def _export(options: argparse.Namespace) -> int:
 
     checked("--top", options.top, PositiveInt)
     given = {field.name: getattr(options, field.name) for field in fields(ProxySelection)}
+    given |= {name: read_limit(name, given[name]) for name in ("max_params", "max_flops", "max_latency")}
     selection = replace(
         named_selection(options.selection), **{name: value for name, value in given.items() if value is not None}
     )

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import re
 from pathlib import Path
 
 from balenas_plugin.errors import OptionError, nearest
 from balenas_plugin.files import CONFIGS, expanded
+
+_COUNTED = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+
+
+def read_limit(name: str, text: str | None) -> float | None:
+    """Return the number of "1M", "300k", "1e6" or "250,000"; of max_latency, that of "5" or "5ms"; None as it is.
+
+    Raises:
+        OptionError: it is none of these; the message names the option.
+    """
+    if text is None:
+        return None
+    units = {"": 1.0, "ms": 1.0} if name == "max_latency" else _COUNTED
+    given = re.sub(r"[,\s]", "", text.lower())
+    found = re.fullmatch(r"((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)([a-z]*)", given)
+    number = float(found[1]) * units.get(found[2], math.nan) if found else math.nan
+    if not 0 < number < math.inf:
+        example = "5 or 5ms" if name == "max_latency" else "300k, 1M, 1e6 or 250000"
+        raise OptionError(f"--{name.replace('_', '-')} must be a number above 0 such as {example}, got {text!r}")
+    return number
 
 
 def require_file(path: Path, what: str) -> None:

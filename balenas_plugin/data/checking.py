@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from balenas_plugin.data.image_set import ImageSet
-from balenas_plugin.data.sources.folder import UNREADABLE, ImageFiles, open_image
+from balenas_plugin.data.sources.folder import UNREADABLE, ImageFiles, open_image, why_unreadable
 from balenas_plugin.data.square import central_square
 from balenas_plugin.errors import DataError
 from balenas_plugin.machine import cores
@@ -92,7 +92,7 @@ def look_at(
             with open_image(path) as image:
                 return (look(image),)
         except UNREADABLE as error:
-            return str(error)
+            return why_unreadable(error)
 
     with warnings.catch_warnings(), ThreadPool(min(_MAX_THREADS, cores())) as pool:
         warnings.simplefilter("ignore")  # of Pillow, on large images and odd palettes

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import pprint
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from balenas_plugin.data.square import central_square
+from balenas_plugin.data.square import square_source
 from balenas_plugin.errors import FileFormatError
 
 _RESIZE = "central square, antialiased bilinear (Pillow), 8 bits; grey is repeated in R, G and B"
+_UPRIGHT = "turned as EXIF's orientation says; transparent pixels on white"
 _FORMULA = "(pixels - 255 * mean) * (1 / (255 * std)) in float32; pixels from 0 to 255; shape (N, 3, H, W)"
 
 _SOURCE = '''\
@@ -85,7 +85,8 @@ class ImageTask:
 
     def metadata(self) -> dict[str, str]:
         """Return name -> text, in JSON where it is no text, for files whose metadata are texts."""
-        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in self.to_dict().items()}
+        plain = {**self.to_dict(), "upright": _UPRIGHT}
+        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in plain.items()}
 
     def source(self) -> str:
         """Return Python source that defines CLASS_NAMES, IMAGE_SIZE, MEAN, STD and `preprocess(image)`.
@@ -94,4 +95,4 @@ class ImageTask:
         """
         names = pprint.pformat(self.class_names, width=110, compact=True)
         constants = _SOURCE.format(class_names=names, image_size=self.image_size, mean=self.mean, std=self.std)
-        return f"{constants}\n\n{inspect.getsource(central_square)}"
+        return f"{constants}\n\n{square_source()}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-
-from balenas_plugin.data.square import central_square
+from balenas_plugin.data.square import square_source
 
 _SCRIPT = '''\
 """Classify images: python classify.py IMAGE ...        (pip install onnxruntime numpy pillow)"""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -24,8 +23,11 @@ names, size, mean, std = (json.loads(about[key]) for key in ("class_names", "ima
 mean, std = np.array(mean, np.float32), np.array(std, np.float32)
 
 
-{central_square}
+{square}
 
+sys.stdout.reconfigure(errors="replace")  # names that the terminal cannot show
+if hasattr(signal, "SIGPIPE"):
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when whoever reads the output has gone
 for path in sys.argv[1:]:
     pixels = np.asarray(central_square(Image.open(path), size), np.float32)
     inputs = ((pixels - 255 * mean) * (1 / (255 * std))).transpose(2, 0, 1)[None]
@@ -44,4 +46,4 @@ def script_text(*, int8: bool) -> str:
         int8: whether there is a quantised file beside.
     """
     other = "or network-int8.onnx" if int8 else "in whose metadata all else is"
-    return _SCRIPT.format(central_square=inspect.getsource(central_square), other=other)
+    return _SCRIPT.format(square=square_source(), other=other)

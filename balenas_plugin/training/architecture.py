@@ -45,6 +45,7 @@ class Trainable:
         inherited: makes it with the weights of the supernet, or of an exported file; None where there are none.
         data: that it was searched on.
         space: that it is of; None where that is not known.
+        choices: of the space; None where they are not known.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Trainable:
     inherited: Build | None = None
     data: DataConfig | TextConfig | None = None
     space: SearchSpace | None = None
+    choices: Architecture | None = None
 
 
 def find_architecture(given: str | Path | Callable[[], nn.Module], *, rank: int = 1) -> Trainable:
@@ -104,7 +106,8 @@ def _of_space(space: SearchSpace, architecture: Architecture) -> Trainable:
             drop_path=recipe.drop_path,
         )
 
-    return Trainable(title=space.notation(architecture) or json.dumps(architecture), build=build, space=space)
+    title = space.notation(architecture) or json.dumps(architecture)
+    return Trainable(title=title, build=build, space=space, choices=architecture)
 
 
 def sized_space(space: SearchSpace, recipe: Recipe, data: Data | None) -> SearchSpace:

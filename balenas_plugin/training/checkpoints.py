@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from balenas_plugin.errors import FileFormatError, first_line
+from balenas_plugin.errors import FileFormatError, OptionError, first_line
 from balenas_plugin.files import open_regular, write_atomically
 from balenas_plugin.restoring import random_states, set_random_states
 
@@ -71,6 +72,24 @@ class StopEarly(EarlyStopping):
         """Stop if that was decided before the training was interrupted."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare the epoch.
+
+        Raises:
+            OptionError: the module does not log what is compared.
+        """
+        if self.monitor not in trainer.callback_metrics:
+            raise OptionError(unlogged(self.monitor, trainer.callback_metrics))
+        super().on_train_epoch_end(trainer, pl_module)
+
+
+def unlogged(monitor: str, logged: Iterable[str]) -> str:
+    """Return that early stopping watches something that is not logged, and what is."""
+    return (
+        f"early_stopping watches {monitor}, which is not logged; logged are {', '.join(sorted(logged)) or 'none'}: set "
+        "monitor to one of them, or early_stopping to null"
+    )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

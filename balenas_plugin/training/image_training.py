@@ -13,12 +13,17 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from balenas_plugin.data import DeviceLoader, ImageSet, collate
 from balenas_plugin.data.device_loader import unfit_for_device
+from balenas_plugin.errors import OptionError
+from balenas_plugin.training.checkpoints import unlogged
 from balenas_plugin.training.epochs import require_finite
 from balenas_plugin.training.optimizers import optimizer_factory, scheduled
 from balenas_plugin.training.recipe import Recipe
 from balenas_plugin.training.training_data import TrainingData
 
 TOP = 5
+
+_LOGGED, _VALIDATED = ("train_loss", "train_acc", "lr"), "val_acc"
+"""What is logged of each epoch, and what besides where images validate."""
 
 
 class ImageTraining(pl.LightningModule):
@@ -76,8 +81,10 @@ class ImageTraining(pl.LightningModule):
         total, right, images = self._sums
         require_finite(total, self.current_epoch)
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        found = {"train_loss": total / images, "train_acc": right / images, "lr": optimizer.param_groups[0]["lr"]}
-        self.log_dict(found, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+        found = (total / images, right / images, optimizer.param_groups[0]["lr"])
+        self.log_dict(
+            dict(zip(_LOGGED, found, strict=True)), on_step=False, on_epoch=True, sync_dist=True, batch_size=1
+        )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count what the network knows of a batch."""
@@ -86,7 +93,7 @@ class ImageTraining(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracy."""
-        self.log("val_acc", self.accuracy.compute())
+        self.log(_VALIDATED, self.accuracy.compute())
         self.accuracy.reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -99,6 +106,22 @@ class ImageTraining(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimizer, with the recipe's learning rate for every step."""
         return scheduled(self, self._make_optimizer, self.recipe)
+
+
+def require_logged(monitor: str, *, validates: bool) -> None:
+    """Refuse to stop early by what no epoch logs.
+
+    Raises:
+        OptionError: it is not logged.
+    """
+    if monitor == _VALIDATED and not validates:
+        raise OptionError(
+            f"early_stopping watches {monitor}, and no images validate: set validation to their share, such as 0.1, or "
+            "early_stopping to null"
+        )
+    logged = (*_LOGGED, _VALIDATED) if validates else _LOGGED
+    if monitor not in logged:
+        raise OptionError(unlogged(monitor, logged))
 
 
 class TrainingLoaders(pl.LightningDataModule):

@@ -15,7 +15,7 @@ from balenas_plugin.errors import DataError, EvaluatorError, NonFiniteLossError,
 from balenas_plugin.proxies.flops import flops
 from balenas_plugin.proxies.params import params
 from balenas_plugin.restoring import untouched
-from balenas_plugin.training.image_training import TOP, ImageTraining
+from balenas_plugin.training.image_training import TOP, ImageTraining, require_logged
 from balenas_plugin.training.language_models.text_training import TextTraining
 from balenas_plugin.training.recipe import Recipe
 from balenas_plugin.training.trained_network import wilson_interval
@@ -31,8 +31,11 @@ def require_fit(network: nn.Module, data: TrainingData, recipe: Recipe) -> None:
 
     Raises:
         SpaceError: it does not fit the data.
-        OptionError: it has no auxiliary head, or drops no paths, and the recipe asks for it.
+        OptionError: it has no auxiliary head, or drops no paths, and the recipe asks for it; or early stopping watches
+            what is not logged.
     """
+    if recipe.early_stopping is not None:
+        require_logged(recipe.monitor, validates=data.validation is not None)
     count, classes = len(data.training), len(data.class_names)
     last = (count - 1) % recipe.batch_size + 1
     images = torch.zeros(min(last, 2), *data.image_shape, dtype=next(network.parameters()).dtype)

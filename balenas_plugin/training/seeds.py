@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -24,18 +25,20 @@ from balenas_plugin.deployment import ONNX, deploy, require_deployable
 from balenas_plugin.errors import EvaluatorError, OptionError, SpaceError
 from balenas_plugin.export.onnx_file import write_onnx
 from balenas_plugin.export.standalone import write_standalone
-from balenas_plugin.files import replaced_together
+from balenas_plugin.files import replaced_together, write_text_atomically
 from balenas_plugin.options import read_options
 from balenas_plugin.restoring import random_numbers_restored
-from balenas_plugin.search_spaces import LANGUAGE_MODELLING, SearchSpace
+from balenas_plugin.run_folder import RunFolder
+from balenas_plugin.search_spaces import LANGUAGE_MODELLING
 from balenas_plugin.training.architecture import Data, Trainable, find_architecture
 from balenas_plugin.training.fitting import Devices, quiet, train_module, train_network
 from balenas_plugin.training.language_models.text_training import text_options
 from balenas_plugin.training.measuring import deployed
 from balenas_plugin.training.recipe import NetworkSizes, Recipe, load_recipe, require_images, usual_recipe
 from balenas_plugin.training.trained_network import TrainedNetwork, TrainResult
-from balenas_plugin.training.training_data import TrainingData, load_training_data
+from balenas_plugin.training.training_data import OF_SEARCHES, TrainingData, load_training_data
 
+ARCHITECTURES = "architectures.json"
 EXPORTED = "network"
 """Name of the stand-alone module with the trained weights, network.py and network.pt."""
 
@@ -71,7 +74,8 @@ def train(
     """Train an architecture on all training images with one or several seeds, and test each network.
 
     The folder gets train.json (what is returned), a folder seed_<seed> for each network (`train_network`), and the
-    first network as a stand-alone module, network.py with network.pt.
+    first network as a stand-alone module, network.py with network.pt, and the architecture, if it has a notation, as
+    `balenas export` writes it.
 
     Args:
         architecture: the folder of a run, a file of `balenas export`, a notation of any space (NAS-Bench-201's string,
@@ -101,13 +105,15 @@ def train(
     quiet()
     folder, given = Path(output), list(overrides)
     of_data = [text.removeprefix("data.") for text in given if text.startswith("data.")]
+    _require_of_training(of_data)
+    if RunFolder(folder).manifest.exists():
+        raise OptionError(f"{folder} is the folder of a run: choose another --output, for example {folder / 'trained'}")
     found = find_architecture(architecture, rank=rank)
     data = found.data if data is None else data
     texts = module is None and _is_text(data, found)
     usual = usual_recipe(texts=texts) if module is None else "user-module"
     recipe = load_recipe(recipe or usual, [text for text in given if not text.startswith("data.")])
-    if found.space is not None:
-        _require_sizes(found.space, given)
+    _require_sizes(found, given, warm_start=warm_start)
     build = found.inherited if warm_start else found.build
     if build is None:
         raise OptionError(
@@ -148,17 +154,18 @@ def train(
             own, loaders = module_of(make_module(network), network)
             trained = train_module(own, recipe, loaders=loaders, network=network, **options)
         networks.append((trained, network))
+    first = deployed(networks[0][1]).cpu().eval()
     result = TrainResult(
         networks=[trained for trained, _ in networks],
         folder=str(folder),
         architecture=found.title,
         recipe=recipe.name,
-        network=deployed(networks[0][1]).cpu().eval(),
+        network=first if loaded is None else first.float(),  # as inputs are, whatever the precision was
         data=loaded,
     )
     if options["devices"].helps:
         return result
-    _write(result, found.space)
+    _write(result, found)
     if (onnx or int8) and isinstance(result.data, TrainingData):
         result = replace(result, deployed=deploy(result.network, result.data, folder, int8=int8, progress=progress))
         result.save()
@@ -172,9 +179,14 @@ def _examples(data: Data) -> Tensor:
     return torch.stack([data.test[k][0] for k in range(min(2, len(data.test)))])
 
 
-def _write(result: TrainResult, space: SearchSpace | None) -> None:
-    """Write what is known, and the first network with its trained weights as `balenas export` writes networks."""
+def _write(result: TrainResult, found: Trainable) -> None:
+    """Write what is known, and the architecture and the first network as `balenas export` writes them."""
     result.save()
+    space = found.space
+    notations = {} if space is None or found.choices is None else space.notations(found.choices)
+    if notations:
+        record = {"rank": 1, "choices": found.choices, "notation": notations}
+        write_text_atomically(Path(result.folder, ARCHITECTURES), json.dumps([record], indent=1) + "\n")
     if result.data is None:
         return
     names = {f"{EXPORTED}.py", f"{EXPORTED}.pt"}
@@ -213,13 +225,26 @@ def _is_text(data: Any, found: Trainable) -> bool:
     return of_text
 
 
-def _require_sizes(space: SearchSpace, overrides: Sequence[str]) -> None:
-    """Refuse a size that was asked for and that networks of the space do not have; those of a shipped recipe may be."""
-    taken = [size.name for size in fields(NetworkSizes) if size.name in space.sizes()]
-    for override in overrides:
-        name = override.partition("=")[0].strip()
-        if name.startswith("network.") and name.removeprefix("network.") not in taken:
+def _require_sizes(found: Trainable, overrides: Sequence[str], *, warm_start: bool) -> None:
+    """Refuse a size that was asked for and would not be taken; those of a shipped recipe may be."""
+    space = found.space
+    taken = [] if space is None else [size.name for size in fields(NetworkSizes) if size.name in space.sizes()]
+    for name in (override.partition("=")[0].strip() for override in overrides):
+        if not name.startswith("network."):
+            continue
+        if warm_start:
+            raise OptionError(f"{name}: a network that begins with weights has their sizes; leave out one of the two")
+        if space is None:
+            raise OptionError(f"{name}: the sizes of {found.title} are its own, and cannot be set")
+        if name.removeprefix("network.") not in taken:
             raise OptionError(f"{name}: networks of {space.name} have no such size; theirs are {', '.join(taken)}")
+
+
+def _require_of_training(overrides: Sequence[str]) -> None:
+    """Refuse an option of the data that only a search has."""
+    for name in (override.partition("=")[0].strip() for override in overrides):
+        if name in OF_SEARCHES:
+            raise OptionError(f"data.{name} is for searches: of a training, {OF_SEARCHES[name]}")
 
 
 def _load(data: Any, overrides: Sequence[str], recipe: Recipe, *, texts: bool, progress: bool) -> Data:
@@ -232,8 +257,10 @@ def _load(data: Any, overrides: Sequence[str], recipe: Recipe, *, texts: bool, p
             document = {}
         case _:
             text = os.fspath(data)
-            folder = "text" if texts else "folder"
-            document = {"name": text} if text in (*SOURCES, *TEXTS) else {"name": folder, "root": text}
+            named = text in (*SOURCES, *TEXTS)
+            if named and Path(text).is_dir():
+                _logger.warning("%s is taken for the data set of that name; the folder here is ./%s", text, text)
+            document = {"name": text} if named else {"name": "text" if texts else "folder", "root": text}
     for override in overrides:
         apply_override(document, override)
     if texts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,12 +15,23 @@ from balenas_plugin.data.checking import check_files
 from balenas_plugin.data.image_task import ImageTask
 from balenas_plugin.data.search_data import image_set, load_test_data
 from balenas_plugin.data.sources import read_source
-from balenas_plugin.errors import DataError, OptionError, nearest
+from balenas_plugin.errors import BalenasError, DataError, OptionError, first_line, nearest
 from balenas_plugin.training.optimizers import construct
 from balenas_plugin.training.recipe import Recipe
 
 TEST_SHARE = 0.2
 """Of the images that are held out where a folder has no test images."""
+
+OF_SEARCHES: Mapping[str, str] = {
+    "batch_size": "set batch_size, without data.",
+    "train_fraction": "set validation to the share of the images that validate",
+    "split": "set validation to the share of the images that validate",
+    "num_workers": "say --num-workers",
+    "on_device": "images in memory are kept there unless --num-workers is more than 0",
+    "bptt": "set text.bptt",
+    "lengths": "set text.lengths",
+}
+"""Options of data that say nothing of a training -> what does."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,13 +93,34 @@ class TrainingData:
         training = split.training.augmented(
             recipe.augment or self.training.augmentation, cutout=recipe.cutout, transform=transform
         )
-        pixels, _ = training[0]
-        if tuple(pixels.shape) != tuple(self.image_shape):
-            raise OptionError(
-                f"the recipe's transforms make images of {tuple(pixels.shape)}, and those of the test are "
-                f"{tuple(self.image_shape)}: set data.image_size to {pixels.shape[-1]}"
-            )
+        self._require_images(training)
         return replace(split, training=training)
+
+    def _require_images(self, training: ImageSet) -> None:
+        """Refuse transforms that do not make images of 8 bits, as large as those of the test.
+
+        Raises:
+            OptionError: they do not.
+        """
+        try:
+            pixels = training.store.fetch(torch.tensor([0]))
+        except BalenasError:
+            raise
+        except Exception as error:  # torchvision's transforms raise what they like
+            raise OptionError(
+                f"the recipe's transforms cannot change an image, a tensor of 8-bit numbers: {first_line(error)}"
+            ) from error
+        if pixels.dtype != torch.uint8:
+            raise OptionError(
+                f"the recipe's transforms make images of {pixels.dtype}, and must leave them torch.uint8: they are "
+                "normalised afterwards, so leave out ToDtype, Normalize and their like"
+            )
+        found = tuple(pixels.shape[1:])
+        if found != tuple(self.image_shape):
+            raise OptionError(
+                f"the recipe's transforms make images of {found}, and those of the test are "
+                f"{tuple(self.image_shape)}: set data.image_size to {found[-1]}"
+            )
 
     def validating(self, share: float, *, seed: int) -> TrainingData:
         """Return the data with images that validate: their own, or else a share of each class of those that train.
@@ -97,7 +130,7 @@ class TrainingData:
         """
         if self.validation is not None:
             return self
-        kept, left_out = split_by_class(self.training.labels, share=share, seed=seed)
+        kept, left_out = split_by_class(self.training.labels, self.class_names, share=share, seed=seed)
         return replace(self, training=self.training.part(kept), validation=self.training.part(left_out))
 
 
@@ -119,7 +152,7 @@ def load_training_data(config: DataConfig, recipe: Recipe, *, progress: bool = F
     held_out = config.name == "folder" and "test" not in source.details["folders"]  # type: ignore[operator]
     test_rows = rows[:0]
     if held_out:
-        rows, test_rows = split_by_class(source.labels, share=TEST_SHARE, seed=config.seed)
+        rows, test_rows = split_by_class(source.labels, source.class_names, share=TEST_SHARE, seed=config.seed)
     validation_rows = rows[:0]
     if source.num_weight_images is not None and recipe.validation:
         validation_rows = rows[rows >= source.num_weight_images]
@@ -149,11 +182,12 @@ def load_training_data(config: DataConfig, recipe: Recipe, *, progress: bool = F
     return TrainingData(training=training, test=test, validation=validation, task=task, description=description)
 
 
-def split_by_class(labels: Tensor, *, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def split_by_class(labels: Tensor, class_names: Sequence[str], *, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Return the numbers of the images that are kept, and of the share of each class that is not: at least one.
 
     Args:
         labels: int64, shape (n,).
+        class_names: of class 0, 1, ...
         share: between 0 and 1.
         seed: of the choice; torch's global generator is not used.
 
@@ -166,7 +200,8 @@ def split_by_class(labels: Tensor, *, share: float, seed: int) -> tuple[Tensor, 
         rows = (labels == label).nonzero().flatten()
         if len(rows) < 2:
             raise DataError(
-                f"class {label} has a single image, and needs at least two: one to train on and one to test on"
+                f"the class {class_names[label]!r} has a single image, and needs at least two: one to train on and one "
+                "to test on"
             )
         rows = rows[torch.randperm(len(rows), generator=generator)]
         count = min(max(1, round(share * len(rows))), len(rows) - 1)

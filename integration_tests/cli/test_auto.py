@@ -19,15 +19,18 @@ from PIL import Image
 from balenas_plugin.adapters.nni.callbacks.search_timing import TimedSearch
 from balenas_plugin.auto import offered
 from balenas_plugin.auto.auto_page import verdict
-from balenas_plugin.auto.auto_plan import Limits, read_budget, read_count
+from balenas_plugin.auto.auto_plan import Limits, read_budget
 from balenas_plugin.auto.delivery import Delivered
 from balenas_plugin.auto.delivery import Tested as _Tested
 from balenas_plugin.auto.looking import look
 from balenas_plugin.auto.mirroring import mirroring
 from balenas_plugin.auto.offered import BASELINE, BASELINE_SIZES, SPACES, Offer
-from balenas_plugin.auto.planning import Known, _planned_search, fitting_networks
+from balenas_plugin.auto.pipeline import Wanted, plan_run
+from balenas_plugin.auto.planning import Known, _planned_search, fitting_baseline, fitting_networks
 from balenas_plugin.auto.splitting import split
 from balenas_plugin.auto.step_timing import DoesNotFitError, Timed, largest_fitting
+from balenas_plugin.cli.auto import _output, _prepared
+from balenas_plugin.cli.inputs import read_limit
 from balenas_plugin.errors import DataError, OptionError
 
 from .commands import Ended, Stop, balenas
@@ -81,6 +84,7 @@ def test_what_cannot_be_used_is_listed_and_left_out(tmp_path: Path) -> None:
         "again.png": "is a copy of /",
         "contradicts.png": "is the same im",
         "1.png": "is the same im",
+        ".txt": "1 file, not re",
     }
     assert looked.count == 2 * EACH  # 24 of a, 23 of b and the large one
     summary = looked.summary()
@@ -89,9 +93,14 @@ def test_what_cannot_be_used_is_listed_and_left_out(tmp_path: Path) -> None:
     assert (
         summary["left out"] == "1 cannot be decoded, 1 are copies of others, 2 are in several classes, 1 are no images"
     )
-    with pytest.raises(DataError, match=r"1 of 49 images cannot be decoded, such as .*broken.png.*--skip-unreadable"):
-        looked.require_usable(skip_unreadable=False)
     looked.require_usable(skip_unreadable=True)
+    wanted = Wanted(images=root, budget=60.0, limits=Limits())
+    with pytest.raises(
+        DataError, match=r"1 of 49 images .*broken.png: it is empty, damaged.*--skip-unreadable.*left-out"
+    ):
+        plan_run(wanted, tmp_path / "run", started=0)
+    assert len((tmp_path / "run" / "left-out.txt").read_text().splitlines()) == 5
+    assert not _prepared(tmp_path / "run", resume=False, overwrite=False)  # it can be said again
 
 
 def test_every_class_has_its_share_in_every_part_and_copies_are_never_in_two(tmp_path: Path) -> None:
@@ -189,6 +198,10 @@ def test_limits_choose_the_sizes_and_name_the_smallest_network_where_none_meets_
     assert in_time.work <= 1e6
     with pytest.raises(OptionError, match=r"at most 1,000 parameters: the smallest there is has 44,622 parameters"):
         fitting(monkeypatch, BASELINE, max_params=1000)
+    small = {"max_params": 3e4}
+    assert fitting(monkeypatch, "nasbench201", **small).parameters <= 3e4
+    plain = Offer(kind=BASELINE, sizes=BASELINE_SIZES[0], image_size=8, num_classes=10, limits=Limits(**small))
+    assert fitting_baseline(plain, 1e9, 6000, 60).size == replace(plain, limits=Limits())  # a yardstick
     with pytest.raises(OptionError, match=r"no network takes at most 0\.001 ms: the smallest takes"):
         fitting(monkeypatch, "nasbench201", max_latency=1e-3)
 
@@ -207,7 +220,12 @@ def test_the_size_of_a_network_follows_its_architecture(monkeypatch: pytest.Monk
 
 def test_times_and_numbers_are_read_as_people_write_them() -> None:
     assert [read_budget(text) for text in ("2h", "90m", "1h30m", "45s", "1.5 min")] == [7200, 5400, 5400, 45, 90]
-    assert [read_count(text) for text in ("300k", "1M", "250,000", "1.5G")] == [3e5, 1e6, 2.5e5, 1.5e9]
+    counts = {"300k": 3e5, "1M": 1e6, "250,000": 2.5e5, "1.5G": 1.5e9, "1e6": 1e6, "5.": 5}
+    assert {text: read_limit("max_params", text) for text in counts} == counts
+    assert [read_limit("max_latency", text) for text in ("5ms", "0.5 ms", "2e1", None)] == [5, 0.5, 20, None]
+    for name, text in (("max_params", "5ms"), ("max_flops", "0"), ("max_latency", "5k"), ("max_params", "1e999")):
+        with pytest.raises(OptionError, match=rf"^--{name.replace('_', '-')} must be a number above 0 such as"):
+            read_limit(name, text)
     for text in ("", "10", "0s", "soon", "400h 400h", "1000h"):
         with pytest.raises(OptionError, match="such as 2h, 90m"):
             read_budget(text)
@@ -281,6 +299,7 @@ def _assert_delivered(run: Path, accuracy: float) -> None:
     ("winner", "ours", "plain", "said"),
     [
         ("network", 0.9, 0.8, "The found network is delivered: 50.00% .*It beats the plain ResNet"),
+        ("network", 0.8, 0.9, "found .* No size of the plain ResNet keeps the limits, so that it is a yardstick alone"),
         ("baseline", 0.8, 0.9, "The ResNet-18 is delivered: 50.00% .*The plain ResNet beats what the search has found"),
         ("network", 0.9, 0.9, "The ResNet-18 is right as often on the validation images .* less sure of the classes"),
     ],
@@ -289,7 +308,13 @@ def test_the_verdict_says_what_is_delivered_and_why(winner: str, ours: float, pl
     costs: dict[str, Any] = {"parameters": 1, "multiply_adds": 1, "epochs": 1, "planned_epochs": 1, "seconds": 1.0}
     costs["validation_loss"] = 0.5
     tested = {
-        name: _Tested(validation_accuracy=value, test_accuracy=0.5, interval=(0.4, 0.6), **costs)
+        name: _Tested(
+            validation_accuracy=value,
+            test_accuracy=0.5,
+            interval=(0.4, 0.6),
+            keeps_limits=name == "network" or "yardstick" not in said,
+            **costs,
+        )
         for name, value in {"network": ours, "baseline": plain}.items()
     }
     unused: dict[str, Any] = dict.fromkeys(("notation", "sizes", "confusion", "class_names", "deployed"))
@@ -303,25 +328,34 @@ def test_the_verdict_says_what_is_delivered_and_why(winner: str, ours: float, pl
 def test_what_cannot_be_done_is_refused_in_one_sentence_before_anything_is_written(tmp_path: Path) -> None:
     make_images(tmp_path / "single", classes="a")
     make_images(tmp_path / "two", each=1)
-    root = make_images(tmp_path / "images")
+    make_images(tmp_path / "images")
     sentences = {
         ("single",): "holds the single class 'a'",
         ("two",): "the class 'a' has 1 usable image, and needs at least 5",
         ("nowhere",): "there is no folder nowhere",
         ("images", "--budget", "1s"): "a budget of 1 s is too small for 32 training images on this machine",
-        ("images", "--max-params", "1k"): "at most 1,000 parameters: the smallest there is has",
+        ("images", "--max-params", "1k"): "at most 1,000 parameters: the smallest there is has 4,",
         ("images", "--max-flops", "1k"): "needs .* floating-point operations an image",
-        ("images", "--max-latency", "0.0001"): "no network takes at most 0.0001 ms for an image on this machine",
-        ("images", "--max-params", "few"): "a number such as 300k",
-        ("images", "--output", "images"): "holds something else than a run of `balenas auto`",
+        ("images", "--max-latency", "0.0001"): "even the smallest network takes .* and at most 0.0001 ms are allowed",
     }
     for (images, *options), sentence in sentences.items():
         budget = [] if "--budget" in options else ["--budget", "1h"]
         assert re.search(sentence, refusal("--images", images, *budget, *options, folder=tmp_path))
-    (root / "b" / "broken.png").write_bytes(b"")
-    message = refusal("--images", "images", "--budget", "1h", folder=tmp_path)
-    assert "1 of 49 images cannot be decoded, such as images/b/broken.png" in message
-    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").rglob("plan.yml"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_is_written_into_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    assert _output(None, photos) == Path("runs/auto-photos")
+    monkeypatch.chdir(photos)
+    assert _output(None, Path()) == tmp_path / "runs/auto-photos"
+    with pytest.raises(OptionError, match="--output out lies inside the images"):
+        _output(Path("out"), Path())
+    (photos / "1.png").touch()
+    for resume in (False, True):
+        with pytest.raises(OptionError, match="holds something else than a run of `balenas auto`"):
+            _prepared(photos, resume=resume, overwrite=False)
 
 
 def test_a_full_disk_is_reported_and_what_was_done_is_kept(tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ def genotype(document: dict[str, Any]) -> float:
                     cell += [[found[f"cell/op_{node}_{i}"], *found[f"cell/input_{node}_{i}"]] for i in range(2)]
                     start += node
                 off.append(float(cell != case[kind + suffix]))
+        alike = all(case[kind] == case[f"{kind}_without_beta"] for kind in ("normal", "reduce"))
+        off.append(float(alike != case["same"] or case["concat"] != [2, 3, 4, 5]))
     return largest(off)
 
 

@@ -196,6 +196,13 @@ def test_paths_are_dropped_for_whole_images_and_more_often_later():
     assert torch.equal(network.eval().cells[0]._dropped(torch.nn.ReLU(), x), x)
 
 
+@pytest.mark.parametrize("size", [9, 44, 127, 128, 160])
+def test_an_auxiliary_head_takes_images_of_any_size(size):
+    space = DARTS.sized(channels=2, cells=3, num_classes=2, image_size=size)
+    logits = space.training_network(to_nni(LOOSE), auxiliary=True).train()(torch.zeros(2, 3, size, size))
+    assert [part.shape for part in logits] == [(2, 2), (2, 2)]
+
+
 def test_nas_bench_301_predicts_where_it_is_and_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.delenv("BALENAS_DATA", raising=False)
     with pytest.raises(DataError, match="needs its models: fetch nb_models"):

@@ -13,6 +13,8 @@ from PIL import Image
 
 from balenas_plugin.data import DataConfig, SearchData, load_search_data, load_test_data
 from balenas_plugin.data.checking import check_files
+from balenas_plugin.data.sources.folder import ImageFiles
+from balenas_plugin.data.sources.folder_layout import find_parts
 from balenas_plugin.data.summary import summary
 from balenas_plugin.errors import DataError, OptionError
 
@@ -192,6 +194,29 @@ def test_the_source_of_the_task_gives_the_pipelines_tensors(kind, tmp_path):
     assert torch.equal(found[0], data.architecture_set[number][0])
     with Image.open(tmp_path / "val" / "cat" / kind) as opened:
         assert torch.equal(defined["preprocess"](opened), found)
+
+
+def test_names_of_classes_are_texts(tmp_path):
+    for name in (b"caf\xe9", b"th\xc3\xa9"):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path / "x")[:-1] + name))
+        folder.mkdir()
+        (folder / "0.png").touch()
+    assert find_parts(tmp_path)["all"].class_names == (r"caf\xe9", "thé")
+
+
+@pytest.mark.parametrize("transform", [None, lambda pixels: pixels])
+def test_images_are_turned_as_exif_says_and_transparent_pixels_are_white(transform, tmp_path):
+    halves = Image.new("RGB", (16, 16))
+    halves.paste((255, 255, 255), (8, 0, 16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # held upside down
+    halves.save(tmp_path / "turned.png", exif=exif)
+    Image.new("RGBA", (16, 16), (9, 9, 9, 0)).save(tmp_path / "clear.png")
+    Image.new("P", (16, 16)).save(tmp_path / "palette.png", transparency=0)
+    files = [str(tmp_path / name) for name in ("turned.png", "clear.png", "palette.png")]
+    turned, *others = ImageFiles(files, image_size=16, transform=transform).fetch(torch.arange(3))
+    assert turned.float().mean((0, 1)).tolist() == [255.0] * 8 + [0.0] * 8
+    assert all(bool((image == 255).all()) for image in others)
 
 
 # --- what is said before a search

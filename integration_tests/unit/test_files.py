@@ -25,7 +25,8 @@ def test_what_killed_writes_have_left_is_removed(tmp_path: Path) -> None:
     dead = number_of_a_dead_process()
     for name in (f".a.json.{dead}.tmp", f".a.json.{os.getppid()}.tmp", f".b.json.{dead}.tmp", ".a.json.notes.tmp"):
         (tmp_path / name).write_text("half")
-    write_text_atomically(tmp_path / "a.json", "whole")
+    write_text_atomically(tmp_path / "a.json", os.fsdecode(b"whole \xe9"))  # as a name that is not in UTF-8
+    assert read_text(tmp_path / "a.json") == r"whole \udce9"
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"a.json", f".a.json.{os.getppid()}.tmp", f".b.json.{dead}.tmp", ".a.json.notes.tmp"}
 

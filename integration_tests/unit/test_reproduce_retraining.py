@@ -84,13 +84,14 @@ def test_rank_correlations_of_infinite_and_constant_scores() -> None:
 
 def test_a_training_is_a_command_and_refuses_other_settings(tmp_path: Path, scale: Scale) -> None:
     assert scale.retraining is not None
-    data = DataConfig(name="digits", limit=60, root="a: b")
+    data = DataConfig(name="digits", limit=60, root="a: b", batch_size=7, num_workers=2, on_device=False)
     stage = OpenedStage("short", replace(scale.retraining.short, data=data), load_recipe("small"))
     training = Training(stage, "DARTS seed 0", "Genotype(...)", stage.recipe, 3, tmp_path, threads=1)
     training.path.parent.mkdir(parents=True)
     words = training.command()
     assert words[:2] == ["train", "Genotype(...)"]
-    assert words[-5:] == ["--seeds", 3, "--output", training.path, "--resume"]
+    assert words[-7:] == ["--num-workers", 2, "--seeds", 3, "--output", training.path, "--resume"]
+    assert not [word for word in words if "batch_size" in str(word) or "on_device" in str(word)]  # of searches
     assert 'data.root="a: b"' in words
     assert load_recipe(words[words.index("--recipe") + 1]).to_dict() == stage.recipe.to_dict()
     training.require_same()

@@ -32,9 +32,11 @@ from balenas_plugin.training import (
     train,
     train_network,
 )
+from balenas_plugin.training.architecture import find_architecture
 from balenas_plugin.training.checkpoints import read_checkpoint
 from balenas_plugin.training.fitting import Devices
 from balenas_plugin.training.image_training import ImageTraining
+from balenas_plugin.training.seeds import _load
 from balenas_plugin.training.trained_network import mean_interval, wilson_interval
 
 NB201 = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|skip_connect~2|"
@@ -262,11 +264,14 @@ def test_train_a_notation_with_several_seeds(tmp_path: Path) -> None:
     exec((tmp_path / "a/network.py").read_text(), namespace)  # written by us
     pixels, _ = data().test.batch(torch.arange(4))
     assert torch.allclose(namespace["load"]().eval()(pixels), result.network(pixels), atol=1e-5)
+    assert find_architecture(tmp_path / "a/architectures.json").title == result.architecture
     records = [{"rank": 2, "choices": read_genotype(GENOTYPE).sample, "notation": {"darts-reference": GENOTYPE}}]
     (tmp_path / "architectures.json").write_text(json.dumps(records))
-    options: dict[str, Any] = {"rank": 2, "data": data(), "output": tmp_path / "b", "progress": False}
+    options: dict[str, Any] = {"rank": 2, "data": data(), "output": tmp_path / "b", "precision": "bf16-true"}
+    options |= {"progress": False}
     again = train(tmp_path / "architectures.json", overrides=[*tiny, "network.cells=3", "drop_path=0.2"], **options)
     assert again.architecture == str(read_darts())
+    assert (tmp_path / "b/network.py").exists(), "as float32"
 
 
 class Tabular(pl.LightningModule):
@@ -315,6 +320,11 @@ def test_a_folder_without_test_images_holds_some_out(tmp_path: Path) -> None:
         load_training_data(config, Recipe())
 
 
+def bad(*overrides: str, of: Any = small, **options: Any) -> Callable[[Path], Any]:
+    """Return a training that is refused."""
+    return lambda path: train(of, data=data(), output=path / "o", overrides=overrides, progress=False, **options)
+
+
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "one class": (
         lambda path: load_training_data(
@@ -326,49 +336,54 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: load_training_data(
             DataConfig(name="folder", root=folder_of_images(path / "i", {"a": 1, "b": 1})), Recipe()
         ),
-        "has a single image, and needs at least two",
+        "the class 'a' has a single image, and needs at least two",
     ),
     "no space for an auxiliary head": (
-        lambda path: train(GENOTYPE, data=data(), recipe="darts-cifar", output=path / "o", overrides=["cutout=0"]),
+        bad("cutout=0", of=GENOTYPE, recipe="darts-cifar"),
         "8x8 leave no space for an auxiliary head",
     ),
-    "cutout": (
-        lambda path: train(NB201, data=data(), output=path / "o", overrides=["cutout=8"]),
-        "cuts 8 pixels out of images that have 8",
-    ),
-    "no auxiliary head in the space": (
-        lambda path: train(NB201, data=data(), output=path / "o", overrides=["auxiliary=0.4"]),
-        "recipe's auxiliary is more than 0",
-    ),
-    "no architecture": (lambda path: train("|what~0|", data=data(), output=path / "o"), "|what~0|"),
-    "unknown recipe": (lambda path: train(NB201, data=data(), recipe="x", output=path / "o"), "there is no recipe 'x'"),
-    "classes": (
-        lambda path: train(lambda: Small(3), data=data(), output=path / "o"),
-        "3 outputs, and the data have 2 classes",
-    ),
-    "nothing to start from": (
-        lambda path: train(NB201, data=data(), warm_start=True, output=path / "o"),
-        "no weights to start from",
-    ),
-    "a loss that is no number": (
-        lambda path: train(
-            small,
-            data=data(),
-            output=path / "o",
-            overrides=["optimizer.lr=1e30", "gradient_clip_val=0"],
-            progress=False,
-        ),
-        "loss became",
-    ),
+    "cutout": (bad("cutout=8"), "cuts 8 pixels out of images that have 8"),
+    "no auxiliary head in the space": (bad("auxiliary=0.4", of=NB201), "recipe's auxiliary is more than 0"),
+    "no architecture": (bad(of="|what~0|"), "|what~0|"),
+    "unknown recipe": (bad(recipe="x"), "there is no recipe 'x'"),
+    "classes": (bad(of=lambda: Small(3)), "3 outputs, and the data have 2 classes"),
+    "nothing to start from": (bad(of=NB201, warm_start=True), "no weights to start from"),
+    "sizes besides weights": (bad("network.channels=2", of=NB201, warm_start=True), "network.channels: a network that"),
+    "sizes of a network of one's own": (bad("network.channels=2"), "network.channels: the sizes of small are its own"),
+    "options of a search": (bad("data.num_workers=2"), "data.num_workers is for searches: of a training, say --num-w"),
+    "a loss that is no number": (bad("optimizer.lr=1e30", "gradient_clip_val=0"), "loss became"),
     "half precision on the CPU": (
-        lambda path: train(small, data=data(), output=path / "o", accelerator="cpu", precision="16-mixed"),
+        bad(accelerator="cpu", precision="16-mixed"),
         "precision 16-mixed is for GPUs, and this is a training on the CPU: take bf16-mixed",
     ),
-    "unknown transform": (
-        lambda path: train(small, data=data(), output=path / "o", overrides=["transforms=[RandomCrp]"]),
-        "did you mean 'RandomCrop'",
+    "unknown transform": (bad("transforms=[RandomCrp]"), "did you mean 'RandomCrop'"),
+    "transform of other inputs": (
+        bad("transforms=[{name: Normalize, mean: [0, 0, 0], std: [1, 1, 1]}]"),
+        "the recipe's transforms cannot change an image",
+    ),
+    "transform to floats": (bad("transforms=[ConvertImageDtype]"), "make images of torch.float32, and must leave them"),
+    "early stopping without validation": (bad("early_stopping=2"), "watches val_acc, and no images validate"),
+    "early stopping by what is not logged": (
+        bad("early_stopping=2", "validation=0.3", "monitor=val_loss"),
+        "watches val_loss, which is not logged; logged are lr, train_acc, train_loss, val_acc",
+    ),
+    "early stopping of a module": (
+        lambda path: train(
+            lambda: nn.Linear(5, 2), module=Tabular, output=path / "o", overrides=["early_stopping=1"], progress=False
+        ),
+        "watches val_acc, which is not logged; logged are none",
     ),
 }
+
+
+def test_of_a_data_set_and_a_folder_of_one_name_the_former_is_taken_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match="limit"):
+        _load("digits", ["limit=1"], Recipe(), texts=False, progress=False)
+    assert "the folder here is ./digits" in caplog.text
 
 
 @pytest.mark.parametrize("name", BAD)

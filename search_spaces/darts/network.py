@@ -10,10 +10,12 @@ Source: Liu et al. 2019 (DARTS, `cnn/model.py`, and `cnn/model_search.py` for th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -98,21 +100,34 @@ class Cell(nn.Module):
         return x / keep * x.new_empty(len(x), 1, 1, 1).bernoulli_(keep)
 
 
+class CornerPool(nn.Module):
+    """The means of four overlapping windows, one in each corner, of 5/8 of the side: (N, C, H, W) -> (N, C, 2, 2).
+
+    With CIFAR's 8x8 features and ImageNet's 7x7, these are the papers': 5x5, with stride 3 and 2.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool features of at least 3x3."""
+        sides = x.shape[2:]
+        windows = [math.ceil(5 * side / 8) for side in sides]
+        strides = [side - window for side, window in zip(sides, windows, strict=True)]
+        return F.avg_pool2d(x, windows, strides)
+
+
 class AuxiliaryHead(nn.Module):
     """A classifier on the features behind the second reduction.
 
     Args:
         channels: of the features.
         num_classes: size of the output.
-        stride: of the pooling: 3 for CIFAR's 8x8 features, 2 for ImageNet's 7x7.
         last_norm: whether a batch-norm follows the last convolution.
     """
 
-    def __init__(self, channels: int, num_classes: int, *, stride: int, last_norm: bool) -> None:
+    def __init__(self, channels: int, num_classes: int, *, last_norm: bool) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.ReLU(),
-            nn.AvgPool2d(5, stride=stride, count_include_pad=False),
+            CornerPool(),
             nn.Conv2d(channels, 128, 1, bias=False),
             nn.BatchNorm2d(128),
             nn.ReLU(),
@@ -176,9 +191,7 @@ class GenotypeNetwork(nn.Module):
             if k == 2 * cells // 3:
                 self._auxiliary_at, features = k, last
         if auxiliary:
-            self.auxiliary_head = AuxiliaryHead(
-                features, num_classes, stride=2 if stem == "imagenet" else 3, last_norm=auxiliary_last_norm
-            )
+            self.auxiliary_head = AuxiliaryHead(features, num_classes, last_norm=auxiliary_last_norm)
         self.classifier = nn.Linear(last, num_classes)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:

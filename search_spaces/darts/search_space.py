@@ -24,7 +24,7 @@ _CIFAR: _Sizes = {"CIFAR-10": {}, "CIFAR-100": {"num_classes": 100}}
 _SMALL: _Sizes = {f"{name}, small": {**sizes, "channels": 16, "cells": 8} for name, sizes in _CIFAR.items()}
 _IMAGENET: _Sizes = {"ImageNet": {"channels": 48, "cells": 14, "num_classes": 1000, "image_size": 224}}
 _LARGE_IMAGES = 128
-_AUXILIARY_IMAGES = 29  # of which 8x8 are left behind the second reduction
+_AUXILIARY_IMAGES = 9  # of which 3x3 are left behind the second reduction
 
 
 class DartsSpace(SearchSpace):

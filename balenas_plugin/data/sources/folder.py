@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from balenas_plugin.data.images import ImageSource, Transform
 from balenas_plugin.data.sources.folder_layout import Part, find_parts
-from balenas_plugin.data.square import central_square
+from balenas_plugin.data.square import central_square, upright_rgb
 from balenas_plugin.errors import DataError, OptionError
 from balenas_plugin.files import expanded, open_regular
 
@@ -114,10 +114,7 @@ class ImageFiles:
         return ImageFiles(self.paths, image_size=self.image_shape[1], transform=transform)
 
     def _square(self, image: Image.Image) -> Image.Image:
-        if self._transform is None:
-            return central_square(image, self.image_shape[1])
-        deep = image.mode.startswith(("I", "F"))  # more than 8 bits, which `central_square` knows
-        return central_square(image, min(image.size)) if deep else image.convert("RGB")
+        return upright_rgb(image) if self._transform else central_square(image, self.image_shape[1])
 
     def _decode(self, path: str) -> np.ndarray:
         """Return an image as RGB, uint8, shape (H, W, 3)."""
@@ -125,7 +122,16 @@ class ImageFiles:
             with open_image(path) as image:
                 return np.array(self._square(image))
         except UNREADABLE as error:
-            raise DataError(f"the image {path} cannot be decoded: {error}. Replace or delete the file.") from error
+            raise DataError(
+                f"the image {path} cannot be decoded: {why_unreadable(error)}. Replace or delete the file."
+            ) from error
+
+
+def why_unreadable(error: Exception) -> str:
+    """Return for people what Pillow, or the system, says of a file that it cannot decode."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is empty, damaged, or of none of the formats {', '.join(_FORMATS)}"
+    return getattr(error, "strerror", None) or str(error)
 
 
 @contextmanager

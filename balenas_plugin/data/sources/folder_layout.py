@@ -17,7 +17,7 @@ from balenas_plugin.errors import DataError
 _SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 """What images are for -> names of their folder, in small letters."""
 
-_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # of torchvision's ImageFolder
+_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 _NOT_DATA = ("thumbs.db", "desktop.ini", "__macosx")  # what operating systems leave; and all hidden names
 _EXPECTED = (
     "Images are expected at <root>/<class>/<image>, or at <root>/<split>/<class>/<image> with the splits "
@@ -31,7 +31,7 @@ class Part:
 
     Attributes:
         folder: that holds the class folders.
-        class_names: sorted.
+        class_names: sorted; what of a folder's name is not in UTF-8 is written with backslashes.
         paths: of the images, class by class, sorted within each.
         labels: class number of each.
         left_out: ending -> number of other files in the class folders.
@@ -51,7 +51,7 @@ def find_parts(root: Path) -> dict[str, Part]:
         DataError: the layout is none of these, or could be two of them.
     """
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}: set data.root to a folder with one folder per class")
+        raise DataError(f"there is no folder {root}: images are read from a folder that has one folder per class")
     top = _Listing.of(root)
     split_of = {name: split for split, names in _SPLITS.items() for name in top.folders if name.lower() in names}
     if not split_of:
@@ -113,7 +113,7 @@ def _part(folder: Path) -> Part:
         )
     return Part(
         folder=folder,
-        class_names=tuple(classes),
+        class_names=tuple(os.fsencode(name).decode(errors="backslashreplace") for name in classes),
         paths=tuple(str(folder / name / image) for name, inside in classes.items() for image in inside.images),
         labels=tuple(label for label, inside in enumerate(classes.values()) for _ in inside.images),
         left_out=sum((inside.others for inside in classes.values()), Counter()),

@@ -14,7 +14,8 @@ from balenas_plugin.export.standalone.expressions import Block, Expression, to_s
 
 _DEFINED = (
     *("build", "load", "Path", "Any", "OrderedDict", "WEIGHTS", "INPUT_SHAPE", "TABLES"),
-    *("CLASS_NAMES", "IMAGE_SIZE", "MEAN", "STD", "preprocess", "central_square", *RESERVED),
+    *("CLASS_NAMES", "IMAGE_SIZE", "MEAN", "STD", "preprocess", "upright_rgb", "central_square"),
+    *RESERVED,
 )
 
 _HEAD = """\

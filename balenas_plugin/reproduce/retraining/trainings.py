@@ -21,6 +21,7 @@ from balenas_plugin.reproduce.retraining.stages import OpenedStage
 from balenas_plugin.reproduce.units import Unit
 from balenas_plugin.training.recipe import Recipe
 from balenas_plugin.training.trained_network import RESULT, TrainedNetwork
+from balenas_plugin.training.training_data import OF_SEARCHES
 
 _METRICS = "metrics.csv"
 _ELSEWHERE = ("root", "download", "num_workers", "on_device")
@@ -123,7 +124,9 @@ class Training(Unit):
         recipe = self.path.with_suffix(".recipe.yml")
         for path, content in ((self._settings, self._plain()), (recipe, self.recipe.to_dict())):
             write_text_atomically(path, yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False))
-        given = {f.name: getattr(self._data, f.name) for f in fields(DataConfig) if f.name != "name"}
+        given = {
+            f.name: getattr(self._data, f.name) for f in fields(DataConfig) if f.name not in ("name", *OF_SEARCHES)
+        }
         options = [
             word
             for name, value in given.items()
@@ -131,6 +134,7 @@ class Training(Unit):
             for word in ("--set", f"data.{name}={json.dumps(value)}")
         ]
         named = ["--recipe", recipe, "--data", self._data.name, *options]
+        named += ["--num-workers", self._data.num_workers] if self._data.num_workers else []
         return ["train", self.architecture, *named, "--seeds", self.seed, "--output", self.path, "--resume"]
 
     def result(self) -> TrainedNetwork:
