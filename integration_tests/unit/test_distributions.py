@@ -216,6 +216,17 @@ def test_antithetic_draws_mirror_the_logits():
         torch.testing.assert_close((logits[0][label] + logits[1][label]) / 2, mu - mu.mean())
 
 
+def test_torchs_own_distributions_draw_from_the_seed():
+    before, drawn = torch.get_rng_state(), []
+    for noise in (SeededNoise(3), SeededNoise(3)):
+        for _ in range(2):
+            with noise.as_torchs():
+                drawn.append(torch.distributions.Dirichlet(torch.ones(3)).sample())
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.stack(drawn[:2]), torch.stack(drawn[2:]))
+    assert not torch.equal(drawn[0], drawn[1])
+
+
 def test_a_draw_of_single_noise_is_not_counted_as_many():
     class Single(Noisy):
         def draw(self, parameters):
