@@ -99,6 +99,8 @@ def test_an_architecture_step_is_counted_as_often_and_as_dear_as_it_is():
     trainer, module = state(epoch=0, warmup=1, every=5)
     object.__setattr__(module, "arc_learning_rate", 0.1)
     assert plan._reach(trainer, module)["reach"].startswith("10 architecture steps x rate 0.1")
+    object.__setattr__(module, "options", SimpleNamespace(architecture_every=11, architecture_steps=None))
+    assert plan._reach(trainer, module)["warning"].startswith("nothing is learned: set architecture_every to")
 
 
 def test_an_attack_is_in_every_weight_step_and_in_no_architecture_step():

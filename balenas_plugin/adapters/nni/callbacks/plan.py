@@ -157,7 +157,9 @@ def _reach(trainer: pl.Trainer, module: BaseOneShotLightningModule) -> dict[str,
     measure = f"{unit:g} makes a clear difference"
     distance = f"{steps:,} architecture steps x rate {rate:g}: a logit can move by {steps * rate:.2g}"
     lines = {"reach": f"{distance}; {measure}"}
-    if steps * rate < _TOO_LITTLE * unit:
+    if steps == 0:
+        lines["warning"] = "nothing is learned: set architecture_every to the iterations of an epoch or less"
+    elif steps * rate < _TOO_LITTLE * unit:
         lines["warning"] = (
             f"that decides nothing: set arc_learning_rate to {2 * unit / steps:.1g} or more, or search for more epochs"
         )
