@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nni
 import torch
+from nni.experiment import launcher
 from nni.nas.evaluator.pytorch import Classification, DataLoader
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
@@ -23,6 +25,8 @@ from balenas_plugin import BaLeNAS
 from balenas_plugin.adapters.nni.web.in_trials import TrainedCandidate
 
 EXAMPLES, CLASSES, BATCH = 48, 4, 16
+
+launcher._check_rest_server = partial(launcher._check_rest_server, retry=60)  # NNI waits 4 s, too few on a busy machine
 
 
 class Space(ModelSpace):
