@@ -122,7 +122,7 @@ def main() -> Any:
     if REQUEST["script"] is None:
         from balenas_plugin.cli import main as balenas
 
-        sys.argv = ["balenas", *REQUEST["arguments"]]
+        sys.argv = [str(Path(sys.executable).with_name("balenas")), *REQUEST["arguments"]]  # starts further processes
         return balenas(REQUEST["arguments"])
     sys.argv = [REQUEST["script"], *REQUEST["arguments"]]
     runpy.run_path(REQUEST["script"], run_name="__main__")

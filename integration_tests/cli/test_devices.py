@@ -16,7 +16,7 @@ import pytest
 
 from balenas_plugin.cli import main
 
-from .commands import real_balenas
+from .commands import balenas
 from .comparison import assert_same_run
 
 TWO = ("--set", "evaluator.devices=2", "--set", "evaluator.accelerator=cpu", "--set", "data.batch_size=16")
@@ -29,7 +29,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("two")
     write_config(folder)
-    ended = real_balenas("search", "tiny.yml", *TWO, folder=folder)
+    ended = balenas("search", "tiny.yml", *TWO, folder=folder, HOME=str(folder))
     assert ended.code == 0, ended.errors
     (folder / "output.txt").write_text(ended.output)
     return folder / "runs" / "tiny"
@@ -73,7 +73,7 @@ def test_control_c_and_resume_end_as_if_nothing_had_been(whole: Path, folder: Pa
         shutil.rmtree(run)
     assert code == 130
     assert errors.count("balenas: stopped. To continue") == 1
-    resumed = real_balenas("search", "tiny.yml", *TWO, "--resume", folder=folder)
+    resumed = balenas("search", "tiny.yml", *TWO, "--resume", folder=folder, HOME=str(folder))
     assert resumed.code == 0, resumed.errors
     assert_same_run(run, whole)
 
@@ -82,7 +82,7 @@ def test_a_training_goes_on_as_if_it_had_not_been_interrupted(folder: Path) -> N
     cell = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|skip_connect~2|"
     two = ("--devices", "2", "--accelerator", "cpu", "--set", "batch_size=8", "--set", "data.limit=64")
     command = ("train", cell, *two, "--epochs", "12", "--set", "network.channels=2", "--output")
-    assert real_balenas(*command, "whole", folder=folder).code == 0
+    assert balenas(*command, "whole", folder=folder, HOME=str(folder)).code == 0
     for _ in range(5):  # as above
         code, errors = interrupted(folder, *command, "stopped", checkpoint="stopped/seed_0/last.ckpt")
         assert "Traceback" not in errors
@@ -91,7 +91,7 @@ def test_a_training_goes_on_as_if_it_had_not_been_interrupted(folder: Path) -> N
         shutil.rmtree(folder / "stopped")
     assert code == 130
     assert errors.count("balenas: stopped. To continue") == 1
-    resumed = real_balenas(*command, "stopped", "--resume", folder=folder)
+    resumed = balenas(*command, "stopped", "--resume", folder=folder, HOME=str(folder))
     assert resumed.code == 0, resumed.errors
     assert resumed.output.count("test accuracy") == 1
     for file in ("weights.safetensors", "metrics.csv"):
@@ -110,7 +110,8 @@ def test_the_first_process_of_a_training_says_how_to_continue(rank, says, monkey
 
 
 def test_a_loss_that_is_not_finite_is_reported_once(folder: Path) -> None:
-    ended = real_balenas("search", "tiny.yml", *TWO, "--set", "evaluator.optimizer.lr=1e30", folder=folder)
+    lr = "evaluator.optimizer.lr=1e30"
+    ended = balenas("search", "tiny.yml", *TWO, "--set", lr, folder=folder, HOME=str(folder))
     assert ended.code == 2
     assert ended.errors.count("balenas: ") == 1
     assert "became" in ended.errors
