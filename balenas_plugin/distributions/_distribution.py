@@ -302,10 +302,16 @@ class Distribution(ABC):
         many = {label: p.detach().expand(_COUNTED, -1) for label, p in self.parameters.items()}
         with suppress(Exception):  # a draw that is not made for this can fail in any way
             weights = self.draw(many).weights
-            if all(w.shape == many[label].shape and _on_simplex(w) and _drawn_apart(w) for label, w in weights.items()):
+            if all(w.shape == many[label].shape and self._drawn_at_once(label, w) for label, w in weights.items()):
                 return {label: w.argmax(-1) for label, w in weights.items()}
         draws = [self.sample().weights for _ in range(self._counted_one_by_one)]
         return {label: torch.stack([draw[label].argmax() for draw in draws]) for label in self.parameters}
+
+    def _drawn_at_once(self, label: str, weights: Tensor) -> bool:
+        """Return whether these are draws of a label, shape (draws, K), and not the same one in all rows."""
+        decided = not self.is_random or len(self.kept.get(label, weights[0])) == 1
+        on_simplex = bool(((weights.sum(-1) - 1).abs() < 1e-3).all())
+        return on_simplex and (decided or bool((weights != weights[0]).any()))
 
     def metrics(self) -> dict[str, float]:
         """Return what is logged of it, every few steps: see `Posterior.metrics`."""
@@ -335,12 +341,3 @@ class Distribution(ABC):
         self.noise.load_state_dict(state["noise"])
         self.mask = {label: state["mask"][label].to(p.device) for label, p in self.parameters.items()}
         self._find_kept()
-
-
-def _on_simplex(weights: Tensor) -> bool:
-    return bool(((weights.sum(-1) - 1).abs() < 1e-3).all())
-
-
-def _drawn_apart(weights: Tensor) -> bool:
-    """Return whether not all draws are one: noise of the shape of a single draw is added to all of them alike."""
-    return bool((weights != weights[0]).any())

@@ -233,6 +233,10 @@ def test_a_draw_of_single_noise_is_not_counted_as_many():
             noise = {label: self.noise(own) for label, own in self.parameters.items()}
             return Draw(parameters, {label: (a + noise[label]).softmax(-1) for label, a in parameters.items()})
 
+    decided = make("noisy")
+    decided.keep("b", [1])
+    decided.sample = None  # one after the other would fail
+    assert decided.counted_probabilities()["b"].tolist() == [0, 1, 0, 0]
     counted = Single({"a": torch.zeros(3)}).counted_probabilities()["a"]
     assert counted.tolist() == pytest.approx([1 / 3] * 3, abs=0.1)
 
