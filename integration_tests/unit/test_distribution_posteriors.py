@@ -14,9 +14,9 @@ from balenas_plugin.bayes.architectures import Architectures
 from balenas_plugin.bayes.decisions import CellNode, TopSet
 from balenas_plugin.diagnostics import SearchState, past_posterior, summarise
 from balenas_plugin.diagnostics.log_file import write_log
-from balenas_plugin.distributions import get_distribution
+from balenas_plugin.distributions import Draw, get_distribution
 
-from .distribution_members import COSTS, MEMBERS, USERS, every_member, every_member_and_users, linear, make
+from .distribution_members import COSTS, MEMBERS, USERS, Noisy, every_member, every_member_and_users, linear, make
 
 DRAWS = 100_000
 
@@ -161,3 +161,17 @@ def test_choices_of_a_draw_that_nobody_knows_more_of_are_counted():
             error = (counted.log_win_probability()[label].exp() - p).abs()
             assert (error < 5 * (p * (1 - p) / draws).sqrt()).all()
             assert torch.equal(distribution.sample().weights[label], undisturbed.sample().weights[label])
+
+
+def test_a_draw_of_single_noise_is_not_counted_as_many():
+    class Single(Noisy):
+        def draw(self, parameters):
+            noise = {label: self.noise(own) for label, own in self.parameters.items()}
+            return Draw(parameters, {label: (a + noise[label]).softmax(-1) for label, a in parameters.items()})
+
+    decided = make("noisy")
+    decided.keep("b", [1])
+    decided.sample = None  # one after the other would fail
+    assert decided.counted_probabilities()["b"].tolist() == [0, 1, 0, 0]
+    counted = Single({"a": torch.zeros(3)}).counted_probabilities()["a"]
+    assert counted.tolist() == pytest.approx([1 / 3] * 3, abs=0.1)

@@ -10,7 +10,6 @@ from balenas_plugin.bayes.laws import GumbelLaw
 from balenas_plugin.distributions import (
     ChosenDistribution,
     Distribution,
-    Draw,
     distribution_options,
     get_distribution,
     list_distributions,
@@ -225,20 +224,6 @@ def test_torchs_own_distributions_draw_from_the_seed():
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(torch.stack(drawn[:2]), torch.stack(drawn[2:]))
     assert not torch.equal(drawn[0], drawn[1])
-
-
-def test_a_draw_of_single_noise_is_not_counted_as_many():
-    class Single(Noisy):
-        def draw(self, parameters):
-            noise = {label: self.noise(own) for label, own in self.parameters.items()}
-            return Draw(parameters, {label: (a + noise[label]).softmax(-1) for label, a in parameters.items()})
-
-    decided = make("noisy")
-    decided.keep("b", [1])
-    decided.sample = None  # one after the other would fail
-    assert decided.counted_probabilities()["b"].tolist() == [0, 1, 0, 0]
-    counted = Single({"a": torch.zeros(3)}).counted_probabilities()["a"]
-    assert counted.tolist() == pytest.approx([1 / 3] * 3, abs=0.1)
 
 
 def test_what_cannot_be_kept_or_has_no_name_is_refused():
